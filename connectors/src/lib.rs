@@ -1,0 +1,8 @@
+//! The edge of Meterline: everything that reads or writes outside the process, apart from the metadata database.
+//!
+//! * `kafka`: source, sink, the in-process broker of the demo;
+//! * `formats`: one file a format: raw record → reading, or a refusal with its reason;
+//! * `files`: readings from CSV and Parquet files, long or wide;
+//! * `fleet`: the simulated meters;
+//! * `lake`: Delta tables on an object store, each with one owner of its commits.
+#![forbid(unsafe_code)]

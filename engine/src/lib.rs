@@ -1,0 +1,12 @@
+//! The engine: from readings in Kafka to forecasts in SQL.
+//!
+//! * [`ingest`]: the timely dataflow, from raw records to committed intervals;
+//! * [`triggers`]: facts → policy → decision;
+//! * [`pipelines`]: build and infer, each run a child process with recorded steps;
+//! * [`metadata`]: runs, registry and decisions in SQLite;
+//! * [`sql`]: the tables as people query them;
+//! * [`cli`]: one file a command; [`demo`]: everything at once.
+#![forbid(unsafe_code)]
+
+pub mod ingest;
+pub mod metadata;

@@ -1,0 +1,260 @@
+//! The rows of the metadata database as plain values. Instants are wall clock unless said otherwise.
+
+use meterline_schemas::config::ResolvedPolicy;
+use meterline_schemas::facts::Facts;
+use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
+
+/// Which pipeline a run executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pipeline {
+    /// preprocess ▸ train ▸ evaluate ▸ gate ▸ register; asked for by the trigger `retrain`.
+    Build,
+    /// load ▸ context ▸ predict ▸ guard ▸ publish; asked for by the trigger `reforecast`.
+    Infer,
+}
+
+impl Pipeline {
+    /// Both, in the order in which triggers are evaluated.
+    pub const ALL: [Pipeline; 2] = [Pipeline::Build, Pipeline::Infer];
+
+    /// Name in the tables `runs` and `steps`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Pipeline::Build => "build",
+            Pipeline::Infer => "infer",
+        }
+    }
+
+    /// Name of the trigger that starts it, in policies and `trigger_facts`.
+    pub const fn trigger(self) -> &'static str {
+        match self {
+            Pipeline::Build => "retrain",
+            Pipeline::Infer => "reforecast",
+        }
+    }
+}
+
+/// Where a run or a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Waits for a device slot, or for an earlier step.
+    Queued,
+    /// Is being executed.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Ended with an error, or its process died.
+    Failed,
+    /// Ended on request.
+    Cancelled,
+}
+
+impl Status {
+    /// Name in tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Status::Queued => "queued",
+            Status::Running => "running",
+            Status::Succeeded => "succeeded",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Everything that a run's child process needs to know; the same specification gives the same result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Unique, ordered by creation (UUID v7).
+    pub run_id: String,
+    /// What to execute.
+    pub pipeline: Pipeline,
+    /// Model group.
+    pub group_id: String,
+    /// The group's native frequency.
+    pub frequency: Frequency,
+    /// Time zone of the group's calendar.
+    pub zone: String,
+    /// Stream time: end of the group's last closed interval when the run was asked for. Nothing later is read.
+    pub origin: Micros,
+    /// Stream time: the group's watermark when the run was asked for.
+    pub watermark: Micros,
+    /// Version of the table `intervals` that is read.
+    pub intervals_version: i64,
+    /// The policy with every default filled in.
+    pub policy: ResolvedPolicy,
+    /// `auto`, `cpu` or `cuda:N`.
+    pub device: String,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// What it was asked to do.
+    pub spec: RunSpec,
+    /// `trigger`, or `manual` with the command.
+    pub cause: String,
+    /// Decision that started it.
+    pub decision_id: Option<String>,
+    /// Where it stands.
+    pub status: Status,
+    /// When it was asked for.
+    pub created_at: Micros,
+    /// When its process first began.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub finished_at: Option<Micros>,
+    /// Processes started for it so far.
+    pub attempts: i64,
+    /// Seconds that it held the device.
+    pub device_seconds: f64,
+    /// Why it failed: what, with which input, what to do.
+    pub error: Option<String>,
+    /// Version that it registered (build) or used (infer; `seasonal_naive` without a champion).
+    pub model_version: Option<String>,
+}
+
+/// One step of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Its run.
+    pub run_id: String,
+    /// Its name, such as `train`.
+    pub step: String,
+    /// Its place in the run, from 0.
+    pub ordinal: i64,
+    /// Where it stands.
+    pub status: Status,
+    /// When it began.
+    pub started_at: Option<Micros>,
+    /// When it ended.
+    pub finished_at: Option<Micros>,
+    /// What it produced, for the later steps and for people.
+    pub output: serde_json::Value,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// One line of a run's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// Its run.
+    pub run_id: String,
+    /// The step that wrote it.
+    pub step: String,
+    /// When.
+    pub at: Micros,
+    /// `info`, `warn` or `error`.
+    pub level: String,
+    /// The line.
+    pub message: String,
+}
+
+/// One point of a run's metric, such as the loss after an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricRecord {
+    /// Its run.
+    pub run_id: String,
+    /// The step that measured it.
+    pub step: String,
+    /// Its name: `train_loss`, `validation_loss`, `progress` (0 to 1), `seconds_left`, `wql`, …
+    pub name: String,
+    /// Its place in the series of this metric, from 0.
+    pub index: i64,
+    /// Its value.
+    pub value: f64,
+    /// When.
+    pub at: Micros,
+}
+
+/// Whether a model version may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalState {
+    /// Passed its gate, waits for a person.
+    Pending,
+    /// May serve; the newest approved version of a group is its champion.
+    Approved,
+    /// Must not serve.
+    Rejected,
+}
+
+/// An immutable trained artifact with its lineage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Unique: `PT15M-0001`.
+    pub version: String,
+    /// Model group.
+    pub group_id: String,
+    /// Run that built it.
+    pub run_id: String,
+    /// Forecaster, such as `quantile_mlp`.
+    pub forecaster: String,
+    /// Path of its artifact below the lake's root.
+    pub artifact: String,
+    /// Evaluation figures by name, as the gate saw them.
+    pub metrics: serde_json::Map<String, serde_json::Value>,
+    /// Stream time: end of the last interval it was trained on.
+    pub trained_until: Micros,
+    /// Version of the table `intervals` it was trained on.
+    pub intervals_version: i64,
+    /// Whether it may serve.
+    pub approval: ApprovalState,
+    /// Why: the gate's or the person's words.
+    pub approval_reason: String,
+    /// When it was registered.
+    pub created_at: Micros,
+}
+
+/// Truth of one clause: SQL's three values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// A fact that it looks at is missing.
+    Unknown,
+}
+
+/// One part of a policy's predicate, as it came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClauseTruth {
+    /// `when`, `require`, `cooldown` or `max_age`.
+    pub part: String,
+    /// The clause as SQL, or the span in words.
+    pub clause: String,
+    /// How it came out.
+    pub truth: Truth,
+}
+
+/// One evaluation of one trigger.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// Unique: commit, group and trigger name it, so that a repeated evaluation is the same decision.
+    pub decision_id: String,
+    /// Model group.
+    pub group_id: String,
+    /// Pipeline that it would start.
+    pub pipeline: Pipeline,
+    /// Ingest commit that was looked at.
+    pub commit_seq: i64,
+    /// Stream time: the group's origin at that commit.
+    pub origin: Micros,
+    /// When it was evaluated.
+    pub at: Micros,
+    /// Whether it started a run.
+    pub fired: bool,
+    /// In one sentence: why it fired or did not.
+    pub reason: String,
+    /// Every part with its truth.
+    pub clauses: Vec<ClauseTruth>,
+    /// The facts that it looked at.
+    pub facts: Facts,
+    /// The run that it started.
+    pub run_id: Option<String>,
+}

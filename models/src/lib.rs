@@ -1,0 +1,11 @@
+//! Forecasters and the harness that measures them. Pure: no clock, no network, no disk.
+//!
+//! * [`data`]: series on a regular grid, cut at their origins;
+//! * [`forecaster`]: the trait that every model implements, and what it returns;
+//! * `features`, `scaling`: what a model sees;
+//! * `forecasters`: one file a model;
+//! * `metrics`, `backtest`: rolling-origin evaluation.
+#![forbid(unsafe_code)]
+
+pub mod data;
+pub mod forecaster;

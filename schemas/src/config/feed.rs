@@ -1,0 +1,119 @@
+//! `[feed.NAME]`: one Kafka topic and how its records are understood.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frequency::Frequency;
+use crate::reading::ValueKind;
+use crate::time::{MINUTE, Span};
+use crate::unit::Unit;
+
+/// One Kafka topic with its format, field mapping, time stamp convention and value kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeedConfig {
+    /// Topic to read. Required.
+    pub topic: String,
+    /// Field with the series identifier, a dot-separated path into nested records. Required.
+    pub series: String,
+    /// Field with the time stamp: RFC 3339, a local date and time, or epoch seconds, milliseconds or microseconds. Required.
+    pub time: String,
+    /// Field with the value. Required.
+    pub value: String,
+    /// Record format. Default `json`.
+    #[serde(default)]
+    pub format: Format,
+    /// Unit of the value. Default `kWh`.
+    #[serde(default = "kwh")]
+    pub unit: Unit,
+    /// Field with the unit, for feeds that mix units; `unit` where it is absent. Default none.
+    #[serde(default)]
+    pub unit_field: Option<String>,
+    /// Field with the quality (`measured`, `estimated`, `substituted`). Default none: measured.
+    #[serde(default)]
+    pub quality: Option<String>,
+    /// What a value means. Default `interval`.
+    #[serde(default)]
+    pub kind: ValueKind,
+    /// Which end of the interval the stamp marks. Default `end`.
+    #[serde(default)]
+    pub label: Label,
+    /// IANA time zone of stamps without an offset, and of calendar days. Default `UTC`.
+    #[serde(default = "utc")]
+    pub zone: String,
+    /// How long after its end an interval stays open. Default `15m`.
+    #[serde(default = "quarter_hour")]
+    pub lateness: Span,
+    /// Native frequency of every series of the feed. Default: detected per series.
+    #[serde(default)]
+    pub frequency: Option<Frequency>,
+    /// What happens to a record that cannot be read. Default `dead_letter`.
+    #[serde(default)]
+    pub bad_records: BadRecords,
+}
+
+fn kwh() -> Unit {
+    Unit::KWH
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+
+fn quarter_hour() -> Span {
+    Span(15 * MINUTE)
+}
+
+/// Record format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object a record.
+    #[default]
+    Json,
+}
+
+/// Which end of its interval a stamp marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// The stamp is the interval's start.
+    Begin,
+    /// The stamp is the interval's end.
+    #[default]
+    End,
+}
+
+/// What happens to a record that cannot be read. It is counted in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRecords {
+    /// Kept in the table `dead_letters` with its raw bytes and the reason.
+    #[default]
+    DeadLetter,
+    /// Counted only.
+    Skip,
+    /// The engine stops with an error that names the record.
+    Fail,
+}
+
+impl FeedConfig {
+    /// A feed with the four required keys and defaults for the rest.
+    pub fn new(topic: &str, series: &str, time: &str, value: &str) -> FeedConfig {
+        FeedConfig {
+            topic: topic.into(),
+            series: series.into(),
+            time: time.into(),
+            value: value.into(),
+            format: Format::Json,
+            unit: kwh(),
+            unit_field: None,
+            quality: None,
+            kind: ValueKind::Interval,
+            label: Label::End,
+            zone: utc(),
+            lateness: quarter_hour(),
+            frequency: None,
+            bad_records: BadRecords::DeadLetter,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Reads the configuration, and says precisely what is wrong with it: key, line, nearest known key, remedy.
+
+use std::fmt;
+
+use super::Config;
+use crate::frequency::Frequency;
+
+/// What is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub struct ConfigError {
+    /// Line in the file, from 1, where the fault can be placed.
+    pub line: Option<usize>,
+    /// What is wrong, with the key.
+    pub message: String,
+    /// What to do.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Parses and checks a configuration.
+pub fn parse(text: &str) -> Result<Config, ConfigError> {
+    let config: Config = toml::from_str(text).map_err(|e| from_toml(text, &e))?;
+    check(text, &config)?;
+    Ok(config)
+}
+
+fn from_toml(text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error.span().map(|span| line_of(text, span.start));
+    let message = error.message().trim().to_owned();
+    let remedy = unknown_field(&message).map(|(name, known)| suggestion(name, &known));
+    ConfigError { line, message, remedy }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+// serde words it: unknown field `brokrs`, expected one of `brokers`, `group_id`
+fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("unknown variant `"))?;
+    let (name, rest) = rest.split_once('`')?;
+    let known = rest.split('`').skip(1).step_by(2).collect();
+    Some((name, known))
+}
+
+fn suggestion(name: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(name, k), *k))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score > 0.75);
+    match nearest {
+        Some((_, key)) => format!("did you mean `{key}`?"),
+        None => "remove it, or choose a known one".into(),
+    }
+}
+
+fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
+    let refuse = |key: &str, message: String, remedy: &str| {
+        Err(ConfigError { line: find_key(text, key), message, remedy: Some(remedy.to_owned()) })
+    };
+    if config.kafka.brokers.trim().is_empty() {
+        return refuse("kafka.brokers", "kafka.brokers is empty".into(), "name at least one host:port");
+    }
+    if config.ingest.workers == 0 || config.ingest.workers > 256 {
+        return refuse(
+            "ingest.workers",
+            "ingest.workers must be 1 to 256".into(),
+            "leave it out for one per processor",
+        );
+    }
+    if config.ingest.commit_interval.micros() < 100_000 {
+        return refuse("ingest.commit_interval", "ingest.commit_interval is below 100ms".into(), "use at least 100ms");
+    }
+    if config.ingest.remembered_intervals < 2 {
+        return refuse(
+            "ingest.remembered_intervals",
+            "ingest.remembered_intervals is below 2".into(),
+            "use at least 2, better a day's worth",
+        );
+    }
+    if config.device.slots == 0 {
+        return refuse("device.slots", "device.slots is 0: nothing could ever train".into(), "use at least 1");
+    }
+    let device = config.device.device.as_str();
+    let cuda = device.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
+    if !(device == "auto" || device == "cpu" || cuda) {
+        return refuse("device.device", format!("device.device `{device}` is unknown"), "use auto, cpu or cuda:N");
+    }
+    let mut topics = std::collections::BTreeMap::new();
+    for (name, feed) in &config.feed {
+        let key = |k: &str| format!("feed.{name}.{k}");
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+            return refuse(
+                &format!("feed.{name}"),
+                format!("feed name `{name}` has characters other than letters, digits, _ and -"),
+                "rename the feed",
+            );
+        }
+        for (k, v) in [("topic", &feed.topic), ("series", &feed.series), ("time", &feed.time), ("value", &feed.value)] {
+            if v.trim().is_empty() {
+                return refuse(&key(k), format!("feed.{name}.{k} is empty"), "name the topic or the field");
+            }
+        }
+        if jiff::tz::TimeZone::get(&feed.zone).is_err() {
+            return refuse(
+                &key("zone"),
+                format!("feed.{name}.zone `{}` is no known time zone", feed.zone),
+                "use an IANA name such as Europe/Lisbon",
+            );
+        }
+        if let Err(remedy) = feed.unit.check(feed.kind) {
+            return refuse(&key("unit"), format!("feed.{name}: unit `{}` does not fit its kind", feed.unit), &remedy);
+        }
+        if let Some(other) = topics.insert(feed.topic.as_str(), name) {
+            return refuse(
+                &key("topic"),
+                format!("feeds `{other}` and `{name}` read the same topic `{}`", feed.topic),
+                "keep one feed a topic",
+            );
+        }
+    }
+    let mut frequencies: std::collections::BTreeMap<Frequency, &String> = std::collections::BTreeMap::new();
+    for (name, policy) in &config.policy {
+        let key = format!("policy.{name}.frequency");
+        if let Some(other) = frequencies.insert(policy.frequency, name) {
+            return refuse(
+                &key,
+                format!("policies `{other}` and `{name}` are both for {}", policy.frequency),
+                "keep one policy a frequency",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The line of a dotted key, where it is written plainly.
+fn find_key(text: &str, dotted: &str) -> Option<usize> {
+    let (table, key) = dotted.rsplit_once('.')?;
+    let mut current = String::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.split(']').next()) {
+            current = name.trim().to_owned();
+            if current == dotted {
+                return Some(index + 1);
+            }
+        } else if current == table && line.split('=').next().is_some_and(|k| k.trim() == key) {
+            return Some(index + 1);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_name_the_line_the_key_and_the_remedy() {
+        for (text, line, words) in [
+            ("[kafka]\nbrokrs = \"x\"\n", 2, "did you mean `brokers`?"),
+            (
+                "[feed.m]\ntopic = \"t\"\nseries = \"s\"\ntime = \"t\"\nvalue = \"v\"\nzone = \"Europe/Lisabon\"\n",
+                6,
+                "zone",
+            ),
+            ("\n[ingest]\nworkers = 0\n", 3, "ingest.workers"),
+            ("[lake]\nurl = 3\n", 2, "expected a string"),
+            ("[device]\ndevice = \"gpu\"\n", 2, "cuda:N"),
+            ("[policy.a]\nfrequency = \"PT7M\"\n", 2, "PT15M"),
+            ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwen = \"true\"\n", 4, "did you mean `when`?"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.line, Some(line), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_configuration_is_valid() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+}

@@ -1,0 +1,140 @@
+//! Configuration: one TOML file, every key documented here with its default and unit.
+//!
+//! An empty file is a valid configuration of everything but the feeds. Unknown keys are refused, with the line and
+//! the nearest known key ([`load`]).
+
+mod feed;
+mod load;
+mod policy;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use feed::{BadRecords, FeedConfig, Format, Label};
+pub use load::{ConfigError, parse};
+pub use policy::{
+    Approval, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig, resolve_policy,
+};
+
+use crate::time::{MINUTE, SECOND, Span};
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where readings come from.
+    pub kafka: KafkaConfig,
+    /// Where tables and models are kept.
+    pub lake: LakeConfig,
+    /// Where runs, registry and decisions are kept.
+    pub metadata: MetadataConfig,
+    /// How the stream is processed.
+    pub ingest: IngestConfig,
+    /// What trains and predicts.
+    pub device: DeviceConfig,
+    /// One entry a topic.
+    pub feed: BTreeMap<String, FeedConfig>,
+    /// One entry a frequency; each has defaults, so none is needed.
+    pub policy: BTreeMap<String, PolicyConfig>,
+}
+
+/// `[kafka]`
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaConfig {
+    /// Comma-separated `host:port` of the bootstrap brokers. Default `localhost:9092`.
+    pub brokers: String,
+    /// Consumer group under which positions are reported for monitoring; recovery never reads it. Default `meterline`.
+    pub group_id: String,
+    /// Further librdkafka properties, passed as they are. Values are never logged. Default none.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        KafkaConfig { brokers: "localhost:9092".into(), group_id: "meterline".into(), properties: BTreeMap::new() }
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("group_id", &self.group_id)
+            .field("properties (values hidden)", &names)
+            .finish()
+    }
+}
+
+/// `[lake]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LakeConfig {
+    /// Object store URL (`file:///var/lib/meterline`) or a directory; a relative one is below the working directory.
+    /// Default `meterline-data`.
+    pub url: String,
+}
+
+impl Default for LakeConfig {
+    fn default() -> Self {
+        LakeConfig { url: "meterline-data".into() }
+    }
+}
+
+/// `[metadata]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataConfig {
+    /// `sqlite:PATH`. Default: `metadata.db` in the lake's directory.
+    pub url: Option<String>,
+}
+
+/// `[ingest]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// Timely workers (threads). Default: the number of processors, at most 8.
+    pub workers: usize,
+    /// Longest time between two commits. Default `10s`.
+    pub commit_interval: Span,
+    /// Readings after which a commit is made early; bounds memory. Default 2,000,000.
+    pub commit_records: u64,
+    /// Intervals per series that are remembered, to tell duplicates from corrections. Default 96.
+    pub remembered_intervals: usize,
+    /// A partition without a record for this long no longer holds the watermark. Default `30s`.
+    pub idle_timeout: Span,
+    /// Lag in records above which the stream counts as catching up. Default 20,000.
+    pub catch_up_records: u64,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        IngestConfig {
+            workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(8)),
+            commit_interval: Span(10 * SECOND),
+            commit_records: 2_000_000,
+            remembered_intervals: 96,
+            idle_timeout: Span(MINUTE / 2),
+            catch_up_records: 20_000,
+        }
+    }
+}
+
+/// `[device]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceConfig {
+    /// `auto` (a GPU if this binary and machine have one), `cpu` or `cuda:N`. Default `auto`.
+    pub device: String,
+    /// Runs that may use the device at once. Default 1.
+    pub slots: usize,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        DeviceConfig { device: "auto".into(), slots: 1 }
+    }
+}

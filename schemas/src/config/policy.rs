@@ -1,0 +1,264 @@
+//! `[policy.NAME]`: when the pipelines of one frequency run, and what a model must show to be used.
+//!
+//! Every key is optional: [`resolve_policy`] fills the rest with the defaults of the frequency.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frequency::Frequency;
+use crate::time::{DAY, Span};
+
+/// Policy of the model groups of one frequency.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// The frequency that the policy applies to. Required.
+    pub frequency: Frequency,
+    /// How far ahead forecasts reach. Default by frequency: 2 days below a day, 14 days for days, 8 weeks, 12 months.
+    #[serde(default)]
+    pub horizon: Option<Span>,
+    /// How much history a forecast looks at. Default by frequency: 7 days below a day, 56 days for days, 104 weeks, 48 months.
+    #[serde(default)]
+    pub context: Option<Span>,
+    /// When every series is forecast again.
+    #[serde(default)]
+    pub reforecast: TriggerConfig,
+    /// When a new model is trained.
+    #[serde(default)]
+    pub retrain: TriggerConfig,
+    /// What a new model must show.
+    #[serde(default)]
+    pub gate: GateConfig,
+    /// How a model is trained.
+    #[serde(default)]
+    pub model: ModelConfig,
+}
+
+/// `[policy.NAME.reforecast]`, `[policy.NAME.retrain]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TriggerConfig {
+    /// SQL predicate over the trigger facts. A missing fact makes it unknown, and unknown does not fire.
+    pub when: Option<String>,
+    /// SQL predicate that must be true too. An empty text requires nothing.
+    pub require: Option<String>,
+    /// Stream time that must pass between the origins of two runs. Default `0s`.
+    pub cooldown: Option<Span>,
+    /// Stream time since the last run after which it fires even if `when` is false (`require` still holds). Default never.
+    pub max_age: Option<Span>,
+}
+
+/// `[policy.NAME.gate]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GateConfig {
+    /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) of the candidate, the
+    /// same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the champion.
+    /// A missing figure rejects. Default `wql <= naive_wql and wql <= 1.02 * champion_wql`.
+    pub accept_if: Option<String>,
+    /// `automatic` or `manual` (an accepted model waits for `meterline models approve`). Default `automatic`.
+    pub approval: Option<Approval>,
+}
+
+/// Who approves a model that passed its gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// The gate alone.
+    #[default]
+    Automatic,
+    /// A person.
+    Manual,
+}
+
+/// `[policy.NAME.model]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Longest training time. Default `10m`; the best weights so far are kept.
+    pub train_time: Option<Span>,
+    /// Most history that is trained on. Default by frequency: 400 days below a day, else all of it.
+    pub history: Option<Span>,
+    /// Share of the group's time, at its end, that evaluation keeps to itself, in horizons. Default 3 horizons.
+    pub evaluate_windows: Option<usize>,
+    /// Seed of every random choice. Default 1.
+    pub seed: Option<u64>,
+}
+
+/// One trigger with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedTrigger {
+    /// See [`TriggerConfig::when`].
+    pub when: String,
+    /// See [`TriggerConfig::require`]; empty requires nothing.
+    pub require: String,
+    /// See [`TriggerConfig::cooldown`].
+    pub cooldown: Span,
+    /// See [`TriggerConfig::max_age`].
+    pub max_age: Option<Span>,
+}
+
+/// A policy with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedPolicy {
+    /// `policy.NAME` where the configuration has one, else `default`.
+    pub source: String,
+    /// The frequency it applies to.
+    pub frequency: Frequency,
+    /// Horizon in native intervals, at least 1.
+    pub horizon: usize,
+    /// Context in native intervals, at least one season and one horizon.
+    pub context: usize,
+    /// When every series is forecast again.
+    pub reforecast: ResolvedTrigger,
+    /// When a new model is trained.
+    pub retrain: ResolvedTrigger,
+    /// See [`GateConfig::accept_if`].
+    pub accept_if: String,
+    /// See [`GateConfig::approval`].
+    pub approval: Approval,
+    /// See [`ModelConfig::train_time`].
+    pub train_time: Span,
+    /// Longest history in native intervals.
+    pub history: usize,
+    /// See [`ModelConfig::evaluate_windows`].
+    pub evaluate_windows: usize,
+    /// See [`ModelConfig::seed`].
+    pub seed: u64,
+}
+
+/// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
+pub fn resolve_policy(
+    frequency: Frequency,
+    policies: &std::collections::BTreeMap<String, PolicyConfig>,
+) -> ResolvedPolicy {
+    let found = policies.iter().find(|(_, p)| p.frequency == frequency);
+    let empty = PolicyConfig {
+        frequency,
+        horizon: None,
+        context: None,
+        reforecast: TriggerConfig::default(),
+        retrain: TriggerConfig::default(),
+        gate: GateConfig::default(),
+        model: ModelConfig::default(),
+    };
+    let (source, policy) = match found {
+        Some((name, policy)) => (format!("policy.{name}"), policy),
+        None => ("default".to_owned(), &empty),
+    };
+    let defaults = Defaults::of(frequency);
+    let steps = |span: Span| (span.micros() / frequency.nominal_micros()).max(1) as usize;
+    let horizon = policy.horizon.map_or(defaults.horizon, steps);
+    let season = frequency.season();
+    let context = policy.context.map_or(defaults.context, steps).max(season).max(horizon);
+    let trigger = |config: &TriggerConfig, when: String, require: String, cooldown: Span, max_age: Option<Span>| {
+        ResolvedTrigger {
+            when: config.when.clone().unwrap_or(when),
+            require: config.require.clone().unwrap_or(require),
+            cooldown: config.cooldown.unwrap_or(cooldown),
+            max_age: config.max_age.or(max_age),
+        }
+    };
+    // Two seasons of targets after one context, and the windows that evaluation keeps to itself.
+    let evaluate_windows = policy.model.evaluate_windows.unwrap_or(3).max(1);
+    let history_min = context + 2 * season.max(horizon) + evaluate_windows * horizon;
+    ResolvedPolicy {
+        reforecast: trigger(
+            &policy.reforecast,
+            format!("new_intervals >= {}", defaults.reforecast_every),
+            "not backfilling".into(),
+            Span(0),
+            None,
+        ),
+        retrain: trigger(
+            &policy.retrain,
+            format!("not has_champion or new_intervals >= {} or mase_ratio > 1.25", defaults.retrain_every),
+            format!("history_intervals >= {history_min} and completeness >= 0.8 and not backfilling"),
+            Span(defaults.retrain_cooldown as i64 * frequency.nominal_micros()),
+            None,
+        ),
+        accept_if: policy
+            .gate
+            .accept_if
+            .clone()
+            .unwrap_or_else(|| "wql <= naive_wql and wql <= 1.02 * champion_wql".into()),
+        approval: policy.gate.approval.unwrap_or_default(),
+        train_time: policy.model.train_time.unwrap_or(Span(10 * crate::time::MINUTE)),
+        history: policy.model.history.map_or(defaults.history, steps).max(history_min),
+        evaluate_windows,
+        seed: policy.model.seed.unwrap_or(1),
+        source,
+        frequency,
+        horizon,
+        context,
+    }
+}
+
+/// Defaults of a frequency, in native intervals.
+struct Defaults {
+    horizon: usize,
+    context: usize,
+    reforecast_every: usize,
+    retrain_every: usize,
+    retrain_cooldown: usize,
+    history: usize,
+}
+
+impl Defaults {
+    fn of(frequency: Frequency) -> Defaults {
+        match frequency {
+            Frequency::Seconds(_) => {
+                let day = frequency.per_day();
+                // A new forecast every hour of new data (every interval, where intervals are longer), a new model
+                // every week, at the earliest a day after the last.
+                let hour = (crate::time::HOUR / frequency.nominal_micros()).max(1) as usize;
+                Defaults {
+                    horizon: 2 * day,
+                    context: 7 * day,
+                    reforecast_every: hour,
+                    retrain_every: 7 * day,
+                    retrain_cooldown: day,
+                    history: (400 * DAY / frequency.nominal_micros()) as usize,
+                }
+            }
+            Frequency::Day => Defaults {
+                horizon: 14,
+                context: 56,
+                reforecast_every: 1,
+                retrain_every: 28,
+                retrain_cooldown: 7,
+                history: 5 * 366,
+            },
+            Frequency::Week => Defaults {
+                horizon: 8,
+                context: 104,
+                reforecast_every: 1,
+                retrain_every: 13,
+                retrain_cooldown: 4,
+                history: 10 * 53,
+            },
+            Frequency::Month => Defaults {
+                horizon: 12,
+                context: 48,
+                reforecast_every: 1,
+                retrain_every: 6,
+                retrain_cooldown: 3,
+                history: 20 * 12,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_configuration_has_a_policy_for_every_frequency() {
+        for frequency in crate::frequency::STANDARD {
+            let policy = resolve_policy(frequency, &Default::default());
+            assert_eq!(policy.source, "default");
+            assert!(policy.context >= policy.horizon && policy.context >= frequency.season(), "{frequency}");
+            assert!(policy.history >= policy.context + policy.horizon, "{frequency}");
+        }
+    }
+}

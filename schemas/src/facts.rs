@@ -1,0 +1,110 @@
+//! Trigger facts: what a policy's predicates can look at.
+//!
+//! Each fact is defined once, in [`FACTS`]: its name, type and meaning. The SQL table `trigger_facts`, the
+//! predicates' schema and the documentation all come from that list. Time in facts is *stream time* (the group's
+//! watermark), never the wall clock, so that a replay decides as the live stream did.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One fact's definition.
+#[derive(Debug, Clone, Copy)]
+pub struct FactDefinition {
+    /// Column name.
+    pub name: &'static str,
+    /// Column type.
+    pub kind: FactKind,
+    /// Meaning, with unit; when it is null.
+    pub meaning: &'static str,
+}
+
+/// Type of a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FactKind {
+    /// 64-bit integer.
+    Integer,
+    /// 64-bit float.
+    Number,
+    /// Boolean.
+    Truth,
+}
+
+const fn fact(name: &'static str, kind: FactKind, meaning: &'static str) -> FactDefinition {
+    FactDefinition { name, kind, meaning }
+}
+
+/// Every fact, in the order of the columns.
+pub const FACTS: &[FactDefinition] = &[
+    fact("series", FactKind::Integer, "series in the group"),
+    fact("history_intervals", FactKind::Integer, "native intervals from the group's first interval to its origin"),
+    fact(
+        "new_intervals",
+        FactKind::Integer,
+        "native intervals closed since the origin of this pipeline's last run that began; all of the history if none did",
+    ),
+    fact(
+        "hours_since_run",
+        FactKind::Number,
+        "stream hours since the origin of this pipeline's last run that began; null if none did",
+    ),
+    fact("has_champion", FactKind::Truth, "an approved model version serves this group"),
+    fact(
+        "champion_age_intervals",
+        FactKind::Integer,
+        "native intervals closed since the champion's training data ended; null without a champion",
+    ),
+    fact(
+        "completeness",
+        FactKind::Number,
+        "share of the expected intervals of the recent context (up to 96 intervals per series) that are there, 0 to 1",
+    ),
+    fact(
+        "mase_ratio",
+        FactKind::Number,
+        "MASE of the champion's scored forecasts over its MASE at registration; null until one is scored",
+    ),
+    fact(
+        "coverage",
+        FactKind::Number,
+        "share of scored actuals inside the forecasts' 80 % interval, 0 to 1; null until one is scored",
+    ),
+    fact(
+        "substituted_share",
+        FactKind::Number,
+        "share of the newest forecasts that seasonal naive stood in for; null before the first forecast",
+    ),
+    fact("lag_records", FactKind::Integer, "records in Kafka that are not yet read"),
+    fact("backfilling", FactKind::Truth, "the stream is catching up: lag_records is above ingest.catch_up_records"),
+    fact("failures_in_row", FactKind::Integer, "runs of this pipeline that failed since its last success"),
+];
+
+/// Identity and values of one evaluation's facts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Model group.
+    pub group_id: String,
+    /// Pipeline that the facts are about: `retrain` or `reforecast`.
+    pub pipeline: String,
+    /// Values by name, as JSON scalars; a missing name is null.
+    pub values: serde_json::Map<String, Value>,
+}
+
+/// Schema of [`FACTS`] alone, all nullable: what predicates are planned against.
+pub fn fact_schema() -> SchemaRef {
+    Arc::new(Schema::new(
+        FACTS
+            .iter()
+            .map(|f| {
+                let data_type = match f.kind {
+                    FactKind::Integer => DataType::Int64,
+                    FactKind::Number => DataType::Float64,
+                    FactKind::Truth => DataType::Boolean,
+                };
+                Field::new(f.name, data_type, true)
+            })
+            .collect::<Vec<_>>(),
+    ))
+}

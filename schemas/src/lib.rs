@@ -1,0 +1,25 @@
+//! What flows through Meterline, and the rules that every part agrees on.
+//!
+//! In the order in which one reading becomes a forecast:
+//!
+//! * [`config`] says which topics are read, how a record is understood, and when pipelines run;
+//! * [`reading`] is one message, with the [`reading::Position`] that decides which of two readings wins;
+//! * [`frequency`] is the arithmetic of native intervals: flooring, stepping, detecting;
+//! * [`unit`] turns power into the energy of an interval;
+//! * [`tables`] are the Arrow schemas of the lake's tables;
+//! * [`facts`] are what trigger policies look at, one row per model group and pipeline.
+//!
+//! Nothing here does I/O or reads a clock. Instants are [`Micros`]: microseconds since the Unix epoch, UTC.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod facts;
+pub mod frequency;
+pub mod quantiles;
+pub mod reading;
+pub mod tables;
+pub mod time;
+pub mod unit;
+
+pub use frequency::Frequency;
+pub use time::Micros;

@@ -1,0 +1,96 @@
+//! Arrow schemas of the lake's tables. Instants are µs with zone UTC; energy is kWh per interval.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use crate::quantiles;
+
+/// Name of the table of truth.
+pub const INTERVALS: &str = "intervals";
+/// Name of the table of forecasts.
+pub const FORECASTS: &str = "forecasts";
+/// Name of the table of records that could not be read.
+pub const DEAD_LETTERS: &str = "dead_letters";
+
+/// Partition columns of [`INTERVALS`]: `month` (`2024-01`, UTC month of `start`) and `layer`.
+pub const INTERVALS_PARTITION: [&str; 2] = ["month", "layer"];
+/// Partition columns of [`FORECASTS`].
+pub const FORECASTS_PARTITION: [&str; 1] = ["group_id"];
+
+/// Layer of rows that are the first of their interval: unique by (series_id, start).
+pub const LAYER_BASE: &str = "base";
+/// Layer of rows that may revise another row; among rows of one interval the greatest position wins.
+pub const LAYER_REVISION: &str = "rev";
+
+/// Data type of instants.
+pub fn instant() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn field(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, false)
+}
+
+/// One row is one revision of one interval of one series. `position_timestamp`, `partition` and `offset` are the
+/// [`crate::reading::Position`] of the reading that caused it.
+pub fn intervals() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field("series_id", DataType::Utf8),
+        field("start", instant()),
+        field("end", instant()),
+        field("frequency", DataType::Utf8),
+        field("value", DataType::Float64),
+        field("unit", DataType::Utf8),
+        field("count", DataType::Int32),
+        field("quality", DataType::Utf8),
+        field("feed", DataType::Utf8),
+        field("position_timestamp", DataType::Int64),
+        field("partition", DataType::Int32),
+        field("offset", DataType::Int64),
+        field("month", DataType::Utf8),
+        field("layer", DataType::Utf8),
+    ]))
+}
+
+/// One row is one forecast interval of one series from one origin. `scale` is the in-sample mean absolute error of
+/// seasonal naive, the denominator of MASE (null where the context is too short). `substituted` marks seasonal naive
+/// standing in for a model; `model_version` is then `seasonal_naive`.
+pub fn forecasts() -> SchemaRef {
+    let mut fields = vec![
+        field("series_id", DataType::Utf8),
+        field("origin", instant()),
+        field("start", instant()),
+        field("end", instant()),
+        field("step", DataType::Int32),
+        field("mean", DataType::Float64),
+    ];
+    fields.extend(quantiles::COLUMNS.map(|name| field(name, DataType::Float64)));
+    fields.extend([
+        field("unit", DataType::Utf8),
+        Field::new("scale", DataType::Float64, true),
+        field("model_version", DataType::Utf8),
+        field("substituted", DataType::Boolean),
+        field("run_id", DataType::Utf8),
+        field("intervals_version", DataType::Int64),
+        field("watermark", instant()),
+        field("frequency", DataType::Utf8),
+        field("group_id", DataType::Utf8),
+    ]);
+    Arc::new(Schema::new(fields))
+}
+
+/// One row is one record that could not be read, with its raw bytes and the reason.
+pub fn dead_letters() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field("feed", DataType::Utf8),
+        field("topic", DataType::Utf8),
+        field("partition", DataType::Int32),
+        field("offset", DataType::Int64),
+        field("timestamp", instant()),
+        Field::new("key", DataType::Binary, true),
+        Field::new("payload", DataType::Binary, true),
+        field("reason", DataType::Utf8),
+        field("detail", DataType::Utf8),
+    ]))
+}

@@ -1,0 +1,151 @@
+//! Units of measure. Power and energy become kWh per interval; everything else stays as it is.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::reading::ValueKind;
+use crate::time::{HOUR, Micros};
+
+/// A unit of measure.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Power; the factor gives kW.
+    Power(PowerUnit),
+    /// Energy; the factor gives kWh.
+    Energy(PowerUnit),
+    /// Anything else, kept as it is.
+    Other(Arc<str>),
+}
+
+/// Metric prefix of a power or energy unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PowerUnit {
+    /// W, Wh
+    One,
+    /// kW, kWh
+    Kilo,
+    /// MW, MWh
+    Mega,
+    /// GW, GWh
+    Giga,
+}
+
+impl PowerUnit {
+    const fn prefix(self) -> &'static str {
+        match self {
+            PowerUnit::One => "",
+            PowerUnit::Kilo => "k",
+            PowerUnit::Mega => "M",
+            PowerUnit::Giga => "G",
+        }
+    }
+
+    fn to_kilo(self, value: f64) -> f64 {
+        match self {
+            PowerUnit::One => value / 1e3,
+            PowerUnit::Kilo => value,
+            PowerUnit::Mega => value * 1e3,
+            PowerUnit::Giga => value * 1e6,
+        }
+    }
+}
+
+impl Unit {
+    /// Kilowatt-hours, the unit of stored energy.
+    pub const KWH: Unit = Unit::Energy(PowerUnit::Kilo);
+    /// Kilowatts.
+    pub const KW: Unit = Unit::Power(PowerUnit::Kilo);
+
+    /// The unit in which intervals of readings in this unit are stored: kWh for power and energy (a gauge of
+    /// power is integrated by its mean), else the unit itself.
+    pub fn stored(&self) -> Unit {
+        match self {
+            Unit::Power(_) | Unit::Energy(_) => Unit::KWH,
+            Unit::Other(_) => self.clone(),
+        }
+    }
+
+    /// `value` in the stored unit, for an interval of `length`: 4 kW over 15 minutes are 1 kWh.
+    pub fn store(&self, value: f64, length: Micros) -> f64 {
+        match self {
+            Unit::Power(prefix) => prefix.to_kilo(value) * (length as f64 / HOUR as f64),
+            Unit::Energy(prefix) => prefix.to_kilo(value),
+            Unit::Other(_) => value,
+        }
+    }
+
+    /// Whether a value of this kind can have this unit; the text is the remedy.
+    pub fn check(&self, kind: ValueKind) -> Result<(), String> {
+        match (kind, self) {
+            (ValueKind::Counter, Unit::Power(_)) => {
+                Err(format!("a counter accumulates energy, not power: use `{self}h` instead of `{self}`"))
+            }
+            (ValueKind::Gauge, Unit::Energy(_)) => {
+                Err(format!("a gauge samples power, not energy: use kind = \"interval\" or \"counter\" for `{self}`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unit::Power(p) => write!(f, "{}W", p.prefix()),
+            Unit::Energy(p) => write!(f, "{}Wh", p.prefix()),
+            Unit::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+impl FromStr for Unit {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        for p in [PowerUnit::One, PowerUnit::Kilo, PowerUnit::Mega, PowerUnit::Giga] {
+            for unit in [Unit::Power(p), Unit::Energy(p)] {
+                if unit.to_string() == text {
+                    return Ok(unit);
+                }
+            }
+        }
+        Ok(Unit::Other(text.into()))
+    }
+}
+
+impl Serialize for Unit {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Unit {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let Ok(unit) = String::deserialize(d)?.parse();
+        Ok(unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::MINUTE;
+
+    #[test]
+    fn power_becomes_energy_of_the_interval() {
+        for (unit, value, length, stored) in [
+            ("kW", 4.0, 15 * MINUTE, 1.0),
+            ("kW", 4.0, HOUR, 4.0),
+            ("W", 500.0, 30 * MINUTE, 0.25),
+            ("MWh", 0.5, 15 * MINUTE, 500.0),
+            ("degC", 21.5, HOUR, 21.5),
+        ] {
+            let Ok(unit) = unit.parse::<Unit>();
+            assert_eq!(unit.store(value, length), stored, "{unit}");
+        }
+    }
+}

@@ -2,10 +2,14 @@
 //!
 //! * [`data`]: series on a regular grid, cut at their origins;
 //! * [`forecaster`]: the trait that every model implements, and what it returns;
-//! * `features`, `scaling`: what a model sees;
-//! * `forecasters`: one file a model;
-//! * `metrics`, `backtest`: rolling-origin evaluation.
+//! * [`forecasters`]: one file a model;
+//! * [`metrics`], [`backtest`]: rolling-origin evaluation.
 #![forbid(unsafe_code)]
 
+pub mod backtest;
 pub mod data;
 pub mod forecaster;
+pub mod forecasters;
+pub mod metrics;
+
+pub use metrics::seasonal_scale;

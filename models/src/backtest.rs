@@ -1,0 +1,264 @@
+//! Rolling-origin evaluation: every model forecasts from the same origins, is shown nothing later, and is scored on
+//! the same points.
+
+use meterline_schemas::Micros;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Panel;
+use crate::forecaster::{Forecaster, SeriesForecast};
+use crate::metrics::{Sums, seasonal_scale};
+
+/// What a model scored. A figure that cannot be computed is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Name of the model.
+    pub model: String,
+    /// Weighted quantile loss over the published levels.
+    pub wql: Option<f64>,
+    /// Normalised deviation of the median.
+    pub nd: Option<f64>,
+    /// Mean absolute scaled error of the median: per series, then the mean over series. The scale is the mean absolute
+    /// seasonal difference before the first origin.
+    pub mase: Option<f64>,
+    /// Share of actuals within the first and last quantile; 0.8 is right.
+    pub coverage: Option<f64>,
+    /// Scored (series, origin, step) points: those with an actual value for which every compared model had a forecast.
+    pub points: usize,
+    /// Scored (series, origin) windows.
+    pub windows: usize,
+    /// Windows that were left out because a compared model had no forecast.
+    pub windows_without_forecast: usize,
+    /// The figures by forecast step, first step first.
+    pub steps: Vec<StepScore>,
+}
+
+/// Figures of one forecast step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepScore {
+    /// Weighted quantile loss.
+    pub wql: Option<f64>,
+    /// Normalised deviation of the median.
+    pub nd: Option<f64>,
+    /// Share of actuals within the first and last quantile.
+    pub coverage: Option<f64>,
+}
+
+/// Scores one model; see [`compare`].
+pub fn evaluate(model: &dyn Forecaster, panel: &Panel, origins: &[Micros], horizon: usize) -> Evaluation {
+    let mut scores = Scores::new(panel, origins, horizon);
+    let mut left_out = 0;
+    for origin in origins {
+        left_out += score_origin(&[model], panel, *origin, horizon, std::slice::from_mut(&mut scores));
+    }
+    scores.finish(model.name(), left_out)
+}
+
+/// Scores several models on identical windows, in the order of `models`.
+///
+/// `panel` holds history and actuals; a model sees it cut at each origin. `horizon` is in native intervals. A window
+/// for which any model has no forecast is scored for none of them, but counted. One origin's history is in memory
+/// twice at a time.
+pub fn compare(models: &[&dyn Forecaster], panel: &Panel, origins: &[Micros], horizon: usize) -> Vec<Evaluation> {
+    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(panel, origins, horizon)).collect();
+    let mut left_out = 0;
+    for origin in origins {
+        left_out += score_origin(models, panel, *origin, horizon, &mut scores);
+    }
+    models.iter().zip(scores).map(|(model, scores)| scores.finish(model.name(), left_out)).collect()
+}
+
+/// The last `windows` origins, `horizon` intervals apart, whose whole horizon lies in the panel; oldest first.
+///
+/// Nothing at or after the first of them may be trained on.
+pub fn last_origins(panel: &Panel, windows: usize, horizon: usize) -> Vec<Micros> {
+    let ends = panel.series.iter().map(|s| s.origin(panel.frequency, &panel.zone));
+    let Some(end) = ends.max() else { return Vec::new() };
+    let back = |n: usize| panel.frequency.advance(end, -((n * horizon) as i64), &panel.zone);
+    (1..=windows).rev().map(back).collect()
+}
+
+fn score_origin(
+    models: &[&dyn Forecaster],
+    panel: &Panel,
+    origin: Micros,
+    horizon: usize,
+    scores: &mut [Scores],
+) -> usize {
+    let known = panel.cut(origin);
+    let forecasts: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
+    let mut left_out = 0;
+    for (i, series) in panel.series.iter().enumerate() {
+        let Some(actuals) = series.values.get(known.series[i].values.len()..) else { continue };
+        let starts_later = panel.frequency.steps_between(series.start, origin, &panel.zone) < 0;
+        let actuals = &actuals[..horizon.min(actuals.len())];
+        if starts_later || !actuals.iter().any(|a| a.is_finite()) {
+            continue;
+        }
+        let found: Option<Vec<&SeriesForecast>> =
+            forecasts.iter().map(|f| f.get(i).and_then(|f| f.as_ref().ok())).collect();
+        let Some(found) = found else {
+            left_out += 1;
+            continue;
+        };
+        for (scores, forecast) in scores.iter_mut().zip(found) {
+            scores.add(i, actuals, forecast);
+        }
+    }
+    left_out
+}
+
+/// The sums of one model.
+struct Scores {
+    by_series: Vec<Sums>,
+    by_step: Vec<Sums>,
+    scales: Vec<Option<f64>>,
+    windows: usize,
+}
+
+impl Scores {
+    fn new(panel: &Panel, origins: &[Micros], horizon: usize) -> Scores {
+        let first = origins.iter().copied().min().unwrap_or(Micros::MIN);
+        let season = panel.frequency.season();
+        let scales = panel.series.iter().map(|s| {
+            let known = panel.frequency.steps_between(s.start, first, &panel.zone).max(0) as usize;
+            seasonal_scale(&s.values[..known.min(s.values.len())], season)
+        });
+        Scores {
+            by_series: vec![Sums::default(); panel.series.len()],
+            by_step: vec![Sums::default(); horizon],
+            scales: scales.collect(),
+            windows: 0,
+        }
+    }
+
+    fn add(&mut self, series: usize, actuals: &[f32], forecast: &SeriesForecast) {
+        self.windows += 1;
+        for ((actual, quantiles), by_step) in actuals.iter().zip(&forecast.quantiles).zip(&mut self.by_step) {
+            if actual.is_finite() {
+                self.by_series[series].add(f64::from(*actual), quantiles);
+                by_step.add(f64::from(*actual), quantiles);
+            }
+        }
+    }
+
+    fn finish(self, model: &str, windows_without_forecast: usize) -> Evaluation {
+        let mut total = Sums::default();
+        self.by_series.iter().for_each(|sums| total.merge(sums));
+        let scaled: Vec<f64> =
+            self.by_series.iter().zip(&self.scales).filter_map(|(sums, scale)| Some(sums.mae()? / (*scale)?)).collect();
+        let steps = self.by_step.iter();
+        Evaluation {
+            model: model.to_owned(),
+            wql: total.wql(),
+            nd: total.nd(),
+            mase: (!scaled.is_empty()).then(|| scaled.iter().sum::<f64>() / scaled.len() as f64),
+            coverage: total.coverage(),
+            points: total.points,
+            windows: self.windows,
+            windows_without_forecast,
+            steps: steps.map(|s| StepScore { wql: s.wql(), nd: s.nd(), coverage: s.coverage() }).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Series;
+    use crate::forecaster::NoForecast;
+    use crate::forecasters::seasonal_naive::SeasonalNaive;
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+    use meterline_schemas::time::{DAY, HOUR};
+
+    fn panel(days: usize) -> Panel {
+        let values = |k: usize| (0..days * 24).map(|h| ((h * (k + 3)) % 24 + h % 5) as f32).collect();
+        let series = (0..3).map(|k| Series { id: format!("s{k}"), start: 0, values: values(k) }).collect();
+        Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series }
+    }
+
+    /// Poisons every value at or after `origin`, so that a model that saw one of them could not answer the same.
+    fn poisoned(panel: &Panel, origin: Micros) -> Panel {
+        let mut poisoned = panel.clone();
+        for series in &mut poisoned.series {
+            let known = panel.frequency.steps_between(series.start, origin, &panel.zone).max(0) as usize;
+            series.values.iter_mut().skip(known).for_each(|v| *v = 1e30);
+        }
+        poisoned
+    }
+
+    /// Remembers the greatest value that it was shown.
+    struct Spy(std::sync::Mutex<f32>);
+
+    impl Forecaster for Spy {
+        fn name(&self) -> &str {
+            "spy"
+        }
+
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            let greatest = panel.series.iter().flat_map(|s| &s.values).fold(0.0_f32, |a, b| a.max(*b));
+            *self.0.lock().unwrap() = greatest;
+            SeasonalNaive::short(panel.frequency).forecast(panel, horizon)
+        }
+    }
+
+    #[test]
+    fn no_value_from_after_the_origin_reaches_a_model() {
+        let panel = panel(20);
+        let origin = 15 * DAY + 7 * HOUR;
+        let spy = Spy(std::sync::Mutex::new(0.0));
+        evaluate(&spy, &poisoned(&panel, origin), &[origin], 24);
+        assert!(*spy.0.lock().unwrap() < 1e3);
+        let naive = SeasonalNaive::for_frequency(Frequency::HOUR);
+        assert_eq!(naive.forecast(&panel.cut(origin), 48), naive.forecast(&poisoned(&panel, origin).cut(origin), 48));
+    }
+
+    #[test]
+    fn the_scale_of_mase_knows_nothing_after_the_first_origin() {
+        let panel = panel(20);
+        let origins = [16 * DAY, 18 * DAY];
+        let naive = SeasonalNaive::short(Frequency::HOUR);
+        let plain = evaluate(&naive, &panel, &origins, 24);
+        let mut later = panel.clone();
+        later.series[0].values[19 * 24..].iter_mut().for_each(|v| *v += 1000.0);
+        assert_eq!(plain.mase, evaluate(&naive, &later, &origins, 24).mase, "no point of day 19 is scored");
+        assert_eq!((plain.points, plain.windows), (3 * 2 * 24, 3 * 2));
+    }
+
+    struct Picky;
+
+    impl Forecaster for Picky {
+        fn name(&self) -> &str {
+            "picky"
+        }
+
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            let mut all = SeasonalNaive::short(panel.frequency).forecast(panel, horizon);
+            all[1] = Err(NoForecast::NotFinite);
+            all
+        }
+    }
+
+    #[test]
+    fn compared_models_are_scored_on_identical_windows() {
+        let panel = panel(20);
+        let naive = SeasonalNaive::short(Frequency::HOUR);
+        let origins = last_origins(&panel, 2, 24);
+        assert_eq!(origins, [18 * DAY, 19 * DAY]);
+        let found = compare(&[&naive, &Picky], &panel, &origins, 24);
+        assert_eq!((found[0].windows, found[0].windows_without_forecast), (4, 2));
+        assert_eq!((found[0].nd, found[0].points), (found[1].nd, found[1].points));
+        assert_eq!(found[1].model, "picky");
+        assert_eq!(evaluate(&naive, &panel, &origins, 24).windows, 6);
+    }
+
+    #[test]
+    fn missing_actuals_are_not_scored_and_nothing_scored_is_no_figure() {
+        let mut panel = panel(20);
+        panel.series[0].values[19 * 24 + 3] = f32::NAN;
+        let naive = SeasonalNaive::short(Frequency::HOUR);
+        assert_eq!(evaluate(&naive, &panel, &[19 * DAY], 24).points, 3 * 24 - 1);
+        let none = evaluate(&naive, &panel, &[30 * DAY], 24);
+        assert_eq!((none.points, none.wql, none.mase), (0, None, None));
+    }
+}

@@ -1,0 +1,3 @@
+//! One file a model.
+
+pub mod seasonal_naive;

@@ -1,0 +1,245 @@
+//! Seasonal naive: what was one season ago comes again, as uncertain as that used to be.
+
+use meterline_schemas::Frequency;
+use meterline_schemas::quantiles::LEVELS;
+use rayon::prelude::*;
+
+use crate::data::Panel;
+use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use crate::metrics::empirical_quantile;
+
+/// With fewer errors than this at one phase of the season, the errors of all phases are pooled.
+const ERRORS_MIN: usize = 5;
+/// Most recent errors that a quantile is taken from; they bound the time per forecast step.
+const ERRORS_MAX: usize = 400;
+
+/// The baseline that every model must beat, and the labelled fallback where a model has no forecast.
+///
+/// The median is the value one season before (two seasons, where one season before is after the origin, and so on);
+/// the other quantiles add the empirical quantiles of the errors that this rule made in the series' own past, at the
+/// same phase of the shortest season and the same number of seasons ahead, centred on their median.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeasonalNaive {
+    name: &'static str,
+    /// Phases that errors are grouped by.
+    phases: usize,
+    /// Seasons in intervals, the preferred one first; a series uses the first of which it has two, else the last.
+    seasons: Vec<usize>,
+}
+
+impl SeasonalNaive {
+    /// The season of one day below a day, of a week for days, of a year for weeks and months.
+    pub fn short(frequency: Frequency) -> SeasonalNaive {
+        let season = frequency.season();
+        SeasonalNaive { name: "seasonal_naive_short", phases: season, seasons: vec![season] }
+    }
+
+    /// The season of one week below a day, where the series has at least one week; otherwise as [`SeasonalNaive::short`].
+    pub fn long(frequency: Frequency) -> SeasonalNaive {
+        let season = frequency.season();
+        SeasonalNaive { name: "seasonal_naive_long", phases: season, seasons: seasons(frequency) }
+    }
+
+    /// The usual baseline: below a day, each series with at least two weeks of values uses the season of one week (load
+    /// follows the working week, and errors of at least one week are known then), any other the season of one day.
+    pub fn for_frequency(frequency: Frequency) -> SeasonalNaive {
+        SeasonalNaive { name: "seasonal_naive", ..SeasonalNaive::long(frequency) }
+    }
+
+    fn forecast_series(&self, values: &[f32], horizon: usize) -> Result<SeriesForecast, NoForecast> {
+        let n = values.len();
+        let season = self.seasons.iter().copied().find(|s| n >= 2 * s).unwrap_or(self.phases);
+        let filled = fill(values, &[season, self.phases])?;
+        let mut forecast = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
+        let mut pooled = Pooled::default();
+        for step in 0..horizon {
+            let distance = season * (step / season + 1);
+            let value = match (n + step).checked_sub(distance).and_then(|i| filled.get(i)) {
+                Some(value) => *value,
+                // The series is shorter than one season: its last value is all there is.
+                None => filled.last().copied().unwrap_or(f64::NAN),
+            };
+            let errors = errors_at_phase(values, &filled, step, self.phases, distance);
+            let errors = if errors.len() >= ERRORS_MIN { &errors } else { pooled.get(values, &filled, distance) };
+            let quantiles = LEVELS.map(|level| value + centred_quantile(errors, level));
+            forecast.mean.push(value + mean(errors) - centre(errors));
+            forecast.quantiles.push(quantiles);
+        }
+        Ok(forecast)
+    }
+}
+
+/// Seasons of a frequency in intervals, the longest first.
+fn seasons(frequency: Frequency) -> Vec<usize> {
+    let season = frequency.season();
+    match frequency {
+        Frequency::Seconds(_) => vec![7 * season, season],
+        Frequency::Day | Frequency::Week | Frequency::Month => vec![season],
+    }
+}
+
+/// Missing values replaced by the value one season before; before the first season, by the nearest earlier value, and
+/// at the very beginning by the first value.
+fn fill(values: &[f32], seasons: &[usize]) -> Result<Vec<f64>, NoForecast> {
+    let Some(first) = values.iter().find(|v| v.is_finite()) else {
+        return Err(NoForecast::MissingContext { present: 0, needed: 1 });
+    };
+    let mut filled: Vec<f64> = Vec::with_capacity(values.len());
+    let mut last = f64::from(*first);
+    let mut known_from = None;
+    for (i, value) in values.iter().enumerate() {
+        if value.is_finite() {
+            last = f64::from(*value);
+            known_from = known_from.or(Some(i));
+            filled.push(last);
+            continue;
+        }
+        let before = seasons.iter().filter_map(|s| i.checked_sub(*s)).find(|j| known_from.is_some_and(|k| *j >= k));
+        filled.push(before.and_then(|j| filled.get(j).copied()).unwrap_or(last));
+    }
+    Ok(filled)
+}
+
+/// Sorted errors of the rule "`distance` intervals ago comes again" at the phase of forecast step `step`.
+fn errors_at_phase(values: &[f32], filled: &[f64], step: usize, phases: usize, distance: usize) -> Vec<f64> {
+    let first_back = phases * (step / phases + 1);
+    let mut errors = Vec::new();
+    let mut back = first_back - step;
+    while let Some(i) = values.len().checked_sub(back).filter(|i| *i >= distance) {
+        let error = f64::from(values[i]) - filled[i - distance];
+        if error.is_finite() {
+            errors.push(error);
+            if errors.len() == ERRORS_MAX {
+                break;
+            }
+        }
+        back += phases;
+    }
+    errors.sort_unstable_by(f64::total_cmp);
+    errors
+}
+
+/// Errors of all phases, computed once a distance.
+#[derive(Default)]
+struct Pooled {
+    distance: usize,
+    errors: Vec<f64>,
+}
+
+impl Pooled {
+    fn get(&mut self, values: &[f32], filled: &[f64], distance: usize) -> &[f64] {
+        if self.distance != distance {
+            self.distance = distance;
+            let pairs = values.iter().skip(distance).zip(filled);
+            self.errors = pairs.map(|(now, past)| f64::from(*now) - past).filter(|e| e.is_finite()).collect();
+            self.errors.sort_unstable_by(f64::total_cmp);
+        }
+        &self.errors
+    }
+}
+
+fn centre(errors: &[f64]) -> f64 {
+    if errors.is_empty() { 0.0 } else { empirical_quantile(errors, 0.5) }
+}
+
+fn centred_quantile(errors: &[f64], level: f64) -> f64 {
+    if errors.is_empty() { 0.0 } else { empirical_quantile(errors, level) - centre(errors) }
+}
+
+fn mean(errors: &[f64]) -> f64 {
+    if errors.is_empty() { 0.0 } else { errors.iter().sum::<f64>() / errors.len() as f64 }
+}
+
+impl Forecaster for SeasonalNaive {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Fails only for a series without a single value. A series without any past error has quantiles that are all equal.
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        panel.series.par_iter().map(|series| self.forecast_series(&series.values, horizon)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Series;
+    use jiff::tz::TimeZone;
+    use meterline_schemas::quantiles::MEDIAN;
+
+    fn forecast(
+        model: &SeasonalNaive,
+        frequency: Frequency,
+        values: Vec<f32>,
+        horizon: usize,
+    ) -> Result<SeriesForecast, NoForecast> {
+        let series = vec![Series { id: "a".into(), start: 0, values }];
+        model.forecast(&Panel { frequency, zone: TimeZone::UTC, series }, horizon).remove(0)
+    }
+
+    fn medians(forecast: &SeriesForecast) -> Vec<f64> {
+        forecast.quantiles.iter().map(|q| q[MEDIAN]).collect()
+    }
+
+    #[test]
+    fn repeats_the_last_season_as_often_as_the_horizon_needs() {
+        let day: Vec<f32> = (0..24).map(|h| h as f32).collect();
+        let found = forecast(&SeasonalNaive::short(Frequency::HOUR), Frequency::HOUR, day.clone(), 50).unwrap();
+        let expected: Vec<f64> = (0..50).map(|h| f64::from(h % 24)).collect();
+        assert_eq!(medians(&found), expected);
+    }
+
+    #[test]
+    fn the_weekly_season_needs_two_weeks() {
+        let hours = |days: usize| (0..days * 24).map(|h| (h / 24) as f32).collect::<Vec<f32>>();
+        let model = SeasonalNaive::for_frequency(Frequency::HOUR);
+        for (days, expected) in [(13, 12.0), (14, 7.0), (20, 13.0)] {
+            let found = forecast(&model, Frequency::HOUR, hours(days), 24).unwrap();
+            assert_eq!(found.quantiles[0][MEDIAN], expected, "{days} days");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_its_own_past_errors_at_the_same_phase() {
+        // Hour 0 alternates by ±1 from day to day, every other hour is certain.
+        let values: Vec<f32> = (0..24 * 40).map(|h| if h % 24 == 0 { ((h / 24) % 2) as f32 } else { 5.0 }).collect();
+        let found = forecast(&SeasonalNaive::short(Frequency::HOUR), Frequency::HOUR, values, 24).unwrap();
+        let spread = |step: usize| found.quantiles[step][8] - found.quantiles[step][0];
+        assert_eq!(spread(0), 2.0);
+        assert!((1..24).all(|step| spread(step) == 0.0));
+    }
+
+    #[test]
+    fn quantiles_are_ordered_around_the_median() {
+        let values: Vec<f32> = (0..24 * 30).map(|h| ((h * 7919) % 101) as f32).collect();
+        let found = forecast(&SeasonalNaive::for_frequency(Frequency::HOUR), Frequency::HOUR, values, 48).unwrap();
+        assert!(found.quantiles.iter().all(|q| q.windows(2).all(|w| w[0] <= w[1])));
+        assert_eq!(found.mean.len(), 48);
+    }
+
+    #[test]
+    fn a_missing_value_is_that_of_the_season_before() {
+        let mut values: Vec<f32> = (0..48).map(|h| h as f32).collect();
+        values[30] = f32::NAN;
+        let found = forecast(&SeasonalNaive::short(Frequency::HOUR), Frequency::HOUR, values, 24).unwrap();
+        assert_eq!(found.quantiles[6][MEDIAN], 6.0);
+        assert_eq!(found.quantiles[7][MEDIAN], 31.0);
+    }
+
+    #[test]
+    fn only_a_series_without_any_value_has_no_forecast() {
+        for frequency in ["PT1M", "PT15M", "PT1H", "P1D", "P1W", "P1M"] {
+            let frequency: Frequency = frequency.parse().unwrap();
+            let model = SeasonalNaive::for_frequency(frequency);
+            for values in [vec![], vec![f32::NAN; 30]] {
+                assert_eq!(
+                    forecast(&model, frequency, values, 3),
+                    Err(NoForecast::MissingContext { present: 0, needed: 1 })
+                );
+            }
+            let found = forecast(&model, frequency, vec![f32::NAN, 4.0, f32::NAN], 3).unwrap();
+            assert_eq!(medians(&found), vec![4.0; 3], "{frequency}");
+        }
+    }
+}

@@ -8,5 +8,7 @@
 //! * [`cli`]: one file a command; [`demo`]: everything at once.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod environment;
 pub mod ingest;
 pub mod metadata;

@@ -1,0 +1,80 @@
+//! The command line: one file a command.
+//!
+//! A command is a clap `Args` and a `pub async fn run(args, &Context) -> CommandResult`. Results go to standard output (with
+//! `--json` one document), everything else to standard error. Exit status: 0 done, 1 failed, 2 usage or configuration.
+
+mod context;
+mod error;
+mod logging;
+pub mod shutdown;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use context::{ConfigArg, Context};
+pub use error::{CommandError, CommandResult};
+
+/// Turns meter readings into forecasts, continuously
+#[derive(Debug, Parser)]
+#[command(name = "meterline", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print one JSON document to standard output
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the configuration, and that brokers, store and device answer
+    Validate(validate::Args),
+}
+
+impl Command {
+    /// What is logged unless `METERLINE_LOG` says otherwise.
+    fn log_level(&self) -> logging::Default {
+        match self {
+            Command::Validate(_) => logging::Default::Quiet,
+        }
+    }
+
+    async fn run(self, context: &Context) -> CommandResult {
+        match self {
+            Command::Validate(args) => validate::run(args, context).await,
+        }
+    }
+}
+
+/// Parses the command line and executes it.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context { json: cli.json };
+    logging::start(cli.command.log_level());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return CommandError::failed(format!("cannot start the runtime's threads: {e}")).report(),
+    };
+    let result = runtime.block_on(cli.command.run(&context));
+    // What still blocks (a broker that does not answer) must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -6,3 +6,5 @@
 //! * `fleet`: the simulated meters;
 //! * `lake`: Delta tables on an object store, each with one owner of its commits.
 #![forbid(unsafe_code)]
+
+pub mod formats;

@@ -90,12 +90,42 @@ pub struct SeriesState {
     pub last_start: Option<Micros>,
     /// Bit i: the interval i steps before `last_start` was written. Completeness comes from it.
     pub recent: u128,
+    /// Starts `[from, to)` before `last_start` where surely nothing was written: the greatest hole that history,
+    /// read after newer data, may still fill without being taken for a correction.
+    pub unwritten: Option<(Micros, Micros)>,
     /// Intervals written for the first time.
     pub intervals: u64,
+    /// Kafka partition it was last seen in; its event time counts there.
+    pub partition: i32,
+    /// Greatest position of a row made from several readings (kinds `counter` and `gauge`): later rows are placed
+    /// above it, so that of two rows of one interval the later always wins.
+    pub last_position: Option<Position>,
     /// Readings that wait for the native frequency: stamp, value, quality and position.
     pub pending: Vec<PendingReading>,
     /// Counter registers and gauge samples that later readings are compared with, by stamp; empty for `interval`.
     pub samples: Vec<PendingReading>,
+}
+
+impl SeriesState {
+    /// A series of which nothing is known yet but its feed, its identifier and the unit its values are stored in.
+    pub fn new(feed: &str, id: &str, unit: Unit) -> SeriesState {
+        SeriesState {
+            feed: feed.into(),
+            id: id.into(),
+            frequency: None,
+            declared: false,
+            unit,
+            first_start: None,
+            last_start: None,
+            recent: 0,
+            unwritten: None,
+            intervals: 0,
+            partition: Position::BACKFILL_PARTITION,
+            last_position: None,
+            pending: Vec::new(),
+            samples: Vec::new(),
+        }
+    }
 }
 
 /// A reading kept in the state.

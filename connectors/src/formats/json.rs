@@ -1,0 +1,182 @@
+//! JSON records: picks the configured fields out of one object, and checks that the whole record is valid JSON.
+//!
+//! No tree of the record is built. The paths form a trie; the parser walks the record once, and what no path leads to
+//! is skipped (but still checked).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{FIELDS, Refusal, Scalar, reason, shortened};
+
+/// The paths to the fields of a record, as a trie.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    children: Vec<(Box<str>, Paths)>,
+    // Which of the fields end here; a bit each.
+    fields: u8,
+}
+
+impl Paths {
+    /// One dot-separated path a field; `None` where the feed does not configure it.
+    pub(super) fn new(paths: [Option<&str>; FIELDS]) -> Paths {
+        let mut root = Paths::default();
+        for (field, path) in paths.into_iter().enumerate() {
+            let Some(path) = path else { continue };
+            let mut node = &mut root;
+            for name in path.split('.') {
+                let index = match node.children.iter().position(|(known, _)| **known == *name) {
+                    Some(index) => index,
+                    None => {
+                        node.children.push((name.into(), Paths::default()));
+                        node.children.len() - 1
+                    }
+                };
+                node = &mut node.children[index].1;
+            }
+            node.fields |= 1 << field;
+        }
+        root
+    }
+
+    /// The fields of one record.
+    pub(super) fn extract<'a>(&self, record: &'a [u8]) -> Result<[Scalar<'a>; FIELDS], Refusal> {
+        let malformed = |what: &dyn fmt::Display| {
+            let shown = shortened(&String::from_utf8_lossy(&record[..record.len().min(256)]));
+            Refusal::new(reason::MALFORMED_RECORD, format!("the record is not valid JSON: {what}; it begins `{shown}`"))
+        };
+        let text = std::str::from_utf8(record).map_err(|error| malformed(&error))?;
+        let first = text.trim_ascii_start().as_bytes().first();
+        let mut found = [const { Scalar::Missing }; FIELDS];
+        let mut parser = sonic_rs::Deserializer::from_str(text);
+        let walk = Walk { paths: self, found: &mut found };
+        walk.deserialize(&mut parser).and_then(|()| parser.end()).map_err(|error| {
+            // The library prints the place and then the text around it on further lines.
+            malformed(&error.to_string().lines().next().unwrap_or_default())
+        })?;
+        if first != Some(&b'{') {
+            return Err(Refusal::new(
+                reason::MALFORMED_RECORD,
+                format!("the record is no JSON object but `{}`", shortened(text)),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+struct Walk<'p, 'f, 'a> {
+    paths: &'p Paths,
+    found: &'f mut [Scalar<'a>; FIELDS],
+}
+
+impl<'a> Walk<'_, '_, 'a> {
+    fn keep(self, scalar: Scalar<'a>) {
+        for (field, slot) in self.found.iter_mut().enumerate() {
+            if self.paths.fields & (1 << field) != 0 {
+                *slot = scalar.clone();
+            }
+        }
+    }
+}
+
+impl<'a> DeserializeSeed<'a> for Walk<'_, '_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Walk<'_, '_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'a str) -> Result<(), E> {
+        self.keep(Scalar::Text(Cow::Borrowed(text)));
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.keep(Scalar::Text(Cow::Owned(text.to_owned())));
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.keep(Scalar::Integer(value));
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.keep(match i64::try_from(value) {
+            Ok(value) => Scalar::Integer(value),
+            Err(_) => Scalar::Float(value as f64),
+        });
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.keep(Scalar::Float(value));
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.keep(Scalar::Other(if value { "true" } else { "false" }));
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.keep(Scalar::Missing);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        self.keep(Scalar::Other("an array"));
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut entries: A) -> Result<(), A::Error> {
+        while let Some(child) = entries.next_key_seed(Key { paths: self.paths })? {
+            match child {
+                Some(index) => {
+                    let paths = &self.paths.children[index].1;
+                    entries.next_value_seed(Walk { paths, found: &mut *self.found })?;
+                }
+                None => {
+                    entries.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        self.keep(Scalar::Other("an object"));
+        Ok(())
+    }
+}
+
+/// Finds a key among the children of a node, without copying it.
+struct Key<'p> {
+    paths: &'p Paths,
+}
+
+impl<'a> DeserializeSeed<'a> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Option<usize>, E> {
+        Ok(self.paths.children.iter().position(|(name, _)| **name == *key))
+    }
+}

@@ -1,0 +1,402 @@
+//! Raw record → [`Reading`], or a [`Refusal`] with its reason.
+//!
+//! A format ([`json`]) finds the configured fields of a record; what they mean is the same for every format and is
+//! decided here: the series is a text or a whole number, the time any form of [`stamp`], the value a finite number or
+//! a text that is one, unit and quality texts.
+
+mod json;
+pub mod stamp;
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use jiff::tz::TimeZone;
+use meterline_schemas::Micros;
+use meterline_schemas::config::{FeedConfig, Format};
+use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
+use meterline_schemas::unit::Unit;
+
+/// The short, stable codes of refusals: the column `reason` of `dead_letters`.
+pub mod reason {
+    /// The record cannot be parsed at all.
+    pub const MALFORMED_RECORD: &str = "malformed_record";
+    /// The record has no payload.
+    pub const EMPTY_RECORD: &str = "empty_record";
+    /// The series field is absent or null.
+    pub const SERIES_MISSING: &str = "series_missing";
+    /// The series is neither a text of 1 to 256 bytes nor a whole number.
+    pub const SERIES_INVALID: &str = "series_invalid";
+    /// The time field is absent or null.
+    pub const TIME_MISSING: &str = "time_missing";
+    /// The time is in no known form.
+    pub const TIME_INVALID: &str = "time_invalid";
+    /// The time is before 1900 or after 2199.
+    pub const TIME_OUT_OF_RANGE: &str = "time_out_of_range";
+    /// The value field is absent or null.
+    pub const VALUE_MISSING: &str = "value_missing";
+    /// The value is not a finite number.
+    pub const VALUE_INVALID: &str = "value_invalid";
+    /// The unit is not a text, or does not fit the feed's kind.
+    pub const UNIT_INVALID: &str = "unit_invalid";
+    /// The quality is none of the known ones.
+    pub const QUALITY_INVALID: &str = "quality_invalid";
+}
+
+/// Longest series identifier, in bytes.
+pub const SERIES_BYTES_MAX: usize = 256;
+/// Units that are remembered by their text; beyond them they are parsed each time.
+const UNITS_MAX: usize = 16;
+
+/// Why a record gave no reading.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Refusal {
+    /// Short stable code, one of [`reason`].
+    pub reason: &'static str,
+    /// Which field, with which value (shortened), and what was expected.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal of this reason.
+    pub fn new(reason: &'static str, detail: impl Into<String>) -> Refusal {
+        Refusal { reason, detail: detail.into() }
+    }
+}
+
+/// Number of fields that a record may have.
+const FIELDS: usize = 5;
+
+/// One field as a format found it.
+#[derive(Debug, Clone, PartialEq)]
+enum Scalar<'a> {
+    /// Absent, or null.
+    Missing,
+    Text(Cow<'a, str>),
+    Integer(i64),
+    Float(f64),
+    /// Something that no field can be, in words.
+    Other(&'static str),
+}
+
+impl fmt::Display for Scalar<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Missing => f.write_str("null"),
+            Scalar::Text(text) => write!(f, "`{}`", shortened(text)),
+            Scalar::Integer(value) => write!(f, "{value}"),
+            Scalar::Float(value) => write!(f, "{value}"),
+            Scalar::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// At most 80 characters of a text, for messages.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(80).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// Decodes the records of one feed. It keeps the identifiers that it has seen, so that equal ones share their memory.
+#[derive(Debug)]
+pub struct Decoder {
+    paths: json::Paths,
+    names: [String; FIELDS],
+    zone: TimeZone,
+    unit: Unit,
+    kind: ValueKind,
+    series: HashSet<Arc<str>>,
+    units: Vec<(String, Unit)>,
+    scratch: String,
+}
+
+impl Decoder {
+    /// The decoder of a feed. Fails only if the feed's zone is unknown, which a checked configuration excludes.
+    pub fn new(feed: &FeedConfig) -> Result<Decoder, jiff::Error> {
+        let optional = |name: &Option<String>| name.clone().unwrap_or_default();
+        let Format::Json = feed.format;
+        Ok(Decoder {
+            paths: json::Paths::new([
+                Some(&feed.series),
+                Some(&feed.time),
+                Some(&feed.value),
+                feed.unit_field.as_deref(),
+                feed.quality.as_deref(),
+            ]),
+            names: [
+                feed.series.clone(),
+                feed.time.clone(),
+                feed.value.clone(),
+                optional(&feed.unit_field),
+                optional(&feed.quality),
+            ],
+            zone: TimeZone::get(&feed.zone)?,
+            unit: feed.unit.clone(),
+            kind: feed.kind,
+            series: HashSet::new(),
+            units: Vec::new(),
+            scratch: String::new(),
+        })
+    }
+
+    /// Decodes one record that came from `position`.
+    pub fn decode(&mut self, record: Option<&[u8]>, position: Position) -> Result<Reading, Refusal> {
+        let Some(record) = record.filter(|record| !record.is_empty()) else {
+            return Err(Refusal::new(reason::EMPTY_RECORD, "the record has no payload"));
+        };
+        let [series, time, value, unit, quality] = self.paths.extract(record)?;
+        let at = self.time(&time)?;
+        let value = self.value(&value)?;
+        let unit = self.unit(&unit)?;
+        let quality = self.quality(&quality)?;
+        let series = self.series(&series)?;
+        Ok(Reading { series, at, value, unit, quality, position })
+    }
+
+    fn series(&mut self, field: &Scalar<'_>) -> Result<Arc<str>, Refusal> {
+        let refuse = |scalar: &Scalar<'_>| {
+            Refusal::new(
+                reason::SERIES_INVALID,
+                format!("series field `{}` is {scalar}; it must be a text or a whole number", self.names[0]),
+            )
+        };
+        let id: &str = match field {
+            Scalar::Missing => return Err(self.missing(reason::SERIES_MISSING, "series", 0)),
+            Scalar::Text(text) => text,
+            Scalar::Integer(number) => {
+                self.scratch.clear();
+                let _ = write!(self.scratch, "{number}");
+                &self.scratch
+            }
+            Scalar::Float(_) | Scalar::Other(_) => return Err(refuse(field)),
+        };
+        if id.is_empty() || id.len() > SERIES_BYTES_MAX {
+            let wanted = format!("it must have 1 to {SERIES_BYTES_MAX} bytes");
+            let detail = format!("series field `{}` is `{}`; {wanted}", self.names[0], shortened(id));
+            return Err(Refusal::new(reason::SERIES_INVALID, detail));
+        }
+        Ok(Arc::clone(self.series.get_or_insert_with(id, |id| Arc::from(id))))
+    }
+
+    fn time(&self, field: &Scalar<'_>) -> Result<Micros, Refusal> {
+        let at = match field {
+            Scalar::Missing => return Err(self.missing(reason::TIME_MISSING, "time", 1)),
+            Scalar::Text(text) => stamp::parse(text, &self.zone),
+            Scalar::Integer(value) => stamp::from_integer(*value),
+            Scalar::Float(value) => stamp::from_float(*value),
+            Scalar::Other(_) => None,
+        };
+        let name = &self.names[1];
+        let Some(at) = at else {
+            return Err(Refusal::new(
+                reason::TIME_INVALID,
+                format!("time field `{name}` is {field}; use RFC 3339, a local date and time, or an epoch number"),
+            ));
+        };
+        if !(stamp::EARLIEST..stamp::LATEST).contains(&at) {
+            let detail = format!("time field `{name}` is {field}, which is not between the years 1900 and 2199");
+            return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
+        }
+        Ok(at)
+    }
+
+    fn value(&self, field: &Scalar<'_>) -> Result<f64, Refusal> {
+        let value = match field {
+            Scalar::Missing => return Err(self.missing(reason::VALUE_MISSING, "value", 2)),
+            Scalar::Integer(value) => Some(*value as f64),
+            Scalar::Float(value) => Some(*value),
+            Scalar::Text(text) => f64::from_str(text.trim()).ok(),
+            Scalar::Other(_) => None,
+        };
+        value.filter(|value| value.is_finite()).ok_or_else(|| {
+            Refusal::new(
+                reason::VALUE_INVALID,
+                format!("value field `{}` is {field}; it must be a finite number", self.names[2]),
+            )
+        })
+    }
+
+    fn unit(&mut self, field: &Scalar<'_>) -> Result<Unit, Refusal> {
+        let text = match field {
+            Scalar::Missing => return Ok(self.unit.clone()),
+            Scalar::Text(text) if !text.is_empty() && text.len() <= SERIES_BYTES_MAX => text,
+            _ => {
+                let detail = format!("unit field `{}` is {field}; it must be a text such as kWh", self.names[3]);
+                return Err(Refusal::new(reason::UNIT_INVALID, detail));
+            }
+        };
+        if let Some((_, unit)) = self.units.iter().find(|(known, _)| known == text) {
+            return Ok(unit.clone());
+        }
+        let Ok(unit) = text.parse::<Unit>();
+        if let Err(remedy) = unit.check(self.kind) {
+            let detail = format!("unit field `{}` is {field}: {remedy}", self.names[3]);
+            return Err(Refusal::new(reason::UNIT_INVALID, detail));
+        }
+        if self.units.len() < UNITS_MAX {
+            self.units.push((text.clone().into_owned(), unit.clone()));
+        }
+        Ok(unit)
+    }
+
+    fn quality(&self, field: &Scalar<'_>) -> Result<Quality, Refusal> {
+        let quality = match field {
+            Scalar::Missing => return Ok(Quality::Measured),
+            Scalar::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        quality.ok_or_else(|| {
+            Refusal::new(
+                reason::QUALITY_INVALID,
+                format!("quality field `{}` is {field}; use measured, estimated or substituted", self.names[4]),
+            )
+        })
+    }
+
+    fn missing(&self, reason: &'static str, role: &str, field: usize) -> Refusal {
+        Refusal::new(reason, format!("{role} field `{}` is absent or null", self.names[field]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meterline_schemas::time::MINUTE;
+    use proptest::prelude::*;
+
+    const POSITION: Position = Position { timestamp_ms: 7, partition: 1, offset: 2 };
+
+    fn decoder() -> Decoder {
+        let mut feed = FeedConfig::new("t", "meter.id", "ts", "value");
+        feed.unit_field = Some("unit".into());
+        feed.quality = Some("quality".into());
+        Decoder::new(&feed).unwrap()
+    }
+
+    fn decode(record: &str) -> Result<Reading, Refusal> {
+        decoder().decode(Some(record.as_bytes()), POSITION)
+    }
+
+    #[test]
+    fn the_configured_fields_become_a_reading() {
+        let reading = decode(
+            r#" {"noise": [1, {"meter": 2}], "meter": {"x": null, "id": "M-1"}, "ts": "1970-01-01T00:15:00Z",
+                "value": 1.25, "unit": "kW", "quality": "Estimated"} "#,
+        )
+        .unwrap();
+        assert_eq!(
+            reading,
+            Reading {
+                series: "M-1".into(),
+                at: 15 * MINUTE,
+                value: 1.25,
+                unit: Unit::KW,
+                quality: Quality::Estimated,
+                position: POSITION,
+            }
+        );
+    }
+
+    #[test]
+    fn numbers_and_texts_are_forgiven_for_one_another() {
+        for (record, series, value) in [
+            (r#"{"meter":{"id":17},"ts":900,"value":"-2.5"}"#, "17", -2.5),
+            (r#"{"meter":{"id":"a\"b"},"ts":"900000000","value":3}"#, "a\"b", 3.0),
+            (r#"{"meter":{"id":-1},"ts":900.0,"value":" 1e3 ","unit":null,"quality":null}"#, "-1", 1000.0),
+            (
+                r#"{"meter":{"id":"x"},"meter":{"id":"y"},"ts":900,"value":18446744073709551615}"#,
+                "y",
+                1.8446744073709552e19,
+            ),
+        ] {
+            let reading = decode(record).unwrap();
+            assert_eq!((&*reading.series, reading.value, reading.unit), (series, value, Unit::KWH), "{record}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason_the_field_and_the_value() {
+        for (record, reason, words) in [
+            ("", "empty_record", "payload"),
+            ("{", "malformed_record", "JSON"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1"#, "malformed_record", "JSON"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1} x"#, "malformed_record", "JSON"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1,"rest":{"a":tru}}"#, "malformed_record", "JSON"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":NaN}"#, "malformed_record", "JSON"),
+            ("[1]", "malformed_record", "object"),
+            ("17", "malformed_record", "object"),
+            (r#"{"ts":900,"value":1}"#, "series_missing", "meter.id"),
+            (r#"{"meter":"a","ts":900,"value":1}"#, "series_missing", "meter.id"),
+            (r#"{"meter":{"id":""},"ts":900,"value":1}"#, "series_invalid", "1 to 256"),
+            (r#"{"meter":{"id":[1]},"ts":900,"value":1}"#, "series_invalid", "an array"),
+            (r#"{"meter":{"id":1.5},"ts":900,"value":1}"#, "series_invalid", "1.5"),
+            (r#"{"meter":{"id":"a"},"value":1}"#, "time_missing", "`ts`"),
+            (r#"{"meter":{"id":"a"},"ts":"noon","value":1}"#, "time_invalid", "`noon`"),
+            (r#"{"meter":{"id":"a"},"ts":"1066-10-14","value":1}"#, "time_out_of_range", "1066"),
+            (r#"{"meter":{"id":"a"},"ts":900}"#, "value_missing", "`value`"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":"n/a"}"#, "value_invalid", "`n/a`"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":"inf"}"#, "value_invalid", "finite"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":true}"#, "value_invalid", "true"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1,"unit":4}"#, "unit_invalid", "kWh"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1,"quality":"good"}"#, "quality_invalid", "`good`"),
+        ] {
+            let refusal = decode(record).unwrap_err();
+            assert_eq!(refusal.reason, reason, "{record}: {refusal}");
+            assert!(refusal.detail.contains(words), "{record}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_shortened_in_the_detail() {
+        let refusal =
+            decode(&format!(r#"{{"meter":{{"id":"a"}},"ts":"{}","value":1}}"#, "x".repeat(5000))).unwrap_err();
+        assert!(refusal.detail.len() < 300, "{}", refusal.detail);
+    }
+
+    #[test]
+    fn a_unit_that_does_not_fit_the_kind_is_refused() {
+        let mut feed = FeedConfig::new("t", "s", "t", "v");
+        feed.kind = ValueKind::Counter;
+        feed.unit_field = Some("u".into());
+        let mut decoder = Decoder::new(&feed).unwrap();
+        let refusal = decoder.decode(Some(br#"{"s":"a","t":900,"v":1,"u":"kW"}"#), POSITION).unwrap_err();
+        assert_eq!(refusal.reason, "unit_invalid");
+    }
+
+    #[test]
+    fn deeply_nested_records_are_refused_or_read_but_never_fatal() {
+        for depth in [100, 10_000, 1_000_000] {
+            let record = format!(r#"{{"x":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            let _ = decode(&record);
+        }
+    }
+
+    #[test]
+    fn equal_identifiers_share_their_memory() {
+        let mut decoder = decoder();
+        let mut series =
+            || decoder.decode(Some(br#"{"meter":{"id":"a"},"ts":900,"value":1}"#), POSITION).unwrap().series;
+        assert!(Arc::ptr_eq(&series(), &series()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_fail(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decoder().decode(Some(&bytes), POSITION);
+        }
+
+        #[test]
+        fn any_series_and_value_come_back(id in ".{1,60}", value in proptest::num::f64::NORMAL) {
+            let record = serde_json::json!({"meter": {"id": id}, "ts": 900, "value": value}).to_string();
+            let reading = decode(&record).unwrap();
+            prop_assert_eq!(&*reading.series, id.as_str());
+            prop_assert_eq!(reading.value, value);
+        }
+    }
+}

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::time::{DAY, HOUR, MINUTE, Micros, SECOND};
+use crate::time::{DAY, HOUR, Micros, SECOND};
 
 /// The native interval length of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -242,6 +242,7 @@ impl<'de> Deserialize<'de> for Frequency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::MINUTE;
 
     fn at(text: &str) -> Micros {
         text.parse::<Timestamp>().unwrap().as_microsecond()

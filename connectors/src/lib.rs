@@ -7,4 +7,6 @@
 //! * `lake`: Delta tables on an object store, each with one owner of its commits.
 #![forbid(unsafe_code)]
 
+pub mod files;
 pub mod formats;
+pub mod kafka;

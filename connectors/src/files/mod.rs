@@ -1,0 +1,266 @@
+//! Readings from CSV and Parquet files, long or wide, as people have them.
+//!
+//! ```text
+//! open ─▶ form (what is in which column) ─▶ csv | parquet (rows) ─▶ FileReading ─▶ merge (several files by stamp)
+//! ```
+//!
+//! * **Long**: one reading a row: series, stamp and value under any name in use, or without a header; further columns
+//!   `unit` and `quality` are read.
+//! * **Wide**: one row a stamp, one column a series. An unnamed index column before the stamp is left out, and so is
+//!   every column that holds no numbers.
+//! * Delimiters `,`, `;` and tab are detected; decimal commas and quoted cells are understood.
+//! * A file in the published form of `LD2011_2014.txt` is recognised: mean kW, stamps at the end of the quarter hour, each
+//!   day with 96 of them whatever the clocks did (so UTC is its zone).
+//!
+//! Rows are streamed: memory does not grow with the file.
+
+mod csv;
+mod form;
+mod merge;
+mod parquet;
+mod stamp;
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use meterline_schemas::Micros;
+use meterline_schemas::config::Label;
+use meterline_schemas::reading::Quality;
+use meterline_schemas::unit::Unit;
+
+pub use merge::Merged;
+pub use stamp::{LocalClock, Stamp, epoch};
+
+/// How a file is to be understood, where it does not say so itself.
+#[derive(Debug, Clone, Default)]
+pub struct FileOptions {
+    /// Wide: the value columns to read. Default: all that hold numbers.
+    pub columns: Vec<String>,
+    /// Name of the series in a file with one value column; the prefix of the columns' names (`NAME/column`) in a file
+    /// with several. Default: the columns' own names; the file's stem, where the only column is called `value` or alike.
+    pub series: Option<String>,
+    /// Long: column with the series identifier. Default: by its name.
+    pub series_column: Option<String>,
+    /// Column with the stamp. Default: by its content.
+    pub time_column: Option<String>,
+    /// Long: column with the value. Default: by its name.
+    pub value_column: Option<String>,
+    /// Unit of the values. Default: as the file says, else unknown.
+    pub unit: Option<Unit>,
+    /// Which end of the interval a stamp marks. Default: as the file says, else its end.
+    pub label: Option<Label>,
+    /// IANA zone of stamps without an offset. Default UTC.
+    pub zone: Option<String>,
+    /// Leave out and count what cannot be read, instead of ending with an error.
+    pub skip_bad: bool,
+}
+
+/// One reading of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileReading {
+    /// Series identifier.
+    pub series: Arc<str>,
+    /// The stamp; `label` says which end of the interval it marks.
+    pub at: Micros,
+    /// The value in `unit`.
+    pub value: f64,
+    /// Unit of the value, where the file or the options say it.
+    pub unit: Option<Unit>,
+    /// How far the value can be trusted.
+    pub quality: Quality,
+    /// Which end of the interval the stamp marks.
+    pub label: Label,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Opening or reading failed.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file's form is not understood.
+    #[error("cannot tell what is in {}: {reason}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, and the remedy.
+        reason: String,
+    },
+    /// An option is wrong.
+    #[error("{0}")]
+    Option(String),
+    /// A row or cell cannot be read.
+    #[error("{}, {place} {number}, column {column}: {reason}; correct it, or skip what cannot be read", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// `line` or `row`.
+        place: &'static str,
+        /// Number of the line or row, from 1.
+        number: u64,
+        /// Name or number of the column.
+        column: String,
+        /// What is wrong with the cell.
+        reason: String,
+    },
+    /// The Parquet file is damaged, or uses what the reader does not know.
+    #[error("cannot read {} as Parquet: {reason}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
+}
+
+impl FileError {
+    /// Whether the arguments are at fault rather than the data.
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, FileError::Option(_))
+    }
+}
+
+/// The readings of one file, in the order of its rows.
+pub struct FileReadings {
+    rows: Rows,
+    bytes: u64,
+    skip_bad: bool,
+    skipped: u64,
+}
+
+enum Rows {
+    Csv(Box<csv::CsvRows>),
+    Parquet(Box<parquet::ParquetRows>),
+}
+
+/// Opens a file and finds out its form.
+///
+/// # Errors
+/// The file cannot be opened, an option is wrong, or the form is not understood.
+pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileError> {
+    let io = |source| FileError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let meta = file.metadata().map_err(io)?;
+    if meta.is_dir() {
+        return Err(FileError::Option(format!("{} is a directory: name the files in it", path.display())));
+    }
+    let mut magic = [0; 4];
+    let n = file.read(&mut magic).map_err(io)?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let refuse = |reason: &str| Err(FileError::Form { path: path.to_owned(), reason: reason.to_owned() });
+    let zone = zone(options)?;
+    let rows = match &magic[..n] {
+        b"PAR1" => Rows::Parquet(Box::new(parquet::ParquetRows::open(path, file, options, zone)?)),
+        [0x1f, 0x8b, ..] | b"PK\x03\x04" => return refuse("it is compressed; unpack it first"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refuse("it is UTF-16; convert it to UTF-8 first"),
+        [b'{', ..] => return refuse("it looks like JSON; CSV and Parquet are read here"),
+        [] => return refuse("it is empty"),
+        _ => Rows::Csv(Box::new(csv::CsvRows::open(path, file, options, zone)?)),
+    };
+    Ok(FileReadings { rows, bytes: meta.len(), skip_bad: options.skip_bad, skipped: 0 })
+}
+
+fn zone(options: &FileOptions) -> Result<TimeZone, FileError> {
+    match options.zone.as_deref() {
+        None => Ok(TimeZone::UTC),
+        Some(name) => TimeZone::get(name).map_err(|_| {
+            FileError::Option(format!("`{name}` is no known time zone; use an IANA name such as Europe/Lisbon"))
+        }),
+    }
+}
+
+impl FileReadings {
+    /// Cells and rows left out so far because they could not be read (with [`FileOptions::skip_bad`]).
+    pub const fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Share of the file that is read, 0 to 1.
+    pub fn progress(&self) -> f64 {
+        match &self.rows {
+            Rows::Csv(rows) => rows.bytes_read() as f64 / self.bytes.max(1) as f64,
+            Rows::Parquet(rows) => rows.progress(),
+        }
+    }
+
+    /// Which end of the interval the stamps mark.
+    pub fn label(&self) -> Label {
+        self.form().label
+    }
+
+    /// Unit of the values, where it is one and known.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.form().unit.as_ref()
+    }
+
+    /// Whether one row holds one reading (long) or one a series (wide).
+    pub fn is_long(&self) -> bool {
+        matches!(self.form().shape, form::Shape::Long { .. })
+    }
+
+    /// Names of the series columns of a wide file.
+    pub fn columns(&self) -> Vec<Arc<str>> {
+        match &self.form().shape {
+            form::Shape::Long { .. } => Vec::new(),
+            form::Shape::Wide { columns } => columns.iter().map(|c| Arc::clone(&c.series)).collect(),
+        }
+    }
+
+    fn form(&self) -> &form::Form {
+        match &self.rows {
+            Rows::Csv(rows) => rows.form(),
+            Rows::Parquet(rows) => rows.form(),
+        }
+    }
+}
+
+impl Iterator for FileReadings {
+    type Item = Result<FileReading, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let next = match &mut self.rows {
+                Rows::Csv(rows) => rows.next(),
+                Rows::Parquet(rows) => rows.next(),
+            };
+            match next {
+                Some(Err(FileError::Row { .. })) if self.skip_bad => self.skipped += 1,
+                next => return next,
+            }
+        }
+    }
+}
+
+/// Identifiers seen, each with the instant that its series has reached.
+#[derive(Debug, Default)]
+struct SeriesNames {
+    index: std::collections::HashMap<Arc<str>, usize>,
+    entries: Vec<(Arc<str>, Option<Micros>)>,
+}
+
+impl SeriesNames {
+    /// The shared name, and the instant that its series has reached.
+    fn entry(&mut self, name: &str) -> &mut (Arc<str>, Option<Micros>) {
+        let i = match self.index.get(name) {
+            Some(i) => *i,
+            None => {
+                let shared: Arc<str> = name.into();
+                self.index.insert(Arc::clone(&shared), self.entries.len());
+                self.entries.push((shared, None));
+                self.entries.len() - 1
+            }
+        };
+        &mut self.entries[i]
+    }
+}
+
+#[cfg(test)]
+mod tests;

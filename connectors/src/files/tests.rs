@@ -1,0 +1,255 @@
+use std::io::Write;
+
+use meterline_schemas::time::format_micros;
+
+use super::*;
+
+fn read(name: &str, text: &str, options: &FileOptions) -> Result<Vec<String>, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    rows(open(&path, options).map_err(|e| e.to_string())?)
+}
+
+fn rows(readings: FileReadings) -> Result<Vec<String>, String> {
+    readings.map(|r| r.map(|r| show(&r)).map_err(|e| e.to_string())).collect()
+}
+
+fn show(r: &FileReading) -> String {
+    let unit = r.unit.as_ref().map(|u| format!(" {u}")).unwrap_or_default();
+    let quality = if r.quality == Quality::Measured { String::new() } else { format!(" {}", r.quality) };
+    let label = if r.label == Label::Begin { " begin" } else { "" };
+    format!("{} {} {}{unit}{quality}{label}", format_micros(r.at), r.series, r.value)
+}
+
+#[test]
+fn every_form_is_understood_without_options() {
+    let cases: &[(&str, &str, &str, &[&str])] = &[
+        (
+            "the published form of LD2011_2014.txt",
+            "LD2011_2014.txt",
+            "\"\";\"MT_001\";\"MT_002\"\n\"2011-01-01 00:15:00\";0;3,80710659898477\n\"2011-01-01 00:30:00\";1,5;0\n",
+            &[
+                "2011-01-01T00:15:00Z MT_001 0 kW",
+                "2011-01-01T00:15:00Z MT_002 3.80710659898477 kW",
+                "2011-01-01T00:30:00Z MT_001 1.5 kW",
+                "2011-01-01T00:30:00Z MT_002 0 kW",
+            ],
+        ),
+        (
+            "long without a header",
+            "hourly.csv",
+            "2014-01-01 01:00:00,23.5,client_1\n2014-01-01 01:00:00,0.0,client_2\n2014-01-01 02:00:00,24,client_1\n",
+            &[
+                "2014-01-01T01:00:00Z client_1 23.5",
+                "2014-01-01T01:00:00Z client_2 0",
+                "2014-01-01T02:00:00Z client_1 24",
+            ],
+        ),
+        (
+            "long with a header, unit and quality, one value missing",
+            "long.csv",
+            "series_id,timestamp,value,unit,quality\na,2024-01-01T00:15:00Z,1.5,kWh,estimated\na,2024-01-01T00:30:00Z,,kWh,\nb,2024-01-01T00:30:00Z,2,MWh,\n",
+            &["2024-01-01T00:15:00Z a 1.5 kWh estimated", "2024-01-01T00:30:00Z b 2 MWh"],
+        ),
+        (
+            "wide behind an index column, with columns of text",
+            "station.csv",
+            ",datetime,load,holiday,solar\n0,2021-07-31 00:15:00+00:00,1.53,TRUE,0\n1,2021-07-31 00:30:00+00:00,1.36,FALSE,-0.1\n",
+            &[
+                "2021-07-31T00:15:00Z load 1.53",
+                "2021-07-31T00:15:00Z solar 0",
+                "2021-07-31T00:30:00Z load 1.36",
+                "2021-07-31T00:30:00Z solar -0.1",
+            ],
+        ),
+        (
+            "date and time in columns of their own beside the stamp, units in the names",
+            "market.csv",
+            "Datum;Uhrzeit;DateTime;Wind [MWh];Last [MWh]\n2024-01-01;00:00;2024-01-01 00:00:00;3,0;105,75\n",
+            &["2024-01-01T00:00:00Z Wind [MWh] 3 MWh", "2024-01-01T00:00:00Z Last [MWh] 105.75 MWh"],
+        ),
+        (
+            "one column called value is the file's own series",
+            "meter_7.csv",
+            "interval_start,value\n2024-01-01 00:00,1\n2024-01-01 00:15,NaN\n2024-01-01 00:30,2\n",
+            &["2024-01-01T00:00:00Z meter_7 1 begin", "2024-01-01T00:30:00Z meter_7 2 begin"],
+        ),
+        (
+            "tabs, epoch seconds, a byte order mark, line ends of Windows, an empty line",
+            "epoch.tsv",
+            "\u{feff}time\ta\tb\r\n1704067200\t1,5\t2\r\n\r\n1704068100\t3\t4\r\n",
+            &[
+                "2024-01-01T00:00:00Z a 1.5",
+                "2024-01-01T00:00:00Z b 2",
+                "2024-01-01T00:15:00Z a 3",
+                "2024-01-01T00:15:00Z b 4",
+            ],
+        ),
+        (
+            "German dates and thousands",
+            "de.csv",
+            "Ende;Zähler 1\n31.03.2024 24:00;1.234,5\n",
+            &["2024-04-01T00:00:00Z Zähler 1 1234.5"],
+        ),
+    ];
+    for (what, name, text, expected) in cases {
+        let found = read(name, text, &FileOptions::default());
+        assert_eq!(found.as_deref().map_err(String::as_str), Ok(&expected.map_owned()[..]), "{what}");
+    }
+}
+
+trait MapOwned {
+    fn map_owned(&self) -> Vec<String>;
+}
+
+impl MapOwned for &[&str] {
+    fn map_owned(&self) -> Vec<String> {
+        self.iter().map(|s| (*s).to_owned()).collect()
+    }
+}
+
+#[test]
+fn options_say_what_the_file_does_not() {
+    let text = ",datetime,load,solar\n0,2024-03-31 01:45:00,1,2\n1,2024-03-31 03:00:00,3,4\n";
+    let columns = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let berlin = FileOptions {
+        columns: columns(&["load"]),
+        series: Some("HAL".into()),
+        unit: Some("MW".parse().unwrap()),
+        label: Some(Label::Begin),
+        zone: Some("Europe/Berlin".into()),
+        ..FileOptions::default()
+    };
+    assert_eq!(
+        read("a.csv", text, &berlin).unwrap(),
+        ["2024-03-31T00:45:00Z HAL 1 MW begin", "2024-03-31T01:00:00Z HAL 3 MW begin"]
+    );
+    let both =
+        FileOptions { columns: columns(&["load", "solar"]), series: Some("HAL".into()), ..FileOptions::default() };
+    assert_eq!(read("a.csv", text, &both).unwrap()[1], "2024-03-31T01:45:00Z HAL/solar 2");
+}
+
+#[test]
+fn a_local_hour_that_comes_twice_is_read_twice_in_both_shapes() {
+    let zone = FileOptions { zone: Some("Europe/Berlin".into()), ..FileOptions::default() };
+    let wide =
+        "time,a\n2024-10-27 02:00,1\n2024-10-27 02:30,2\n2024-10-27 02:00,3\n2024-10-27 02:30,4\n2024-10-27 03:00,5\n";
+    let expected = ["00:00", "00:30", "01:00", "01:30", "02:00"];
+    for (row, expected) in read("w.csv", wide, &zone).unwrap().iter().zip(expected) {
+        assert!(row.starts_with(&format!("2024-10-27T{expected}:00Z")), "{row}");
+    }
+    let long = "2024-10-27 02:00,x,1\n2024-10-27 02:00,y,1\n2024-10-27 02:00,x,2\n2024-10-27 02:00,y,2\n";
+    assert_eq!(
+        read("l.csv", long, &zone).unwrap(),
+        [
+            "2024-10-27T00:00:00Z x 1",
+            "2024-10-27T00:00:00Z y 1",
+            "2024-10-27T01:00:00Z x 2",
+            "2024-10-27T01:00:00Z y 2"
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_its_place() {
+    let good = "time,a,b\n2024-01-01 00:00,1,2\n2024-01-01 00:15,1,2\n2024-01-01 00:30,1,2\n";
+    let none = FileOptions::default();
+    let cases = [
+        (format!("{good}2024-01-01 00:45,1,x7\n"), "line 5, column `b`: `x7` is no number"),
+        (format!("{good}tomorrow,1,2\n"), "line 5, column `time`: `tomorrow` is no time stamp"),
+        (format!("{good}2024-01-01 00:45,1\n"), "line 5, column `b`: the row has only 2 columns"),
+        ("a,b\n1,2\n".to_owned(), "no column holds time stamps"),
+        ("time,name\n2024-01-01 00:00,x\n".to_owned(), "no column beside the stamp holds numbers"),
+        ("time,a\n".to_owned(), "a header and no rows"),
+        (String::new(), "it is empty"),
+        ("{\"a\": 1}\n".to_owned(), "looks like JSON"),
+    ];
+    for (text, expected) in cases {
+        let message = read("f.csv", &text, &none).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    for (options, expected) in [
+        (FileOptions { zone: Some("Lisbon".into()), ..none.clone() }, "no known time zone"),
+        (
+            FileOptions { columns: vec!["c".into()], ..none.clone() },
+            "it has no column `c`; its columns are `time`, `a`, `b`",
+        ),
+    ] {
+        let message = read("f.csv", good, &options).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(open(Path::new("/nowhere/f.csv"), &none).is_err());
+}
+
+#[test]
+fn bad_cells_are_skipped_and_counted_when_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f.csv");
+    let text = "time,a,b\n2024-01-01 00:00,1,2\nbroken,1,2\n2024-01-01 00:30,oops,2\n2024-01-01 00:45,1,2\n";
+    std::fs::write(&path, text).unwrap();
+    let mut readings = open(&path, &FileOptions { skip_bad: true, ..FileOptions::default() }).unwrap();
+    let read: Vec<_> = readings.by_ref().map(|r| show(&r.unwrap())).collect();
+    assert_eq!(read.len(), 5, "{read:?}");
+    assert_eq!(readings.skipped(), 2);
+}
+
+#[test]
+fn several_files_come_in_the_order_of_their_stamps() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = [("x.csv", ["00:15", "00:45", "01:00"]), ("y.csv", ["00:00", "00:15", "02:00"])];
+    let opened = files.map(|(name, stamps)| {
+        let path = directory.path().join(name);
+        let rows: String = stamps.iter().map(|s| format!("2024-01-01 {s},1\n")).collect();
+        std::fs::write(&path, format!("time,value\n{rows}")).unwrap();
+        open(&path, &FileOptions::default()).unwrap()
+    });
+    let mut merged = Merged::new(opened.into());
+    let order: Vec<String> =
+        merged.by_ref().map(|r| r.map(|r| format!("{}{}", r.series, &format_micros(r.at)[11..16])).unwrap()).collect();
+    assert_eq!(order, ["y00:00", "x00:15", "y00:15", "x00:45", "x01:00", "y02:00"]);
+    assert_eq!(merged.disordered(), 0);
+}
+
+mod parquet_files {
+    use ::parquet::arrow::ArrowWriter;
+    use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+
+    use super::*;
+
+    fn written(columns: Vec<(&str, arrow::array::ArrayRef)>) -> Result<Vec<String>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.parquet");
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        rows(open(&path, &FileOptions::default()).map_err(|e| e.to_string())?)
+    }
+
+    #[test]
+    fn long_and_wide_are_understood() {
+        let stamps = || Arc::new(TimestampMillisecondArray::from(vec![1_704_067_200_000, 1_704_068_100_000]));
+        assert_eq!(
+            written(vec![
+                ("unique_id", Arc::new(StringArray::from(vec!["a", "b"]))),
+                ("ds", stamps()),
+                ("y", Arc::new(Int64Array::from(vec![1, 2]))),
+            ]),
+            Ok(vec!["2024-01-01T00:00:00Z a 1".into(), "2024-01-01T00:15:00Z b 2".into()])
+        );
+        assert_eq!(
+            written(vec![
+                ("y1", Arc::new(Float64Array::from(vec![Some(1.5), None]))),
+                ("at", Arc::new(stamps().as_ref().clone().with_timezone("UTC"))),
+                ("y2", Arc::new(Float64Array::from(vec![f64::NAN, 2.0]))),
+            ]),
+            Ok(vec!["2024-01-01T00:00:00Z y1 1.5".into(), "2024-01-01T00:15:00Z y2 2".into()])
+        );
+        let text = Arc::new(StringArray::from(vec!["2024-01-01 00:00", "2024-01-01 00:15"]));
+        assert_eq!(
+            written(vec![("time", text), ("a", Arc::new(Int64Array::from(vec![1, 2])))]),
+            Ok(vec!["2024-01-01T00:00:00Z a 1".into(), "2024-01-01T00:15:00Z a 2".into()])
+        );
+    }
+}

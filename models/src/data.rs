@@ -45,4 +45,21 @@ impl Panel {
             .collect();
         Panel { frequency: self.frequency, zone: self.zone.clone(), series }
     }
+
+    /// The newest `count` values of every series, each with its own start moved accordingly.
+    pub fn newest(&self, count: usize) -> Panel {
+        let series = self
+            .series
+            .iter()
+            .map(|s| {
+                let skipped = s.values.len().saturating_sub(count);
+                Series {
+                    id: s.id.clone(),
+                    start: self.frequency.advance(s.start, skipped as i64, &self.zone),
+                    values: s.values[skipped..].to_vec(),
+                }
+            })
+            .collect();
+        Panel { frequency: self.frequency, zone: self.zone.clone(), series }
+    }
 }

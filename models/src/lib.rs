@@ -2,14 +2,21 @@
 //!
 //! * [`data`]: series on a regular grid, cut at their origins;
 //! * [`forecaster`]: the trait that every model implements, and what it returns;
-//! * [`forecasters`]: one file a model;
-//! * [`metrics`], [`backtest`]: rolling-origin evaluation.
+//! * [`fill`], [`scaling`], [`calendar`], [`features`]: what a model sees;
+//! * [`forecasters`]: one file or folder a model;
+//! * [`metrics`], [`backtest`]: rolling-origin evaluation;
+//! * [`device`]: where tensors are computed.
 #![forbid(unsafe_code)]
 
 pub mod backtest;
+pub mod calendar;
 pub mod data;
+pub mod device;
+pub mod features;
+pub mod fill;
 pub mod forecaster;
 pub mod forecasters;
 pub mod metrics;
+pub mod scaling;
 
 pub use metrics::seasonal_scale;

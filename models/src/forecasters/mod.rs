@@ -1,3 +1,4 @@
-//! One file a model.
+//! One file or folder a model.
 
+pub mod quantile_mlp;
 pub mod seasonal_naive;

@@ -5,6 +5,7 @@ use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 
 use crate::data::Panel;
+use crate::fill::fill_missing;
 use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
 use crate::metrics::empirical_quantile;
 
@@ -49,15 +50,17 @@ impl SeasonalNaive {
     fn forecast_series(&self, values: &[f32], horizon: usize) -> Result<SeriesForecast, NoForecast> {
         let n = values.len();
         let season = self.seasons.iter().copied().find(|s| n >= 2 * s).unwrap_or(self.phases);
-        let filled = fill(values, &[season, self.phases])?;
+        let Some(filled) = fill_missing(values, &[season, self.phases]) else {
+            return Err(NoForecast::MissingContext { present: 0, needed: 1 });
+        };
         let mut forecast = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
         let mut pooled = Pooled::default();
         for step in 0..horizon {
             let distance = season * (step / season + 1);
             let value = match (n + step).checked_sub(distance).and_then(|i| filled.get(i)) {
-                Some(value) => *value,
+                Some(value) => f64::from(*value),
                 // The series is shorter than one season: its last value is all there is.
-                None => filled.last().copied().unwrap_or(f64::NAN),
+                None => filled.last().copied().map_or(f64::NAN, f64::from),
             };
             let errors = errors_at_phase(values, &filled, step, self.phases, distance);
             let errors = if errors.len() >= ERRORS_MIN { &errors } else { pooled.get(values, &filled, distance) };
@@ -78,35 +81,13 @@ fn seasons(frequency: Frequency) -> Vec<usize> {
     }
 }
 
-/// Missing values replaced by the value one season before; before the first season, by the nearest earlier value, and
-/// at the very beginning by the first value.
-fn fill(values: &[f32], seasons: &[usize]) -> Result<Vec<f64>, NoForecast> {
-    let Some(first) = values.iter().find(|v| v.is_finite()) else {
-        return Err(NoForecast::MissingContext { present: 0, needed: 1 });
-    };
-    let mut filled: Vec<f64> = Vec::with_capacity(values.len());
-    let mut last = f64::from(*first);
-    let mut known_from = None;
-    for (i, value) in values.iter().enumerate() {
-        if value.is_finite() {
-            last = f64::from(*value);
-            known_from = known_from.or(Some(i));
-            filled.push(last);
-            continue;
-        }
-        let before = seasons.iter().filter_map(|s| i.checked_sub(*s)).find(|j| known_from.is_some_and(|k| *j >= k));
-        filled.push(before.and_then(|j| filled.get(j).copied()).unwrap_or(last));
-    }
-    Ok(filled)
-}
-
 /// Sorted errors of the rule "`distance` intervals ago comes again" at the phase of forecast step `step`.
-fn errors_at_phase(values: &[f32], filled: &[f64], step: usize, phases: usize, distance: usize) -> Vec<f64> {
+fn errors_at_phase(values: &[f32], filled: &[f32], step: usize, phases: usize, distance: usize) -> Vec<f64> {
     let first_back = phases * (step / phases + 1);
     let mut errors = Vec::new();
     let mut back = first_back - step;
     while let Some(i) = values.len().checked_sub(back).filter(|i| *i >= distance) {
-        let error = f64::from(values[i]) - filled[i - distance];
+        let error = f64::from(values[i]) - f64::from(filled[i - distance]);
         if error.is_finite() {
             errors.push(error);
             if errors.len() == ERRORS_MAX {
@@ -127,11 +108,12 @@ struct Pooled {
 }
 
 impl Pooled {
-    fn get(&mut self, values: &[f32], filled: &[f64], distance: usize) -> &[f64] {
+    fn get(&mut self, values: &[f32], filled: &[f32], distance: usize) -> &[f64] {
         if self.distance != distance {
             self.distance = distance;
             let pairs = values.iter().skip(distance).zip(filled);
-            self.errors = pairs.map(|(now, past)| f64::from(*now) - past).filter(|e| e.is_finite()).collect();
+            self.errors =
+                pairs.map(|(now, past)| f64::from(*now) - f64::from(*past)).filter(|e| e.is_finite()).collect();
             self.errors.sort_unstable_by(f64::total_cmp);
         }
         &self.errors

@@ -1,0 +1,189 @@
+//! The network: an encoder that sees a window once, and a decoder that sees every step of its horizon.
+//!
+//! ```text
+//! window ─▶ dense ▸ relu ─▶ dense ─┐
+//! step ───────────────────▶ dense ─┴▶ + ▸ relu ─▶ (dense ▸ relu) + identity ─▶ dense ─┐
+//! step ───────────────────▶ dense (linear, from zero) ─────────────────────────────────┴▶ + ─▶ median, increments
+//! ```
+//!
+//! The encoder and decoder follow TiDE (Das et al. 2023); increments that cannot be negative keep the quantiles in
+//! order (Gasthaus et al. 2019 use the same construction for their splines). With all weights at zero the median is the
+//! seasonal base of [`crate::features`].
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::relu;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Tensor, TensorData};
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// Number of quantiles.
+pub const OUTPUTS: usize = LEVELS.len();
+
+/// Sizes of the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Features of a window.
+    pub window_features: usize,
+    /// Features of a step.
+    pub step_features: usize,
+    /// Width of the encoder.
+    pub encoder: usize,
+    /// Width of the decoder.
+    pub hidden: usize,
+}
+
+impl Shape {
+    /// Rows and columns of each weight matrix, in the order in which they are stored; each is followed by its bias.
+    fn layers(&self) -> [(usize, usize); 6] {
+        [
+            (self.window_features, self.encoder),
+            (self.encoder, self.hidden),
+            (self.step_features, self.hidden),
+            (self.hidden, self.hidden),
+            (self.hidden, OUTPUTS),
+            (self.step_features, OUTPUTS),
+        ]
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.layers().iter().map(|(rows, columns)| (rows + 1) * columns).sum()
+    }
+
+    /// Fresh weights: He initialisation (He et al. 2015); the two layers that make the output begin small.
+    pub fn initial_weights(&self, random: &mut ChaCha8Rng) -> Vec<f32> {
+        let mut weights = Vec::with_capacity(self.parameters());
+        for (layer, (rows, columns)) in self.layers().into_iter().enumerate() {
+            let gain = match layer {
+                0..=3 => 1.0,
+                4 => 0.1,
+                _ => 0.0,
+            };
+            let bound = gain * (3.0 / rows.max(1) as f32).sqrt();
+            weights.extend(
+                (0..rows * columns).map(|_| if bound > 0.0 { random.random_range(-bound..bound) } else { 0.0 }),
+            );
+            weights.extend(std::iter::repeat_n(0.0, columns));
+        }
+        weights
+    }
+}
+
+#[derive(Module, Debug)]
+struct Dense<B: Backend> {
+    weight: Param<Tensor<B, 2>>,
+    bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: Backend> Dense<B> {
+    fn forward(&self, input: Tensor<B, 2>) -> Tensor<B, 2> {
+        input.matmul(self.weight.val()) + self.bias.val().unsqueeze::<2>()
+    }
+}
+
+/// See the module.
+#[derive(Module, Debug)]
+pub struct Network<B: Backend> {
+    encoder: Dense<B>,
+    context: Dense<B>,
+    step: Dense<B>,
+    hidden: Dense<B>,
+    output: Dense<B>,
+    linear: Dense<B>,
+}
+
+/// A batch on the device: `windows` windows with the same number of steps each.
+pub struct Input<B: Backend> {
+    /// `[windows, window_features]`
+    pub window: Tensor<B, 2>,
+    /// `[windows × steps, step_features]`, the steps of a window one after another.
+    pub step: Tensor<B, 2>,
+    /// `[windows × steps, 1]`: seasonal base of the median.
+    pub base: Tensor<B, 2>,
+    /// `[windows × steps, 1]`: unit of the increments.
+    pub spread: Tensor<B, 2>,
+    /// `[OUTPUTS − 1, OUTPUTS]`, see [`increments_to_quantiles`].
+    pub increments: Tensor<B, 2>,
+}
+
+/// The matrix that turns increments into distances from the median: the first `MEDIAN` of them go down, the nearest
+/// first, the rest go up.
+pub fn increments_to_quantiles<B: Backend>(device: &B::Device) -> Tensor<B, 2> {
+    let mut matrix = vec![0.0_f32; (OUTPUTS - 1) * OUTPUTS];
+    for increment in 0..OUTPUTS - 1 {
+        for quantile in 0..OUTPUTS {
+            let value = if increment < MEDIAN {
+                if quantile + increment < MEDIAN { -1.0 } else { 0.0 }
+            } else if quantile > increment {
+                1.0
+            } else {
+                0.0
+            };
+            matrix[increment * OUTPUTS + quantile] = value;
+        }
+    }
+    Tensor::from_data(TensorData::new(matrix, [OUTPUTS - 1, OUTPUTS]), device)
+}
+
+impl<B: Backend> Network<B> {
+    /// The network with these weights; `None` if their number is not [`Shape::parameters`].
+    pub fn from_weights(shape: &Shape, weights: &[f32], device: &B::Device) -> Option<Network<B>> {
+        if weights.len() != shape.parameters() {
+            return None;
+        }
+        let mut rest = weights;
+        let mut layers = shape.layers().into_iter().map(|(rows, columns)| {
+            let (matrix, after) = rest.split_at(rows * columns);
+            let (bias, after) = after.split_at(columns);
+            rest = after;
+            Dense {
+                weight: Param::from_data(TensorData::new(matrix.to_vec(), [rows, columns]), device),
+                bias: Param::from_data(TensorData::new(bias.to_vec(), [columns]), device),
+            }
+        });
+        Some(Network {
+            encoder: layers.next()?,
+            context: layers.next()?,
+            step: layers.next()?,
+            hidden: layers.next()?,
+            output: layers.next()?,
+            linear: layers.next()?,
+        })
+    }
+
+    /// All weights, in the order of [`Network::from_weights`]; `None` if the device does not give them back as `f32`.
+    pub fn weights(&self) -> Option<Vec<f32>> {
+        let mut all = Vec::new();
+        for dense in [&self.encoder, &self.context, &self.step, &self.hidden, &self.output, &self.linear] {
+            all.extend(dense.weight.val().into_data().to_vec::<f32>().ok()?);
+            all.extend(dense.bias.val().into_data().to_vec::<f32>().ok()?);
+        }
+        Some(all)
+    }
+
+    /// Normalised quantiles `[windows × steps, OUTPUTS]`, ascending in each row.
+    pub fn forward(&self, input: Input<B>) -> Tensor<B, 2> {
+        let [windows, _] = input.window.dims();
+        let [rows, _] = input.step.dims();
+        let steps = rows / windows.max(1);
+        let window = self.context.forward(relu(self.encoder.forward(input.window)));
+        let step = self.step.forward(input.step.clone());
+        let [_, width] = step.dims();
+        let joined: Tensor<B, 3> = step.reshape([windows, steps, width]) + window.reshape([windows, 1, width]);
+        let first = relu(joined.reshape([rows, width]));
+        let second = relu(self.hidden.forward(first.clone())) + first;
+        let output = self.output.forward(second) + self.linear.forward(input.step);
+        let median = output.clone().slice([0..rows, 0..1]) + input.base;
+        let increments = softplus(output.slice([0..rows, 1..OUTPUTS])) * input.spread;
+        median + increments.matmul(input.increments)
+    }
+}
+
+/// 0.4 · ln(1 + eˣ): at x = 0 about the distance of neighbouring deciles in units of the spread.
+fn softplus<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let tail = x.clone().abs().neg().exp().log1p();
+    (relu(x) + tail).mul_scalar(0.4)
+}

@@ -10,3 +10,4 @@
 pub mod files;
 pub mod formats;
 pub mod kafka;
+pub mod lake;

@@ -1,0 +1,233 @@
+//! The lake: Delta tables and plain objects on an object store.
+//!
+//! * [`Lake`] opens the store; local writes survive a power cut ([`store`]);
+//! * [`TableDefinition`] says what a table is; [`TableOwner`] makes all commits of one table, behind a fence;
+//! * [`snapshot`] says what one version of a table consists of, for readers;
+//! * [`DataFile`] is one Parquet file with its exact statistics.
+//!
+//! Only Meterline may compact or rewrite these tables; everybody may read them.
+
+mod files;
+mod owner;
+mod snapshot;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path as ObjectPath;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+pub use files::{Bound, DataFile};
+pub use owner::{CommitError, Fence, TableOwner};
+pub use snapshot::{TableSnapshot, snapshot};
+pub use table::TableDefinition;
+
+/// Why the lake could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// The URL or directory is none that we can use.
+    #[error("lake.url `{url}` cannot be used: {reason}; use a directory or a file:// URL")]
+    Url {
+        /// As configured.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The lake's directory cannot be written.
+    #[error("lake `{url}` cannot be written: {source}; check that the path, its permissions and free space fit")]
+    NotWritable {
+        /// As configured.
+        url: String,
+        /// The store's answer.
+        source: object_store::Error,
+    },
+    /// There is no such object.
+    #[error("lake has no object `{path}`; if it should be there, restore it from a backup")]
+    NotFound {
+        /// Below the lake's root.
+        path: String,
+    },
+    /// The store failed.
+    #[error("{doing} in the lake: {source}")]
+    Store {
+        /// What was being done, with which object.
+        doing: String,
+        /// The store's answer.
+        source: object_store::Error,
+    },
+    /// A Delta table could not be read or changed.
+    #[error("{doing} the Delta table `{table}`: {source}")]
+    Delta {
+        /// What was being done.
+        doing: &'static str,
+        /// The table.
+        table: String,
+        /// The library's answer.
+        source: Box<deltalake_core::DeltaTableError>,
+    },
+    /// Rows could not become a Parquet file.
+    #[error("writing rows of table `{table}` as Parquet: {reason}")]
+    Encode {
+        /// The table.
+        table: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// An opened lake; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lake {
+    // The whole store, and the lake's place in it: the Delta library wants both.
+    root: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+    // Ends with a slash.
+    root_url: Url,
+    local_dir: Option<PathBuf>,
+    shown: Arc<str>,
+}
+
+impl Lake {
+    /// Opens a directory or `file://` URL, creating it, and checks that it can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Url`] or [`LakeError::NotWritable`], with the path and the remedy.
+    pub async fn open(url: &str) -> Result<Lake, LakeError> {
+        let refuse = |reason: String| LakeError::Url { url: url.to_owned(), reason };
+        let directory = match url.split_once("://") {
+            Some(("file", path)) if path.starts_with('/') => PathBuf::from(path),
+            Some(("file", _)) => return Err(refuse("a file:// URL needs an absolute path".into())),
+            Some((scheme, _)) => return Err(refuse(format!("{scheme}:// stores are not supported"))),
+            None if url.trim().is_empty() => return Err(refuse("it is empty".into())),
+            None => std::env::current_dir().map_err(|e| refuse(e.to_string()))?.join(url),
+        };
+        let not_writable = |source: std::io::Error| LakeError::NotWritable {
+            url: url.to_owned(),
+            source: object_store::Error::Generic { store: "local", source: Box::new(source) },
+        };
+        std::fs::create_dir_all(&directory).map_err(not_writable)?;
+        let directory = directory.canonicalize().map_err(not_writable)?;
+        let prefix = ObjectPath::from_absolute_path(&directory).map_err(|e| refuse(e.to_string()))?;
+        let root_url = Url::from_directory_path(&directory).map_err(|()| refuse("it is no absolute path".into()))?;
+        let lake = Lake {
+            root: Arc::new(store::DurableLocal::new()),
+            prefix,
+            root_url,
+            local_dir: Some(directory),
+            shown: url.into(),
+        };
+        lake.check_writable().await?;
+        Ok(lake)
+    }
+
+    /// The same lake through another store with the same root; for injecting faults.
+    pub fn with_root_store(&self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Lake {
+        Lake { root: wrap(Arc::clone(&self.root)), ..self.clone() }
+    }
+
+    /// The store, rooted at the lake.
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(PrefixStore::new(Arc::clone(&self.root), self.prefix.clone()))
+    }
+
+    /// The lake as it was configured.
+    pub fn url(&self) -> &str {
+        &self.shown
+    }
+
+    /// The lake's directory, where it is local.
+    pub fn local_dir(&self) -> Option<&Path> {
+        self.local_dir.as_deref()
+    }
+
+    /// Writes an object whole; once this returns, it survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Store`] with the object's path.
+    pub async fn put_object(&self, path: &str, bytes: Bytes) -> Result<(), LakeError> {
+        self.store()
+            .put(&ObjectPath::from(path), bytes.into())
+            .await
+            .map(|_| ())
+            .map_err(|source| LakeError::Store { doing: format!("writing `{path}`"), source })
+    }
+
+    /// Reads an object whole.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::NotFound`] or [`LakeError::Store`].
+    pub async fn get_object(&self, path: &str) -> Result<Bytes, LakeError> {
+        let failed = |source| match source {
+            object_store::Error::NotFound { .. } => LakeError::NotFound { path: path.to_owned() },
+            source => LakeError::Store { doing: format!("reading `{path}`"), source },
+        };
+        let answer = self.store().get(&ObjectPath::from(path)).await.map_err(failed)?;
+        answer.bytes().await.map_err(failed)
+    }
+
+    /// Paths of all objects below `prefix`, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Store`].
+    pub async fn list_objects(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        use futures::TryStreamExt;
+        let mut paths: Vec<String> = self
+            .store()
+            .list(Some(&ObjectPath::from(prefix)))
+            .map_ok(|meta| meta.location.to_string())
+            .try_collect()
+            .await
+            .map_err(|source| LakeError::Store { doing: format!("listing `{prefix}`"), source })?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Deletes an object; one that is gone already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Store`].
+    pub async fn delete_object(&self, path: &str) -> Result<(), LakeError> {
+        match self.store().delete(&ObjectPath::from(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(LakeError::Store { doing: format!("deleting `{path}`"), source }),
+        }
+    }
+
+    async fn check_writable(&self) -> Result<(), LakeError> {
+        let path = ObjectPath::from(format!("write-check-{}", uuid::Uuid::now_v7()));
+        let store = self.store();
+        let check = async {
+            store.put(&path, Bytes::from_static(b"meterline").into()).await?;
+            store.delete(&path).await
+        };
+        check.await.map_err(|source| LakeError::NotWritable { url: self.shown.to_string(), source })
+    }
+
+    fn table_url(&self, table: &str) -> Result<Url, LakeError> {
+        self.root_url
+            .join(&format!("{table}/"))
+            .map_err(|e| LakeError::Url { url: self.shown.to_string(), reason: e.to_string() })
+    }
+
+    fn log_store(&self, table: &str) -> Result<deltalake_core::logstore::LogStoreRef, LakeError> {
+        let prefixed = PrefixStore::new(Arc::clone(&self.root), self.prefix.clone().join(table));
+        Ok(deltalake_core::logstore::default_logstore(
+            Arc::new(prefixed),
+            Arc::clone(&self.root),
+            &self.table_url(table)?,
+            &deltalake_core::logstore::StorageConfig::default(),
+        ))
+    }
+}

@@ -1,0 +1,304 @@
+//! The one owner of a table's commits.
+//!
+//! An error does not mean that a commit did not happen, and a table may have been claimed by a newer writer: after
+//! every refusal the log is read again, the transaction looked up, and the fence compared.
+
+use std::collections::HashMap;
+
+use arrow::array::RecordBatch;
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake_core::kernel::{Action, Add, StructType, Transaction};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use object_store::ObjectStoreExt;
+use object_store::path::Path as ObjectPath;
+
+use super::snapshot::{delta, load};
+use super::{DataFile, Lake, LakeError, TableDefinition, files};
+
+/// Commits after which a checkpoint is written and the table loaded anew: a table that lives long slows down.
+const COMMITS_PER_CHECKPOINT: u32 = 50;
+/// Commits of others that are waited out before a commit is given up.
+const CONFLICTS_MAX: u32 = 64;
+
+/// The right of one writer to commit as `job`; a later claim takes it away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    app_id: String,
+    value: i64,
+}
+
+impl Fence {
+    /// The number of the claim, from 1.
+    pub fn value(&self) -> i64 {
+        self.value
+    }
+}
+
+/// Why a commit was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A newer writer has claimed the job.
+    #[error(
+        "another writer has taken over `{job}` (its claim {theirs} is newer than ours, {ours}); only one may run: stop one of them"
+    )]
+    Fenced {
+        /// The job.
+        job: String,
+        /// Our claim.
+        ours: i64,
+        /// The newest claim.
+        theirs: i64,
+    },
+    /// The store or the log failed; the commit did not happen. It may be tried again.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+}
+
+/// Makes all commits of one table.
+pub struct TableOwner {
+    lake: Lake,
+    definition: TableDefinition,
+    table: DeltaTable,
+    // Latest transactions by app id, as far as they were asked for since the last load.
+    transactions: HashMap<String, Option<i64>>,
+    commits: u32,
+}
+
+impl TableOwner {
+    /// Opens the table, creating it where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Delta`] if the log cannot be read or written.
+    pub async fn open(lake: &Lake, definition: &TableDefinition) -> Result<TableOwner, LakeError> {
+        let table = match load(lake, definition.name, None).await? {
+            Some(table) => table,
+            None => create(lake, definition).await?,
+        };
+        Ok(TableOwner {
+            lake: lake.clone(),
+            definition: definition.clone(),
+            table,
+            transactions: HashMap::new(),
+            commits: 0,
+        })
+    }
+
+    /// Version of the table as this owner knows it.
+    pub fn version(&self) -> i64 {
+        self.table.version().map_or(-1, |v| v as i64)
+    }
+
+    /// The version of the latest transaction of `app_id`.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Delta`] if the log cannot be read.
+    pub async fn transaction(&mut self, app_id: &str) -> Result<Option<i64>, LakeError> {
+        if let Some(known) = self.transactions.get(app_id) {
+            return Ok(*known);
+        }
+        let failed = |source| delta("reading the transactions of", self.definition.name, source);
+        let state = self.table.snapshot().map_err(failed)?;
+        let found = state.transaction_version(self.table.log_store().as_ref(), app_id).await.map_err(failed)?;
+        self.transactions.insert(app_id.to_owned(), found);
+        Ok(found)
+    }
+
+    /// Claims `job`: from now on commits of earlier claims are refused.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Lake`] if the store failed, [`CommitError::Fenced`] never.
+    pub async fn claim(&mut self, job: &str) -> Result<Fence, CommitError> {
+        let app_id = format!("{job}/fence");
+        for _ in 0..CONFLICTS_MAX {
+            self.reload().await?;
+            let value = self.transaction(&app_id).await?.unwrap_or(0) + 1;
+            if self.attempt(&[], &[(app_id.clone(), value)]).await.is_ok() {
+                return Ok(Fence { app_id, value });
+            }
+            // Refused: another claim or commit came first. (Had ours landed behind an error, the next number is as good.)
+        }
+        self.reload().await?;
+        Err(self.given_up())
+    }
+
+    /// Writes rows as data files. They are durable, and invisible until they are committed.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Encode`] or [`LakeError::Store`].
+    pub async fn write(&self, rows: &RecordBatch) -> Result<Vec<DataFile>, LakeError> {
+        let (definition, rows) = (self.definition.clone(), rows.clone());
+        let encoded = tokio::task::spawn_blocking(move || files::encode(&definition, &rows))
+            .await
+            .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })??;
+        let store = self.lake.store();
+        let mut written = Vec::with_capacity(encoded.len());
+        for part in encoded {
+            let path = ObjectPath::from(self.definition.name).join_all(&part.file.path);
+            store
+                .put(&path, part.bytes.into())
+                .await
+                .map_err(|source| LakeError::Store { doing: format!("writing `{path}`"), source })?;
+            written.push(part.file);
+        }
+        Ok(written)
+    }
+
+    /// Makes `files` visible and `transactions` known, in one atomic step, and returns the table's new version. If the
+    /// first transaction is known already, the commit was made before and is not repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit certainly
+    /// did not happen.
+    pub async fn commit(
+        &mut self,
+        files: &[DataFile],
+        transactions: &[(String, i64)],
+        fence: Option<&Fence>,
+    ) -> Result<i64, CommitError> {
+        for _ in 0..CONFLICTS_MAX {
+            if let Some((app_id, version)) = transactions.first()
+                && self.transaction(app_id).await?.is_some_and(|known| known >= *version)
+            {
+                return Ok(self.version());
+            }
+            if let Some(fence) = fence {
+                let theirs = self.transaction(&fence.app_id).await?.unwrap_or(0);
+                if theirs != fence.value {
+                    let job = fence.app_id.trim_end_matches("/fence").to_owned();
+                    return Err(CommitError::Fenced { job, ours: fence.value, theirs });
+                }
+            }
+            match self.attempt(files, transactions).await {
+                Ok(()) => {
+                    self.maintain().await;
+                    return Ok(self.version());
+                }
+                Err(refusal) => {
+                    // It may have landed, or somebody else's came first: the log knows.
+                    let before = self.version();
+                    self.reload().await?;
+                    let landed = match transactions.first() {
+                        Some((app_id, version)) => self.transaction(app_id).await?.is_some_and(|k| k >= *version),
+                        None => false,
+                    };
+                    if landed {
+                        return Ok(self.version());
+                    }
+                    if self.version() == before {
+                        return Err(delta("committing to", self.definition.name, refusal).into());
+                    }
+                }
+            }
+        }
+        Err(self.given_up())
+    }
+
+    async fn attempt(&mut self, files: &[DataFile], transactions: &[(String, i64)]) -> Result<(), DeltaTableError> {
+        let now_ms = jiff::Timestamp::now().as_millisecond();
+        let actions = files.iter().map(|file| Action::Add(add_action(file, now_ms))).collect();
+        let properties = CommitProperties::default()
+            .with_max_retries(0)
+            .with_create_checkpoint(false)
+            .with_cleanup_expired_logs(Some(false))
+            .with_application_transactions(
+                transactions.iter().map(|(app_id, version)| Transaction::new(app_id, *version)).collect(),
+            );
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: Some(self.definition.partition_by.iter().map(|c| (*c).to_owned()).collect()),
+            predicate: None,
+        };
+        let state = self.table.snapshot()?.clone();
+        let done = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(&state), self.table.log_store(), operation)
+            .await?;
+        self.table.state = Some(done.snapshot());
+        for (app_id, version) in transactions {
+            self.transactions.insert(app_id.clone(), Some(*version));
+        }
+        Ok(())
+    }
+
+    /// Keeps commits fast. Nothing that fails here is lost: it is tried again later.
+    async fn maintain(&mut self) {
+        self.commits += 1;
+        if self.commits < COMMITS_PER_CHECKPOINT {
+            return;
+        }
+        self.commits = 0;
+        let table = self.definition.name;
+        if let Err(error) = deltalake_core::checkpoints::create_checkpoint(&self.table, None).await {
+            tracing::warn!(table, %error, "checkpoint of the Delta log failed; commits get slower until one succeeds");
+        }
+        if let Err(error) = self.reload().await {
+            tracing::warn!(table, %error, "reloading the Delta log failed; the next commit tries again");
+        }
+    }
+
+    async fn reload(&mut self) -> Result<(), LakeError> {
+        self.transactions.clear();
+        let mut fresh = DeltaTable::new(self.table.log_store());
+        fresh.load().await.map_err(|source| delta("loading", self.definition.name, source))?;
+        self.table = fresh;
+        Ok(())
+    }
+
+    fn given_up(&self) -> CommitError {
+        let reason = format!("{CONFLICTS_MAX} commits of other writers came first");
+        delta("committing to", self.definition.name, DeltaTableError::Generic(reason)).into()
+    }
+}
+
+async fn create(lake: &Lake, definition: &TableDefinition) -> Result<DeltaTable, LakeError> {
+    let failed = |source| delta("creating", definition.name, source);
+    let schema: StructType =
+        definition.schema.as_ref().try_into_kernel().map_err(|e| failed(DeltaTableError::from(e)))?;
+    let created = CreateBuilder::new()
+        .with_log_store(lake.log_store(definition.name)?)
+        .with_table_name(definition.name)
+        .with_columns(schema.fields().cloned())
+        .with_partition_columns(definition.partition_by.iter().copied())
+        .with_save_mode(SaveMode::ErrorIfExists)
+        .await;
+    match created {
+        Ok(table) => Ok(table),
+        // Another process may have created it in the meantime, or the answer got lost.
+        Err(source) => load(lake, definition.name, None).await?.ok_or_else(|| failed(source)),
+    }
+}
+
+fn add_action(file: &DataFile, now_ms: i64) -> Add {
+    Add {
+        path: file.path.clone(),
+        partition_values: file.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
+        size: i64::try_from(file.size).unwrap_or(i64::MAX),
+        modification_time: now_ms,
+        data_change: true,
+        stats: Some(file.stats.clone()),
+        tags: None,
+        deletion_vector: None,
+        base_row_id: None,
+        default_row_commit_version: None,
+        clustering_provider: None,
+    }
+}
+
+/// Joins a relative path of several segments.
+trait JoinAll {
+    fn join_all(&self, relative: &str) -> ObjectPath;
+}
+
+impl JoinAll for ObjectPath {
+    fn join_all(&self, relative: &str) -> ObjectPath {
+        relative.split('/').fold(self.clone(), |path, segment| path.join(segment))
+    }
+}

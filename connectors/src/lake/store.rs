@@ -1,0 +1,135 @@
+//! The local file system as an object store whose writes survive a power cut.
+//!
+//! `object_store`'s own writes are atomic but not flushed: after a power cut a committed file may be empty. Here the
+//! content is flushed before the name appears, and the directory after.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// [`LocalFileSystem`] from `/` with durable whole-object writes.
+#[derive(Debug)]
+pub(super) struct DurableLocal {
+    inner: LocalFileSystem,
+}
+
+impl DurableLocal {
+    pub(super) fn new() -> DurableLocal {
+        DurableLocal { inner: LocalFileSystem::new() }
+    }
+}
+
+impl fmt::Display for DurableLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("local file system")
+    }
+}
+
+fn generic(source: io::Error) -> Error {
+    Error::Generic { store: "local file system", source: Box::new(source) }
+}
+
+/// A name beside `target` that listings ignore: the store hides names that end in `#` and digits.
+fn staging_path(target: &FilePath) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut name = target.as_os_str().to_owned();
+    name.push(format!("#{}{unique:08}", std::process::id()));
+    name.into()
+}
+
+fn sync_directory(directory: &FilePath) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Creates missing directories, and flushes the entries of those that it created.
+fn create_directories(directory: &FilePath) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        create_directories(parent)?;
+        match fs::create_dir(directory) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_directory(parent)?,
+        }
+    }
+    Ok(())
+}
+
+fn write_durably(target: &FilePath, payload: &PutPayload, create_only: bool) -> io::Result<()> {
+    let directory = target.parent().unwrap_or(FilePath::new("/"));
+    create_directories(directory)?;
+    let staged = staging_path(target);
+    let result = (|| {
+        let mut file = File::create_new(&staged)?;
+        payload.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        drop(file);
+        if create_only { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
+    })();
+    if create_only || result.is_err() {
+        // Best effort: a left-over staged file is invisible, and the outcome is decided already.
+        let _ = fs::remove_file(&staged);
+    }
+    result?;
+    sync_directory(directory)
+}
+
+#[async_trait]
+impl ObjectStore for DurableLocal {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let create_only = match opts.mode {
+            PutMode::Create => true,
+            PutMode::Overwrite => false,
+            PutMode::Update(_) => return self.inner.put_opts(location, payload, opts).await,
+        };
+        let target = self.inner.path_to_filesystem(location)?;
+        let shown = location.to_string();
+        tokio::task::spawn_blocking(move || write_durably(&target, &payload, create_only))
+            .await
+            .map_err(|source| Error::JoinError { source })?
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::AlreadyExists if create_only => {
+                    Error::AlreadyExists { path: shown, source: Box::new(source) }
+                }
+                _ => generic(source),
+            })?;
+        Ok(PutResult { e_tag: None, version: None })
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,208 @@
+//! What readers and rival writers see.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arrow::array::{
+    ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use super::*;
+
+const JOB: &str = "meterline/ingest";
+
+fn letters(offsets: &[i64]) -> RecordBatch {
+    let n = offsets.len();
+    let text = |s: &str| Arc::new(StringArray::from(vec![s; n])) as ArrayRef;
+    RecordBatch::try_new(
+        TableDefinition::dead_letters().schema,
+        vec![
+            text("meters"),
+            text("readings"),
+            Arc::new(Int32Array::from(vec![0; n])),
+            Arc::new(Int64Array::from(offsets.to_vec())),
+            Arc::new(TimestampMicrosecondArray::from(vec![1_500_001; n]).with_timezone("UTC")),
+            Arc::new(BinaryArray::from(vec![None; n])),
+            Arc::new(BinaryArray::from(vec![Some(b"{".as_slice()); n])),
+            text("malformed"),
+            text("unexpected end"),
+        ],
+    )
+    .unwrap()
+}
+
+async fn lake() -> (tempfile::TempDir, Lake) {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    (dir, lake)
+}
+
+async fn owner(lake: &Lake) -> TableOwner {
+    TableOwner::open(lake, &TableDefinition::dead_letters()).await.unwrap()
+}
+
+fn txn(version: i64) -> Vec<(String, i64)> {
+    vec![(JOB.to_owned(), version)]
+}
+
+async fn rows(lake: &Lake) -> u64 {
+    snapshot(lake, "dead_letters", None).await.unwrap().unwrap().files.iter().map(|f| f.rows).sum()
+}
+
+#[tokio::test]
+async fn files_are_invisible_until_they_are_committed() {
+    let (_dir, lake) = lake().await;
+    assert!(snapshot(&lake, "dead_letters", None).await.unwrap().is_none());
+    let mut owner = owner(&lake).await;
+    let files = owner.write(&letters(&[3, 1, 2])).await.unwrap();
+    assert_eq!(rows(&lake).await, 0);
+    let version = owner.commit(&files, &txn(7), None).await.unwrap();
+    let seen = snapshot(&lake, "dead_letters", None).await.unwrap().unwrap();
+    assert_eq!((seen.version, rows(&lake).await), (version, 3));
+    assert_eq!(seen.transaction(JOB).await.unwrap(), Some(7));
+    assert_eq!(seen.files[0].range("offset"), Some((Bound::Integer(1), Bound::Integer(3))));
+    assert_eq!(seen.files[0].range("timestamp"), Some((Bound::Integer(1_500_000), Bound::Integer(1_501_000))));
+    let before = snapshot(&lake, "dead_letters", Some(0)).await.unwrap().unwrap();
+    assert!(before.files.is_empty());
+}
+
+#[tokio::test]
+async fn a_repeated_transaction_commits_once() {
+    let (_dir, lake) = lake().await;
+    let mut owner = owner(&lake).await;
+    let files = owner.write(&letters(&[1])).await.unwrap();
+    let first = owner.commit(&files, &txn(1), None).await.unwrap();
+    assert_eq!(owner.commit(&files, &txn(1), None).await.unwrap(), first);
+    assert_eq!(rows(&lake).await, 1);
+}
+
+#[tokio::test]
+async fn a_newer_claim_fences_the_older_writer() {
+    let (_dir, lake) = lake().await;
+    let mut old = owner(&lake).await;
+    let old_fence = old.claim(JOB).await.unwrap();
+    let mut new = owner(&lake).await;
+    let new_fence = new.claim(JOB).await.unwrap();
+    assert_eq!((old_fence.value(), new_fence.value()), (1, 2));
+    let files = old.write(&letters(&[1])).await.unwrap();
+    for _ in 0..2 {
+        // The second time, the old writer knows the newest version of the log: it is refused all the same.
+        match old.commit(&files, &txn(1), Some(&old_fence)).await {
+            Err(CommitError::Fenced { ours: 1, theirs: 2, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let files = new.write(&letters(&[1, 2])).await.unwrap();
+    new.commit(&files, &txn(1), Some(&new_fence)).await.unwrap();
+    assert_eq!(rows(&lake).await, 2);
+}
+
+#[tokio::test]
+async fn writers_of_different_transactions_wait_for_each_other() {
+    let (_dir, lake) = lake().await;
+    let (mut a, mut b) = (owner(&lake).await, owner(&lake).await);
+    for i in 0..4 {
+        let files = a.write(&letters(&[i])).await.unwrap();
+        a.commit(&files, &[(format!("a/{i}"), 1)], None).await.unwrap();
+        let files = b.write(&letters(&[100 + i])).await.unwrap();
+        b.commit(&files, &[(format!("b/{i}"), 1)], None).await.unwrap();
+    }
+    assert_eq!(rows(&lake).await, 8);
+}
+
+#[tokio::test]
+async fn commits_go_on_past_checkpoints() {
+    let (_dir, lake) = lake().await;
+    let mut owner = owner(&lake).await;
+    let fence = owner.claim(JOB).await.unwrap();
+    for i in 1..=60 {
+        let files = owner.write(&letters(&[i])).await.unwrap();
+        owner.commit(&files, &txn(i), Some(&fence)).await.unwrap();
+    }
+    assert_eq!(rows(&lake).await, 60);
+    assert!(lake.list_objects("dead_letters/_delta_log").await.unwrap().iter().any(|p| p.contains("checkpoint")));
+    let seen = snapshot(&lake, "dead_letters", None).await.unwrap().unwrap();
+    assert_eq!(seen.transaction(JOB).await.unwrap(), Some(60));
+}
+
+/// Puts land, but the next `lies` puts into the log are answered with an error.
+#[derive(Debug)]
+struct Lying {
+    inner: Arc<dyn ObjectStore>,
+    lies: Arc<AtomicU32>,
+    lands: bool,
+}
+
+impl fmt::Display for Lying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a store that lies")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Lying {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let log = location.as_ref().contains("_delta_log");
+        let lie = log && self.lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        if lie && !self.lands {
+            return Err(Error::Generic { store: "lying", source: "no answer".into() });
+        }
+        let result = self.inner.put_opts(location, payload, opts).await;
+        if lie { Err(Error::Generic { store: "lying", source: "no answer".into() }) } else { result }
+    }
+    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(at, options).await
+    }
+    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_landed_behind_an_error_is_found_and_not_repeated() {
+    for lands in [true, false] {
+        let (_dir, lake) = lake().await;
+        let lies = Arc::new(AtomicU32::new(0));
+        let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
+        let mut owner = owner(&lying).await;
+        let files = owner.write(&letters(&[1])).await.unwrap();
+        lies.store(1, Ordering::SeqCst);
+        let result = owner.commit(&files, &txn(1), None).await;
+        assert_eq!(result.is_ok(), lands, "{result:?}");
+        // Trying again is right in both cases.
+        owner.commit(&files, &txn(1), None).await.unwrap();
+        assert_eq!(rows(&lake).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_written_is_refused_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, b"x").unwrap();
+    let below = file.join("lake");
+    let error = Lake::open(below.to_str().unwrap()).await.unwrap_err().to_string();
+    assert!(error.contains("cannot be written") && error.contains("lake"), "{error}");
+    let error = Lake::open("gopher://x").await.unwrap_err().to_string();
+    assert!(error.contains("gopher"), "{error}");
+}

@@ -8,6 +8,8 @@
 
 mod artifact;
 mod network;
+#[cfg(test)]
+mod tests;
 mod training;
 mod windows;
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod files;
+pub mod fleet;
 pub mod formats;
 pub mod kafka;
 pub mod lake;

@@ -1,0 +1,102 @@
+//! Trigger decisions: every evaluation, with its facts and the truth of its parts.
+
+use super::records::{DecisionRecord, Pipeline};
+use super::{MetadataError, MetadataStore};
+
+/// Evaluations that started nothing, kept per group and trigger.
+const KEPT: i64 = 10_000;
+
+impl MetadataStore {
+    /// Records a decision; the same decision again only gains the run that it started.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn record_decision(&self, decision: &DecisionRecord) -> Result<(), MetadataError> {
+        let doing = "recording a trigger decision";
+        let doc = self.to_document(doing, decision)?;
+        self.retry(doing, || async {
+            sqlx::query(
+                "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET doc = excluded.doc",
+            )
+            .bind(&decision.decision_id)
+            .bind(&decision.group_id)
+            .bind(decision.pipeline.as_str())
+            .bind(decision.commit_seq)
+            .bind(decision.at)
+            .bind(decision.fired)
+            .bind(&doc)
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+        })
+        .await
+    }
+
+    /// The newest `limit` decisions, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn decisions(&self, limit: i64) -> Result<Vec<DecisionRecord>, MetadataError> {
+        let doing = "listing trigger decisions";
+        let docs = self
+            .retry(doing, || {
+                sqlx::query_scalar("SELECT doc FROM decisions ORDER BY at DESC, decision_id DESC LIMIT ?")
+                    .bind(limit)
+                    .fetch_all(&self.pool)
+            })
+            .await?;
+        self.from_documents(doing, docs)
+    }
+
+    /// The newest decision of a trigger; with `fired`, the newest that started a run.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn last_decision(
+        &self,
+        group_id: &str,
+        pipeline: Pipeline,
+        fired: bool,
+    ) -> Result<Option<DecisionRecord>, MetadataError> {
+        let doing = "reading a trigger decision";
+        let doc: Option<String> = self
+            .retry(doing, || {
+                sqlx::query_scalar(
+                    "SELECT doc FROM decisions WHERE group_id = ? AND pipeline = ? AND fired >= ? \
+                     ORDER BY at DESC, commit_seq DESC LIMIT 1",
+                )
+                .bind(group_id)
+                .bind(pipeline.as_str())
+                .bind(fired)
+                .fetch_optional(&self.pool)
+            })
+            .await?;
+        doc.map(|text| self.from_document(doing, &text)).transpose()
+    }
+
+    /// Forgets the oldest evaluations that started nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn trim_decisions(&self, group_id: &str, pipeline: Pipeline) -> Result<(), MetadataError> {
+        self.retry("trimming trigger decisions", || async {
+            sqlx::query(
+                "DELETE FROM decisions WHERE group_id = ?1 AND pipeline = ?2 AND fired = 0 AND at < \
+                 (SELECT at FROM decisions WHERE group_id = ?1 AND pipeline = ?2 AND fired = 0 \
+                  ORDER BY at DESC LIMIT 1 OFFSET ?3)",
+            )
+            .bind(group_id)
+            .bind(pipeline.as_str())
+            .bind(KEPT)
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+        })
+        .await
+    }
+}

@@ -1,0 +1,193 @@
+//! The model registry: immutable versions, movable approval. The champion of a group is its newest approved version, so
+//! rejecting it rolls back to the one before.
+
+use super::records::{ApprovalState, ModelRecord};
+use super::{MetadataError, MetadataStore};
+
+impl ApprovalState {
+    /// Name in tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ApprovalState::Pending => "pending",
+            ApprovalState::Approved => "approved",
+            ApprovalState::Rejected => "rejected",
+        }
+    }
+}
+
+impl MetadataStore {
+    /// Allots the next version name of a group: `PT15M-0001`.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn next_model_version(&self, group_id: &str) -> Result<String, MetadataError> {
+        let number: i64 = self
+            .retry("allotting a model version", || {
+                sqlx::query_scalar(
+                    "INSERT INTO model_numbers (group_id, last) VALUES (?, 1) \
+                     ON CONFLICT (group_id) DO UPDATE SET last = last + 1 RETURNING last",
+                )
+                .bind(group_id)
+                .fetch_one(&self.pool)
+            })
+            .await?;
+        Ok(format!("{group_id}-{number:04}"))
+    }
+
+    /// Registers a version. A run registers one version: a second one of the same run changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn register_model(&self, model: &ModelRecord) -> Result<(), MetadataError> {
+        let doing = "registering a model";
+        let doc = self.to_document(doing, model)?;
+        self.retry(doing, || async {
+            sqlx::query(
+                "INSERT INTO models (version, group_id, run_id, approval, created_at, doc) VALUES (?, ?, ?, ?, ?, ?) \
+                 ON CONFLICT (run_id) DO NOTHING",
+            )
+            .bind(&model.version)
+            .bind(&model.group_id)
+            .bind(&model.run_id)
+            .bind(model.approval.as_str())
+            .bind(model.created_at)
+            .bind(&doc)
+            .execute(&self.pool)
+            .await
+            .map(|_| ())
+        })
+        .await
+    }
+
+    /// All versions, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn models(&self) -> Result<Vec<ModelRecord>, MetadataError> {
+        let doing = "listing models";
+        let docs = self
+            .retry(doing, || {
+                sqlx::query_scalar("SELECT doc FROM models ORDER BY created_at DESC, version DESC")
+                    .fetch_all(&self.pool)
+            })
+            .await?;
+        self.from_documents(doing, docs)
+    }
+
+    /// One version.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn model(&self, version: &str) -> Result<Option<ModelRecord>, MetadataError> {
+        self.one_model("SELECT doc FROM models WHERE version = ?", version).await
+    }
+
+    /// The version that a run registered.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn model_of_run(&self, run_id: &str) -> Result<Option<ModelRecord>, MetadataError> {
+        self.one_model("SELECT doc FROM models WHERE run_id = ?", run_id).await
+    }
+
+    /// The version that serves a group: its newest approved one.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn champion(&self, group_id: &str) -> Result<Option<ModelRecord>, MetadataError> {
+        self.one_model(
+            "SELECT doc FROM models WHERE group_id = ? AND approval = 'approved' ORDER BY version DESC LIMIT 1",
+            group_id,
+        )
+        .await
+    }
+
+    /// Sets the approval of a version; `None` if there is no such version.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn set_approval(
+        &self,
+        version: &str,
+        approval: ApprovalState,
+        reason: &str,
+    ) -> Result<Option<ModelRecord>, MetadataError> {
+        let doing = "setting a model's approval";
+        let Some(mut model) = self.model(version).await? else { return Ok(None) };
+        model.approval = approval;
+        model.approval_reason = reason.to_owned();
+        let doc = self.to_document(doing, &model)?;
+        self.retry(doing, || async {
+            sqlx::query("UPDATE models SET approval = ?, doc = ? WHERE version = ?")
+                .bind(approval.as_str())
+                .bind(&doc)
+                .bind(version)
+                .execute(&self.pool)
+                .await
+                .map(|_| ())
+        })
+        .await?;
+        Ok(Some(model))
+    }
+
+    async fn one_model(&self, sql: &'static str, key: &str) -> Result<Option<ModelRecord>, MetadataError> {
+        let doing = "reading a model";
+        let doc: Option<String> =
+            self.retry(doing, || sqlx::query_scalar(sql).bind(key).fetch_optional(&self.pool)).await?;
+        doc.map(|text| self.from_document(doing, &text)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::fresh;
+    use super::*;
+
+    fn model(version: &str) -> ModelRecord {
+        ModelRecord {
+            version: version.into(),
+            group_id: "PT15M".into(),
+            run_id: format!("run of {version}"),
+            forecaster: "quantile_mlp".into(),
+            artifact: format!("models/{version}"),
+            metrics: serde_json::Map::new(),
+            trained_until: 0,
+            intervals_version: 1,
+            approval: ApprovalState::Approved,
+            approval_reason: "gate".into(),
+            created_at: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn rejecting_the_champion_rolls_back_to_the_one_before() {
+        let (_dir, store) = fresh().await;
+        assert!(store.champion("PT15M").await.unwrap().is_none());
+        for _ in 0..2 {
+            let version = store.next_model_version("PT15M").await.unwrap();
+            store.register_model(&model(&version)).await.unwrap();
+        }
+        assert_eq!(store.champion("PT15M").await.unwrap().unwrap().version, "PT15M-0002");
+        store.set_approval("PT15M-0002", ApprovalState::Rejected, "worse in the field").await.unwrap();
+        assert_eq!(store.champion("PT15M").await.unwrap().unwrap().version, "PT15M-0001");
+        assert!(store.set_approval("PT15M-0009", ApprovalState::Approved, "").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_run_registers_one_version() {
+        let (_dir, store) = fresh().await;
+        let mut first = model("PT15M-0001");
+        store.register_model(&first).await.unwrap();
+        first.version = "PT15M-0002".into();
+        store.register_model(&first).await.unwrap();
+        assert_eq!(store.models().await.unwrap().len(), 1);
+        assert_eq!(store.model_of_run(&first.run_id).await.unwrap().unwrap().version, "PT15M-0001");
+    }
+}

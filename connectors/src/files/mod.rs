@@ -16,9 +16,11 @@
 
 mod csv;
 mod form;
+mod json;
 mod merge;
 mod parquet;
 mod stamp;
+mod write;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -31,8 +33,9 @@ use meterline_schemas::config::Label;
 use meterline_schemas::reading::Quality;
 use meterline_schemas::unit::Unit;
 
+pub use json::write_json;
 pub use merge::Merged;
-pub use stamp::{LocalClock, Stamp, epoch};
+pub use write::LongWriter;
 
 /// How a file is to be understood, where it does not say so itself.
 #[derive(Debug, Clone, Default)]
@@ -111,6 +114,14 @@ pub enum FileError {
         /// What is wrong with the cell.
         reason: String,
     },
+    /// Creating or writing failed.
+    #[error("cannot write {}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
     /// The Parquet file is damaged, or uses what the reader does not know.
     #[error("cannot read {} as Parquet: {reason}", path.display())]
     Parquet {
@@ -166,6 +177,34 @@ pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileErro
         _ => Rows::Csv(Box::new(csv::CsvRows::open(path, file, options, zone)?)),
     };
     Ok(FileReadings { rows, bytes: meta.len(), skip_bad: options.skip_bad, skipped: 0 })
+}
+
+/// Opens several files to be read as one ([`Merged`]). Where wide files share names of columns, each file's stem becomes the
+/// prefix of its own (see [`FileOptions::series`]).
+///
+/// # Errors
+/// As [`open`]; or the files mark different ends of their intervals.
+pub fn open_all(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<FileReadings>, FileError> {
+    if paths.len() > 1 && options.series.is_some() {
+        return Err(FileError::Option(
+            "one series name was given for several files; leave it out, or send one file".into(),
+        ));
+    }
+    let mut files = paths.iter().map(|path| open(path, options)).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = std::collections::HashSet::new();
+    if !files.iter().flat_map(FileReadings::columns).all(|name| seen.insert(name)) {
+        for (file, path) in files.iter_mut().zip(paths).filter(|(file, _)| !file.is_long()) {
+            let series = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            *file = open(path, &FileOptions { series, ..options.clone() })?;
+        }
+    }
+    if let Some(other) = files.iter().position(|file| file.label() != files[0].label()) {
+        let (one, other) = (paths[0].display(), paths[other].display());
+        return Err(FileError::Option(format!(
+            "stamps of {one} and {other} mark different ends of the interval; say which"
+        )));
+    }
+    Ok(files)
 }
 
 fn zone(options: &FileOptions) -> Result<TimeZone, FileError> {

@@ -211,6 +211,43 @@ fn several_files_come_in_the_order_of_their_stamps() {
     assert_eq!(merged.disordered(), 0);
 }
 
+#[test]
+fn files_that_share_columns_are_told_apart_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = ["HAL.csv", "WEW.csv"].map(|name| directory.path().join(name));
+    for path in &paths {
+        std::fs::write(path, ",datetime,load,solar\n0,2024-01-01 00:15,1,2\n").unwrap();
+    }
+    let names = |columns: &[&str]| {
+        let columns = columns.iter().map(|c| (*c).to_owned()).collect();
+        let files = open_all(&paths, &FileOptions { columns, ..FileOptions::default() }).unwrap();
+        Merged::new(files).map(|r| r.unwrap().series.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["load"]), ["HAL", "WEW"]);
+    assert_eq!(names(&[]), ["HAL/load", "HAL/solar", "WEW/load", "WEW/solar"]);
+    let one_name = FileOptions { series: Some("x".into()), ..FileOptions::default() };
+    assert!(open_all(&paths, &one_name).is_err_and(|e| e.is_usage()));
+}
+
+#[test]
+fn long_files_are_read_as_they_were_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let readings =
+        [("a", 0, 1.25, "kW", Quality::Measured), ("b, \"c\"", 900_000_000, -0.5, "kWh", Quality::Estimated)];
+    for name in ["f.csv", "f.parquet"] {
+        let path = directory.path().join(name);
+        let mut writer = LongWriter::create(&path).unwrap();
+        for (series, at, value, unit, quality) in readings {
+            writer.write(series, at, value, unit, quality).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(
+            rows(open(&path, &FileOptions::default()).unwrap()).unwrap(),
+            ["1970-01-01T00:00:00Z a 1.25 kW", "1970-01-01T00:15:00Z b, \"c\" -0.5 kWh estimated"]
+        );
+    }
+}
+
 mod parquet_files {
     use ::parquet::arrow::ArrowWriter;
     use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};

@@ -5,8 +5,11 @@
 
 mod context;
 mod error;
+mod generate;
 mod logging;
+mod replay;
 pub mod shutdown;
+mod transfer;
 mod validate;
 
 use std::process::ExitCode;
@@ -32,19 +35,25 @@ struct Cli {
 enum Command {
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
+    /// Send CSV or Parquet files to Kafka, in the order of time
+    Replay(replay::Args),
+    /// Simulate a fleet of meters, to Kafka or to a file
+    Generate(generate::Args),
 }
 
 impl Command {
     /// What is logged unless `METERLINE_LOG` says otherwise.
     fn log_level(&self) -> logging::Default {
         match self {
-            Command::Validate(_) => logging::Default::Quiet,
+            Command::Validate(_) | Command::Replay(_) | Command::Generate(_) => logging::Default::Quiet,
         }
     }
 
     async fn run(self, context: &Context) -> CommandResult {
         match self {
             Command::Validate(args) => validate::run(args, context).await,
+            Command::Replay(args) => replay::run(args, context).await,
+            Command::Generate(args) => generate::run(args, context).await,
         }
     }
 }

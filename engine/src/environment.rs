@@ -2,7 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
+use meterline_connectors::lake::{Lake, LakeError};
 use meterline_schemas::config::{self, Config, ConfigError};
+
+use crate::metadata::{MetadataError, MetadataStore};
+
+/// File name of the metadata database in the lake's directory.
+const METADATA_FILE: &str = "metadata.db";
+
+/// The opened parts that commands share.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The configuration, checked.
+    pub config: Config,
+    /// The file that it came from.
+    pub config_path: PathBuf,
+    /// Tables and models.
+    pub lake: Lake,
+    /// Runs, registry and decisions.
+    pub metadata: MetadataStore,
+}
 
 /// Why the environment of a command could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -23,12 +42,46 @@ pub enum EnvironmentError {
         /// What is wrong, where, and the remedy.
         source: ConfigError,
     },
+    /// The lake is not on this machine, and no place for the metadata database is configured.
+    #[error(
+        "the lake {lake} is not a directory of this machine; say where runs are recorded: [metadata] url = \"sqlite:PATH\""
+    )]
+    NoMetadataPlace {
+        /// The lake's URL.
+        lake: String,
+    },
+    /// The lake cannot be opened.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// The metadata database cannot be opened.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
 }
 
 impl EnvironmentError {
     /// Whether the configuration is at fault, rather than what it points at.
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, EnvironmentError::ReadConfig { .. } | EnvironmentError::Config { .. })
+        matches!(
+            self,
+            EnvironmentError::ReadConfig { .. }
+                | EnvironmentError::Config { .. }
+                | EnvironmentError::NoMetadataPlace { .. }
+                | EnvironmentError::Lake(LakeError::Url { .. })
+                | EnvironmentError::Metadata(MetadataError::Url { .. })
+        )
+    }
+}
+
+impl Environment {
+    /// Reads the configuration and opens what it points at.
+    ///
+    /// # Errors
+    /// See [`EnvironmentError`].
+    pub async fn open(config_path: &Path) -> Result<Environment, EnvironmentError> {
+        let config = read_config(config_path)?;
+        let lake = Lake::open(&config.lake.url).await?;
+        let metadata = MetadataStore::open(&metadata_url(&config, &lake)?).await?;
+        Ok(Environment { config, config_path: config_path.to_owned(), lake, metadata })
     }
 }
 
@@ -40,4 +93,16 @@ pub fn read_config(path: &Path) -> Result<Config, EnvironmentError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| EnvironmentError::ReadConfig { path: path.to_owned(), source })?;
     config::parse(&text).map_err(|source| EnvironmentError::Config { path: path.to_owned(), source })
+}
+
+/// URL of the metadata database: as configured, else a file in the lake's directory.
+///
+/// # Errors
+/// [`EnvironmentError::NoMetadataPlace`].
+pub fn metadata_url(config: &Config, lake: &Lake) -> Result<String, EnvironmentError> {
+    match (&config.metadata.url, lake.local_dir()) {
+        (Some(url), _) => Ok(url.clone()),
+        (None, Some(directory)) => Ok(format!("sqlite:{}", directory.join(METADATA_FILE).display())),
+        (None, None) => Err(EnvironmentError::NoMetadataPlace { lake: lake.url().to_owned() }),
+    }
 }

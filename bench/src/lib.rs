@@ -1,1 +1,4 @@
+//! What the benchmarks share: protocols with their data, and published figures.
+#![forbid(unsafe_code)]
 
+pub mod quality;

@@ -107,6 +107,9 @@ pub struct Input<B: Backend> {
     pub spread: Tensor<B, 2>,
     /// `[OUTPUTS − 1, OUTPUTS]`, see [`increments_to_quantiles`].
     pub increments: Tensor<B, 2>,
+    /// Dropout of the two hidden layers of the decoder, each `[windows × steps, hidden]`: 0 where a unit is silent,
+    /// else the reciprocal of the share that is not. Only in training.
+    pub dropout: Option<[Tensor<B, 2>; 2]>,
 }
 
 /// The matrix that turns increments into distances from the median: the first `MEDIAN` of them go down, the nearest
@@ -173,8 +176,15 @@ impl<B: Backend> Network<B> {
         let step = self.step.forward(input.step.clone());
         let [_, width] = step.dims();
         let joined: Tensor<B, 3> = step.reshape([windows, steps, width]) + window.reshape([windows, 1, width]);
-        let first = relu(joined.reshape([rows, width]));
-        let second = relu(self.hidden.forward(first.clone())) + first;
+        let mut first = relu(joined.reshape([rows, width]));
+        let [mask_first, mask_second] = input.dropout.map_or([None, None], |masks| masks.map(Some));
+        if let Some(mask) = mask_first {
+            first = first * mask;
+        }
+        let mut second = relu(self.hidden.forward(first.clone())) + first;
+        if let Some(mask) = mask_second {
+            second = second * mask;
+        }
         let output = self.output.forward(second) + self.linear.forward(input.step);
         let median = output.clone().slice([0..rows, 0..1]) + input.base;
         let increments = softplus(output.slice([0..rows, 1..OUTPUTS])) * input.spread;

@@ -37,7 +37,7 @@ fn small(horizon: usize, context: usize) -> TrainSpec {
         batches_per_epoch: 15,
         windows_per_batch: 64,
         steps_per_window: 8,
-        encoder: 16,
+        members: 1,
         hidden: 32,
         learning_rate: 4e-3,
         ..TrainSpec::new(horizon, context, 1)

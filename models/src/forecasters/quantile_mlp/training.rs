@@ -9,7 +9,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 use meterline_schemas::quantiles::LEVELS;
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::network::{Input, Network, OUTPUTS, Shape, increments_to_quantiles};
@@ -83,16 +83,25 @@ impl<B: Backend> Constants<B> {
             base: place(&batch.base, [rows, 1]),
             spread: place(&batch.spread, [rows, 1]),
             increments: self.increments.clone(),
+            dropout: None,
         }
     }
 
     /// Weighted mean pinball loss of a batch, times two, over all levels.
-    fn loss(&self, network: &Network<B>, batch: &Batch, shape: &Shape, device: &B::Device) -> Tensor<B, 1> {
+    fn loss(
+        &self,
+        network: &Network<B>,
+        batch: &Batch,
+        shape: &Shape,
+        dropout: Option<[Tensor<B, 2>; 2]>,
+        device: &B::Device,
+    ) -> Tensor<B, 1> {
         let rows = batch.windows * batch.steps;
         let column = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [rows, 1]), device);
         let total: f32 = batch.weight.iter().sum::<f32>().max(1e-6);
         let share = batch.weight.iter().map(|w| 2.0 * w / (total * OUTPUTS as f32)).collect();
-        let error = column(batch.target.clone()) - network.forward(self.input(batch, shape, device));
+        let input = Input { dropout, ..self.input(batch, shape, device) };
+        let error = column(batch.target.clone()) - network.forward(input);
         let pinball = relu(error.clone()) + error * self.levels.clone();
         (pinball * column(share)).sum()
     }
@@ -136,7 +145,8 @@ pub fn fit<B: AutodiffBackend>(
                 .filter_map(|_| samples.train.draw(spec.steps_per_window, &mut random))
                 .collect();
             let features = samples.grid.batch(&picks, &samples.sizes);
-            let loss = constants.loss(&network, &features, shape, device);
+            let dropout = masks::<B>(spec, &features, shape, &mut random, device);
+            let loss = constants.loss(&network, &features, shape, dropout, device);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             losses.push(loss.inner());
             let rate = learning_rate(spec.learning_rate, epoch * spec.batches_per_epoch + batch, batches);
@@ -170,6 +180,28 @@ pub fn fit<B: AutodiffBackend>(
         None if stopped => Ok(Fitted { weights: initial, stopped }),
         _ => Err(TrainError::Diverged { learning_rate: spec.learning_rate }),
     }
+}
+
+/// Dropout masks (Srivastava et al. 2014), drawn on the host so that a seed gives the same ones on every device.
+fn masks<B: Backend>(
+    spec: &TrainSpec,
+    batch: &Batch,
+    shape: &Shape,
+    random: &mut ChaCha8Rng,
+    device: &B::Device,
+) -> Option<[Tensor<B, 2>; 2]> {
+    let silent = (spec.dropout.clamp(0.0, 0.9) * 256.0) as u8;
+    if silent == 0 {
+        return None;
+    }
+    let kept = 256.0 / (256.0 - f32::from(silent));
+    let dims = [batch.windows * batch.steps, shape.hidden];
+    Some([(); 2].map(|()| {
+        let mut bytes = vec![0_u8; dims[0] * dims[1]];
+        random.fill_bytes(&mut bytes);
+        let mask = bytes.into_iter().map(|byte| if byte < silent { 0.0 } else { kept }).collect();
+        Tensor::from_data(TensorData::new::<f32, _>(mask, dims), device)
+    }))
 }
 
 /// Rises linearly, then falls along a half cosine to a hundredth (Loshchilov and Hutter 2017).
@@ -206,7 +238,7 @@ impl<B: AutodiffBackend> Validation<B> {
         if self.batch.weight.iter().all(|w| *w == 0.0) {
             return None;
         }
-        mean_loss(vec![self.constants.loss(network, &self.batch, shape, device)])
+        mean_loss(vec![self.constants.loss(network, &self.batch, shape, None, device)])
     }
 }
 

@@ -114,7 +114,7 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) {
             shown(seconds, 1)
         );
     }
-    let peer = protocol.lightgbm;
+    let peer = &protocol.lightgbm;
     println!(
         "{:<22} {:>9.6} {:>8.4} {:>7.3} {:>9.3} {:>8}",
         "LightGBM (published)", peer.nd, peer.wql, peer.mase, peer.coverage, "10–68"

@@ -19,6 +19,7 @@ mod form;
 mod json;
 mod merge;
 mod parquet;
+mod sorted;
 mod stamp;
 mod write;
 
@@ -31,6 +32,7 @@ use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::Label;
 use meterline_schemas::reading::Quality;
+use meterline_schemas::time::DAY;
 use meterline_schemas::unit::Unit;
 
 pub use json::write_json;
@@ -150,6 +152,7 @@ pub struct FileReadings {
 enum Rows {
     Csv(Box<csv::CsvRows>),
     Parquet(Box<parquet::ParquetRows>),
+    Sorted(Box<sorted::Sorted>),
 }
 
 /// Opens a file and finds out its form.
@@ -179,8 +182,9 @@ pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileErro
     Ok(FileReadings { rows, bytes: meta.len(), skip_bad: options.skip_bad, skipped: 0 })
 }
 
-/// Opens several files to be read as one ([`Merged`]). Where wide files share names of columns, each file's stem becomes the
-/// prefix of its own (see [`FileOptions::series`]).
+/// Opens files to be read in the order of their stamps, as one ([`Merged`]). Where wide files share names of columns, each
+/// file's stem becomes the prefix of its own (see [`FileOptions::series`]). A long file that lies series after series is
+/// sorted first, in memory and beyond that in temporary files.
 ///
 /// # Errors
 /// As [`open`]; or the files mark different ends of their intervals.
@@ -198,6 +202,14 @@ pub fn open_all(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<FileRead
             *file = open(path, &FileOptions { series, ..options.clone() })?;
         }
     }
+    for (file, path) in files.iter_mut().zip(paths).filter(|(file, _)| file.is_long()) {
+        if lies_by_series(open(path, options)?) {
+            tracing::info!(file = %path.display(), "the file lies series after series; sorting it by time");
+            let form = file.form().clone();
+            let rows = sorted::Sorted::new(path, form, file.by_ref(), sorted::RUN_ROWS)?;
+            file.rows = Rows::Sorted(Box::new(rows));
+        }
+    }
     if let Some(other) = files.iter().position(|file| file.label() != files[0].label()) {
         let (one, other) = (paths[0].display(), paths[other].display());
         return Err(FileError::Option(format!(
@@ -205,6 +217,19 @@ pub fn open_all(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<FileRead
         )));
     }
     Ok(files)
+}
+
+/// Whether more than a tenth of the first rows are a day behind what came before them: too many for late readings.
+fn lies_by_series(readings: FileReadings) -> bool {
+    const LOOKED_AT: usize = 50_000;
+    let (mut reached, mut behind, mut total) = (Micros::MIN, 0_usize, 0_usize);
+    // A reading that is bad is reported when it is sent.
+    for reading in readings.take(LOOKED_AT).map_while(Result::ok) {
+        total += 1;
+        behind += usize::from(reading.at < reached.saturating_sub(DAY));
+        reached = reached.max(reading.at);
+    }
+    behind * 10 > total
 }
 
 fn zone(options: &FileOptions) -> Result<TimeZone, FileError> {
@@ -227,6 +252,7 @@ impl FileReadings {
         match &self.rows {
             Rows::Csv(rows) => rows.bytes_read() as f64 / self.bytes.max(1) as f64,
             Rows::Parquet(rows) => rows.progress(),
+            Rows::Sorted(rows) => rows.progress(),
         }
     }
 
@@ -257,6 +283,7 @@ impl FileReadings {
         match &self.rows {
             Rows::Csv(rows) => rows.form(),
             Rows::Parquet(rows) => rows.form(),
+            Rows::Sorted(rows) => rows.form(),
         }
     }
 }
@@ -269,6 +296,7 @@ impl Iterator for FileReadings {
             let next = match &mut self.rows {
                 Rows::Csv(rows) => rows.next(),
                 Rows::Parquet(rows) => rows.next(),
+                Rows::Sorted(rows) => rows.next(),
             };
             match next {
                 Some(Err(FileError::Row { .. })) if self.skip_bad => self.skipped += 1,

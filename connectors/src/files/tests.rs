@@ -230,6 +230,38 @@ fn files_that_share_columns_are_told_apart_by_their_names() {
 }
 
 #[test]
+fn a_file_that_lies_series_after_series_comes_in_the_order_of_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f.csv");
+    let day = |d: i64| format_micros(d * meterline_schemas::time::DAY);
+    let mut text = "series_id,timestamp,value,unit,quality\n".to_owned();
+    for series in ["a", "b", "c"] {
+        for d in 0..30 {
+            let quality = if d == 3 { "estimated" } else { "" };
+            text.push_str(&format!(
+                "{series},{},{d}.5,{},{quality}\n",
+                day(d),
+                if series == "a" { "kW" } else { "kWh" }
+            ));
+        }
+    }
+    std::fs::write(&path, text).unwrap();
+    let none = FileOptions::default();
+    let mut expected: Vec<FileReading> = open(&path, &none).unwrap().map(Result::unwrap).collect();
+    expected.sort_by_key(|r| r.at);
+
+    let mut merged = Merged::new(open_all(std::slice::from_ref(&path), &none).unwrap());
+    let read: Vec<FileReading> = merged.by_ref().map(Result::unwrap).collect();
+    assert_eq!(read, expected);
+    assert_eq!((merged.disordered(), merged.progress()), (0, 1.0));
+
+    let readings = open(&path, &none).unwrap();
+    let form = readings.form().clone();
+    let spilled = sorted::Sorted::new(&path, form, readings, 7).unwrap();
+    assert_eq!(spilled.map(Result::unwrap).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn long_files_are_read_as_they_were_written() {
     let directory = tempfile::tempdir().unwrap();
     let readings =

@@ -267,7 +267,11 @@ impl Output {
         match self {
             Output::Kafka { sink, .. } => transfer.flush(&sink)?,
             Output::Lines { path, mut out } => {
-                let written = out.flush().and_then(|()| out.get_ref().sync_all());
+                // A pipe cannot be synced, and need not be.
+                let written = out.flush().and_then(|()| match out.get_ref().metadata() {
+                    Ok(meta) if meta.is_file() => out.get_ref().sync_all(),
+                    _ => Ok(()),
+                });
                 written.map_err(|source| GenerateError::Write { path, source })?;
             }
             Output::Readings { writer, left_out } => {

@@ -166,3 +166,45 @@ fn describe(summary: &Summary) -> String {
     text.push_str(&format!("\nThis section of the configuration reads them:\n\n{}", summary.feed));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meterline_connectors::files::FileOptions;
+    use meterline_connectors::kafka::mock::MockBroker;
+    use tokio::sync::watch;
+
+    use super::super::transfer::Speed;
+    use super::*;
+
+    fn replay(stopped: bool, last_row: &str) -> (u64, u64, Option<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.csv");
+        std::fs::write(&path, format!("time,a,b\n2024-01-01 00:00,1,2\n2024-01-01 00:15,3,4\n{last_row}\n")).unwrap();
+        let broker = MockBroker::start(&[("readings", 2)]).unwrap();
+        let sink = Sink::connect(broker.brokers(), &BTreeMap::new()).unwrap();
+        let readings = Merged::new(files::open_all(&[path], &FileOptions::default()).unwrap());
+        let (_asker, stop) = watch::channel(stopped);
+        let transfer = Transfer::start(Pace::new(Speed(None), None), stop);
+        let (_, transfer, failure) = send(readings, &sink, "readings", transfer);
+        (transfer.sent(), sink.delivered().records, failure.map(|e| e.to_string()))
+    }
+
+    #[test]
+    fn every_reading_is_acknowledged_before_the_end() {
+        assert_eq!(replay(false, ""), (4, 4, None));
+    }
+
+    #[test]
+    fn what_was_sent_before_a_bad_row_is_acknowledged() {
+        let (sent, delivered, failure) = replay(false, "2024-01-01 00:30,x,5");
+        assert_eq!((sent, delivered), (4, 4));
+        assert!(failure.is_some_and(|reason| reason.contains("line 4, column `a`")));
+    }
+
+    #[test]
+    fn the_wish_to_end_is_heard() {
+        assert_eq!(replay(true, ""), (0, 0, None));
+    }
+}

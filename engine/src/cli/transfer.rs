@@ -177,13 +177,13 @@ impl Transfer {
 
     /// Waits until the record with stream time `at` is due; false when the end was asked for. `share` is how much is done.
     pub fn next(&mut self, at: Micros, share: impl Fn() -> f64) -> bool {
-        if self.sent % BREATH == 0 || !self.pace.is_unlimited() {
+        if self.sent.is_multiple_of(BREATH) || !self.pace.is_unlimited() {
             loop {
                 if *self.stop.borrow() {
                     return false;
                 }
                 let wait = self.pace.due(at, self.sent).saturating_sub(self.started.elapsed());
-                if self.sent % BREATH == 0 || !wait.is_zero() {
+                if self.sent.is_multiple_of(BREATH) || !wait.is_zero() {
                     self.show(at, share());
                 }
                 if wait.is_zero() {

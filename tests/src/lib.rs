@@ -1,1 +1,18 @@
+//! What the end-to-end tests (and the ingest benchmark) stand on.
+//!
+//! * [`kafka`]: a real Apache Kafka on loopback; [`topic`]: its records, read and sent by hand;
+//! * [`sandbox`]: a configuration, a lake and the real binary as a process;
+//! * [`oracle`]: what `intervals` must hold, recomputed from the topic by code that shares nothing with the engine;
+//! * [`reader`]: the lake as Python and DuckDB see it; [`data`]: the real data, where it is there;
+//! * [`guard`], [`wait`], [`skip`]: nothing is left behind, nothing hangs, nothing is skipped in silence.
+#![forbid(unsafe_code)]
 
+pub mod data;
+pub mod guard;
+pub mod kafka;
+pub mod oracle;
+pub mod reader;
+pub mod sandbox;
+pub mod skip;
+pub mod topic;
+pub mod wait;

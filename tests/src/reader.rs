@@ -1,0 +1,46 @@
+//! The independent reader: the Python package `deltalake`, with DuckDB over it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::skip::Skip;
+use crate::wait;
+
+/// Reads a lake by `python/read_lake.py`.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    python: PathBuf,
+}
+
+impl Reader {
+    /// Prepares the reader's Python environment if this is the first time; [`Skip`] says what the machine lacks.
+    pub fn prepare() -> Result<Reader, Skip> {
+        static PYTHON: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+        let python = PYTHON
+            .get_or_init(|| {
+                let prepare = here().join("prepare");
+                let cannot = |e| Skip(format!("cannot run {}: {e}", prepare.display()));
+                let done = Command::new(&prepare).output().map_err(cannot)?;
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+                if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }
+            })
+            .clone()?;
+        Ok(Reader { python })
+    }
+
+    /// What it reads from `lake`: see `python/read_lake.py`.
+    pub fn read(&self, lake: &Path) -> Value {
+        let mut command = Command::new(&self.python);
+        command.arg(here().join("read_lake.py")).arg(lake);
+        let finished = wait::run(&mut command, Duration::from_secs(120)).succeeded();
+        serde_json::from_str(&finished.stdout).expect("the reader prints one JSON document")
+    }
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
+}

@@ -1,0 +1,231 @@
+//! One deployment in a temporary folder: a configuration, a lake, and the real `meterline` binary as a process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+use crate::guard::{self, Guarded};
+use crate::skip::note;
+use crate::wait::{self, Finished};
+
+/// Longest time for one query or another short command.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+
+/// The `meterline` binary: `METERLINE_BIN`, else the one beside this test, built first where it is missing.
+pub fn meterline() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY
+        .get_or_init(|| {
+            if let Some(named) = std::env::var_os("METERLINE_BIN") {
+                return named.into();
+            }
+            // target/release/deps/end_to_end-… → target/release/meterline
+            let test = std::env::current_exe().expect("the path of this test");
+            let profile = test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps");
+            let binary = profile.join("meterline");
+            if !binary.exists() {
+                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+                let mut build = Command::new(cargo);
+                build.args(["build", "--locked", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+                if profile.ends_with("release") {
+                    build.arg("--release");
+                }
+                assert!(build.status().is_ok_and(|s| s.success()), "could not build {}", binary.display());
+            }
+            binary
+        })
+        .clone()
+}
+
+/// A configuration, a lake and logs in a temporary folder; gone when dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    // Engines that were killed: pipeline runs that survived them go with the sandbox.
+    killed: Mutex<Vec<Guarded>>,
+    folder: TempDir,
+}
+
+impl Sandbox {
+    /// An empty sandbox.
+    pub fn new() -> Sandbox {
+        let folder = tempfile::Builder::new().prefix("meterline-test-").tempdir().expect("make a sandbox");
+        guard::remove_at_exit(folder.path());
+        Sandbox { killed: Mutex::new(Vec::new()), folder }
+    }
+
+    /// A sandbox whose configuration reads the records of `replay` and `generate` from `topic`, with a lake in
+    /// `lake` beside it; `more` is further TOML.
+    pub fn reading(brokers: &str, topic: &str, more: &str) -> Sandbox {
+        let sandbox = Sandbox::new();
+        sandbox.configure(&format!(
+            r#"
+[kafka]
+brokers = "{brokers}"
+
+[lake]
+url = "{lake}"
+
+[feed.meters]
+topic = "{topic}"
+series = "meter_id"
+time = "ts"
+value = "value"
+unit_field = "unit"
+quality = "quality"
+label = "end"
+{more}
+"#,
+            lake = sandbox.lake().display(),
+        ));
+        sandbox
+    }
+
+    /// Writes the configuration.
+    pub fn configure(&self, toml: &str) {
+        fs::write(self.config(), toml).expect("write the configuration");
+    }
+
+    /// The folder of everything.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration's path.
+    pub fn config(&self) -> PathBuf {
+        self.path().join("meterline.toml")
+    }
+
+    /// The lake's folder.
+    pub fn lake(&self) -> PathBuf {
+        self.path().join("lake")
+    }
+
+    /// The engine's log so far, of all engines of this sandbox.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.path().join("engine.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// Starts `meterline run`.
+    pub fn engine(&self) -> Engine {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("engine.log"))
+            .expect("open the engine's log");
+        let errors = log.try_clone().expect("share the engine's log");
+        let mut command = Command::new(meterline());
+        command.arg("run").arg("-c").arg(self.config()).current_dir(self.path());
+        command.stdin(std::process::Stdio::null()).stdout(log).stderr(errors);
+        Engine { process: Guarded::spawn(&mut command).expect("start meterline run") }
+    }
+
+    /// SIGKILL to the engine alone: a pipeline run that it started lives on, as it would in a crash.
+    pub fn kill(&self, mut engine: Engine) {
+        engine.process.signal("KILL");
+        engine.wait(Duration::from_secs(10));
+        self.killed.lock().unwrap_or_else(PoisonError::into_inner).push(engine.process);
+    }
+
+    /// `meterline` with `arguments`, in this sandbox.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(meterline());
+        command.args(arguments).current_dir(self.path());
+        command
+    }
+
+    /// Runs `meterline` with `arguments` to its end.
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        wait::run(&mut self.command(arguments), COMMAND_LIMIT)
+    }
+
+    /// The rows that `meterline sql --json` answers. Panics if it fails.
+    pub fn sql(&self, query: &str) -> Vec<Map<String, Value>> {
+        self.try_sql(query).unwrap_or_else(|finished| panic!("{query}\n{}{}", finished.stdout, finished.stderr))
+    }
+
+    /// The rows that `meterline sql --json` answers, or what it left behind.
+    pub fn try_sql(&self, query: &str) -> Result<Vec<Map<String, Value>>, Finished> {
+        let config = self.config();
+        let finished = self.run(&["sql", "-c", &config.display().to_string(), "--json", query]);
+        if finished.code != Some(0) {
+            return Err(finished);
+        }
+        let answer: Value = serde_json::from_str(&finished.stdout).expect("sql --json prints one JSON document");
+        let rows = answer.as_array().or_else(|| answer.get("rows").and_then(Value::as_array));
+        Ok(rows
+            .expect("sql --json prints rows")
+            .iter()
+            .map(|row| row.as_object().expect("a row is an object").clone())
+            .collect())
+    }
+
+    /// One number that a query answers; `None` where the query fails, answers no row, or null.
+    pub fn number(&self, query: &str) -> Option<i64> {
+        let rows = self.try_sql(query).ok()?;
+        rows.first()?.values().next()?.as_i64()
+    }
+
+    /// Number of commits of the table `intervals`, looked up without the engine.
+    pub fn commits(&self) -> usize {
+        let log = self.lake().join("intervals/_delta_log");
+        fs::read_dir(log).map_or(0, |entries| {
+            entries.filter_map(Result::ok).filter(|e| e.path().extension().is_some_and(|x| x == "json")).count()
+        })
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Sandbox::new()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            note(&format!("the engine's log ends with\n{}", lines[lines.len().saturating_sub(60)..].join("\n")));
+        }
+    }
+}
+
+/// A running `meterline run`; killed with its children when dropped.
+#[derive(Debug)]
+pub struct Engine {
+    process: Guarded,
+}
+
+impl Engine {
+    /// SIGTERM, and the exit status. Panics if it takes longer than a minute.
+    pub fn stop(mut self) -> ExitStatus {
+        self.process.signal("TERM");
+        self.wait(Duration::from_secs(60))
+    }
+
+    /// SIGINT, as Ctrl-C sends it, and the exit status. Panics if it takes longer than a minute.
+    pub fn interrupt(mut self) -> ExitStatus {
+        self.process.signal("INT");
+        self.wait(Duration::from_secs(60))
+    }
+
+    /// Waits until it ends by itself. Panics after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        self.process.wait_for(limit).unwrap_or_else(|| panic!("the engine did not end within {limit:?}"))
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+}

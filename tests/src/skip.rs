@@ -1,0 +1,34 @@
+//! A test that cannot run here says so, and why; where skipping is forbidden it fails.
+
+use std::fmt;
+use std::io::Write;
+
+/// Why a test cannot run on this machine.
+#[derive(Debug, Clone)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What `found` holds, or `None` with a visible line that names the test. Panics instead where
+/// `METERLINE_FORBID_SKIPS=1`, as in CI.
+pub fn or_skip<T>(test: &str, found: Result<T, Skip>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(skip) if std::env::var_os("METERLINE_FORBID_SKIPS").is_some_and(|v| v == "1") => {
+            panic!("{test} cannot run, and METERLINE_FORBID_SKIPS forbids to skip it: {skip}")
+        }
+        Err(skip) => {
+            note(&format!("SKIPPED {test}: {skip}"));
+            None
+        }
+    }
+}
+
+/// Writes a line that the test runner does not capture.
+pub fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,92 @@
+//! A topic as the tests see it: every record with its position, and a way to add records by hand.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Message, Timestamp};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::util::Timeout;
+
+use crate::kafka::client;
+
+/// One record of a topic.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Kafka time stamp in milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Partition.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// The bytes, if there are any.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// The end offset of every partition of `topic`, in order.
+pub fn end_offsets(brokers: &str, topic: &str) -> Vec<i64> {
+    let consumer: BaseConsumer = client(brokers).create().expect("create a consumer");
+    let limit = Duration::from_secs(30);
+    let metadata = consumer.fetch_metadata(Some(topic), limit).expect("read the topic's metadata");
+    let mut partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
+    partitions.sort_unstable();
+    partitions
+        .into_iter()
+        .map(|p| consumer.fetch_watermarks(topic, p, limit).expect("read a partition's end").1)
+        .collect()
+}
+
+/// Every record of `topic` from the first to the current end.
+pub fn drain(brokers: &str, topic: &str) -> Vec<Record> {
+    let ends = end_offsets(brokers, topic);
+    let consumer: BaseConsumer = client(brokers)
+        .set("group.id", "oracle")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .create()
+        .expect("create a consumer");
+    let mut assignment = TopicPartitionList::new();
+    for (partition, _) in ends.iter().enumerate() {
+        assignment.add_partition_offset(topic, partition as i32, Offset::Offset(0)).expect("assign a partition");
+    }
+    consumer.assign(&assignment).expect("assign the topic");
+    let wanted: i64 = ends.iter().sum();
+    let mut records = Vec::with_capacity(wanted as usize);
+    let end = Instant::now() + Duration::from_secs(120);
+    while (records.len() as i64) < wanted {
+        assert!(Instant::now() < end, "drained {} of {wanted} records of {topic} in two minutes", records.len());
+        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+        let message = message.expect("read a record");
+        let Timestamp::CreateTime(timestamp_ms) = message.timestamp() else { panic!("a record without a time stamp") };
+        records.push(Record {
+            timestamp_ms,
+            partition: message.partition(),
+            offset: message.offset(),
+            payload: message.payload().map(<[u8]>::to_vec),
+        });
+    }
+    records
+}
+
+/// One record to send.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Key, which chooses the partition.
+    pub key: String,
+    /// The bytes; `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// Sends `records` in order, and waits until the broker has them all.
+pub fn send(brokers: &str, topic: &str, records: &[Outgoing]) {
+    let producer: BaseProducer = client(brokers).set("linger.ms", "5").create().expect("create a producer");
+    for record in records {
+        let mut next = BaseRecord::to(topic).key(record.key.as_bytes());
+        if let Some(payload) = &record.payload {
+            next = next.payload(payload.as_slice());
+        }
+        // Far fewer records than the producer's queue holds.
+        producer.send(next).map_err(|(e, _)| e).expect("queue a record");
+    }
+    producer.flush(Timeout::After(Duration::from_secs(60))).expect("deliver the records");
+}

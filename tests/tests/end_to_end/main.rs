@@ -1,0 +1,5 @@
+//! Meterline as people run it: the real binary, a real Kafka, real data where it is there.
+//!
+//! One test binary, so that the broker starts once for all but the tests that restart it.
+
+mod harness;

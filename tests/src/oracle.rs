@@ -2,7 +2,7 @@
 //!
 //! It shares nothing with the engine: a hash map of the winning reading per series and interval.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
@@ -19,49 +19,108 @@ pub struct Interval {
     pub quality: String,
 }
 
+/// Series and start in seconds since the epoch.
+pub type Key = (String, i64);
+
 /// What must have come of a topic.
 #[derive(Debug, Default)]
 pub struct Expected {
-    /// By series and start (seconds since the epoch).
-    pub intervals: BTreeMap<(String, i64), Interval>,
+    /// Every interval.
+    pub intervals: BTreeMap<Key, Interval>,
+    /// Intervals of registers that ran backwards: whether there is a value depends on what came first.
+    pub unsettled: BTreeSet<Key>,
     /// Partition and offset of every record that cannot be read.
     pub dead: BTreeSet<(i32, i64)>,
-    /// Records read, by partition.
-    pub records: BTreeMap<i32, i64>,
 }
 
-/// Recomputes what must be in the lake after `records`: mean power or energy, stamped at the interval's end.
-/// `length` is the native interval of a series in seconds.
-pub fn recompute(records: &[Record], length: impl Fn(&str) -> i64) -> Expected {
-    let mut expected = Expected::default();
-    let mut winners: BTreeMap<(String, i64), (i64, i32, i64)> = BTreeMap::new();
-    for record in records {
-        *expected.records.entry(record.partition).or_default() += 1;
-        let Some(reading) = record.payload.as_deref().and_then(read) else {
-            expected.dead.insert((record.partition, record.offset));
+/// Recomputes what must be in the lake of readings that are mean power or energy of an interval, stamped at its end.
+pub fn intervals(records: &[Record]) -> Expected {
+    let Topic { readings, lengths, dead } = parse(records);
+    let intervals = winners(&readings, &lengths)
+        .into_iter()
+        .map(|((series, end), reading)| {
+            let seconds = lengths[&series];
+            let interval = Interval { seconds, value: reading.energy(seconds), quality: reading.quality.clone() };
+            ((series, end - seconds), interval)
+        })
+        .collect();
+    Expected { intervals, unsettled: BTreeSet::new(), dead }
+}
+
+/// Recomputes what must be in the lake of readings that are cumulative registers: the difference between the
+/// registers at the two ends of an interval.
+pub fn registers(records: &[Record]) -> Expected {
+    let Topic { readings, lengths, dead } = parse(records);
+    let registers = winners(&readings, &lengths);
+    let mut expected = Expected { dead, ..Expected::default() };
+    for ((series, end), to) in &registers {
+        let seconds = lengths[series];
+        let key = (series.clone(), end - seconds);
+        let Some(from) = registers.get(&key) else { continue };
+        let value = to.energy(seconds) - from.energy(seconds);
+        if value < 0.0 {
+            expected.unsettled.insert(key);
             continue;
-        };
-        let seconds = length(&reading.series);
-        // The nearest boundary: meter clocks are a little off.
-        let end = (reading.at_ms + seconds * 500).div_euclid(seconds * 1000) * seconds;
-        let key = (reading.series, end - seconds);
-        let position = (record.timestamp_ms, record.partition, record.offset);
-        if winners.get(&key).is_none_or(|held| position > *held) {
-            let hours = seconds as f64 / 3600.0;
-            let value = match reading.unit.as_str() {
-                "kW" => reading.value * hours,
-                "W" => reading.value / 1e3 * hours,
-                "kWh" => reading.value,
-                other => panic!("the oracle does not know the unit {other}"),
-            };
-            winners.insert(key.clone(), position);
-            expected.intervals.insert(key, Interval { seconds, value, quality: reading.quality });
         }
+        let rank = |quality: &str| ["measured", "estimated", "substituted"].iter().position(|q| *q == quality);
+        let worse = if rank(&to.quality) > rank(&from.quality) { to } else { from };
+        expected.intervals.insert(key, Interval { seconds, value, quality: worse.quality.clone() });
     }
     expected
 }
 
+struct Topic {
+    readings: Vec<Reading>,
+    lengths: HashMap<String, i64>,
+    dead: BTreeSet<(i32, i64)>,
+}
+
+fn parse(records: &[Record]) -> Topic {
+    let mut readings = Vec::new();
+    let mut dead = BTreeSet::new();
+    for record in records {
+        let position = (record.timestamp_ms, record.partition, record.offset);
+        match record.payload.as_deref().and_then(|payload| read(payload, position)) {
+            Some(reading) => readings.push(reading),
+            None => {
+                dead.insert((record.partition, record.offset));
+            }
+        }
+    }
+    let mut stamps: HashMap<String, BTreeSet<i64>> = HashMap::new();
+    for reading in &readings {
+        stamps.entry(reading.series.clone()).or_default().insert(reading.at_ms);
+    }
+    let lengths = stamps.into_iter().map(|(series, stamps)| (series, native_length(&stamps))).collect();
+    Topic { readings, lengths, dead }
+}
+
+/// The most frequent gap between stamps in seconds, to the minute.
+fn native_length(stamps: &BTreeSet<i64>) -> i64 {
+    let mut votes: BTreeMap<i64, usize> = BTreeMap::new();
+    for (earlier, later) in stamps.iter().zip(stamps.iter().skip(1)) {
+        *votes.entry((later - earlier + 30_000) / 60_000 * 60).or_default() += 1;
+    }
+    votes.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(length, _)| length)
+}
+
+/// Of each series and boundary the reading with the greatest position.
+fn winners<'a>(readings: &'a [Reading], lengths: &HashMap<String, i64>) -> BTreeMap<Key, &'a Reading> {
+    let mut winners: BTreeMap<Key, &Reading> = BTreeMap::new();
+    for reading in readings {
+        let seconds = lengths[&reading.series];
+        // The nearest boundary: meter clocks are a little off.
+        let boundary = (reading.at_ms + seconds * 500).div_euclid(seconds * 1000) * seconds;
+        let held = winners.entry((reading.series.clone(), boundary)).or_insert(reading);
+        if reading.position > held.position {
+            *held = reading;
+        }
+    }
+    winners
+}
+
 struct Reading {
+    position: (i64, i32, i64),
     series: String,
     at_ms: i64,
     value: f64,
@@ -69,7 +128,19 @@ struct Reading {
     quality: String,
 }
 
-fn read(payload: &[u8]) -> Option<Reading> {
+impl Reading {
+    fn energy(&self, seconds: i64) -> f64 {
+        let hours = seconds as f64 / 3600.0;
+        match self.unit.as_str() {
+            "kW" => self.value * hours,
+            "W" => self.value / 1e3 * hours,
+            "kWh" => self.value,
+            other => panic!("the oracle does not know the unit {other}"),
+        }
+    }
+}
+
+fn read(payload: &[u8], position: (i64, i32, i64)) -> Option<Reading> {
     let record: Value = serde_json::from_slice(payload).ok()?;
     let text = |name: &str, default: &str| match record.get(name) {
         None | Some(Value::Null) => Some(default.to_owned()),
@@ -78,6 +149,7 @@ fn read(payload: &[u8]) -> Option<Reading> {
     let quality = text("quality", "measured")?;
     ["measured", "estimated", "substituted"].contains(&quality.as_str()).then_some(())?;
     Some(Reading {
+        position,
         series: record.get("meter_id")?.as_str().filter(|s| !s.is_empty())?.to_owned(),
         at_ms: instant_ms(record.get("ts")?.as_str()?)?,
         value: record.get("value")?.as_f64()?,
@@ -131,17 +203,26 @@ mod tests {
         }
     }
 
+    fn record(timestamp_ms: i64, offset: i64, minute: i64, value: f64) -> Record {
+        let payload = format!(r#"{{"meter_id":"a","ts":"1970-01-01T00:{minute:02}:02Z","value":{value},"unit":"kWh"}}"#);
+        Record { timestamp_ms, partition: 0, offset, payload: Some(payload.into()) }
+    }
+
     #[test]
     fn the_greatest_position_wins_whatever_the_order() {
-        let record = |timestamp_ms, offset, value: f64| Record {
-            timestamp_ms,
-            partition: 0,
-            offset,
-            payload: Some(format!(r#"{{"meter_id":"a","ts":"1970-01-01T00:15:02Z","value":{value},"unit":"kW"}}"#).into()),
-        };
-        let records = [record(5, 2, 4.0), record(7, 1, 8.0), record(7, 0, 12.0)];
-        let expected = recompute(&records, |_| 900);
-        let interval = Interval { seconds: 900, value: 2.0, quality: "measured".into() };
-        assert_eq!(expected.intervals, BTreeMap::from([(("a".to_owned(), 0), interval)]));
+        let records =
+            [record(5, 2, 15, 4.0), record(7, 1, 15, 8.0), record(7, 0, 15, 12.0), record(8, 3, 30, 1.0)];
+        let found = intervals(&records).intervals;
+        let values: Vec<(i64, f64)> = found.iter().map(|((_, start), i)| (*start, i.value)).collect();
+        assert_eq!(values, [(0, 8.0), (900, 1.0)]);
+    }
+
+    #[test]
+    fn a_register_gives_differences_between_neighbours() {
+        let records = [record(1, 0, 0, 10.0), record(2, 1, 15, 12.5), record(3, 2, 30, 11.0), record(4, 3, 59, 20.0)];
+        let found = registers(&records);
+        let values: Vec<(i64, f64)> = found.intervals.iter().map(|((_, start), i)| (*start, i.value)).collect();
+        assert_eq!(values, [(0, 2.5)]);
+        assert_eq!(found.unsettled, BTreeSet::from([("a".to_owned(), 900)]));
     }
 }

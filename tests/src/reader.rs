@@ -32,6 +32,11 @@ impl Reader {
         Ok(Reader { python })
     }
 
+    /// The interpreter.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// What it reads from `lake`: see `python/read_lake.py`.
     pub fn read(&self, lake: &Path) -> Value {
         let mut command = Command::new(&self.python);

@@ -156,7 +156,7 @@ label = "end"
             return Err(finished);
         }
         let answer: Value = serde_json::from_str(&finished.stdout).expect("sql --json prints one JSON document");
-        let rows = answer.as_array().or_else(|| answer.get("rows").and_then(Value::as_array));
+        let rows = answer.get("rows").and_then(Value::as_array);
         Ok(rows
             .expect("sql --json prints rows")
             .iter()

@@ -2,4 +2,9 @@
 //!
 //! One test binary, so that the broker starts once for all but the tests that restart it.
 
+mod checks;
+mod demo;
+mod faults;
+mod fleet;
 mod harness;
+mod spine;

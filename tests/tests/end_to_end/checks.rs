@@ -1,0 +1,164 @@
+//! What must hold of a lake, whatever happened on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use meterline_tests::oracle::{Expected, Interval};
+use meterline_tests::reader::Reader;
+use meterline_tests::sandbox::{Engine, Sandbox};
+use meterline_tests::{topic, wait};
+use serde_json::{Map, Value};
+
+type Row = Map<String, Value>;
+
+fn text(row: &Row, column: &str) -> String {
+    row[column].as_str().unwrap_or_else(|| panic!("{column} is no text in {row:?}")).to_owned()
+}
+
+fn integer(row: &Row, column: &str) -> i64 {
+    row[column].as_i64().unwrap_or_else(|| panic!("{column} is no integer in {row:?}"))
+}
+
+fn number(row: &Row, column: &str) -> f64 {
+    row[column].as_f64().unwrap_or_else(|| panic!("{column} is no number in {row:?}"))
+}
+
+/// Equal but for the last digits that two JSON readers may disagree about.
+fn same(a: f64, b: f64, relative: f64) -> bool {
+    (a - b).abs() <= relative * a.abs().max(b.abs()).max(1.0)
+}
+
+/// Records committed of `topic`, or 0 before the first commit.
+pub fn committed(sandbox: &Sandbox, topic: &str) -> i64 {
+    sandbox.number(&format!("SELECT sum(next_offset) FROM partitions WHERE topic = '{topic}'")).unwrap_or(0)
+}
+
+/// Waits until every record that is in `topic` now is part of a commit.
+pub fn await_committed(sandbox: &Sandbox, engine: &mut Engine, brokers: &str, topic: &str) {
+    let all: i64 = topic::end_offsets(brokers, topic).iter().sum();
+    wait::until(&format!("all {all} records of {topic} are committed"), Duration::from_secs(180), || {
+        assert!(engine.runs(), "the engine ended by itself");
+        (committed(sandbox, topic) == all).then_some(())
+    });
+}
+
+/// `intervals` holds what the oracle says, to the last value.
+pub fn assert_intervals(sandbox: &Sandbox, feed: &str, expected: &Expected) {
+    let rows = sandbox.sql(&format!(
+        "SELECT series_id, CAST(start AS BIGINT) AS start_us, CAST(\"end\" AS BIGINT) AS end_us, value, quality, unit, \
+         frequency FROM intervals WHERE feed = '{feed}'"
+    ));
+    let mut found = BTreeMap::new();
+    for row in &rows {
+        let (start_us, end_us) = (integer(row, "start_us"), integer(row, "end_us"));
+        let seconds = (end_us - start_us) / 1_000_000;
+        let key = (text(row, "series_id"), start_us / 1_000_000);
+        let interval = Interval { seconds, value: number(row, "value"), quality: text(row, "quality") };
+        assert_eq!(text(row, "unit"), "kWh", "{row:?}");
+        let frequency = if seconds % 3600 == 0 { format!("PT{}H", seconds / 3600) } else { format!("PT{}M", seconds / 60) };
+        assert_eq!(text(row, "frequency"), frequency, "{row:?}");
+        if !expected.unsettled.contains(&key) {
+            assert!(found.insert(key.clone(), interval).is_none(), "{key:?} is there twice");
+        }
+    }
+    let wrong: Vec<String> = expected
+        .intervals
+        .keys()
+        .chain(found.keys())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .filter_map(|key| match (expected.intervals.get(key), found.get(key)) {
+            (Some(e), Some(f)) if e.seconds == f.seconds && e.quality == f.quality && same(e.value, f.value, 1e-12) => {
+                None
+            }
+            (e, f) => Some(format!("{key:?}: expected {e:?}, found {f:?}")),
+        })
+        .collect();
+    let shown = wrong.iter().take(10).cloned().collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} of {} intervals differ:\n{shown}", wrong.len(), expected.intervals.len());
+}
+
+/// Nothing was dropped: of each partition the counts add up to the offsets, and what could not be read is a dead letter.
+pub fn assert_accounted(sandbox: &Sandbox, brokers: &str, topic: &str, expected: &Expected) {
+    let ends = topic::end_offsets(brokers, topic);
+    let rows = sandbox.sql(&format!("SELECT * FROM partitions WHERE topic = '{topic}' ORDER BY partition"));
+    assert_eq!(rows.len(), ends.len(), "{rows:?}");
+    let mut dead = 0;
+    for (row, end) in rows.iter().zip(ends) {
+        assert_eq!(integer(row, "next_offset"), end, "{row:?}");
+        assert_eq!(integer(row, "records"), end, "{row:?}");
+        let parts = ["accepted", "corrected", "duplicate", "dead", "pending"];
+        let sum: i64 = parts.iter().map(|part| integer(row, part)).sum();
+        assert_eq!(sum, end, "the counts add up to the offsets: {row:?}");
+        assert_eq!(integer(row, "pending"), 0, "every series has its frequency: {row:?}");
+        dead += integer(row, "dead");
+    }
+    let letters = sandbox.sql(&format!(
+        "SELECT partition, \"offset\", reason, detail FROM dead_letters WHERE topic = '{topic}'"
+    ));
+    let found: BTreeSet<(i32, i64)> =
+        letters.iter().map(|l| (integer(l, "partition") as i32, integer(l, "offset"))).collect();
+    assert_eq!(found, expected.dead);
+    assert_eq!((letters.len(), dead as usize), (found.len(), found.len()), "each dead letter once");
+    assert!(letters.iter().all(|l| !text(l, "reason").is_empty() && !text(l, "detail").is_empty()), "{letters:?}");
+}
+
+/// Waits until each series has a forecast whose origin is the end of its last interval.
+pub fn await_forecasts(sandbox: &Sandbox, engine: &mut Engine, limit: Duration) {
+    let wanted = "SELECT count(DISTINCT f.series_id) AS forecast FROM forecasts_latest f JOIN \
+         (SELECT series_id, max(\"end\") AS last FROM intervals GROUP BY series_id) i \
+         ON f.series_id = i.series_id AND f.origin = i.last";
+    let series = sandbox.number("SELECT count(DISTINCT series_id) FROM intervals").expect("count the series");
+    assert!(series > 0);
+    wait::until(&format!("each of {series} series has a forecast from its last interval"), limit, || {
+        assert!(engine.runs(), "the engine ended by itself");
+        (sandbox.number(wanted) == Some(series)).then_some(())
+    });
+    let crossed = sandbox.sql("SELECT count(*) AS n FROM forecasts_latest WHERE q10 > q50 OR q50 > q90");
+    assert_eq!(integer(&crossed[0], "n"), 0, "quantiles are ordered");
+}
+
+/// Python's deltalake with DuckDB over it gives the answers of `meterline sql`.
+pub fn assert_reader_agrees(sandbox: &Sandbox, reader: &Reader) {
+    let theirs = reader.read(&sandbox.lake());
+    assert_eq!(theirs["base_twice"], 0, "rows of the layer base are unique");
+    let list = |name: &str| -> Vec<Row> {
+        let rows = theirs[name].as_array().unwrap_or_else(|| panic!("{name} is missing"));
+        rows.iter().map(|r| r.as_object().expect("a row").clone()).collect()
+    };
+    let ours = sandbox.sql("SELECT count(*) AS n FROM intervals");
+    assert_eq!(integer(&ours[0], "n"), theirs["intervals"].as_i64().expect("a count"));
+
+    let ours = sandbox.sql(
+        "SELECT series_id, count(*) AS intervals, sum(value) AS total, CAST(min(start) AS BIGINT) AS first_us, \
+         CAST(max(start) AS BIGINT) AS last_us, \
+         sum(value * ((CAST(start AS BIGINT) / 60000000) % 1009)) AS checksum \
+         FROM intervals GROUP BY series_id ORDER BY series_id",
+    );
+    assert_same_rows(&ours, &list("per_series"));
+
+    let ours = sandbox.sql(
+        "SELECT series_id, CAST(origin AS BIGINT) AS origin_us, count(*) AS steps, sum(mean) AS total \
+         FROM forecasts f JOIN (SELECT series_id AS s, max(origin) AS o FROM forecasts GROUP BY series_id) \
+         ON series_id = s AND origin = o GROUP BY series_id, origin ORDER BY series_id",
+    );
+    assert_same_rows(&ours, &list("forecasts_latest"));
+
+    let ours = sandbox.sql("SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY reason");
+    assert_same_rows(&ours, &list("dead_letters"));
+}
+
+/// Equal rows in equal order; floating-point sums may be added up in another order.
+fn assert_same_rows(ours: &[Row], theirs: &[Row]) {
+    assert_eq!(ours.len(), theirs.len());
+    for (our, their) in ours.iter().zip(theirs) {
+        assert_eq!(our.keys().collect::<BTreeSet<_>>(), their.keys().collect::<BTreeSet<_>>());
+        for (column, value) in our {
+            let agree = match (value.as_f64(), their[column].as_f64()) {
+                (Some(a), Some(b)) => same(a, b, 1e-9),
+                _ => *value == their[column],
+            };
+            assert!(agree, "{column}: {our:?} but {their:?}");
+        }
+    }
+}

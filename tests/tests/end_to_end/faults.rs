@@ -1,0 +1,203 @@
+//! Bad input and a bad environment: a clear error, or a visible wait, never a hang and never a lost reading.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use meterline_tests::guard::Guarded;
+use meterline_tests::kafka::Kafka;
+use meterline_tests::reader::Reader;
+use meterline_tests::sandbox::Sandbox;
+use meterline_tests::skip::or_skip;
+use meterline_tests::topic::{self, Outgoing};
+use meterline_tests::wait;
+
+use crate::checks;
+use crate::harness::kafka;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// An address where nothing listens.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// `count` hourly readings of one meter from 2024-01-01 on.
+fn hours(first: usize, count: usize) -> Vec<Outgoing> {
+    let record = |n: usize| {
+        let (day, hour) = (1 + n / 24, n % 24);
+        format!(r#"{{"meter_id":"m","ts":"2024-01-{day:02}T{hour:02}:00:00Z","value":{n},"unit":"kWh"}}"#)
+    };
+    (first..first + count).map(|n| Outgoing { key: "m".into(), payload: Some(record(n).into_bytes()) }).collect()
+}
+
+fn await_log(sandbox: &Sandbox, what: &str, words: &[&str]) {
+    wait::until(what, MINUTE, || {
+        let log = sandbox.log();
+        words.iter().all(|word| log.contains(word)).then_some(())
+    });
+}
+
+#[test]
+fn a_second_engine_fences_the_first() {
+    let Some(kafka) = kafka("fencing") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("fencing", 1);
+    let sandbox = Sandbox::reading(&brokers, "fencing", "\n[ingest]\ncommit_interval = \"200ms\"\n");
+    topic::send(&brokers, "fencing", &hours(0, 100));
+    let mut first = sandbox.engine();
+    checks::await_committed(&sandbox, &mut first, &brokers, "fencing");
+    let mut second = sandbox.engine();
+    await_log(&sandbox, "the second engine claims the lake", &["meterline"]);
+    // The first finds out at its next commit.
+    let mut sent = 100;
+    let ended = wait::until("the first engine is fenced", MINUTE, || {
+        topic::send(&brokers, "fencing", &hours(sent, 10));
+        sent += 10;
+        std::thread::sleep(Duration::from_millis(300));
+        (!first.runs()).then(|| first.wait(MINUTE))
+    });
+    assert_eq!(ended.code(), Some(1));
+    assert!(sandbox.log().to_lowercase().contains("fence"), "the log says why:\n{}", sandbox.log());
+    checks::await_committed(&sandbox, &mut second, &brokers, "fencing");
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(sent as i64));
+    assert_eq!(second.stop().code(), Some(0));
+}
+
+#[test]
+fn a_bad_configuration_names_line_key_and_remedy() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.config().display().to_string();
+    for (toml, words) in [
+        ("[kafka]\nbrokrs = \"x\"\n", &["line 2", "brokrs", "did you mean `brokers`?"][..]),
+        ("[kafka\n", &["line 1"]),
+        ("[feed.m]\ntopic = \"t\"\nseries = \"s\"\ntime = \"t\"\n", &["value"]),
+        ("[ingest]\nworkers = 0\n", &["line 2", "ingest.workers"]),
+        ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwhen = \"new_intervalls > 3\"\n", &["new_intervals"]),
+    ] {
+        sandbox.configure(toml);
+        for command in [&["run", "-c", &config][..], &["validate", "--offline", "-c", &config], &["sql", "-c", &config, "SELECT 1"]]
+        {
+            let finished = sandbox.run(command);
+            // Predicates are planned where policies are used.
+            if command[0] == "sql" && toml.contains("intervalls") {
+                continue;
+            }
+            assert_eq!(finished.code, Some(2), "{command:?} with {toml}\n{}", finished.stderr);
+            for word in words {
+                assert!(finished.stderr.contains(word), "{command:?} with {toml} does not say {word}:\n{}", finished.stderr);
+            }
+        }
+    }
+    let finished = sandbox.run(&["run", "-c", "/nowhere/meterline.toml"]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("/nowhere/meterline.toml"), "{}", finished.stderr);
+    assert_eq!(sandbox.run(&["fly"]).code, Some(2));
+}
+
+#[test]
+fn a_missing_topic_is_waited_for() {
+    let Some(kafka) = kafka("the missing topic") else { return };
+    let brokers = kafka.brokers();
+    let sandbox = Sandbox::reading(&brokers, "later", "\n[ingest]\ncommit_interval = \"200ms\"\n");
+    let mut engine = sandbox.engine();
+    await_log(&sandbox, "the log names the missing topic", &["later"]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(engine.runs(), "it waits");
+    kafka.create_topic("later", 2);
+    topic::send(&brokers, "later", &hours(0, 50));
+    checks::await_committed(&sandbox, &mut engine, &brokers, "later");
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
+fn an_unreachable_broker_is_waited_for_and_nothing_is_lost() {
+    let Some(mut kafka) = or_skip("the unreachable broker", Kafka::start()) else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("away", 1);
+    topic::send(&brokers, "away", &hours(0, 50));
+    kafka.kill();
+    let sandbox = Sandbox::reading(&brokers, "away", "\n[ingest]\ncommit_interval = \"200ms\"\n");
+    let mut engine = sandbox.engine();
+    await_log(&sandbox, "the log names the broker", &[&brokers]);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(engine.runs(), "it waits");
+    kafka.restart();
+    checks::await_committed(&sandbox, &mut engine, &brokers, "away");
+    // Away again, in the middle of work.
+    kafka.kill();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(engine.runs(), "it waits");
+    kafka.restart();
+    topic::send(&brokers, "away", &hours(50, 50));
+    checks::await_committed(&sandbox, &mut engine, &brokers, "away");
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(100));
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
+fn an_engine_that_waits_for_a_broker_can_be_stopped() {
+    let sandbox = Sandbox::reading(NOBODY, "never", "");
+    let engine = sandbox.engine();
+    await_log(&sandbox, "the log names the broker", &[NOBODY]);
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
+fn a_lake_that_cannot_be_written_is_an_error_that_names_it() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.path().join("a-file");
+    fs::write(&file, "not a folder").expect("write a file");
+    let lake = file.join("lake").display().to_string();
+    sandbox.configure(&format!("[lake]\nurl = \"{lake}\"\n"));
+    let config = sandbox.config().display().to_string();
+    for command in [&["run", "-c", &config][..], &["sql", "-c", &config, "SELECT 1"], &["validate", "-c", &config]] {
+        let finished = sandbox.run(command);
+        assert_eq!(finished.code, Some(1), "{command:?}: {}", finished.stderr);
+        assert!(finished.stderr.contains("a-file"), "{command:?} does not name the lake:\n{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_locked_metadata_database_is_waited_for() {
+    let Some(reader) = or_skip("the locked metadata database", Reader::prepare()) else { return };
+    let sandbox = Sandbox::reading(NOBODY, "never", "");
+    // Its first use makes the database.
+    let config = sandbox.config().display().to_string();
+    sandbox.run(&["runs", "list", "-c", &config]).succeeded();
+    let lock = hold_lock(&reader, &sandbox.lake().join("metadata.db"), &sandbox.path().join("locked"));
+    // A write that needs the database, while somebody else holds it.
+    let mut waiting = sandbox.engine();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(waiting.runs(), "it waits:\n{}", sandbox.log());
+    drop(lock);
+    await_log(&sandbox, "it goes on once the lock is gone", &[NOBODY]);
+    assert_eq!(waiting.stop().code(), Some(0));
+}
+
+/// A process that holds the write lock of a SQLite database until it is dropped.
+fn hold_lock(reader: &Reader, database: &Path, told: &Path) -> Guarded {
+    let script = "import sqlite3, sys, time, pathlib\n\
+        connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+        connection.execute('BEGIN EXCLUSIVE')\n\
+        pathlib.Path(sys.argv[2]).touch()\n\
+        time.sleep(600)\n";
+    let mut command = Command::new(reader.python());
+    command.args(["-c", script]).arg(database).arg(told).stdin(Stdio::null());
+    let holder = Guarded::spawn(&mut command).expect("start the holder of the lock");
+    wait::until("the database is locked", MINUTE, || told.exists().then_some(()));
+    holder
+}
+
+#[test]
+fn sigterm_commits_what_was_read() {
+    let Some(kafka) = kafka("the clean end") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("clean", 1);
+    // Nothing but the end makes it commit.
+    let sandbox = Sandbox::reading(&brokers, "clean", "\n[ingest]\ncommit_interval = \"10m\"\n");
+    topic::send(&brokers, "clean", &hours(0, 300));
+    let engine = sandbox.engine();
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(checks::committed(&sandbox, "clean"), 300);
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(300));
+}

@@ -1,4 +1,5 @@
 //! What the benchmarks share: protocols with their data, and published figures.
 #![forbid(unsafe_code)]
 
+pub mod ingest;
 pub mod quality;

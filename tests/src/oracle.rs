@@ -162,9 +162,8 @@ fn read(payload: &[u8], position: (i64, i32, i64)) -> Option<Reading> {
 pub fn instant_ms(text: &str) -> Option<i64> {
     let text = text.strip_suffix('Z')?;
     let (date, time) = text.split_once('T')?;
-    let numbers = |text: &str, separator| -> Option<Vec<i64>> {
-        text.split(separator).map(|part| part.parse().ok()).collect()
-    };
+    let numbers =
+        |text: &str, separator| -> Option<Vec<i64>> { text.split(separator).map(|part| part.parse().ok()).collect() };
     let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let [year, month, day] = numbers(date, '-')?.try_into().ok()?;
     let [hour, minute, second] = numbers(clock, ':')?.try_into().ok()?;
@@ -204,14 +203,14 @@ mod tests {
     }
 
     fn record(timestamp_ms: i64, offset: i64, minute: i64, value: f64) -> Record {
-        let payload = format!(r#"{{"meter_id":"a","ts":"1970-01-01T00:{minute:02}:02Z","value":{value},"unit":"kWh"}}"#);
+        let payload =
+            format!(r#"{{"meter_id":"a","ts":"1970-01-01T00:{minute:02}:02Z","value":{value},"unit":"kWh"}}"#);
         Record { timestamp_ms, partition: 0, offset, payload: Some(payload.into()) }
     }
 
     #[test]
     fn the_greatest_position_wins_whatever_the_order() {
-        let records =
-            [record(5, 2, 15, 4.0), record(7, 1, 15, 8.0), record(7, 0, 15, 12.0), record(8, 3, 30, 1.0)];
+        let records = [record(5, 2, 15, 4.0), record(7, 1, 15, 8.0), record(7, 0, 15, 12.0), record(8, 3, 30, 1.0)];
         let found = intervals(&records).intervals;
         let values: Vec<(i64, f64)> = found.iter().map(|((_, start), i)| (*start, i.value)).collect();
         assert_eq!(values, [(0, 8.0), (900, 1.0)]);

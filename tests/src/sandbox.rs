@@ -16,7 +16,7 @@ use crate::wait::{self, Finished};
 /// Longest time for one query or another short command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
-/// The `meterline` binary: `METERLINE_BIN`, else the one beside this test, built first where it is missing.
+/// The `meterline` binary: `METERLINE_BIN`, else the one beside this program, brought up to date first.
 pub fn meterline() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY
@@ -24,20 +24,19 @@ pub fn meterline() -> PathBuf {
             if let Some(named) = std::env::var_os("METERLINE_BIN") {
                 return named.into();
             }
-            // target/release/deps/end_to_end-… → target/release/meterline
-            let test = std::env::current_exe().expect("the path of this test");
-            let profile = test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps");
-            let binary = profile.join("meterline");
-            if !binary.exists() {
-                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-                let mut build = Command::new(cargo);
-                build.args(["build", "--locked", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-                if profile.ends_with("release") {
-                    build.arg("--release");
-                }
-                assert!(build.status().is_ok_and(|s| s.success()), "could not build {}", binary.display());
+            // target/release/deps/end_to_end-… or target/release/ingest → target/release/meterline
+            let program = std::env::current_exe().expect("the path of this program");
+            let profile = program.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).expect("a folder");
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut build = Command::new(cargo);
+            build.args(["build", "--locked", "-p", "meterline", "--bin", "meterline"]);
+            if profile.ends_with("release") {
+                build.arg("--release");
             }
-            binary
+            let target = profile.parent().expect("the profile's folder lies in the target folder");
+            build.env("CARGO_TARGET_DIR", target).current_dir(env!("CARGO_MANIFEST_DIR"));
+            assert!(build.status().is_ok_and(|s| s.success()), "could not build meterline");
+            profile.join("meterline")
         })
         .clone()
 }

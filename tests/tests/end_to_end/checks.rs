@@ -55,7 +55,8 @@ pub fn assert_intervals(sandbox: &Sandbox, feed: &str, expected: &Expected) {
         let key = (text(row, "series_id"), start_us / 1_000_000);
         let interval = Interval { seconds, value: number(row, "value"), quality: text(row, "quality") };
         assert_eq!(text(row, "unit"), "kWh", "{row:?}");
-        let frequency = if seconds % 3600 == 0 { format!("PT{}H", seconds / 3600) } else { format!("PT{}M", seconds / 60) };
+        let frequency =
+            if seconds % 3600 == 0 { format!("PT{}H", seconds / 3600) } else { format!("PT{}M", seconds / 60) };
         assert_eq!(text(row, "frequency"), frequency, "{row:?}");
         if !expected.unsettled.contains(&key) {
             assert!(found.insert(key.clone(), interval).is_none(), "{key:?} is there twice");
@@ -93,9 +94,8 @@ pub fn assert_accounted(sandbox: &Sandbox, brokers: &str, topic: &str, expected:
         assert_eq!(integer(row, "pending"), 0, "every series has its frequency: {row:?}");
         dead += integer(row, "dead");
     }
-    let letters = sandbox.sql(&format!(
-        "SELECT partition, \"offset\", reason, detail FROM dead_letters WHERE topic = '{topic}'"
-    ));
+    let letters =
+        sandbox.sql(&format!("SELECT partition, \"offset\", reason, detail FROM dead_letters WHERE topic = '{topic}'"));
     let found: BTreeSet<(i32, i64)> =
         letters.iter().map(|l| (integer(l, "partition") as i32, integer(l, "offset"))).collect();
     assert_eq!(found, expected.dead);

@@ -74,8 +74,11 @@ fn a_bad_configuration_names_line_key_and_remedy() {
         ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwhen = \"new_intervalls > 3\"\n", &["new_intervals"]),
     ] {
         sandbox.configure(toml);
-        for command in [&["run", "-c", &config][..], &["validate", "--offline", "-c", &config], &["sql", "-c", &config, "SELECT 1"]]
-        {
+        for command in [
+            &["run", "-c", &config][..],
+            &["validate", "--offline", "-c", &config],
+            &["sql", "-c", &config, "SELECT 1"],
+        ] {
             let finished = sandbox.run(command);
             // Predicates are planned where policies are used.
             if command[0] == "sql" && toml.contains("intervalls") {
@@ -83,7 +86,11 @@ fn a_bad_configuration_names_line_key_and_remedy() {
             }
             assert_eq!(finished.code, Some(2), "{command:?} with {toml}\n{}", finished.stderr);
             for word in words {
-                assert!(finished.stderr.contains(word), "{command:?} with {toml} does not say {word}:\n{}", finished.stderr);
+                assert!(
+                    finished.stderr.contains(word),
+                    "{command:?} with {toml} does not say {word}:\n{}",
+                    finished.stderr
+                );
             }
         }
     }

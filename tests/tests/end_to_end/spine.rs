@@ -55,7 +55,17 @@ fn senders(data: Option<&RealData>, brokers: &str) -> Vec<Command> {
     };
     let Some(data) = data else {
         let mut fleet = command("generate");
-        fleet.args(["--meters", "40", "--days", "40", "--mix", "PT15M=0.5,PT1H=0.5", "--forms", "kW=0.5,kWh=0.5", "--clean"]);
+        fleet.args([
+            "--meters",
+            "40",
+            "--days",
+            "40",
+            "--mix",
+            "PT15M=0.5,PT1H=0.5",
+            "--forms",
+            "kW=0.5,kWh=0.5",
+            "--clean",
+        ]);
         return vec![fleet];
     };
     let mut hourly = command("replay");
@@ -69,7 +79,8 @@ fn senders(data: Option<&RealData>, brokers: &str) -> Vec<Command> {
 /// Sends everything once, all commands at the same time, while `meanwhile` goes on.
 fn send_all(data: Option<&RealData>, brokers: &str) -> Vec<Guarded> {
     let quiet = std::process::Stdio::null;
-    let start = |mut c: Command| Guarded::spawn(c.stdin(quiet()).stdout(quiet()).stderr(quiet())).expect("start a sender");
+    let start =
+        |mut c: Command| Guarded::spawn(c.stdin(quiet()).stdout(quiet()).stderr(quiet())).expect("start a sender");
     senders(data, brokers).into_iter().map(start).collect()
 }
 
@@ -98,7 +109,9 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
         let engine = sandbox.engine();
         let before = sandbox.commits();
         let more = random.random_range(1..4);
-        wait::until("the engine commits", Duration::from_secs(60), || (sandbox.commits() >= before + more).then_some(()));
+        wait::until("the engine commits", Duration::from_secs(60), || {
+            (sandbox.commits() >= before + more).then_some(())
+        });
         if kill == 3 {
             // The engine reads, and perhaps the senders write, while the broker is away.
             kafka.restart();
@@ -137,7 +150,8 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
 fn by_hand(real: bool, random: &mut StdRng) -> Vec<Outgoing> {
     let day = |n: u32| if real { format!("2014-06-{n:02}") } else { format!("2024-01-{n:02}") };
     let mut records = Vec::new();
-    let mut push = |key: &str, payload: &[u8]| records.push(Outgoing { key: key.into(), payload: Some(payload.into()) });
+    let mut push =
+        |key: &str, payload: &[u8]| records.push(Outgoing { key: key.into(), payload: Some(payload.into()) });
     for n in 0..200 {
         // Hourly series of our own, so that the rule is seen without the senders' values.
         let stamp = format!("{}T{:02}:00:00Z", day(1 + n / 24), n % 24);
@@ -146,7 +160,8 @@ fn by_hand(real: bool, random: &mut StdRng) -> Vec<Outgoing> {
         match random.random_range(0..4) {
             0 => push("by hand", plain.as_bytes()),
             1 => {
-                let changed = format!(r#"{{"meter_id":"by hand","ts":"{stamp}","value":{n},"unit":"kW","quality":"estimated"}}"#);
+                let changed =
+                    format!(r#"{{"meter_id":"by hand","ts":"{stamp}","value":{n},"unit":"kW","quality":"estimated"}}"#);
                 // Another key: a correction may come by another partition.
                 push(["by hand", "elsewhere"][n as usize % 2], changed.as_bytes());
             }
@@ -154,9 +169,15 @@ fn by_hand(real: bool, random: &mut StdRng) -> Vec<Outgoing> {
         }
     }
     // Long after its neighbours, and before all of them.
-    push("by hand", format!(r#"{{"meter_id":"by hand","ts":"{}T05:00:00Z","value":7,"unit":"kWh"}}"#, day(20)).as_bytes());
+    push(
+        "by hand",
+        format!(r#"{{"meter_id":"by hand","ts":"{}T05:00:00Z","value":7,"unit":"kWh"}}"#, day(20)).as_bytes(),
+    );
     push("by hand", br#"{"meter_id":"by hand","ts":"2013-12-31T05:00:00Z","value":8,"unit":"kWh"}"#);
-    push("by hand", format!(r#"{{"meter_id":"by hand","ts":"{}T03:00:00Z","value":9.25,"unit":"kWh"}}"#, day(2)).as_bytes());
+    push(
+        "by hand",
+        format!(r#"{{"meter_id":"by hand","ts":"{}T03:00:00Z","value":9.25,"unit":"kWh"}}"#, day(2)).as_bytes(),
+    );
     for bad in [
         &b"{\"meter_id\":\"bad\",\"ts\":"[..],
         b"not json at all",

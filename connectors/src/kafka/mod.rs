@@ -1,7 +1,13 @@
 //! Kafka: records in and out.
 //!
+//! * [`source`] reads assigned partitions at our own offsets; [`cluster`] says which partitions and offsets there are;
 //! * [`sink`] sends records, keyed and in order;
 //! * [`mock`] is the in-process broker of the demo, and the pace that it can bear.
 
+mod client;
+pub mod cluster;
 pub mod mock;
 pub mod sink;
+pub mod source;
+
+pub use client::SourceError;

@@ -1,0 +1,74 @@
+//! What the cluster has: partitions and their offsets. Every call may block for as long as its time-out.
+
+use std::time::Duration;
+
+use meterline_schemas::config::KafkaConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{Client, SourceError, consumer};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// This consumer fetches nothing; its queue may be small.
+const QUEUE_KIB: usize = 1024;
+
+/// A connection for questions.
+pub struct Cluster {
+    consumer: BaseConsumer<Client>,
+    brokers: String,
+}
+
+impl Cluster {
+    /// Starts a client. It connects by itself: this fails only for wrong settings.
+    pub fn connect(kafka: &KafkaConfig) -> Result<Cluster, SourceError> {
+        Ok(Cluster { consumer: consumer(kafka, "cluster", QUEUE_KIB)?, brokers: kafka.brokers.clone() })
+    }
+
+    /// Number of partitions of a topic.
+    pub fn partitions(&self, topic: &str) -> Result<i32, SourceError> {
+        self.serve();
+        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|cause| self.unreachable(cause))?;
+        let missing = || SourceError::TopicMissing { topic: topic.into(), brokers: self.brokers.clone() };
+        let found = metadata.topics().iter().find(|found| found.name() == topic).ok_or_else(missing)?;
+        if let Some(error) = found.error() {
+            return Err(match RDKafkaErrorCode::from(error) {
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopic => missing(),
+                cause => SourceError::Refused { topic: topic.into(), cause },
+            });
+        }
+        match i32::try_from(found.partitions().len()) {
+            Ok(partitions) if partitions > 0 => Ok(partitions),
+            _ => Err(missing()),
+        }
+    }
+
+    /// The first offset that the broker has of a partition, and the end of what it has.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64), SourceError> {
+        self.serve();
+        self.consumer.fetch_watermarks(topic, partition, TIMEOUT).map_err(|cause| self.unreachable(cause))
+    }
+
+    /// Tells the broker's consumer group where we are, for people who watch it. Nothing of ours reads it back.
+    pub fn report(&self, positions: &[(&str, i32, i64)]) -> Result<(), KafkaError> {
+        self.serve();
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        for (topic, partition, next_offset) in positions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*next_offset))?;
+        }
+        self.consumer.commit(&list, CommitMode::Sync)
+    }
+
+    fn unreachable(&self, cause: KafkaError) -> SourceError {
+        SourceError::Unreachable { brokers: self.brokers.clone(), cause }
+    }
+
+    // Nothing is assigned: a poll only runs the callbacks.
+    fn serve(&self) {
+        while let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
+            tracing::debug!(%error, "Kafka client");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Random readings, in any order, with restarts and crashes, against a batch recomputation.
+
+use std::collections::BTreeMap;
+
+use meterline_schemas::reading::Quality;
+use meterline_schemas::time::{DAY, HOUR, MINUTE};
+use proptest::prelude::*;
+
+use super::aggregate::{Output, Rules, Series};
+use super::outcome::{Change, Tally};
+use super::rows::{Layer, Row};
+use super::state::{Counts, PendingReading};
+use super::*;
+use jiff::tz::TimeZone;
+use meterline_schemas::config::Label;
+use meterline_schemas::reading::{Position, ValueKind};
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+
+fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
+    Rules { kind, label, zone: TimeZone::get("Europe/Berlin").unwrap(), frequency, remembered: 8 }
+}
+
+/// A run of the aggregate with commits, restarts and crashes.
+struct Run {
+    rules: Rules,
+    series: Series,
+    committed: Series,
+    out: Output,
+    rows: Vec<Row>,
+    counts: BTreeMap<i32, Counts>,
+    dead: usize,
+}
+
+impl Run {
+    fn new(rules: Rules, unit: &Unit) -> Run {
+        let series = Series::new("f", "s", unit, &rules);
+        let committed = series.clone();
+        Run { rules, series, committed, out: Output::default(), rows: vec![], counts: BTreeMap::new(), dead: 0 }
+    }
+
+    fn apply(&mut self, reading: &PendingReading) {
+        self.series.apply(&self.rules, 0, Micros::MIN, reading.clone(), &mut self.out);
+    }
+
+    fn commit(&mut self) {
+        let out = std::mem::take(&mut self.out);
+        self.out.epoch = out.epoch + 1;
+        self.rows.extend(out.rows.iter());
+        self.dead += out.dead.len();
+        for (partition, change) in out.tally.changes() {
+            change.apply(self.counts.entry(partition).or_default());
+        }
+        self.committed = self.series.clone();
+    }
+
+    /// The process ends and starts again: memory is lost, and what was not committed.
+    fn restart(&mut self) {
+        let text = serde_json::to_string(&self.committed.state).unwrap();
+        self.series = Series::restore(serde_json::from_str(&text).unwrap());
+        self.out = Output { epoch: self.out.epoch, ..Output::default() };
+    }
+
+    /// What a reader of the table sees: by interval the row with the greatest position.
+    fn read(&self) -> BTreeMap<Micros, (f64, i32, Quality)> {
+        let mut found: BTreeMap<Micros, Row> = BTreeMap::new();
+        for row in &self.rows {
+            let known = found.entry(row.start).or_insert(*row);
+            if row.content.position > known.content.position {
+                *known = *row;
+            }
+        }
+        found.into_iter().map(|(start, row)| (start, (row.content.value, row.content.count, row.content.quality))).collect()
+    }
+
+    fn check_layers(&self) {
+        let mut base: Vec<Micros> = self.rows.iter().filter(|r| r.layer == Layer::Base).map(|r| r.start).collect();
+        base.sort_unstable();
+        let all = base.len();
+        base.dedup();
+        assert_eq!(all, base.len(), "two base rows of one interval");
+    }
+}
+
+/// What happens between two readings.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Nothing,
+    Commit,
+    CommitAndRestart,
+    Crash,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => Just(Event::Nothing),
+        4 => Just(Event::Commit),
+        1 => Just(Event::CommitAndRestart),
+        1 => Just(Event::Crash),
+    ]
+}
+
+/// Feeds the readings in the given order; after a crash those since the last commit come again.
+fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event]) -> Run {
+    let mut run = Run::new(rules, unit);
+    let mut committed = 0;
+    let mut crashes = 0;
+    let mut next = 0;
+    while next < readings.len() {
+        run.apply(&readings[next]);
+        next += 1;
+        match events[(next + crashes) % events.len()] {
+            Event::Nothing => {}
+            Event::Commit => {
+                run.commit();
+                committed = next;
+            }
+            Event::CommitAndRestart => {
+                run.commit();
+                committed = next;
+                run.restart();
+            }
+            Event::Crash => {
+                run.restart();
+                next = committed;
+                crashes += 1;
+                if crashes > 20 {
+                    run.commit();
+                    committed = next;
+                }
+            }
+        }
+    }
+    run.commit();
+    run.check_layers();
+    let total = |count: fn(&Counts) -> u64| run.counts.values().map(count).sum::<u64>();
+    let sum = total(|c| c.accepted + c.corrected + c.duplicate + c.dead + c.pending);
+    assert_eq!(sum, readings.len() as u64, "the counts do not add up: {:?}", run.counts);
+    assert_eq!(total(|c| c.pending), run.series.state.pending.len() as u64);
+    run
+}
+
+fn reading(at: Micros, value: f64, quality: Quality, position: (i64, i32, i64)) -> PendingReading {
+    let (timestamp_ms, partition, offset) = position;
+    let position = Position { timestamp_ms, partition, offset };
+    PendingReading { at, value, unit: Unit::KW, quality, position }
+}
+
+fn quality() -> impl Strategy<Value = Quality> {
+    prop_oneof![4 => Just(Quality::Measured), 1 => Just(Quality::Estimated), 1 => Just(Quality::Substituted)]
+}
+
+/// Readings for some slots, with repetitions and corrections in random order of position and arrival.
+fn readings(slots: i64) -> impl Strategy<Value = Vec<(i64, i64, u8, Quality, i64, i32)>> {
+    proptest::collection::vec((0..slots, -5..5i64, 0..3u8, quality(), 0..50i64, 0..3i32), 1..150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn intervals_equal_a_batch_recomputation(
+        raw in readings(40),
+        events in proptest::collection::vec(event(), 1..40),
+        frequency in prop_oneof![
+            Just(Frequency::QUARTER_HOUR), Just(Frequency::HOUR), Just(Frequency::Day), Just(Frequency::Week),
+            Just(Frequency::Month),
+        ],
+        label in prop_oneof![Just(Label::Begin), Just(Label::End)],
+        wide in any::<bool>(),
+    ) {
+        let rules = rules(ValueKind::Interval, label, Some(frequency));
+        let zone = rules.zone.clone();
+        // Around the spring change of clocks; `wide` leaves holes longer than the state remembers.
+        let origin = frequency.floor(1_711_000_000_000_000, &zone);
+        let step = if wide { 11 } else { 1 };
+        let readings: Vec<PendingReading> = raw
+            .iter()
+            .enumerate()
+            .map(|(i, (slot, skew, value, quality, ts, partition))| {
+                let boundary = frequency.advance(origin, slot * step, &zone);
+                reading(boundary + skew * 30 * 1_000_000, f64::from(*value), *quality, (*ts, *partition, i as i64))
+            })
+            .collect();
+        let run = run(rules, &Unit::KW, &readings, &events);
+
+        let mut expected: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
+        for (reading, (slot, ..)) in readings.iter().zip(&raw) {
+            let index = slot * step - i64::from(label == Label::End);
+            let start = frequency.advance(origin, index, &zone);
+            let known = expected.entry(start).or_insert(reading);
+            if reading.position > known.position {
+                *known = reading;
+            }
+        }
+        let expected: BTreeMap<Micros, (f64, i32, Quality)> = expected
+            .into_iter()
+            .map(|(start, r)| {
+                let hours = (frequency.advance(start, 1, &zone) - start) as f64 / HOUR as f64;
+                (start, (r.value * hours, 1, r.quality))
+            })
+            .collect();
+        prop_assert_eq!(run.read(), expected);
+        prop_assert_eq!(run.dead, 0);
+    }
+
+    #[test]
+    fn a_detected_frequency_loses_no_reading(
+        raw in proptest::collection::vec((0..4i64, 0..3u8, 0..50i64, 0..3i32), 20..120),
+        events in proptest::collection::vec(event(), 1..40),
+        frequency in prop_oneof![Just(Frequency::QUARTER_HOUR), Just(Frequency::HOUR), Just(Frequency::Day)],
+    ) {
+        let rules = rules(ValueKind::Interval, Label::Begin, None);
+        let zone = rules.zone.clone();
+        let origin = frequency.floor(1_700_000_000_000_000, &zone);
+        // Mostly the next slot; sometimes one of the last ones again.
+        let readings: Vec<PendingReading> = raw
+            .iter()
+            .enumerate()
+            .map(|(i, (back, value, ts, partition))| {
+                let slot = (i as i64 - if *back == 3 { 2 } else { 0 }).max(0);
+                let at = frequency.advance(origin, slot, &zone);
+                reading(at, f64::from(*value), Quality::Measured, (*ts, *partition, i as i64))
+            })
+            .collect();
+        let run = run(rules, &Unit::KW, &readings, &events);
+        let mut expected: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
+        for reading in &readings {
+            let known = expected.entry(reading.at).or_insert(reading);
+            if reading.position > known.position {
+                *known = reading;
+            }
+        }
+        match run.series.state.frequency {
+            Some(found) => {
+                prop_assert_eq!(found, frequency);
+                let values: Vec<(Micros, f64)> = run.read().into_iter().map(|(at, row)| (at, row.0)).collect();
+                let wanted: Vec<(Micros, f64)> = expected
+                    .into_iter()
+                    .map(|(at, r)| {
+                        let hours = (frequency.advance(at, 1, &zone) - at) as f64 / HOUR as f64;
+                        (at, r.value * hours)
+                    })
+                    .collect();
+                prop_assert_eq!(values, wanted);
+            }
+            None => {
+                let waiting: Vec<&PendingReading> = run.series.state.pending.iter().collect();
+                let wanted: Vec<&PendingReading> = expected.into_values().collect();
+                prop_assert_eq!(waiting, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn counters_are_differences_of_adjacent_registers(
+        raw in proptest::collection::vec((0..8i64, 0..4i64, 0..50i64, 0..3i32), 1..80),
+        events in proptest::collection::vec(event(), 1..40),
+    ) {
+        // Within the horizon: nothing is too old. Corrections leave the register ascending.
+        let frequency = Frequency::HOUR;
+        let rules = Rules { remembered: 9, ..rules(ValueKind::Counter, Label::End, Some(frequency)) };
+        let readings: Vec<PendingReading> = raw
+            .iter()
+            .enumerate()
+            .map(|(i, (slot, wobble, ts, partition))| PendingReading {
+                unit: Unit::KWH,
+                ..reading(slot * HOUR, (slot * 10 + wobble) as f64, Quality::Measured, (*ts, *partition, i as i64))
+            })
+            .collect();
+        let run = run(rules, &Unit::KWH, &readings, &events);
+        let mut registers: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
+        for reading in &readings {
+            let known = registers.entry(reading.at).or_insert(reading);
+            if reading.position > known.position {
+                *known = reading;
+            }
+        }
+        let expected: BTreeMap<Micros, f64> = registers
+            .iter()
+            .filter_map(|(at, register)| Some((*at, registers.get(&(at + HOUR))?.value - register.value)))
+            .collect();
+        let found: BTreeMap<Micros, f64> = run.read().into_iter().map(|(start, row)| (start, row.0)).collect();
+        prop_assert_eq!(found, expected);
+        prop_assert_eq!(run.dead, 0);
+    }
+
+    #[test]
+    fn gauges_are_means_of_their_samples(
+        raw in proptest::collection::vec((0..8 * 6i64, 0..8i64, 0..50i64, 0..3i32), 1..120),
+        events in proptest::collection::vec(event(), 1..40),
+    ) {
+        let frequency = Frequency::HOUR;
+        let rules = Rules { remembered: 9, ..rules(ValueKind::Gauge, Label::End, Some(frequency)) };
+        let readings: Vec<PendingReading> = raw
+            .iter()
+            .enumerate()
+            .map(|(i, (slot, value, ts, partition))| {
+                reading(slot * 10 * MINUTE, *value as f64, Quality::Measured, (*ts, *partition, i as i64))
+            })
+            .collect();
+        let run = run(rules, &Unit::KW, &readings, &events);
+        let mut samples: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
+        for reading in &readings {
+            let known = samples.entry(reading.at).or_insert(reading);
+            if reading.position > known.position {
+                *known = reading;
+            }
+        }
+        let mut expected: BTreeMap<Micros, (f64, i32, Quality)> = BTreeMap::new();
+        for (at, sample) in samples {
+            let start = (at - 1).div_euclid(HOUR) * HOUR;
+            let interval = expected.entry(start).or_insert((0.0, 0, Quality::Measured));
+            interval.0 += sample.value;
+            interval.1 += 1;
+        }
+        for interval in expected.values_mut() {
+            interval.0 /= f64::from(interval.1);
+        }
+        prop_assert_eq!(run.read(), expected);
+        prop_assert_eq!(run.dead, 0);
+    }
+}
+
+#[test]
+fn a_correction_within_the_epoch_changes_the_row_itself() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
+    run.apply(&reading(HOUR, 1.0, Quality::Estimated, (1, 0, 1)));
+    run.apply(&reading(HOUR, 2.0, Quality::Measured, (2, 0, 2)));
+    run.commit();
+    assert_eq!(run.rows.len(), 1);
+    assert_eq!((run.rows[0].layer, run.rows[0].content.value), (Layer::Base, 2.0));
+    run.apply(&reading(HOUR, 3.0, Quality::Measured, (3, 0, 3)));
+    run.apply(&reading(HOUR, 1.0, Quality::Measured, (1, 0, 0)));
+    run.commit();
+    assert_eq!(run.rows.len(), 2);
+    assert_eq!((run.rows[1].layer, run.rows[1].content.value), (Layer::Revision, 3.0));
+    let counts = run.counts[&0];
+    assert_eq!((counts.accepted, counts.corrected, counts.duplicate), (1, 2, 1));
+}
+
+#[test]
+fn a_register_that_falls_gives_no_value() {
+    let mut run = Run::new(rules(ValueKind::Counter, Label::End, Some(Frequency::HOUR)), &Unit::KWH);
+    for (slot, value) in [(1, 99_990.0), (2, 99_995.0), (3, 3.0), (4, 10.0)] {
+        let register = reading(slot * HOUR, value, Quality::Measured, (slot, 0, slot));
+        run.apply(&PendingReading { unit: Unit::KWH, ..register });
+    }
+    run.commit();
+    let values: Vec<(Micros, f64)> = run.read().into_iter().map(|(start, row)| (start / HOUR, row.0)).collect();
+    assert_eq!(values, [(1, 5.0), (3, 7.0)]);
+}
+
+#[test]
+fn what_is_older_than_the_horizon_is_a_dead_letter_with_its_reason() {
+    for kind in [ValueKind::Counter, ValueKind::Gauge] {
+        let mut run = Run::new(rules(kind, Label::End, Some(Frequency::HOUR)), &Unit::KWH);
+        for slot in (0..30).chain([3]) {
+            let old = reading(slot * HOUR, slot as f64, Quality::Measured, (slot, 0, slot));
+            run.apply(&PendingReading { unit: Unit::KWH, ..old });
+        }
+        assert_eq!(run.out.dead.len(), 1, "{kind:?}");
+        assert_eq!(run.out.dead[0].reason, aggregate::BEYOND_HORIZON);
+        assert!(run.series.state.samples.len() <= 8, "{kind:?}");
+        run.commit();
+        assert_eq!(run.counts[&0].dead, 1);
+    }
+}
+
+#[test]
+fn another_unit_than_the_series_has_is_a_dead_letter() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
+    let degrees = PendingReading { unit: Unit::Other("degC".into()), ..reading(HOUR, 1.0, Quality::Measured, (1, 0, 1)) };
+    run.apply(&degrees);
+    assert_eq!(run.out.dead[0].reason, aggregate::UNIT_MISMATCH);
+    assert!(run.out.dead[0].detail.contains("degC"), "{}", run.out.dead[0].detail);
+}
+
+#[test]
+fn power_over_a_day_of_23_hours_is_23_hours_of_energy() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::Begin, Some(Frequency::Day)), &Unit::KW);
+    let spring: Micros = 1_711_839_600_000_000; // 2024-03-30T23:00:00Z, midnight in Berlin
+    run.apply(&reading(spring, 1.0, Quality::Measured, (1, 0, 1)));
+    run.apply(&reading(spring - DAY, 1.0, Quality::Measured, (2, 0, 2)));
+    run.commit();
+    let values: Vec<f64> = run.read().into_values().map(|row| row.0).collect();
+    assert_eq!(values, [24.0, 23.0]);
+}
+
+#[test]
+fn readings_that_waited_leave_the_pending_count() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::End, None), &Unit::KW);
+    for slot in 0..12 {
+        assert_eq!(run.series.state.frequency, None);
+        run.apply(&reading(slot * 15 * MINUTE, 1.0, Quality::Measured, (slot, 0, slot)));
+        run.commit();
+    }
+    assert_eq!(run.series.state.frequency, Some(Frequency::QUARTER_HOUR));
+    assert_eq!((run.counts[&0].pending, run.counts[&0].accepted), (0, 12));
+    let mut tally = Tally::default();
+    tally.dead(3);
+    let changes: Vec<(i32, Change)> = tally.changes().collect();
+    assert_eq!(changes.len(), 1);
+}

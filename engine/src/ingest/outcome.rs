@@ -1,0 +1,103 @@
+//! What became of readings, counted by the partition they came from.
+
+use meterline_schemas::reading::Position;
+
+use super::state::{Counts, PendingReading};
+
+/// What became of one reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is the first value of an interval, or a part of it.
+    Accepted,
+    /// It changed an interval already written, or may have.
+    Corrected,
+    /// It changed nothing.
+    Duplicate,
+    /// It waits for the native frequency of its series.
+    Waits,
+}
+
+/// A reading that was decoded, but cannot be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dead {
+    /// Number of its series in its shard.
+    pub series: u32,
+    /// Where it came from.
+    pub position: Position,
+    /// Short stable code.
+    pub reason: &'static str,
+    /// What is wrong, with the values.
+    pub detail: String,
+}
+
+/// Changes of [`Counts`] since the last commit, by partition. `records` is not part of it: the source counts them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tally {
+    partitions: Vec<(i32, Change)>,
+    last: usize,
+}
+
+/// Changes of one partition's counts; readings that waited leave `pending` again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    accepted: u64,
+    corrected: u64,
+    duplicate: u64,
+    dead: u64,
+    pending: i64,
+    late: u64,
+}
+
+impl Tally {
+    fn of(&mut self, partition: i32) -> &mut Change {
+        if self.partitions.get(self.last).is_none_or(|(known, _)| *known != partition) {
+            self.last = match self.partitions.iter().position(|(known, _)| *known == partition) {
+                Some(index) => index,
+                None => {
+                    self.partitions.push((partition, Change::default()));
+                    self.partitions.len() - 1
+                }
+            };
+        }
+        &mut self.partitions[self.last].1
+    }
+
+    /// Counts one reading; `late` if the watermark had passed its interval.
+    pub fn count(&mut self, reading: &PendingReading, outcome: Outcome, late: bool) {
+        let change = self.of(reading.position.partition);
+        match outcome {
+            Outcome::Accepted => change.accepted += 1,
+            Outcome::Corrected => change.corrected += 1,
+            Outcome::Duplicate => change.duplicate += 1,
+            Outcome::Waits => change.pending += 1,
+        }
+        change.late += u64::from(late && matches!(outcome, Outcome::Accepted | Outcome::Corrected));
+    }
+
+    /// Counts a reading that cannot be used.
+    pub fn dead(&mut self, partition: i32) {
+        self.of(partition).dead += 1;
+    }
+
+    /// A reading waits no longer; its outcome is counted next.
+    pub fn released(&mut self, reading: &PendingReading) {
+        self.of(reading.position.partition).pending -= 1;
+    }
+
+    /// The changes by partition.
+    pub fn changes(&self) -> impl Iterator<Item = (i32, Change)> + '_ {
+        self.partitions.iter().copied()
+    }
+}
+
+impl Change {
+    /// Adds the change to a partition's counts.
+    pub fn apply(self, counts: &mut Counts) {
+        counts.accepted += self.accepted;
+        counts.corrected += self.corrected;
+        counts.duplicate += self.duplicate;
+        counts.dead += self.dead;
+        counts.pending = counts.pending.saturating_add_signed(self.pending);
+        counts.late += self.late;
+    }
+}

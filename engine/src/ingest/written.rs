@@ -1,0 +1,121 @@
+//! Which intervals of a series were surely not written yet: the question that decides between the layers. Pure.
+//!
+//! The state of a series remembers the first and the last interval, the last 128 ones as bits, and one hole before
+//! them. That is enough to never write two base rows of one interval, and to take almost nothing new for a correction;
+//! what it cannot tell goes to the layer of revisions, where it is right too.
+
+use jiff::tz::TimeZone;
+use meterline_schemas::{Frequency, Micros};
+
+use super::state::SeriesState;
+
+/// Intervals that `SeriesState::recent` covers.
+const RECENT: i64 = u128::BITS as i64;
+
+/// Whether no row of the interval that starts at `start` was ever written.
+pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency, zone: &TimeZone) -> bool {
+    let (Some(first), Some(last)) = (state.first_start, state.last_start) else { return true };
+    if start > last || start < first {
+        return true;
+    }
+    if state.unwritten.is_some_and(|(from, to)| (from..to).contains(&start)) {
+        return true;
+    }
+    let back = frequency.steps_between(start, last, zone);
+    (0..RECENT).contains(&back) && state.recent & (1 << back) == 0
+}
+
+/// Records that the first row of the interval that starts at `start` was written. Only for intervals that are
+/// [`surely_unwritten`].
+pub fn mark(state: &mut SeriesState, start: Micros, frequency: Frequency, zone: &TimeZone) {
+    state.intervals += 1;
+    let (Some(first), Some(last)) = (state.first_start, state.last_start) else {
+        state.first_start = Some(start);
+        state.last_start = Some(start);
+        state.recent = 1;
+        return;
+    };
+    if start > last {
+        let steps = frequency.steps_between(last, start, zone);
+        state.recent = if steps < RECENT { state.recent << steps } else { 0 } | 1;
+        state.last_start = Some(start);
+        if steps > 1 {
+            keep_longer(state, (frequency.advance(last, 1, zone), start));
+        }
+        return;
+    }
+    let back = frequency.steps_between(start, last, zone);
+    if (0..RECENT).contains(&back) {
+        state.recent |= 1 << back;
+    }
+    let next = frequency.advance(start, 1, zone);
+    if start < first {
+        state.first_start = Some(start);
+        keep_longer(state, (next, first));
+    } else if let Some((from, to)) = state.unwritten.filter(|(from, to)| (*from..*to).contains(&start)) {
+        state.unwritten = None;
+        keep_longer(state, (from, start));
+        keep_longer(state, (next, to));
+    }
+}
+
+fn keep_longer(state: &mut SeriesState, hole: (Micros, Micros)) {
+    let length = |(from, to): (Micros, Micros)| to - from;
+    if length(hole) > state.unwritten.map_or(0, length) {
+        state.unwritten = Some(hole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use meterline_schemas::unit::Unit;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Frequency = Frequency::HOUR;
+
+    fn write(state: &mut SeriesState, slots: impl IntoIterator<Item = i64>) -> usize {
+        let zone = TimeZone::UTC;
+        let mut revisions = 0;
+        for slot in slots {
+            let start = slot * HOUR.nominal_micros();
+            match surely_unwritten(state, start, HOUR, &zone) {
+                true => mark(state, start, HOUR, &zone),
+                false => revisions += 1,
+            }
+        }
+        revisions
+    }
+
+    #[test]
+    fn history_read_after_newer_data_is_new() {
+        for history in [(0..5000).collect::<Vec<i64>>(), (0..5000).rev().collect()] {
+            let mut state = SeriesState::new("f", "s", Unit::KWH);
+            assert_eq!(write(&mut state, 10_000..10_500), 0);
+            assert_eq!(write(&mut state, history), 0);
+            // An outage that is filled later, while newer data goes on.
+            assert_eq!(write(&mut state, 11_000..11_300), 0);
+            assert_eq!(write(&mut state, 10_500..11_000), 0);
+            assert_eq!(state.intervals, 6300);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_interval_is_new_twice(slots in proptest::collection::vec(0..600i64, 0..300)) {
+            let zone = TimeZone::UTC;
+            let mut state = SeriesState::new("f", "s", Unit::KWH);
+            let mut written = BTreeSet::new();
+            for slot in slots {
+                let start = slot * HOUR.nominal_micros();
+                if surely_unwritten(&state, start, HOUR, &zone) {
+                    prop_assert!(written.insert(slot), "slot {} was new twice", slot);
+                    mark(&mut state, start, HOUR, &zone);
+                }
+            }
+        }
+    }
+}

@@ -1,12 +1,13 @@
 //! JSON records: picks the configured fields out of one object, and checks that the whole record is valid JSON.
 //!
 //! No tree of the record is built. The paths form a trie; the parser walks the record once, and what no path leads to
-//! is skipped (but still checked).
+//! is skipped (but still checked). Skipping is a walk with no paths, because the library's own skipping recurses without
+//! a limit: a record of a million brackets would end the process.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{FIELDS, Refusal, Scalar, reason, shortened};
 
@@ -65,6 +66,8 @@ impl Paths {
     }
 }
 
+static NO_PATHS: Paths = Paths { children: Vec::new(), fields: 0 };
+
 struct Walk<'p, 'f, 'a> {
     paths: &'p Paths,
     found: &'f mut [Scalar<'a>; FIELDS],
@@ -72,6 +75,9 @@ struct Walk<'p, 'f, 'a> {
 
 impl<'a> Walk<'_, '_, 'a> {
     fn keep(self, scalar: Scalar<'a>) {
+        if self.paths.fields == 0 {
+            return;
+        }
         for (field, slot) in self.found.iter_mut().enumerate() {
             if self.paths.fields & (1 << field) != 0 {
                 *slot = scalar.clone();
@@ -101,7 +107,9 @@ impl<'a> Visitor<'a> for Walk<'_, '_, 'a> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.keep(Scalar::Text(Cow::Owned(text.to_owned())));
+        if self.paths.fields != 0 {
+            self.keep(Scalar::Text(Cow::Owned(text.to_owned())));
+        }
         Ok(())
     }
 
@@ -134,22 +142,15 @@ impl<'a> Visitor<'a> for Walk<'_, '_, 'a> {
     }
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
+        while items.next_element_seed(Walk { paths: &NO_PATHS, found: &mut *self.found })?.is_some() {}
         self.keep(Scalar::Other("an array"));
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut entries: A) -> Result<(), A::Error> {
         while let Some(child) = entries.next_key_seed(Key { paths: self.paths })? {
-            match child {
-                Some(index) => {
-                    let paths = &self.paths.children[index].1;
-                    entries.next_value_seed(Walk { paths, found: &mut *self.found })?;
-                }
-                None => {
-                    entries.next_value::<IgnoredAny>()?;
-                }
-            }
+            let paths = child.map_or(&NO_PATHS, |index| &self.paths.children[index].1);
+            entries.next_value_seed(Walk { paths, found: &mut *self.found })?;
         }
         self.keep(Scalar::Other("an object"));
         Ok(())

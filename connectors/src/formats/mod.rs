@@ -370,11 +370,13 @@ mod tests {
     }
 
     #[test]
-    fn deeply_nested_records_are_refused_or_read_but_never_fatal() {
-        for depth in [100, 10_000, 1_000_000] {
-            let record = format!(r#"{{"x":{}1{}}}"#, "[".repeat(depth), "]".repeat(depth));
-            let _ = decode(&record);
-        }
+    fn deeply_nested_records_are_refused_and_never_fatal() {
+        let nested = |depth: usize| {
+            let brackets = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            decode(&format!(r#"{{"x":{brackets},"meter":{{"id":"a"}},"ts":900,"value":1}}"#)).map(|r| r.value)
+        };
+        assert_eq!(nested(100), Ok(1.0));
+        assert_eq!(nested(1_000_000).unwrap_err().reason, "malformed_record");
     }
 
     #[test]

@@ -85,10 +85,7 @@ pub enum SourceError {
 impl SourceError {
     /// Whether waiting may help.
     pub fn passes(&self) -> bool {
-        matches!(
-            self,
-            SourceError::Unreachable { .. } | SourceError::TopicMissing { .. } | SourceError::Refused { .. }
-        )
+        matches!(self, SourceError::Unreachable { .. } | SourceError::TopicMissing { .. } | SourceError::Refused { .. })
     }
 }
 

@@ -105,14 +105,7 @@ impl Series {
 
     /// Takes one reading. `number` is the number of the series in its shard, `watermark` the feed's (for counting late
     /// readings alone).
-    pub fn apply(
-        &mut self,
-        rules: &Rules,
-        number: u32,
-        watermark: Micros,
-        reading: PendingReading,
-        out: &mut Output,
-    ) {
+    pub fn apply(&mut self, rules: &Rules, number: u32, watermark: Micros, reading: PendingReading, out: &mut Output) {
         let mut context = Context { rules, number, watermark, out };
         if reading.position.partition != Position::BACKFILL_PARTITION {
             self.state.partition = reading.position.partition;
@@ -295,9 +288,10 @@ impl Series {
         context: &mut Context<'_>,
     ) {
         let known = self.memory.find(start);
-        if known.as_ref().is_some_and(|known| {
-            same_content(&known.content, &content) && known.content.count == content.count
-        }) {
+        if known
+            .as_ref()
+            .is_some_and(|known| same_content(&known.content, &content) && known.content.count == content.count)
+        {
             return;
         }
         // A part that arrives late has a smaller position than the others; its row must win all the same.

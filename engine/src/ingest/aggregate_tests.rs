@@ -70,7 +70,10 @@ impl Run {
                 *known = *row;
             }
         }
-        found.into_iter().map(|(start, row)| (start, (row.content.value, row.content.count, row.content.quality))).collect()
+        found
+            .into_iter()
+            .map(|(start, row)| (start, (row.content.value, row.content.count, row.content.quality)))
+            .collect()
     }
 
     fn check_layers(&self) {
@@ -120,15 +123,12 @@ fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event])
                 committed = next;
                 run.restart();
             }
-            Event::Crash => {
+            Event::Crash if crashes < 20 => {
                 run.restart();
                 next = committed;
                 crashes += 1;
-                if crashes > 20 {
-                    run.commit();
-                    committed = next;
-                }
             }
+            Event::Crash => {}
         }
     }
     run.commit();
@@ -370,7 +370,8 @@ fn what_is_older_than_the_horizon_is_a_dead_letter_with_its_reason() {
 #[test]
 fn another_unit_than_the_series_has_is_a_dead_letter() {
     let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
-    let degrees = PendingReading { unit: Unit::Other("degC".into()), ..reading(HOUR, 1.0, Quality::Measured, (1, 0, 1)) };
+    let degrees =
+        PendingReading { unit: Unit::Other("degC".into()), ..reading(HOUR, 1.0, Quality::Measured, (1, 0, 1)) };
     run.apply(&degrees);
     assert_eq!(run.out.dead[0].reason, aggregate::UNIT_MISMATCH);
     assert!(run.out.dead[0].detail.contains("degC"), "{}", run.out.dead[0].detail);

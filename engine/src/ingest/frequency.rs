@@ -1,8 +1,8 @@
 //! When the native frequency of a series is known. Pure.
 
+use meterline_schemas::Micros;
 use meterline_schemas::frequency::{Frequency, STANDARD, detect};
 use meterline_schemas::time::DAY;
-use meterline_schemas::Micros;
 
 /// Readings with distinct stamps that wait at most; then the best guess is taken.
 pub const PENDING_MAX: usize = 200;

@@ -169,10 +169,7 @@ mod tests {
         let found = groups(&state, &config);
         let shown: Vec<_> =
             found.iter().map(|g| (g.group_id.as_str(), g.origin, g.history_intervals, g.completeness)).collect();
-        assert_eq!(
-            shown,
-            [("PT15M", 9 * HOUR + 15 * MINUTE, 37, Some(1.0)), ("PT1H", 9 * HOUR, 9, Some(1.0))],
-        );
+        assert_eq!(shown, [("PT15M", 9 * HOUR + 15 * MINUTE, 37, Some(1.0)), ("PT1H", 9 * HOUR, 9, Some(1.0))],);
         assert_eq!((found[0].zone.as_str(), found[0].lag_records), ("Europe/Lisbon", 14));
     }
 
@@ -183,11 +180,9 @@ mod tests {
         let gap = series("a", f, 0, 9, 0b11_1011_1111);
         // Begins at 5 and ends at 6: 7 and 8 are missing.
         let short = series("b", f, 5, 6, 0b11);
-        for (members, completeness) in [
-            (vec![gap.clone()], 8.0 / 9.0),
-            (vec![short.clone()], 1.0),
-            (vec![gap, short], 10.0 / 13.0),
-        ] {
+        for (members, completeness) in
+            [(vec![gap.clone()], 8.0 / 9.0), (vec![short.clone()], 1.0), (vec![gap, short], 10.0 / 13.0)]
+        {
             let (state, config) = state(members, 9 * HOUR);
             assert_eq!(groups(&state, &config)[0].completeness, Some(completeness));
         }

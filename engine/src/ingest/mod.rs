@@ -1,18 +1,33 @@
 //! The stream: raw records → readings → native intervals → one atomic commit.
 //!
 //! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (when it is known), [`written`] (what is
-//! surely new), [`watermark`] (what is closed), [`groups`] (what triggers see). What is kept: [`state`] between commits,
-//! [`memory`] in between. On the way: [`rows`], [`outcome`].
+//! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
+//! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`].
+//! What runs: [`discovery`] finds partitions, [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
+//! protocol, and [`service`] holds it together.
 
 pub mod aggregate;
+pub mod commit;
+pub mod dataflow;
+pub mod dead_letters;
+pub mod discovery;
+pub mod epoch;
+mod error;
 pub mod frequency;
 pub mod groups;
+mod lock;
 pub mod memory;
 pub mod outcome;
 pub mod rows;
+pub mod service;
+pub mod shard;
 pub mod state;
 pub mod watermark;
 pub mod written;
+
+pub use commit::{Committed, load_committed};
+pub use error::IngestError;
+pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]
 mod aggregate_tests;

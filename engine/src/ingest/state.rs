@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use meterline_connectors::lake::DataFile;
 use meterline_schemas::reading::Position;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
@@ -25,7 +26,7 @@ pub struct IngestState {
     /// Every series seen, ordered by (feed, id).
     pub series: Vec<SeriesState>,
     /// Data files of `dead_letters` that belong to this commit; re-committed at start if the engine died in between.
-    pub dead_letter_files: Vec<String>,
+    pub dead_letter_files: Vec<DataFile>,
 }
 
 /// State of one feed.
@@ -90,9 +91,9 @@ pub struct SeriesState {
     pub last_start: Option<Micros>,
     /// Bit i: the interval i steps before `last_start` was written. Completeness comes from it.
     pub recent: u128,
-    /// Starts `[from, to)` before `last_start` where surely nothing was written: the greatest hole that history,
-    /// read after newer data, may still fill without being taken for a correction.
-    pub unwritten: Option<(Micros, Micros)>,
+    /// Starts `[from, to)` before `last_start` where surely nothing was written: the longest holes that history, read
+    /// after newer data, may still fill without being taken for a correction.
+    pub unwritten: Vec<(Micros, Micros)>,
     /// Intervals written for the first time.
     pub intervals: u64,
     /// Kafka partition it was last seen in; its event time counts there.
@@ -118,7 +119,7 @@ impl SeriesState {
             first_start: None,
             last_start: None,
             recent: 0,
-            unwritten: None,
+            unwritten: Vec::new(),
             intervals: 0,
             partition: Position::BACKFILL_PARTITION,
             last_position: None,

@@ -3,12 +3,13 @@
 //! Event time of a partition is the k-th greatest end of a last interval among the series last seen in it, with
 //! k = 1 + n / 20: one series in twenty may have a clock that runs ahead without closing intervals for the others. The
 //! partition's watermark is its event time less the feed's lateness; the feed's watermark is the least of its
-//! partitions', without the idle ones. Neither ever goes back.
+//! partitions', without the idle ones (with all idle, the greatest). Neither ever goes back.
 
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
+use meterline_schemas::reading::Position;
 
 use super::state::{FeedState, SeriesState};
 
@@ -39,7 +40,12 @@ pub fn event_times<'a>(series: impl Iterator<Item = &'a SeriesState>, zone: &Tim
 
 /// Moves the watermarks of a feed forward. `idle` says of which partitions nothing is to be expected just now; a
 /// partition that is not idle and has no watermark yet holds the feed's.
-pub fn advance(feed: &mut FeedState, event_times: &BTreeMap<i32, Micros>, lateness: Micros, idle: impl Fn(i32) -> bool) {
+pub fn advance(
+    feed: &mut FeedState,
+    event_times: &BTreeMap<i32, Micros>,
+    lateness: Micros,
+    idle: impl Fn(i32) -> bool,
+) {
     for (partition, state) in &mut feed.partitions {
         let reached = event_times.get(partition).map(|at| at.saturating_sub(lateness));
         state.watermark = state.watermark.max(reached);
@@ -47,8 +53,12 @@ pub fn advance(feed: &mut FeedState, event_times: &BTreeMap<i32, Micros>, latene
     let mut active = feed.partitions.iter().filter(|(partition, _)| !idle(**partition)).peekable();
     let least = match active.peek() {
         Some(_) => active.map(|(_, state)| state.watermark).min().flatten(),
-        // All are idle: what was read is all there is.
-        None => feed.partitions.values().filter_map(|state| state.watermark).min(),
+        // All are idle: what was read is all there is. Backfilled series count where there is no Kafka partition.
+        None => {
+            let live = feed.partitions.iter().filter(|(partition, _)| **partition != Position::BACKFILL_PARTITION);
+            let newest = live.filter_map(|(_, state)| state.watermark).max();
+            newest.or_else(|| feed.partitions.values().filter_map(|state| state.watermark).max())
+        }
     };
     feed.watermark = feed.watermark.max(least);
 }

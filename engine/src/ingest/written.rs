@@ -1,7 +1,7 @@
 //! Which intervals of a series were surely not written yet: the question that decides between the layers. Pure.
 //!
-//! The state of a series remembers the first and the last interval, the last 128 ones as bits, and one hole before
-//! them. That is enough to never write two base rows of one interval, and to take almost nothing new for a correction;
+//! The state of a series remembers the first and the last interval, the last 128 ones as bits, and the longest holes
+//! before them. That is enough to never write two base rows of one interval, and to take almost nothing new for a correction;
 //! what it cannot tell goes to the layer of revisions, where it is right too.
 
 use jiff::tz::TimeZone;
@@ -11,6 +11,8 @@ use super::state::SeriesState;
 
 /// Intervals that `SeriesState::recent` covers.
 const RECENT: i64 = u128::BITS as i64;
+/// Holes that are remembered.
+const HOLES_MAX: usize = 4;
 
 /// Whether no row of the interval that starts at `start` was ever written.
 pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency, zone: &TimeZone) -> bool {
@@ -18,7 +20,7 @@ pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency
     if start > last || start < first {
         return true;
     }
-    if state.unwritten.is_some_and(|(from, to)| (from..to).contains(&start)) {
+    if state.unwritten.iter().any(|(from, to)| (*from..*to).contains(&start)) {
         return true;
     }
     let back = frequency.steps_between(start, last, zone);
@@ -40,7 +42,7 @@ pub fn mark(state: &mut SeriesState, start: Micros, frequency: Frequency, zone: 
         state.recent = if steps < RECENT { state.recent << steps } else { 0 } | 1;
         state.last_start = Some(start);
         if steps > 1 {
-            keep_longer(state, (frequency.advance(last, 1, zone), start));
+            remember_hole(state, (frequency.advance(last, 1, zone), start));
         }
         return;
     }
@@ -51,18 +53,24 @@ pub fn mark(state: &mut SeriesState, start: Micros, frequency: Frequency, zone: 
     let next = frequency.advance(start, 1, zone);
     if start < first {
         state.first_start = Some(start);
-        keep_longer(state, (next, first));
-    } else if let Some((from, to)) = state.unwritten.filter(|(from, to)| (*from..*to).contains(&start)) {
-        state.unwritten = None;
-        keep_longer(state, (from, start));
-        keep_longer(state, (next, to));
+        remember_hole(state, (next, first));
+    } else if let Some(index) = state.unwritten.iter().position(|(from, to)| (*from..*to).contains(&start)) {
+        let (from, to) = state.unwritten.swap_remove(index);
+        remember_hole(state, (from, start));
+        remember_hole(state, (next, to));
     }
 }
 
-fn keep_longer(state: &mut SeriesState, hole: (Micros, Micros)) {
-    let length = |(from, to): (Micros, Micros)| to - from;
-    if length(hole) > state.unwritten.map_or(0, length) {
-        state.unwritten = Some(hole);
+fn remember_hole(state: &mut SeriesState, hole: (Micros, Micros)) {
+    let length = |(from, to): &(Micros, Micros)| to - from;
+    if length(&hole) <= 0 {
+        return;
+    }
+    state.unwritten.push(hole);
+    if state.unwritten.len() > HOLES_MAX
+        && let Some(shortest) = (0..state.unwritten.len()).min_by_key(|i| length(&state.unwritten[*i]))
+    {
+        state.unwritten.swap_remove(shortest);
     }
 }
 

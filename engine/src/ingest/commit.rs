@@ -1,0 +1,282 @@
+//! The commit protocol: rows, positions and state become visible in one step, or not at all.
+//!
+//! For commit `seq`, in this order, each step durable before the next begins:
+//!
+//! 1. data files of `intervals` and of `dead_letters` (nobody sees them yet);
+//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names the dead letters' files;
+//! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
+//!    `meterline/ingest_fence` = fence, which together name the state file;
+//! 4. `dead_letters` gets its files, with the transaction `meterline/dead_letters` = seq.
+//!
+//! A crash before 3 leaves files that nobody names; the readings come again. A crash between 3 and 4 is made good at the
+//! next start, from the state file. A writer that was fenced out cannot make step 3, and its state file has a name of
+//! its own.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use meterline_connectors::lake::{
+    CommitError, DataFile, Fence, Lake, LakeError, TableDefinition, TableOwner, snapshot,
+};
+use meterline_schemas::tables::INTERVALS;
+
+use super::error::IngestError;
+use super::state::IngestState;
+
+const SEQ: &str = "meterline/ingest";
+const FENCE: &str = "meterline/ingest_fence";
+const DEAD_LETTERS: &str = "meterline/dead_letters";
+const STATE_DIRECTORY: &str = "state";
+/// Old state files that are kept, for readers of an old snapshot.
+const STATE_FILES_KEPT: usize = 20;
+const COMPRESSION_LEVEL: i32 = 3;
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// Attempts that a commit gets once the engine is to stop.
+const ATTEMPTS_WHEN_STOPPING: u32 = 5;
+
+/// A commit as others see it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Its state.
+    pub state: Arc<IngestState>,
+    /// Version of the table `intervals` that holds its rows.
+    pub intervals_version: i64,
+}
+
+/// The newest commit, from the lake alone; `None` before the first one.
+///
+/// # Errors
+/// The lake or the state file cannot be read.
+pub async fn load_committed(lake: &Lake) -> Result<Option<Committed>, IngestError> {
+    let doing = "looking for the last ingest commit";
+    let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? else {
+        return Ok(None);
+    };
+    let seq = table.transaction(SEQ).await.map_err(IngestError::lake(doing))?;
+    let fence = table.transaction(FENCE).await.map_err(IngestError::lake(doing))?;
+    let (Some(seq), Some(fence)) = (seq, fence) else { return Ok(None) };
+    let state = load_state(lake, seq, fence).await?;
+    Ok(Some(Committed { state: Arc::new(state), intervals_version: table.version }))
+}
+
+fn state_path(seq: i64, fence: i64) -> String {
+    format!("{STATE_DIRECTORY}/ingest-{seq:012}-{fence}.zst")
+}
+
+async fn load_state(lake: &Lake, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
+    let path = state_path(seq, fence);
+    let bytes = lake.get_object(&path).await.map_err(IngestError::lake("loading the state of the last commit"))?;
+    let damaged = |reason: String| IngestError::State { path: path.clone(), reason };
+    let text = zstd::decode_all(bytes.as_ref()).map_err(|error| damaged(error.to_string()))?;
+    let state: IngestState = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if state.seq != seq || state.fence != fence {
+        return Err(damaged(format!("it is of commit {} by writer {}", state.seq, state.fence)));
+    }
+    Ok(state)
+}
+
+fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
+    let fault = |reason: String| IngestError::Fault(format!("encoding the state of commit {}: {reason}", state.seq));
+    let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))?;
+    serde_json::to_writer(&mut encoder, state).map_err(|error| fault(error.to_string()))?;
+    encoder.finish().map_err(|error| fault(error.to_string()))
+}
+
+/// What one commit adds.
+#[derive(Debug)]
+pub struct Batch {
+    /// Rows of `intervals`.
+    pub rows: Vec<RecordBatch>,
+    /// Rows of `dead_letters`.
+    pub dead_letters: Option<RecordBatch>,
+    /// The state after it, but for its number, its fence and its dead letters' files.
+    pub state: IngestState,
+}
+
+/// The one writer of `intervals` and `dead_letters`, as long as nobody newer claims them.
+pub struct Committer {
+    lake: Lake,
+    intervals: TableOwner,
+    dead_letters: TableOwner,
+    fence: Fence,
+    committed: Committed,
+    state_files: VecDeque<String>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Committer {
+    /// Takes over: fences out every earlier writer, loads the last commit, and finishes its dead letters. Once
+    /// `stopping` is set a failing store is no longer waited for.
+    ///
+    /// # Errors
+    /// The lake or the state file cannot be read.
+    pub async fn claim(lake: &Lake, stopping: Arc<AtomicBool>) -> Result<Committer, IngestError> {
+        let opening = "opening the tables of the stream";
+        let mut intervals =
+            TableOwner::open(lake, &TableDefinition::intervals()).await.map_err(IngestError::lake(opening))?;
+        let dead_letters =
+            TableOwner::open(lake, &TableDefinition::dead_letters()).await.map_err(IngestError::lake(opening))?;
+        let fence = intervals.claim(SEQ).await.map_err(|error| refused("taking over the stream", error))?;
+        // Read after the claim: what an earlier writer commits before it counts, and after it nothing can come.
+        let reading = "looking for the last ingest commit";
+        let seq = intervals.transaction(SEQ).await.map_err(IngestError::lake(reading))?;
+        let theirs = intervals.transaction(FENCE).await.map_err(IngestError::lake(reading))?;
+        let state = match (seq, theirs) {
+            (Some(seq), Some(theirs)) => load_state(lake, seq, theirs).await?,
+            _ => IngestState::default(),
+        };
+        let listing = lake.list_objects(STATE_DIRECTORY).await.map_err(IngestError::lake("listing state files"))?;
+        let mut state_files: Vec<String> = listing.into_iter().filter(|path| path.ends_with(".zst")).collect();
+        state_files.sort();
+        let committed = Committed { state: Arc::new(state), intervals_version: intervals.version() };
+        let mut committer = Committer {
+            lake: lake.clone(),
+            intervals,
+            dead_letters,
+            fence,
+            committed,
+            state_files: state_files.into(),
+            stopping,
+        };
+        committer.finish_dead_letters().await?;
+        Ok(committer)
+    }
+
+    /// The newest commit; its `seq` is 0 before the first one.
+    pub fn committed(&self) -> &Committed {
+        &self.committed
+    }
+
+    /// Makes one commit. Waits for a store that fails, and says so.
+    ///
+    /// # Errors
+    /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to stop.
+    pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
+        let Batch { rows, dead_letters, mut state } = batch;
+        state.seq = self.committed.state.seq + 1;
+        state.fence = self.fence.value();
+        state.dead_letter_files.clear();
+        let stopping = Arc::clone(&self.stopping);
+
+        let mut files: Vec<DataFile> = Vec::new();
+        for rows in rows.iter().filter(|rows| rows.num_rows() > 0) {
+            let table = &self.intervals;
+            files.extend(retry(&stopping, "writing intervals", || table.write(rows)).await?);
+        }
+        if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
+            let table = &self.dead_letters;
+            state.dead_letter_files = retry(&stopping, "writing dead letters", || table.write(&rows)).await?;
+        }
+
+        let state = Arc::new(state);
+        let path = state_path(state.seq, state.fence);
+        let encoded = {
+            let state = Arc::clone(&state);
+            tokio::task::spawn_blocking(move || encode_state(&state))
+                .await
+                .map_err(|error| IngestError::Fault(format!("encoding the state: {error}")))??
+        };
+        let encoded = bytes::Bytes::from(encoded);
+        let lake = &self.lake;
+        retry(&stopping, "writing the state", || lake.put_object(&path, encoded.clone())).await?;
+
+        let transactions = [(SEQ.to_owned(), state.seq), (FENCE.to_owned(), state.fence)];
+        let mut attempt = Attempt::new(&stopping);
+        let intervals_version = loop {
+            match self.intervals.commit(&files, &transactions, Some(&self.fence)).await {
+                Ok(version) => break version,
+                Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
+                Err(CommitError::Lake(error)) => attempt.wait("committing intervals", error).await?,
+            }
+        };
+        self.committed = Committed { state, intervals_version };
+        self.finish_dead_letters().await?;
+        self.prune(path).await;
+        Ok(self.committed.clone())
+    }
+
+    // Step 4. The transaction makes it idempotent.
+    async fn finish_dead_letters(&mut self) -> Result<(), IngestError> {
+        let state = Arc::clone(&self.committed.state);
+        if state.dead_letter_files.is_empty() {
+            return Ok(());
+        }
+        let stopping = Arc::clone(&self.stopping);
+        let mut attempt = Attempt::new(&stopping);
+        loop {
+            let transactions = [(DEAD_LETTERS.to_owned(), state.seq)];
+            match self.dead_letters.commit(&state.dead_letter_files, &transactions, None).await {
+                Ok(_) => return Ok(()),
+                Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
+                Err(CommitError::Lake(error)) => attempt.wait("committing dead letters", error).await?,
+            }
+        }
+    }
+
+    // What cannot be deleted now is deleted after the next start.
+    async fn prune(&mut self, newest: String) {
+        self.state_files.push_back(newest);
+        while self.state_files.len() > STATE_FILES_KEPT {
+            let Some(path) = self.state_files.pop_front() else { return };
+            if let Err(error) = self.lake.delete_object(&path).await {
+                tracing::debug!(path, %error, "an old state file stays for now");
+            }
+        }
+    }
+}
+
+fn refused(doing: &'static str, error: CommitError) -> IngestError {
+    match error {
+        CommitError::Lake(source) => IngestError::Lake { doing, source },
+        fenced @ CommitError::Fenced { .. } => IngestError::Fenced(fenced),
+    }
+}
+
+async fn retry<T, F>(stopping: &AtomicBool, doing: &'static str, work: impl Fn() -> F) -> Result<T, IngestError>
+where
+    F: Future<Output = Result<T, LakeError>>,
+{
+    let mut attempt = Attempt::new(stopping);
+    loop {
+        match work().await {
+            Ok(done) => return Ok(done),
+            Err(error) => attempt.wait(doing, error).await?,
+        }
+    }
+}
+
+/// Waits between attempts: longer each time, aloud, and not for ever once the engine is to stop.
+struct Attempt<'a> {
+    stopping: &'a AtomicBool,
+    count: u32,
+    wait: Duration,
+}
+
+impl Attempt<'_> {
+    fn new(stopping: &AtomicBool) -> Attempt<'_> {
+        Attempt { stopping, count: 0, wait: RETRY_FIRST }
+    }
+
+    async fn wait(&mut self, doing: &'static str, error: LakeError) -> Result<(), IngestError> {
+        self.count += 1;
+        let stopping = self.stopping.load(Ordering::Relaxed) && self.count >= ATTEMPTS_WHEN_STOPPING;
+        let hopeless = matches!(error, LakeError::Encode { .. } | LakeError::Url { .. });
+        if stopping || hopeless {
+            return Err(IngestError::Lake { doing, source: error });
+        }
+        tracing::warn!(
+            %error, attempt = self.count, next_attempt_s = self.wait.as_secs_f64(),
+            "{doing} failed; reading waits, nothing is lost"
+        );
+        let wait = if self.stopping.load(Ordering::Relaxed) { RETRY_FIRST } else { self.wait };
+        tokio::time::sleep(wait).await;
+        self.wait = (self.wait * 2).min(RETRY_LONGEST);
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! The timely graph, on one screen:
+//!
+//! ```text
+//! worker 0: poll ▸ decode ─┐ exchange by  ┌─▶ aggregate (shard 0) ─▶ part ─┐
+//! worker 1: poll ▸ decode ─┼ feed, series ┼─▶ aggregate (shard 1) ─▶ part ─┼─▶ coordinator
+//!                          └──────────────┘                                │
+//!      └── positions, counts, dead letters of each epoch ─────────────────-┘
+//! ```
+//!
+//! The dataflow's time is the epoch. The coordinator opens the next one by [`Control::open_next`]; each source hands in
+//! its part of the old one and moves on, and when the frontier has passed an epoch each shard hands in its part. An
+//! epoch takes at most `ingest.commit_records` records, and only the next one is open while one is being committed: so
+//! much is in memory at once, and a slow store slows the sources.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meterline_connectors::formats::Decoder;
+use meterline_connectors::kafka::source::{RawRecord, Source};
+use meterline_schemas::Micros;
+use meterline_schemas::config::{BadRecords, KafkaConfig};
+use meterline_schemas::reading::Position;
+use timely::communication::initialize::WorkerGuards;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::InputHandle;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::worker::Worker;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::dead_letters::DeadLetter;
+use super::discovery::NewPartition;
+use super::epoch::{Progress, SourcePart};
+use super::error::IngestError;
+use super::shard::{FeedRules, Routed, Shard, ShardPart, route};
+use super::state::{PendingReading, SeriesState};
+
+/// Records that are polled before the dataflow gets its turn.
+const BATCH: usize = 4096;
+/// How long an idle worker sleeps; a message from another worker wakes it.
+const NAP: Duration = Duration::from_millis(3);
+/// Bytes of dead letters after which a worker counts its epoch as full.
+const DEAD_BYTES_MAX: usize = 64 << 20;
+
+/// What workers tell the coordinator.
+#[derive(Debug)]
+pub enum Event {
+    /// A source has left an epoch.
+    Source(SourcePart),
+    /// A shard has finished an epoch.
+    Shard(ShardPart),
+    /// The stream cannot go on.
+    Failed(IngestError),
+}
+
+/// What the coordinator tells the workers.
+#[derive(Debug)]
+pub struct Control {
+    epoch: AtomicU64,
+    records: AtomicU64,
+    records_max: u64,
+    /// Sources stop reading.
+    pub stopping: Arc<AtomicBool>,
+    /// Everything ends.
+    pub done: Arc<AtomicBool>,
+    /// By number of the feed, as of the last commit.
+    watermarks: Vec<AtomicI64>,
+}
+
+impl Control {
+    /// Control of a stream that begins with epoch 1.
+    pub fn new(records_max: u64, feeds: usize, stopping: Arc<AtomicBool>) -> Control {
+        Control {
+            epoch: AtomicU64::new(1),
+            records: AtomicU64::new(0),
+            records_max,
+            stopping,
+            done: Arc::new(AtomicBool::new(false)),
+            watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
+        }
+    }
+
+    /// Records in the open epoch.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Whether the open epoch takes no more records.
+    pub fn full(&self) -> bool {
+        self.records() >= self.records_max
+    }
+
+    /// Closes the open epoch, whose number is returned, and opens the next one.
+    pub fn open_next(&self) -> u64 {
+        self.records.store(0, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Release)
+    }
+
+    /// Makes a feed's watermark known, for counting late readings.
+    pub fn set_watermark(&self, feed: usize, watermark: Micros) {
+        self.watermarks[feed].store(watermark, Ordering::Relaxed);
+    }
+
+    fn watermark(&self, feed: u16) -> Micros {
+        self.watermarks[usize::from(feed)].load(Ordering::Relaxed)
+    }
+
+    fn fill(&self) {
+        self.records.fetch_max(self.records_max, Ordering::Relaxed);
+    }
+}
+
+/// What one worker starts with.
+pub struct Setup {
+    /// Reads its partitions.
+    pub source: Source,
+    /// By number of the feed.
+    pub decoders: Vec<Decoder>,
+    /// Partitions for it.
+    pub partitions: Receiver<NewPartition>,
+    /// The series of its shard.
+    pub series: Vec<(u16, SeriesState)>,
+}
+
+/// What is the same for all workers.
+#[derive(Clone)]
+pub struct Common {
+    /// By number.
+    pub feeds: Arc<[FeedRules]>,
+    /// By number of the feed.
+    pub bad_records: Arc<[BadRecords]>,
+    /// From the coordinator.
+    pub control: Arc<Control>,
+    /// To the coordinator.
+    pub events: UnboundedSender<Event>,
+}
+
+/// Queue of a worker's consumer.
+pub fn queue_kib(workers: usize) -> usize {
+    (96 * 1024 / workers.max(1)).max(16 * 1024)
+}
+
+/// A source for worker `index`.
+///
+/// # Errors
+/// Wrong settings.
+pub fn connect(kafka: &KafkaConfig, index: usize, workers: usize) -> Result<Source, IngestError> {
+    Ok(Source::connect(kafka, &format!("worker-{index}"), queue_kib(workers))?)
+}
+
+/// The number of the worker that has the shard of a series: what timely's exchange does with its route.
+pub fn shard_of(route: u64, workers: usize) -> usize {
+    (route % workers.max(1) as u64) as usize
+}
+
+/// Starts one thread a setup.
+///
+/// # Errors
+/// The threads cannot be started.
+pub fn start(common: Common, setups: Vec<Setup>) -> Result<WorkerGuards<()>, IngestError> {
+    let workers = setups.len();
+    let setups: Mutex<Vec<Option<Setup>>> = Mutex::new(setups.into_iter().map(Some).collect());
+    timely::execute(timely::Config::process(workers), move |worker| {
+        let setup = setups.lock().ok().and_then(|mut setups| setups.get_mut(worker.index())?.take());
+        // However this thread ends, the coordinator learns of it.
+        let guard = DeathNotice(common.clone());
+        if let Some(setup) = setup {
+            run(worker, common.clone(), setup);
+        }
+        drop(guard);
+    })
+    .map_err(|error| IngestError::Fault(format!("starting the workers: {error}")))
+}
+
+struct DeathNotice(Common);
+
+impl Drop for DeathNotice {
+    fn drop(&mut self) {
+        if !self.0.control.done.load(Ordering::Acquire) {
+            let fault = IngestError::Fault("a worker of the stream ended unexpectedly".into());
+            let _ = self.0.events.send(Event::Failed(fault));
+        }
+    }
+}
+
+fn run(worker: &mut Worker, common: Common, setup: Setup) {
+    let control = Arc::clone(&common.control);
+    let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>> = InputHandle::new();
+    let shard = Shard::new(Arc::clone(&common.feeds), 1, setup.series);
+    build(worker, &mut input, shard, &common);
+    input.advance_to(1);
+    let mut reader = Reader {
+        common,
+        source: setup.source,
+        decoders: setup.decoders,
+        new: setup.partitions,
+        partitions: Vec::new(),
+        dead: Vec::new(),
+        dead_bytes: 0,
+        batch: Vec::with_capacity(BATCH),
+    };
+    while !control.done.load(Ordering::Acquire) {
+        let open = control.epoch.load(Ordering::Acquire);
+        if open > *input.time() {
+            reader.hand_in(*input.time());
+            input.advance_to(open);
+        }
+        let mut count = 0;
+        if !control.stopping.load(Ordering::Relaxed) && !control.full() {
+            match reader.read() {
+                Ok(records) => count = records,
+                Err(error) => {
+                    let _ = reader.common.events.send(Event::Failed(error));
+                    break;
+                }
+            }
+            input.send_batch(&mut reader.batch);
+            reader.batch.clear();
+        }
+        match count {
+            0 => worker.step_or_park(Some(NAP)),
+            _ => worker.step(),
+        };
+    }
+    // After a failure the others may still need this worker's part of the dataflow; nothing it holds will be committed.
+    while !control.done.load(Ordering::Acquire) {
+        worker.step_or_park(Some(NAP));
+    }
+}
+
+fn build(
+    worker: &mut Worker,
+    input: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>>,
+    mut shard: Shard,
+    common: &Common,
+) {
+    let common = common.clone();
+    worker.dataflow(|scope| {
+        // Readings of an epoch that not every source has left yet's successor: they wait, so that the state of a shard
+        // is that of one epoch.
+        let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
+        input.to_stream(scope).sink(
+            Exchange::new(|routed: &Routed| routed.route),
+            "aggregate",
+            move |(readings, frontier)| {
+                readings.for_each(|capability, batch| {
+                    let Some(epoch) = capability.least().copied() else { return };
+                    if epoch == shard.epoch() {
+                        take(&mut shard, batch.drain(..), &common.control);
+                    } else {
+                        early.entry(epoch).or_default().append(batch);
+                    }
+                });
+                while frontier.frontier().first().is_some_and(|reached| *reached > shard.epoch()) {
+                    let event = match shard.finish() {
+                        Ok(part) => Event::Shard(part),
+                        Err(error) => Event::Failed(error),
+                    };
+                    let _ = common.events.send(event);
+                    if let Some(readings) = early.remove(&shard.epoch()) {
+                        take(&mut shard, readings.into_iter(), &common.control);
+                    }
+                }
+            },
+        );
+    });
+}
+
+fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, control: &Control) {
+    for routed in readings {
+        let watermark = control.watermark(routed.feed);
+        shard.apply(routed, watermark);
+    }
+}
+
+/// The source side of one worker.
+struct Reader {
+    common: Common,
+    source: Source,
+    decoders: Vec<Decoder>,
+    new: Receiver<NewPartition>,
+    // In the order of assignment.
+    partitions: Vec<Progress>,
+    dead: Vec<DeadLetter>,
+    dead_bytes: usize,
+    batch: Vec<Routed>,
+}
+
+impl Reader {
+    // Polls and decodes one batch.
+    fn read(&mut self) -> Result<usize, IngestError> {
+        for new in self.new.try_iter() {
+            self.source.assign(std::slice::from_ref(&new.assignment))?;
+            self.partitions.push(Progress {
+                feed: new.feed,
+                partition: new.assignment.partition,
+                next_offset: new.first_offset,
+                end_offset: new.end_offset,
+                records: 0,
+                dead: 0,
+            });
+        }
+        if self.partitions.is_empty() {
+            return Ok(0);
+        }
+        let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, .. } = self;
+        let mut failed = None;
+        let count = source.poll(BATCH, Duration::ZERO, |record| {
+            let progress = &mut partitions[record.assignment];
+            progress.next_offset = record.offset + 1;
+            progress.records += 1;
+            let position =
+                Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
+            match decoders[usize::from(progress.feed)].decode(record.payload, position) {
+                Ok(reading) => batch.push(Routed {
+                    feed: progress.feed,
+                    route: route(progress.feed, &reading.series),
+                    series: reading.series,
+                    reading: PendingReading {
+                        at: reading.at,
+                        value: reading.value,
+                        unit: reading.unit,
+                        quality: reading.quality,
+                        position,
+                    },
+                }),
+                Err(refusal) => {
+                    progress.dead += 1;
+                    let feed = &common.feeds[usize::from(progress.feed)];
+                    match common.bad_records[usize::from(progress.feed)] {
+                        BadRecords::Skip => {}
+                        BadRecords::DeadLetter => {
+                            let letter = dead_letter(feed, position, &record, refusal.reason, refusal.detail);
+                            *dead_bytes += letter.payload.as_ref().map_or(0, |bytes| bytes.len()) + letter.detail.len();
+                            dead.push(letter);
+                        }
+                        BadRecords::Fail => {
+                            failed.get_or_insert_with(|| IngestError::BadRecord {
+                                feed: feed.name.to_string(),
+                                topic: feed.topic.to_string(),
+                                partition: position.partition,
+                                offset: position.offset,
+                                refusal: refusal.to_string(),
+                            });
+                        }
+                    }
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        common.control.records.fetch_add(count as u64, Ordering::Relaxed);
+        if *dead_bytes > DEAD_BYTES_MAX {
+            common.control.fill();
+        }
+        Ok(count)
+    }
+
+    // The source leaves an epoch.
+    fn hand_in(&mut self, epoch: u64) {
+        let mut partitions = self.partitions.clone();
+        for progress in &mut partitions {
+            let topic = &self.common.feeds[usize::from(progress.feed)].topic;
+            if let Some(end) = self.source.end_offset(topic, progress.partition) {
+                progress.end_offset = end.max(progress.next_offset);
+            }
+        }
+        for progress in &mut self.partitions {
+            progress.records = 0;
+            progress.dead = 0;
+        }
+        self.dead_bytes = 0;
+        let part = SourcePart { epoch, partitions, dead: std::mem::take(&mut self.dead) };
+        let _ = self.common.events.send(Event::Source(part));
+    }
+}
+
+fn dead_letter(
+    feed: &FeedRules,
+    position: Position,
+    record: &RawRecord<'_>,
+    reason: &'static str,
+    detail: String,
+) -> DeadLetter {
+    DeadLetter {
+        feed: Arc::clone(&feed.name),
+        topic: Arc::clone(&feed.topic),
+        position,
+        key: record.key.map(Box::from),
+        payload: record.payload.map(Box::from),
+        reason,
+        detail,
+    }
+}

@@ -1,0 +1,76 @@
+//! Why the stream cannot start or go on.
+
+use meterline_connectors::files::FileError;
+use meterline_connectors::kafka::SourceError;
+use meterline_connectors::lake::{CommitError, LakeError};
+
+/// Why the stream cannot start or go on. Nothing that was committed is lost; everything else is read again.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// Kafka cannot be read.
+    #[error("{0}")]
+    Source(#[from] SourceError),
+    /// The lake cannot be read or written.
+    #[error("{doing}: {source}")]
+    Lake {
+        /// What was being done.
+        doing: &'static str,
+        /// What the lake says.
+        source: LakeError,
+    },
+    /// Another writer has taken over.
+    #[error("{0}")]
+    Fenced(CommitError),
+    /// The state file of the last commit cannot be understood.
+    #[error("state file `{path}` cannot be read: {reason}; restore it from a backup of the lake")]
+    State {
+        /// Below the lake's root.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A feed's settings do not fit.
+    #[error("feed `{feed}`: {reason}")]
+    Feed {
+        /// The feed.
+        feed: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// There is nothing to read.
+    #[error("no feed is configured; add a [feed.NAME] with topic, series, time and value")]
+    NoFeed,
+    /// A record cannot be read, and the feed's policy is to stop then.
+    #[error(
+        "feed `{feed}` has bad_records = \"fail\", and record {partition}/{offset} of topic `{topic}` cannot be read: \
+         {refusal}; repair the producer, or set bad_records to dead_letter or skip"
+    )]
+    BadRecord {
+        /// The feed.
+        feed: String,
+        /// Its topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+        /// What is wrong with it.
+        refusal: String,
+    },
+    /// A file of a backfill cannot be read.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// An engine is running on the lake that a backfill wants to write.
+    #[error("an engine is running on this lake; stop it, run the backfill, and start it again")]
+    EngineRunning,
+    /// A thread ended, or something that cannot happen did.
+    #[error("{0}; this is a fault of meterline, please report it")]
+    Fault(String),
+}
+
+impl IngestError {
+    /// For the lake's errors: what was being done.
+    pub(super) fn lake(doing: &'static str) -> impl FnOnce(LakeError) -> IngestError {
+        move |source| IngestError::Lake { doing, source }
+    }
+}

@@ -1,0 +1,451 @@
+//! The running stream: workers, discovery, and the coordinator that closes epochs and commits them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use meterline_connectors::formats::Decoder;
+use meterline_connectors::lake::Lake;
+use meterline_schemas::config::{BadRecords, Config};
+use meterline_schemas::time::format_micros;
+use timely::communication::initialize::WorkerGuards;
+use tokio::sync::{mpsc as channel, watch};
+use tokio::task::JoinHandle;
+
+use super::aggregate::Rules;
+use super::commit::{Batch, Committer};
+use super::dataflow::{self, Common, Control, Event, Setup};
+use super::dead_letters;
+use super::discovery::{Discovery, Report};
+use super::epoch::{self, Idleness, Parts};
+use super::lock::EngineLock;
+use super::shard::{FeedRules, route};
+use super::state::IngestState;
+
+pub use super::commit::Committed;
+pub use super::error::IngestError;
+
+/// How often the coordinator looks whether an epoch is to be closed.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often it looks whether idle partitions let the watermark go on.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// How long workers may take to finish an epoch before the log mentions it.
+const SLOW_EPOCH: Duration = Duration::from_secs(30);
+
+/// What a caller may choose beside the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct IngestOptions {
+    /// Workers in place of `ingest.workers`.
+    pub workers: Option<usize>,
+}
+
+/// A running stream. Dropping it ends it without a last commit; [`Ingest::stop`] ends it cleanly.
+pub struct Ingest {
+    committed: watch::Receiver<Option<Arc<Committed>>>,
+    stop: watch::Sender<bool>,
+    stopping: Arc<AtomicBool>,
+    // `None` once its end was reported.
+    coordinator: Option<JoinHandle<Result<(), IngestError>>>,
+}
+
+/// Takes the stream over from any earlier writer, and starts it where the last commit ended. Kafka need not be there
+/// yet: it is waited for, aloud.
+///
+/// # Errors
+/// The lake cannot be read or written, or the configuration does not fit what was committed.
+pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Ingest, IngestError> {
+    if config.feed.is_empty() {
+        return Err(IngestError::NoFeed);
+    }
+    let workers = options.workers.unwrap_or(config.ingest.workers).max(1);
+    let feeds = feed_rules(config)?;
+    let lock = EngineLock::engine(lake);
+    let stopping = Arc::new(AtomicBool::new(false));
+    let committer = Committer::claim(lake, Arc::clone(&stopping)).await?;
+    let state = Arc::clone(&committer.committed().state);
+    check_feeds(config, &state)?;
+    tracing::info!(
+        commit = state.seq,
+        series = state.series.len(),
+        workers,
+        feeds = feeds.len(),
+        "the stream goes on after this commit"
+    );
+
+    let control = Arc::new(Control::new(config.ingest.commit_records.max(1), feeds.len(), Arc::clone(&stopping)));
+    let (events, received) = channel::unbounded_channel();
+    let common = Common {
+        feeds: feeds.clone().into(),
+        bad_records: config.feed.values().map(|feed| feed.bad_records).collect::<Vec<BadRecords>>().into(),
+        control: Arc::clone(&control),
+        events: events.clone(),
+    };
+    let (setups, senders) = set_up(config, &feeds, &state, workers)?;
+    let names: Vec<String> = config.feed.keys().cloned().collect();
+    let report = Arc::new(Mutex::new(None));
+    let discovery = Discovery {
+        kafka: config.kafka.clone(),
+        topics: feeds.iter().map(|feed| Arc::clone(&feed.topic)).collect(),
+        positions: positions(&names, &state),
+        workers: senders,
+        report: Arc::clone(&report),
+        done: Arc::clone(&control.done),
+    };
+    let guards = dataflow::start(common, setups)?;
+    let discovery = std::thread::Builder::new()
+        .name("kafka-discovery".into())
+        .spawn(move || {
+            if let Err(error) = discovery.run() {
+                let _ = events.send(Event::Failed(error.into()));
+            }
+        })
+        .map_err(|error| IngestError::Fault(format!("starting the discovery thread: {error}")))?;
+
+    let newest = (state.seq > 0).then(|| Arc::new(committer.committed().clone()));
+    let (publish, committed) = watch::channel(newest);
+    let (stop, stopped) = watch::channel(false);
+    let coordinator = Coordinator {
+        config: config.clone(),
+        committer,
+        control: Arc::clone(&control),
+        events: received,
+        feeds: names,
+        workers,
+        idleness: Idleness::default(),
+        publish,
+        report,
+        stopped,
+    };
+    coordinator.make_known();
+    let threads = Threads { control, guards: Some(guards), discovery: Some(discovery), _lock: lock };
+    let coordinator = tokio::spawn(async move {
+        let result = coordinator.run().await;
+        threads.end().await;
+        result
+    });
+    Ok(Ingest { committed, stop, stopping, coordinator: Some(coordinator) })
+}
+
+impl Ingest {
+    /// The newest commit, as it changes; `None` before the first one.
+    pub fn committed(&self) -> watch::Receiver<Option<Arc<Committed>>> {
+        self.committed.clone()
+    }
+
+    /// Resolves when the stream cannot go on, with the reason; never after it was told once.
+    pub async fn failed(&mut self) -> IngestError {
+        let Some(coordinator) = &mut self.coordinator else { return std::future::pending().await };
+        let ended = coordinator.await;
+        self.coordinator = None;
+        match ended {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => IngestError::Fault("the stream ended by itself".into()),
+            Err(error) => IngestError::Fault(format!("the coordinator ended: {error}")),
+        }
+    }
+
+    /// Stops reading, commits what was read, and ends.
+    ///
+    /// # Errors
+    /// The last commit failed; its readings come again at the next start.
+    pub async fn stop(mut self) -> Result<(), IngestError> {
+        self.stopping.store(true, Ordering::Relaxed);
+        // Without a receiver the coordinator has ended already.
+        let _ = self.stop.send(true);
+        match self.coordinator.take() {
+            Some(coordinator) => match coordinator.await {
+                Ok(result) => result,
+                Err(error) => Err(IngestError::Fault(format!("the coordinator ended: {error}"))),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+/// The feeds by number, which is their place in the configuration's order.
+pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError> {
+    let rules = |(name, feed): (&String, &meterline_schemas::config::FeedConfig)| {
+        let rules = Rules::new(feed, config.ingest.remembered_intervals)
+            .map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })?;
+        Ok(FeedRules { name: name.as_str().into(), topic: feed.topic.as_str().into(), rules })
+    };
+    config.feed.iter().map(rules).collect()
+}
+
+/// Offsets mean nothing in another topic, and intervals nothing at another frequency.
+pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), IngestError> {
+    for (name, feed) in &config.feed {
+        if let Some(known) = state.feeds.get(name)
+            && known.topic != feed.topic
+        {
+            let reason = format!(
+                "its topic is `{}`, but it was `{}` when readings were committed; give a new topic a feed of its own",
+                feed.topic, known.topic
+            );
+            return Err(IngestError::Feed { feed: name.clone(), reason });
+        }
+        let Some(declared) = feed.frequency else { continue };
+        let other = state.series.iter().find(|s| s.feed == *name && s.frequency.is_some_and(|f| f != declared));
+        if let Some(series) = other {
+            let known = series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default();
+            let reason = format!(
+                "frequency {declared} is declared, but series `{}` was committed at {known}; leave the declaration out",
+                series.id
+            );
+            return Err(IngestError::Feed { feed: name.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Adds the feeds that a state does not have yet.
+pub(super) fn add_feeds(config: &Config, state: &mut IngestState) {
+    for (name, feed) in &config.feed {
+        state.feeds.entry(name.clone()).or_default().topic.clone_from(&feed.topic);
+    }
+}
+
+fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), i64> {
+    let mut positions = BTreeMap::new();
+    for (number, name) in names.iter().enumerate() {
+        let Some(feed) = state.feeds.get(name) else { continue };
+        for (partition, read) in feed.partitions.iter().filter(|(partition, _)| **partition >= 0) {
+            positions.insert((number as u16, *partition), read.next_offset);
+        }
+    }
+    positions
+}
+
+type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>);
+
+fn set_up(config: &Config, feeds: &[FeedRules], state: &IngestState, workers: usize) -> Result<Setups, IngestError> {
+    let mut shards: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for series in &state.series {
+        // Series of a feed that is no longer configured stay in the state as they are.
+        let Some(feed) = feeds.iter().position(|feed| *feed.name == *series.feed) else { continue };
+        let feed = feed as u16;
+        shards[dataflow::shard_of(route(feed, &series.id), workers)].push((feed, series.clone()));
+    }
+    let mut setups = Vec::new();
+    let mut senders = Vec::new();
+    for (index, series) in shards.into_iter().enumerate() {
+        let (sender, partitions) = mpsc::channel();
+        senders.push(sender);
+        let decoders = config.feed.iter().map(|(name, feed)| {
+            Decoder::new(feed).map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })
+        });
+        setups.push(Setup {
+            source: dataflow::connect(&config.kafka, index, workers)?,
+            decoders: decoders.collect::<Result<_, _>>()?,
+            partitions,
+            series,
+        });
+    }
+    Ok((setups, senders))
+}
+
+/// The threads of the stream. However the coordinator ends, they do too.
+struct Threads {
+    control: Arc<Control>,
+    guards: Option<WorkerGuards<()>>,
+    discovery: Option<std::thread::JoinHandle<()>>,
+    _lock: EngineLock,
+}
+
+impl Threads {
+    async fn end(mut self) {
+        self.control.done.store(true, Ordering::Release);
+        let (guards, discovery) = (self.guards.take(), self.discovery.take());
+        let joined = tokio::task::spawn_blocking(move || {
+            for result in guards.into_iter().flat_map(WorkerGuards::join) {
+                if let Err(error) = result {
+                    tracing::error!(error, "a worker of the stream panicked");
+                }
+            }
+            discovery.map(std::thread::JoinHandle::join)
+        });
+        if !matches!(joined.await, Ok(Some(Ok(())) | None)) {
+            tracing::error!("a thread of the stream panicked");
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.control.done.store(true, Ordering::Release);
+        // Their drop would wait, and panic for a worker that did: the process is on its way down anyway.
+        std::mem::forget(self.guards.take());
+    }
+}
+
+fn out_of_turn() -> IngestError {
+    IngestError::Fault("a part of an epoch came out of turn".into())
+}
+
+/// Closes epochs, collects their parts, and commits them.
+struct Coordinator {
+    config: Config,
+    committer: Committer,
+    control: Arc<Control>,
+    events: channel::UnboundedReceiver<Event>,
+    feeds: Vec<String>,
+    workers: usize,
+    idleness: Idleness,
+    publish: watch::Sender<Option<Arc<Committed>>>,
+    report: Arc<Mutex<Option<Report>>>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Coordinator {
+    async fn run(mut self) -> Result<(), IngestError> {
+        loop {
+            let stop = self.wait_until_due().await?;
+            let epoch = self.control.open_next();
+            let parts = self.collect(epoch).await?;
+            if parts.records() > 0 {
+                self.commit(parts).await?;
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+    }
+
+    // Until the open epoch is to be closed; whether it is the last one.
+    async fn wait_until_due(&mut self) -> Result<bool, IngestError> {
+        let opened = Instant::now();
+        let interval = self.config.ingest.commit_interval.to_std();
+        let mut looked = Instant::now();
+        loop {
+            if *self.stopped.borrow_and_update() {
+                return Ok(true);
+            }
+            let records = self.control.records();
+            if records > 0 && (opened.elapsed() >= interval || self.control.full()) {
+                return Ok(false);
+            }
+            if records == 0 && looked.elapsed() >= IDLE_LOOK {
+                self.commit_idle().await?;
+                looked = Instant::now();
+            }
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(Event::Failed(error)) => return Err(error),
+                    Some(Event::Source(_) | Event::Shard(_)) => return Err(out_of_turn()),
+                    None => return Err(IngestError::Fault("all workers of the stream ended".into())),
+                },
+                // A sender that is gone means that nobody can stop the stream any more but by ending it.
+                changed = self.stopped.changed() => if changed.is_err() {
+                    return Ok(true);
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    async fn collect(&mut self, epoch: u64) -> Result<Parts, IngestError> {
+        let mut parts = Parts::default();
+        while !parts.complete(self.workers) {
+            let event = match tokio::time::timeout(SLOW_EPOCH, self.events.recv()).await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Err(IngestError::Fault("all workers of the stream ended".into())),
+                Err(_) => {
+                    let (sources, shards, of) = (parts.sources.len(), parts.shards.len(), self.workers);
+                    tracing::warn!(epoch, sources, shards, of, "waiting for the workers to finish an epoch");
+                    continue;
+                }
+            };
+            match event {
+                Event::Failed(error) => return Err(error),
+                Event::Source(part) if part.epoch == epoch => parts.sources.push(part),
+                Event::Shard(part) if part.epoch == epoch => parts.shards.push(part),
+                Event::Source(_) | Event::Shard(_) => return Err(out_of_turn()),
+            }
+        }
+        Ok(parts)
+    }
+
+    async fn commit(&mut self, mut parts: Parts) -> Result<(), IngestError> {
+        let began = Instant::now();
+        let records = parts.records();
+        let mut state = IngestState::clone(&self.committer.committed().state);
+        add_feeds(&self.config, &mut state);
+        epoch::add(&mut state, &mut parts, &self.feeds);
+        self.idleness.heard(&parts, &self.feeds, began);
+        self.idleness.advance(&mut state.feeds, &state.series, &self.config, began);
+        state.committed_at = jiff::Timestamp::now().as_microsecond();
+        let mut dead: Vec<_> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
+        dead.extend(parts.shards.iter_mut().flat_map(|part| part.dead.drain(..)));
+        let letters = match dead.is_empty() {
+            true => None,
+            false => Some(dead_letters::batch(&dead).map_err(|e| IngestError::Fault(format!("dead letters: {e}")))?),
+        };
+        let batches: Vec<_> = parts.shards.into_iter().flat_map(|part| part.rows).collect();
+        let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
+        // One batch, so that a commit has one file a month and layer.
+        let batches = match batches.first() {
+            Some(first) => vec![
+                arrow::compute::concat_batches(&first.schema(), &batches)
+                    .map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?,
+            ],
+            None => vec![],
+        };
+        let committed = self.committer.commit(Batch { rows: batches, dead_letters: letters, state }).await?;
+        let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
+        let lag: i64 = partitions.map(|p| (p.end_offset - p.next_offset).max(0)).sum();
+        let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
+        tracing::info!(
+            commit = committed.state.seq,
+            records,
+            rows,
+            dead_letters = dead.len(),
+            lag,
+            watermark = watermark.map(format_micros),
+            took_ms = began.elapsed().as_millis() as u64,
+            "committed"
+        );
+        self.make_known();
+        Ok(())
+    }
+
+    // No records, but partitions that have become idle may let the watermark go on.
+    async fn commit_idle(&mut self) -> Result<(), IngestError> {
+        let known = Arc::clone(&self.committer.committed().state);
+        if known.seq == 0 {
+            return Ok(());
+        }
+        let mut feeds = known.feeds.clone();
+        if !self.idleness.advance(&mut feeds, &known.series, &self.config, Instant::now()) {
+            return Ok(());
+        }
+        let state =
+            IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
+        let committed = self.committer.commit(Batch { rows: vec![], dead_letters: None, state }).await?;
+        tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
+        self.make_known();
+        Ok(())
+    }
+
+    // Tells everybody about the newest commit.
+    fn make_known(&self) {
+        let committed = self.committer.committed();
+        if committed.state.seq == 0 {
+            return;
+        }
+        let mut report = Report::new();
+        for (number, name) in self.feeds.iter().enumerate() {
+            let Some(feed) = committed.state.feeds.get(name) else { continue };
+            if let Some(watermark) = feed.watermark {
+                self.control.set_watermark(number, watermark);
+            }
+            let topic: Arc<str> = feed.topic.as_str().into();
+            let live = feed.partitions.iter().filter(|(partition, _)| **partition >= 0);
+            report.extend(live.map(|(partition, read)| (Arc::clone(&topic), *partition, read.next_offset)));
+        }
+        if let Ok(mut newest) = self.report.lock() {
+            *newest = Some(report);
+        }
+        self.publish.send_replace(Some(Arc::new(committed.clone())));
+    }
+}

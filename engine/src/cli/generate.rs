@@ -263,7 +263,7 @@ impl Output {
     }
 
     /// Waits until everything is where it belongs; the value is the number of records left out.
-    fn finish(self, transfer: &Transfer) -> Result<u64, GenerateError> {
+    fn finish(self, transfer: &mut Transfer) -> Result<u64, GenerateError> {
         match self {
             Output::Kafka { sink, .. } => transfer.flush(&sink)?,
             Output::Lines { path, mut out } => {
@@ -359,7 +359,7 @@ fn send(
             break;
         }
     }
-    let finished = output.finish(&transfer);
+    let finished = output.finish(&mut transfer);
     transfer.done();
     (fleet.counts(), transfer, failure.map_or(finished, Err))
 }

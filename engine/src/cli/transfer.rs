@@ -199,19 +199,22 @@ impl Transfer {
     }
 
     fn show(&mut self, at: Micros, share: f64) {
-        let every = if self.terminal { Duration::from_millis(500) } else { Duration::from_secs(10) };
-        if self.shown.unwrap_or(self.started).elapsed() < every {
+        if !self.is_time_to_show() {
             return;
         }
-        self.shown = Some(Instant::now());
-        let line = format!(
-            "{:3.0} %  {} records sent  {:.0}/s  at {}",
-            share * 100.0,
-            self.sent,
-            self.sent as f64 / self.seconds(),
-            format_micros(at)
-        );
-        self.line(&line);
+        let rate = self.sent as f64 / self.seconds();
+        let (sent, at) = (self.sent, format_micros(at));
+        self.line(&format!("{:3.0} %  {sent} records sent  {rate:.0}/s  at {at}", share * 100.0));
+    }
+
+    /// Twice a second where a line can be rewritten, else every ten seconds.
+    fn is_time_to_show(&mut self) -> bool {
+        let every = if self.terminal { Duration::from_millis(500) } else { Duration::from_secs(10) };
+        let due = self.shown.unwrap_or(self.started).elapsed() >= every;
+        if due {
+            self.shown = Some(Instant::now());
+        }
+        due
     }
 
     fn line(&self, text: &str) {
@@ -225,8 +228,13 @@ impl Transfer {
     ///
     /// # Errors
     /// It does not, or has refused records.
-    pub fn flush(&self, sink: &Sink) -> Result<(), SinkError> {
-        sink.flush(FLUSH_TIMEOUT, |waiting| self.line(&format!("{waiting} records wait for the broker"))).map(|_| ())
+    pub fn flush(&mut self, sink: &Sink) -> Result<(), SinkError> {
+        let progress = |waiting| {
+            if self.is_time_to_show() {
+                self.line(&format!("{waiting} records wait for the broker"));
+            }
+        };
+        sink.flush(FLUSH_TIMEOUT, progress).map(|_| ())
     }
 
     /// Ends the line of progress.

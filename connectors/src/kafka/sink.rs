@@ -1,8 +1,8 @@
 //! Records to Kafka: keyed, in order, never dropped.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,6 +13,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(5);
 const FLUSH_STEP: Duration = Duration::from_millis(500);
 
@@ -95,6 +96,7 @@ struct Deliveries {
     bytes: AtomicU64,
     failed: AtomicU64,
     last_failure: Mutex<Option<String>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 impl ClientContext for Deliveries {
@@ -103,7 +105,14 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "the producer cannot reach Kafka; it keeps trying");
+        // The client reports the same outage many times a second.
+        let mut last = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < WARNING_PAUSE) {
+            tracing::debug!(%error, reason, "producer");
+            return;
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(reason, "the producer cannot reach Kafka; it keeps trying");
     }
 }
 
@@ -121,7 +130,7 @@ impl ProducerContext for Deliveries {
                 if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::error!(%error, topic = message.topic(), partition = message.partition(), "a record was not delivered");
                 }
-                let mut last = self.last_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut last = self.last_failure.lock().unwrap_or_else(PoisonError::into_inner);
                 *last = Some(error.to_string());
             }
         }
@@ -271,7 +280,7 @@ impl Sink {
             records: context.records.load(Ordering::Relaxed),
             bytes: context.bytes.load(Ordering::Relaxed),
             failed: context.failed.load(Ordering::Relaxed),
-            last_failure: context.last_failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            last_failure: context.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 

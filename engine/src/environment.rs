@@ -6,6 +6,7 @@ use meterline_connectors::lake::{Lake, LakeError};
 use meterline_schemas::config::{self, Config, ConfigError};
 
 use crate::metadata::{MetadataError, MetadataStore};
+use crate::triggers;
 
 /// File name of the metadata database in the lake's directory.
 const METADATA_FILE: &str = "metadata.db";
@@ -92,7 +93,10 @@ impl Environment {
 pub fn read_config(path: &Path) -> Result<Config, EnvironmentError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| EnvironmentError::ReadConfig { path: path.to_owned(), source })?;
-    config::parse(&text).map_err(|source| EnvironmentError::Config { path: path.to_owned(), source })
+    let wrong = |source| EnvironmentError::Config { path: path.to_owned(), source };
+    let config = config::parse(&text).map_err(wrong)?;
+    triggers::check_policies(&text, &config).map_err(wrong)?;
+    Ok(config)
 }
 
 /// URL of the metadata database: as configured, else a file in the lake's directory.

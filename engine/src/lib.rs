@@ -12,3 +12,5 @@ pub mod cli;
 pub mod environment;
 pub mod ingest;
 pub mod metadata;
+pub mod sql;
+pub mod triggers;

@@ -43,12 +43,12 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "new_intervals",
         FactKind::Integer,
-        "native intervals closed since the origin of this pipeline's last run that began; all of the history if none did",
+        "native intervals closed since the origin of this pipeline's last run that succeeded or is under way; all of the history if there is none",
     ),
     fact(
         "hours_since_run",
         FactKind::Number,
-        "stream hours since the origin of this pipeline's last run that began; null if none did",
+        "stream hours since the origin of this pipeline's last run that succeeded or is under way; null if there is none",
     ),
     fact("has_champion", FactKind::Truth, "an approved model version serves this group"),
     fact(

@@ -7,9 +7,14 @@ mod context;
 mod error;
 mod generate;
 mod logging;
+mod models;
 mod replay;
+mod runs;
 pub mod shutdown;
+mod sql;
+mod table;
 mod transfer;
+mod triggers;
 mod validate;
 
 use std::process::ExitCode;
@@ -33,6 +38,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Query readings, forecasts and history
+    Sql(sql::Args),
+    /// The policies, and why they did or did not start a run
+    Triggers(triggers::Args),
+    /// What the pipelines did and do
+    Runs(runs::Args),
+    /// The model registry
+    Models(models::Args),
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
     /// Send CSV or Parquet files to Kafka, in the order of time
@@ -45,12 +58,16 @@ impl Command {
     /// What is logged unless `METERLINE_LOG` says otherwise.
     fn log_level(&self) -> logging::Default {
         match self {
-            Command::Validate(_) | Command::Replay(_) | Command::Generate(_) => logging::Default::Quiet,
+            _ => logging::Default::Quiet,
         }
     }
 
     async fn run(self, context: &Context) -> CommandResult {
         match self {
+            Command::Sql(args) => sql::run(args, context).await,
+            Command::Triggers(args) => triggers::run(args, context).await,
+            Command::Runs(args) => runs::run(args, context).await,
+            Command::Models(args) => models::run(args, context).await,
             Command::Validate(args) => validate::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Generate(args) => generate::run(args, context).await,

@@ -7,7 +7,8 @@ use super::{MetadataError, MetadataStore};
 const KEPT: i64 = 10_000;
 
 impl MetadataStore {
-    /// Records a decision; the same decision again only gains the run that it started.
+    /// Records a decision. The same decision again replaces it: it gained its run, or an evaluation that was repeated
+    /// at the same commit came out anew.
     ///
     /// # Errors
     ///
@@ -18,7 +19,8 @@ impl MetadataStore {
         self.retry(doing, || async {
             sqlx::query(
                 "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET doc = excluded.doc",
+                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET \
+                 at = excluded.at, fired = excluded.fired, doc = excluded.doc",
             )
             .bind(&decision.decision_id)
             .bind(&decision.group_id)
@@ -98,5 +100,43 @@ impl MetadataStore {
             .map(|_| ())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::facts::Facts;
+
+    use super::super::store::tests::fresh;
+    use super::*;
+
+    fn decision(id: &str, at: i64, fired: bool) -> DecisionRecord {
+        DecisionRecord {
+            decision_id: id.into(),
+            group_id: "PT15M".into(),
+            pipeline: Pipeline::Infer,
+            commit_seq: at,
+            origin: at,
+            at,
+            fired,
+            reason: String::new(),
+            clauses: Vec::new(),
+            facts: Facts { group_id: "PT15M".into(), pipeline: "reforecast".into(), values: serde_json::Map::new() },
+            run_id: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decision_that_comes_out_anew_is_found_as_what_it_became() {
+        let (_dir, store) = fresh().await;
+        store.record_decision(&decision("1", 1, false)).await.unwrap();
+        assert!(store.last_decision("PT15M", Pipeline::Infer, true).await.unwrap().is_none());
+        store.record_decision(&decision("1", 2, true)).await.unwrap();
+        store.record_decision(&decision("2", 3, false)).await.unwrap();
+        let last = |fired| store.last_decision("PT15M", Pipeline::Infer, fired);
+        assert_eq!(last(true).await.unwrap().unwrap().decision_id, "1");
+        assert_eq!(last(false).await.unwrap().unwrap().decision_id, "2");
+        assert_eq!(store.decisions(9).await.unwrap().len(), 2);
+        assert!(store.last_decision("PT15M", Pipeline::Build, false).await.unwrap().is_none());
     }
 }

@@ -10,4 +10,5 @@ mod registry;
 mod runs;
 mod store;
 
+pub use registry::alias;
 pub use store::{MetadataError, MetadataStore};

@@ -15,6 +15,24 @@ impl ApprovalState {
     }
 }
 
+/// What a version is for its group: `champion` (the newest approved), `previous` (the one approved before it), or
+/// `challenger` (newer than the champion, waiting for a person).
+pub fn alias(models: &[ModelRecord], model: &ModelRecord) -> Option<&'static str> {
+    let mut approved: Vec<&str> = models
+        .iter()
+        .filter(|m| m.group_id == model.group_id && m.approval == ApprovalState::Approved)
+        .map(|m| m.version.as_str())
+        .collect();
+    approved.sort_unstable();
+    let champion = approved.last().copied();
+    match model.approval {
+        ApprovalState::Approved if champion == Some(&model.version) => Some("champion"),
+        ApprovalState::Approved if approved.iter().rev().nth(1) == Some(&model.version.as_str()) => Some("previous"),
+        ApprovalState::Pending if champion.is_none_or(|c| c < model.version.as_str()) => Some("challenger"),
+        _ => None,
+    }
+}
+
 impl MetadataStore {
     /// Allots the next version name of a group: `PT15M-0001`.
     ///

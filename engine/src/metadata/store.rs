@@ -248,6 +248,28 @@ pub(crate) mod tests {
         assert!(matches!(MetadataStore::open(&path).await, Err(MetadataError::Newer { found: 99, .. })));
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn two_processes_that_write_at_once_lose_nothing() {
+        let (dir, one) = fresh().await;
+        // Two pools share nothing but the file, as two processes do.
+        let other = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
+        let writer = |store: MetadataStore| {
+            tokio::spawn(async move {
+                let mut versions = Vec::new();
+                for _ in 0..20 {
+                    versions.push(store.next_model_version("PT15M").await.unwrap());
+                }
+                versions
+            })
+        };
+        let (a, b) = (writer(one), writer(other));
+        let mut versions = a.await.unwrap();
+        versions.extend(b.await.unwrap());
+        versions.sort_unstable();
+        let expected: Vec<String> = (1..=40).map(|n| format!("PT15M-{n:04}")).collect();
+        assert_eq!(versions, expected);
+    }
+
     #[tokio::test]
     async fn a_locked_database_is_waited_for() {
         let (_dir, store) = fresh().await;

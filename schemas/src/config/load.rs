@@ -29,6 +29,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// What is wrong with the value of the dotted `key` in the configuration `text`; the message says the key and the
+    /// remedy.
+    pub fn of_key(text: &str, key: &str, message: &str) -> ConfigError {
+        ConfigError { line: find_key(text, key), message: format!("{key}: {message}"), remedy: None }
+    }
+}
+
 /// Parses and checks a configuration.
 pub fn parse(text: &str) -> Result<Config, ConfigError> {
     let config: Config = toml::from_str(text).map_err(|e| from_toml(text, &e))?;

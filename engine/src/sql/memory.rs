@@ -1,0 +1,186 @@
+//! Tables that come from the committed state and the metadata database.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::error::ArrowError;
+use meterline_schemas::Micros;
+
+use crate::ingest::state::IngestState;
+use crate::metadata::records::{DecisionRecord, ModelRecord, RunRecord, StepRecord};
+
+/// A column: its name and values.
+type Column = (&'static str, ArrayRef);
+
+fn text<T: Into<String>>(name: &'static str, values: impl Iterator<Item = Option<T>>) -> Column {
+    (name, Arc::new(values.map(|v| v.map(Into::into)).collect::<StringArray>()))
+}
+
+fn integer(name: &'static str, values: impl Iterator<Item = Option<i64>>) -> Column {
+    (name, Arc::new(values.collect::<Int64Array>()))
+}
+
+fn number(name: &'static str, values: impl Iterator<Item = Option<f64>>) -> Column {
+    (name, Arc::new(values.collect::<Float64Array>()))
+}
+
+fn truth(name: &'static str, values: impl Iterator<Item = Option<bool>>) -> Column {
+    (name, Arc::new(values.collect::<BooleanArray>()))
+}
+
+fn instant(name: &'static str, values: impl Iterator<Item = Option<Micros>>) -> Column {
+    (name, Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC")))
+}
+
+fn batch(columns: Vec<Column>) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)))
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// What exists, at what frequency, since when.
+pub(super) fn series(state: &IngestState) -> Result<RecordBatch, ArrowError> {
+    let rows = || state.series.iter();
+    batch(vec![
+        text("series_id", rows().map(|s| Some(s.id.as_str()))),
+        text("feed", rows().map(|s| Some(s.feed.as_str()))),
+        text("frequency", rows().map(|s| s.frequency.map(|f| f.to_string()))),
+        truth("declared", rows().map(|s| Some(s.declared))),
+        text("unit", rows().map(|s| Some(s.unit.to_string()))),
+        instant("first_start", rows().map(|s| s.first_start)),
+        instant("last_start", rows().map(|s| s.last_start)),
+        integer("intervals", rows().map(|s| Some(signed(s.intervals)))),
+        integer("pending", rows().map(|s| Some(s.pending.len() as i64))),
+    ])
+}
+
+/// One row a feed, with the sums of its partitions.
+pub(super) fn feeds(state: &IngestState) -> Result<RecordBatch, ArrowError> {
+    let rows = || state.feeds.iter();
+    let sum = |name: &'static str, of: fn(&crate::ingest::state::Counts) -> u64| {
+        integer(name, rows().map(move |(_, f)| Some(f.partitions.values().map(|p| signed(of(&p.counts))).sum())))
+    };
+    batch(vec![
+        text("feed", rows().map(|(name, _)| Some(name.as_str()))),
+        text("topic", rows().map(|(_, f)| Some(f.topic.as_str()))),
+        instant("watermark", rows().map(|(_, f)| f.watermark)),
+        integer(
+            "lag_records",
+            rows().map(|(_, f)| Some(f.partitions.values().map(|p| (p.end_offset - p.next_offset).max(0)).sum())),
+        ),
+        sum("records", |c| c.records),
+        sum("accepted", |c| c.accepted),
+        sum("corrected", |c| c.corrected),
+        sum("duplicate", |c| c.duplicate),
+        sum("dead", |c| c.dead),
+        sum("pending", |c| c.pending),
+        sum("late", |c| c.late),
+        integer("commit_seq", rows().map(|_| Some(state.seq))),
+        instant("committed_at", rows().map(|_| Some(state.committed_at))),
+    ])
+}
+
+/// One row a partition. `records` = accepted + corrected + duplicate + dead + pending.
+pub(super) fn partitions(state: &IngestState) -> Result<RecordBatch, ArrowError> {
+    let rows = || state.feeds.iter().flat_map(|(name, f)| f.partitions.iter().map(move |(id, p)| (name, f, *id, p)));
+    let count = |name: &'static str, of: fn(&crate::ingest::state::Counts) -> u64| {
+        integer(name, rows().map(move |(_, _, _, p)| Some(signed(of(&p.counts)))))
+    };
+    batch(vec![
+        text("feed", rows().map(|(name, ..)| Some(name.as_str()))),
+        text("topic", rows().map(|(_, f, ..)| Some(f.topic.as_str()))),
+        integer("partition", rows().map(|(_, _, id, _)| Some(i64::from(id)))),
+        integer("next_offset", rows().map(|(.., p)| Some(p.next_offset))),
+        integer("end_offset", rows().map(|(.., p)| Some(p.end_offset))),
+        integer("lag_records", rows().map(|(.., p)| Some((p.end_offset - p.next_offset).max(0)))),
+        instant("watermark", rows().map(|(.., p)| p.watermark)),
+        count("records", |c| c.records),
+        count("accepted", |c| c.accepted),
+        count("corrected", |c| c.corrected),
+        count("duplicate", |c| c.duplicate),
+        count("dead", |c| c.dead),
+        count("pending", |c| c.pending),
+        count("late", |c| c.late),
+    ])
+}
+
+/// The model registry; `metrics` is JSON. `alias` says which version serves (`champion`), which served before it
+/// (`previous`) and which waits for a person (`challenger`).
+pub(super) fn models(records: &[ModelRecord]) -> Result<RecordBatch, ArrowError> {
+    let rows = || records.iter();
+    batch(vec![
+        text("version", rows().map(|m| Some(m.version.as_str()))),
+        text("group_id", rows().map(|m| Some(m.group_id.as_str()))),
+        text("alias", rows().map(|m| crate::metadata::alias(records, m))),
+        text("approval", rows().map(|m| Some(m.approval.as_str()))),
+        text("approval_reason", rows().map(|m| Some(m.approval_reason.as_str()))),
+        text("forecaster", rows().map(|m| Some(m.forecaster.as_str()))),
+        text("run_id", rows().map(|m| Some(m.run_id.as_str()))),
+        text("artifact", rows().map(|m| Some(m.artifact.as_str()))),
+        instant("trained_until", rows().map(|m| Some(m.trained_until))),
+        integer("intervals_version", rows().map(|m| Some(m.intervals_version))),
+        number("wql", rows().map(|m| m.metrics.get("wql")?.as_f64())),
+        number("naive_wql", rows().map(|m| m.metrics.get("naive_wql")?.as_f64())),
+        text("metrics", rows().map(|m| serde_json::to_string(&m.metrics).ok())),
+        instant("created_at", rows().map(|m| Some(m.created_at))),
+    ])
+}
+
+/// All runs.
+pub(super) fn runs(records: &[RunRecord]) -> Result<RecordBatch, ArrowError> {
+    let rows = || records.iter();
+    batch(vec![
+        text("run_id", rows().map(|r| Some(r.spec.run_id.as_str()))),
+        text("pipeline", rows().map(|r| Some(r.spec.pipeline.as_str()))),
+        text("group_id", rows().map(|r| Some(r.spec.group_id.as_str()))),
+        text("status", rows().map(|r| Some(r.status.as_str()))),
+        text("cause", rows().map(|r| Some(r.cause.as_str()))),
+        text("decision_id", rows().map(|r| r.decision_id.as_deref())),
+        instant("origin", rows().map(|r| Some(r.spec.origin))),
+        integer("intervals_version", rows().map(|r| Some(r.spec.intervals_version))),
+        text("model_version", rows().map(|r| r.model_version.as_deref())),
+        integer("attempts", rows().map(|r| Some(r.attempts))),
+        number("device_seconds", rows().map(|r| Some(r.device_seconds))),
+        text("error", rows().map(|r| r.error.as_deref())),
+        instant("created_at", rows().map(|r| Some(r.created_at))),
+        instant("started_at", rows().map(|r| r.started_at)),
+        instant("finished_at", rows().map(|r| r.finished_at)),
+    ])
+}
+
+/// All steps; `output` is JSON.
+pub(super) fn steps(records: &[StepRecord]) -> Result<RecordBatch, ArrowError> {
+    let rows = || records.iter();
+    batch(vec![
+        text("run_id", rows().map(|s| Some(s.run_id.as_str()))),
+        integer("ordinal", rows().map(|s| Some(s.ordinal))),
+        text("step", rows().map(|s| Some(s.step.as_str()))),
+        text("status", rows().map(|s| Some(s.status.as_str()))),
+        instant("started_at", rows().map(|s| s.started_at)),
+        instant("finished_at", rows().map(|s| s.finished_at)),
+        text("output", rows().map(|s| Some(s.output.to_string()))),
+        text("error", rows().map(|s| s.error.as_deref())),
+    ])
+}
+
+/// Trigger decisions; `clauses` and `facts` are JSON.
+pub(super) fn decisions(records: &[DecisionRecord]) -> Result<RecordBatch, ArrowError> {
+    let rows = || records.iter();
+    batch(vec![
+        text("decision_id", rows().map(|d| Some(d.decision_id.as_str()))),
+        text("group_id", rows().map(|d| Some(d.group_id.as_str()))),
+        text("pipeline", rows().map(|d| Some(d.pipeline.trigger()))),
+        integer("commit_seq", rows().map(|d| Some(d.commit_seq))),
+        instant("origin", rows().map(|d| Some(d.origin))),
+        instant("at", rows().map(|d| Some(d.at))),
+        truth("fired", rows().map(|d| Some(d.fired))),
+        text("reason", rows().map(|d| Some(d.reason.as_str()))),
+        text("clauses", rows().map(|d| serde_json::to_string(&d.clauses).ok())),
+        text("facts", rows().map(|d| serde_json::to_string(&d.facts.values).ok())),
+        text("run_id", rows().map(|d| d.run_id.as_deref())),
+    ])
+}

@@ -1,0 +1,170 @@
+//! What a statement sees.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{Float64Type, Int64Type};
+use meterline_connectors::lake::{Lake, TableDefinition, TableOwner};
+use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::time::HOUR;
+
+use super::*;
+use crate::metadata::MetadataStore;
+
+/// (series, hour, value, position, layer)
+type Row = (&'static str, i64, f64, i64, &'static str);
+
+fn intervals(rows: &[Row]) -> RecordBatch {
+    let text = |of: fn(&Row) -> &str| Arc::new(rows.iter().map(|r| Some(of(r))).collect::<StringArray>()) as ArrayRef;
+    let at = |shift: i64| {
+        let values: Vec<i64> = rows.iter().map(|r| (r.1 + shift) * HOUR).collect();
+        Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef
+    };
+    let n = rows.len();
+    RecordBatch::try_new(
+        TableDefinition::intervals().schema,
+        vec![
+            text(|r| r.0),
+            at(0),
+            at(1),
+            text(|_| "PT1H"),
+            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<Float64Array>()),
+            text(|_| "kWh"),
+            Arc::new(Int32Array::from(vec![1; n])),
+            text(|_| "measured"),
+            text(|_| "meters"),
+            Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
+            Arc::new(Int32Array::from(vec![0; n])),
+            Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
+            text(|_| "1970-01"),
+            text(|r| r.4),
+        ],
+    )
+    .unwrap()
+}
+
+async fn environment() -> (tempfile::TempDir, Environment) {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
+    let config_path = dir.path().join("meterline.toml");
+    (dir, Environment { config: Default::default(), config_path, lake, metadata })
+}
+
+async fn append(env: &Environment, definition: TableDefinition, rows: RecordBatch, txn: i64) -> i64 {
+    let mut owner = TableOwner::open(&env.lake, &definition).await.unwrap();
+    let files = owner.write(&rows).await.unwrap();
+    owner.commit(&files, &[("test".into(), txn)], None).await.unwrap()
+}
+
+async fn numbers(env: &Environment, sql: &str, versions: TableVersions) -> Vec<f64> {
+    let batches = query_batches(env, sql, versions).await.unwrap();
+    batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).collect()
+}
+
+async fn count(env: &Environment, sql: &str) -> i64 {
+    let batches = query_batches(env, sql, TableVersions::default()).await.unwrap();
+    batches[0].column(0).as_primitive::<Int64Type>().value(0)
+}
+
+const ALL: &str = "SELECT value FROM intervals ORDER BY series_id, start";
+
+#[tokio::test]
+async fn of_several_revisions_the_greatest_position_is_seen_whatever_the_order_of_commits() {
+    let (_dir, env) = environment().await;
+    let newest = TableVersions::default();
+    let base = append(
+        &env,
+        TableDefinition::intervals(),
+        intervals(&[("a", 0, 1.0, 5, "base"), ("a", 1, 2.0, 6, "base"), ("b", 0, 3.0, 7, "base")]),
+        1,
+    )
+    .await;
+    assert_eq!(numbers(&env, ALL, newest).await, [1.0, 2.0, 3.0]);
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 0, 10.0, 9, "rev"), ("b", 0, 0.5, 2, "rev")]), 2)
+        .await;
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 0, 8.0, 8, "rev"), ("c", 4, 4.0, 1, "rev")]), 3).await;
+    assert_eq!(numbers(&env, ALL, newest).await, [10.0, 2.0, 3.0, 4.0]);
+    // Pinned to a version, nothing later is seen.
+    assert_eq!(numbers(&env, ALL, TableVersions { intervals: Some(base) }).await, [1.0, 2.0, 3.0]);
+    assert_eq!(count(&env, "SELECT count(*) FROM interval_revisions").await, 7);
+    let one = "SELECT value FROM intervals WHERE series_id = 'a' AND start >= '1970-01-01T01:00:00Z'";
+    assert_eq!(numbers(&env, one, newest).await, [2.0]);
+}
+
+#[tokio::test]
+async fn every_table_is_there_before_anything_was_ingested() {
+    let (_dir, env) = environment().await;
+    for table in TABLES {
+        assert_eq!(count(&env, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_statement_is_refused_with_the_remedy() {
+    let (_dir, env) = environment().await;
+    for (sql, words) in [
+        ("SELECT * FROM interval", "did you mean `intervals`?"),
+        ("SELECT valeu FROM intervals", "valeu"),
+        ("DROP TABLE intervals", "DDL"),
+        ("DELETE FROM intervals", "DML"),
+        ("SELEC 1", "SELEC"),
+    ] {
+        let error = query(&env, sql, TableVersions::default()).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{sql}: {error}");
+    }
+}
+
+fn forecast(run: &str, origin: i64, start: i64, median: f64) -> RecordBatch {
+    let at = |hour: i64| Arc::new(TimestampMicrosecondArray::from(vec![hour * HOUR]).with_timezone("UTC")) as ArrayRef;
+    let text = |t: &str| Arc::new(StringArray::from(vec![t])) as ArrayRef;
+    let number = |x: f64| Arc::new(Float64Array::from(vec![x])) as ArrayRef;
+    let mut columns = vec![
+        text("a"),
+        at(origin),
+        at(start),
+        at(start + 1),
+        Arc::new(Int32Array::from(vec![(start - origin + 1) as i32])) as ArrayRef,
+        number(median),
+    ];
+    columns.extend(LEVELS.map(|level| number(median + level - 0.5)));
+    columns.extend([
+        text("kWh"),
+        number(2.0),
+        text("PT1H-0001"),
+        Arc::new(BooleanArray::from(vec![false])) as ArrayRef,
+        text(run),
+        Arc::new(Int64Array::from(vec![1])) as ArrayRef,
+        at(origin),
+        text("PT1H"),
+        text("PT1H"),
+    ]);
+    RecordBatch::try_new(TableDefinition::forecasts().schema, columns).unwrap()
+}
+
+#[tokio::test]
+async fn forecasts_are_scored_against_the_actuals_as_they_are_known_now() {
+    let (_dir, env) = environment().await;
+    for (txn, batch) in
+        [forecast("r1", 2, 2, 5.0), forecast("r2", 2, 2, 6.0), forecast("r0", 1, 2, 7.0)].into_iter().enumerate()
+    {
+        append(&env, TableDefinition::forecasts(), batch, txn as i64 + 1).await;
+    }
+    let newest = TableVersions::default();
+    assert_eq!(numbers(&env, "SELECT q50 FROM forecasts_latest", newest).await, [6.0]);
+    let scores = "SELECT abs_error FROM forecast_scores ORDER BY run_id";
+    assert!(numbers(&env, scores, newest).await.is_empty());
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 2, 6.0, 1, "base")]), 9).await;
+    assert_eq!(numbers(&env, scores, newest).await, [1.0, 1.0, 0.0]);
+    let scaled = "SELECT scaled_error FROM forecast_scores ORDER BY run_id";
+    assert_eq!(numbers(&env, scaled, newest).await, [0.5, 0.5, 0.0]);
+    // At the median itself the pinball losses of the other deciles remain: 2/9 · Σ level-wise distance.
+    let expected: f64 = LEVELS.iter().map(|l| (l - 0.5).abs() * (0.5 - (l - 0.5).abs())).sum::<f64>() * 2.0 / 9.0;
+    let pinball = numbers(&env, "SELECT pinball FROM forecast_scores WHERE run_id = 'r2'", newest).await[0];
+    assert!((pinball - expected).abs() < 1e-12, "{pinball} {expected}");
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 2, 5.0, 3, "rev")]), 10).await;
+    assert_eq!(numbers(&env, scores, newest).await, [2.0, 0.0, 1.0]);
+}

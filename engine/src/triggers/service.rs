@@ -1,0 +1,201 @@
+//! Watches commits and runs, and starts what the policies ask for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use meterline_schemas::Frequency;
+use meterline_schemas::config::resolve_policy;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use super::decide::{CompiledTrigger, Verdict, decide};
+use super::facts::{FactSource, FactsError, GroupFacts};
+use super::predicate::PredicateError;
+use crate::environment::Environment;
+use crate::ingest::Committed;
+use crate::metadata::MetadataError;
+use crate::metadata::records::{DecisionRecord, Pipeline};
+use crate::pipelines::runner::Runner;
+use crate::pipelines::{RunError, spec};
+
+/// How often ended runs are looked for between commits.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest pause after a failure of the lake or the metadata database.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Recorded decisions of one trigger after which its old ones are forgotten.
+const DECISIONS_PER_TRIM: u64 = 1000;
+
+/// Why an evaluation did not come to its end; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum EvaluateError {
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Predicate(#[from] PredicateError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Evaluates every policy after each commit and after each run, until `stop` turns true or the stream is gone.
+pub async fn run(
+    env: Arc<Environment>,
+    mut commits: watch::Receiver<Option<Arc<Committed>>>,
+    runner: Runner,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut evaluator = Evaluator::new(env, runner);
+    let mut pause = TICK;
+    loop {
+        tokio::select! {
+            changed = stop.changed() => if changed.is_err() || *stop.borrow() { return },
+            changed = commits.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+        if *stop.borrow() {
+            return;
+        }
+        let Some(committed) = commits.borrow_and_update().clone() else { continue };
+        match evaluator.evaluate_if_changed(&committed).await {
+            Ok(true) => pause = TICK,
+            Ok(false) => pause = (pause * 2).min(PAUSE_MAX),
+            Err(error) => {
+                pause = (pause * 2).min(PAUSE_MAX);
+                let retry_s = pause.as_secs();
+                tracing::error!(%error, retry_s, "triggers could not be evaluated; ingest goes on, and they are tried again");
+            }
+        }
+    }
+}
+
+struct Evaluator {
+    env: Arc<Environment>,
+    runner: Runner,
+    facts: FactSource,
+    compiled: HashMap<(Frequency, Pipeline), CompiledTrigger>,
+    recorded: HashMap<(String, Pipeline), Recorded>,
+    // Commit and active runs at the last evaluation that came to its end.
+    seen: Option<(i64, BTreeSet<String>)>,
+}
+
+/// What was recorded of one trigger since the engine started.
+#[derive(Default)]
+struct Recorded {
+    // Facts of the last recorded decision, without the lag: it changes all the time and decides nothing by itself.
+    facts: Option<Map<String, Value>>,
+    decisions: u64,
+}
+
+impl Evaluator {
+    fn new(env: Arc<Environment>, runner: Runner) -> Evaluator {
+        Evaluator {
+            env,
+            runner,
+            facts: FactSource::default(),
+            compiled: HashMap::new(),
+            recorded: HashMap::new(),
+            seen: None,
+        }
+    }
+
+    /// Evaluates all triggers if a commit or a run's beginning or end calls for it; says whether all could be.
+    async fn evaluate_if_changed(&mut self, committed: &Committed) -> Result<bool, EvaluateError> {
+        let active = self.env.metadata.active_runs().await?;
+        let now = (committed.state.seq, active.into_iter().map(|r| r.spec.run_id).collect());
+        if self.seen.as_ref() == Some(&now) {
+            return Ok(true);
+        }
+        let (mut fired, mut failed) = (false, false);
+        for group in self.facts.assemble(&self.env, committed).await? {
+            match self.evaluate(&group, committed).await {
+                Ok(started) => fired |= started,
+                // What is wrong with one trigger must not hold up the others.
+                Err(error) => {
+                    tracing::error!(
+                        group = %group.group.group_id,
+                        trigger = group.pipeline.trigger(),
+                        %error,
+                        "the trigger could not be evaluated and is tried again; the others go on"
+                    );
+                    failed = true;
+                }
+            }
+        }
+        // A run that started just now may end before anybody looks: look again in any case.
+        self.seen = (!fired && !failed).then_some(now);
+        Ok(!failed)
+    }
+
+    /// Evaluates one trigger; says whether it started a run.
+    async fn evaluate(&mut self, group: &GroupFacts, committed: &Committed) -> Result<bool, EvaluateError> {
+        let summary = &group.group;
+        let verdict = {
+            let trigger = self.trigger(summary.frequency, group.pipeline)?;
+            decide(trigger, &group.facts.values, &group.history, summary.origin, summary.frequency)?
+        };
+        let mut telling = group.facts.values.clone();
+        telling.remove("lag_records");
+        let key = (summary.group_id.clone(), group.pipeline);
+        if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.facts.as_ref() == Some(&telling)) {
+            return Ok(false);
+        }
+        let mut decision = record(group, committed, &verdict);
+        self.env.metadata.record_decision(&decision).await?;
+        if verdict.fired {
+            let spec = spec::for_group(&self.env, summary, committed, group.pipeline, None);
+            tracing::info!(
+                group = %summary.group_id,
+                trigger = group.pipeline.trigger(),
+                run = %spec.run_id,
+                why = %verdict.reason,
+                "trigger fired"
+            );
+            let run = self.runner.start(spec, "trigger", Some(&decision.decision_id)).await?;
+            decision.run_id = Some(run.spec.run_id);
+            self.env.metadata.record_decision(&decision).await?;
+        }
+        let recorded = self.recorded.entry(key).or_default();
+        recorded.facts = Some(telling);
+        // The first one trims as well: an engine that is restarted often must forget, too.
+        let trim = recorded.decisions.is_multiple_of(DECISIONS_PER_TRIM);
+        recorded.decisions += 1;
+        if trim {
+            self.env.metadata.trim_decisions(&summary.group_id, group.pipeline).await?;
+        }
+        Ok(verdict.fired)
+    }
+
+    fn trigger(&mut self, frequency: Frequency, pipeline: Pipeline) -> Result<&CompiledTrigger, PredicateError> {
+        match self.compiled.entry((frequency, pipeline)) {
+            std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let policy = resolve_policy(frequency, &self.env.config.policy);
+                Ok(place.insert(CompiledTrigger::compile(super::trigger_of(&policy, pipeline))?))
+            }
+        }
+    }
+}
+
+fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict) -> DecisionRecord {
+    let group_id = &group.group.group_id;
+    // A trigger that is evaluated twice at one commit (a run ended in between) decides anew unless it fired.
+    let nth = match &group.history.active {
+        Some(run) => format!("/{run}"),
+        None => group.history.last_origin.map_or(String::new(), |at| format!("/{at}")),
+    };
+    DecisionRecord {
+        decision_id: format!("{:012}/{group_id}/{}{nth}", committed.state.seq, group.pipeline.trigger()),
+        group_id: group_id.clone(),
+        pipeline: group.pipeline,
+        commit_seq: committed.state.seq,
+        origin: group.group.origin,
+        at: jiff::Timestamp::now().as_microsecond(),
+        fired: verdict.fired,
+        reason: verdict.reason.clone(),
+        clauses: verdict.clauses.clone(),
+        facts: group.facts.clone(),
+        run_id: None,
+    }
+}

@@ -12,5 +12,6 @@ pub mod cli;
 pub mod environment;
 pub mod ingest;
 pub mod metadata;
+pub mod pipelines;
 pub mod sql;
 pub mod triggers;

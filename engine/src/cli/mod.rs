@@ -5,10 +5,13 @@
 
 mod context;
 mod error;
+mod execute_run;
 mod generate;
 mod logging;
 mod models;
+mod reforecast;
 mod replay;
+mod retrain;
 mod runs;
 pub mod shutdown;
 mod sql;
@@ -46,6 +49,13 @@ enum Command {
     Runs(runs::Args),
     /// The model registry
     Models(models::Args),
+    /// Build a model now
+    Retrain(retrain::Args),
+    /// Forecast every series now
+    Reforecast(reforecast::Args),
+    /// Execute one run: the child process that the engine starts
+    #[command(hide = true)]
+    ExecuteRun(execute_run::Args),
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
     /// Send CSV or Parquet files to Kafka, in the order of time
@@ -58,6 +68,7 @@ impl Command {
     /// What is logged unless `METERLINE_LOG` says otherwise.
     fn log_level(&self) -> logging::Default {
         match self {
+            Command::ExecuteRun(_) => logging::Default::Service,
             _ => logging::Default::Quiet,
         }
     }
@@ -68,6 +79,9 @@ impl Command {
             Command::Triggers(args) => triggers::run(args, context).await,
             Command::Runs(args) => runs::run(args, context).await,
             Command::Models(args) => models::run(args, context).await,
+            Command::Retrain(args) => retrain::run(args, context).await,
+            Command::Reforecast(args) => reforecast::run(args, context).await,
+            Command::ExecuteRun(args) => execute_run::run(args, context).await,
             Command::Validate(args) => validate::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Generate(args) => generate::run(args, context).await,

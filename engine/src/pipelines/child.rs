@@ -1,0 +1,251 @@
+//! Executes a run, in a process of its own: a driver fault or an out-of-memory kill ends the run, never the ingest.
+//!
+//! Everything that the run does is in the metadata database when it happens, so whoever executes it next goes on at
+//! the first unfinished step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::context::{Inputs, StepContext, join_error};
+use super::error::{RunError, StepError};
+use super::graph::{self, Action, StepDefinition};
+use super::lock::RunLock;
+use super::recorder::{Recorder, now};
+use super::stop::Stop;
+use super::{build, infer};
+use crate::environment::Environment;
+use crate::metadata::records::{Pipeline, RunRecord, RunSpec, Status, StepRecord};
+use crate::metadata::MetadataStore;
+
+/// How long a new process waits for the run's previous process to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a running process looks whether its run was cancelled.
+const CANCEL_POLL: Duration = Duration::from_secs(1);
+
+/// The steps of a run and how to execute each.
+#[async_trait]
+pub trait Steps: Send + Sync {
+    /// The steps in the order of execution.
+    fn definitions(&self) -> &[StepDefinition];
+
+    /// Executes one of them and returns its output.
+    async fn execute(&self, ctx: StepContext, inputs: Inputs) -> Result<Value, StepError>;
+}
+
+struct Declared(Pipeline);
+
+#[async_trait]
+impl Steps for Declared {
+    fn definitions(&self) -> &[StepDefinition] {
+        graph::steps(self.0)
+    }
+
+    async fn execute(&self, ctx: StepContext, inputs: Inputs) -> Result<Value, StepError> {
+        match self.0 {
+            Pipeline::Build => build::execute(&ctx, &inputs).await,
+            Pipeline::Infer => infer::execute(&ctx, &inputs).await,
+        }
+    }
+}
+
+/// Executes the run from its first unfinished step and returns where it stands then: succeeded, failed, cancelled, or
+/// queued when `stop` asked it to end early.
+pub async fn execute(env: Arc<Environment>, run_id: &str, stop: Stop) -> Result<Status, RunError> {
+    let pipeline = load(&env.metadata, run_id).await?.spec.pipeline;
+    execute_steps(env, run_id, stop, Arc::new(Declared(pipeline))).await
+}
+
+/// [`execute`] with the given steps.
+pub async fn execute_steps(
+    env: Arc<Environment>,
+    run_id: &str,
+    stop: Stop,
+    steps: Arc<dyn Steps>,
+) -> Result<Status, RunError> {
+    let _lock = RunLock::acquire(&env.lake, run_id, LOCK_PATIENCE).await?;
+    let run = load(&env.metadata, run_id).await?;
+    if is_terminal(run.status) {
+        return Ok(run.status);
+    }
+    let watcher = tokio::spawn(watch_for_cancel(env.metadata.clone(), run_id.to_owned(), stop.clone()));
+    let recorder = Arc::new(Recorder::new(env.metadata.clone(), run_id).await?);
+    let execution = Execution { spec: Arc::new(run.spec), env, stop, recorder };
+    let status = execution.run(steps).await;
+    execution.recorder.flush().await;
+    watcher.abort();
+    status
+}
+
+/// Whether a run of this status has ended for good.
+pub const fn is_terminal(status: Status) -> bool {
+    matches!(status, Status::Succeeded | Status::Failed | Status::Cancelled)
+}
+
+/// The record of `run_id`.
+pub(super) async fn load(metadata: &MetadataStore, run_id: &str) -> Result<RunRecord, RunError> {
+    metadata.run(run_id).await?.ok_or_else(|| RunError::Unknown(run_id.to_owned()))
+}
+
+async fn watch_for_cancel(metadata: MetadataStore, run_id: String, stop: Stop) {
+    loop {
+        tokio::time::sleep(CANCEL_POLL).await;
+        match metadata.run(&run_id).await {
+            Ok(Some(run)) if run.status == Status::Cancelled => return stop.cancel(),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "cannot see whether the run was cancelled; looks again"),
+        }
+    }
+}
+
+struct Execution {
+    env: Arc<Environment>,
+    spec: Arc<RunSpec>,
+    stop: Stop,
+    recorder: Arc<Recorder>,
+}
+
+impl Execution {
+    async fn run(&self, steps: Arc<dyn Steps>) -> Result<Status, RunError> {
+        let metadata = &self.env.metadata;
+        let recorded = metadata.steps(&self.spec.run_id).await?;
+        let definitions: Vec<StepDefinition> = steps.definitions().to_vec();
+        let actions = graph::plan(&definitions, &recorded);
+        self.change_run(|run| run.status = Status::Running).await?;
+        let mut outputs = Inputs::default();
+        for (ordinal, (definition, action)) in definitions.iter().zip(actions).enumerate() {
+            if let Action::Reuse(output) = action {
+                self.recorder.log(
+                    definition.name,
+                    "info",
+                    "finished by an earlier process; its output is reused".into(),
+                );
+                outputs.0.insert(definition.name, output);
+                continue;
+            }
+            match self.execute_step(&steps, definition, ordinal as i64, &outputs).await? {
+                Ok(output) => {
+                    outputs.0.insert(definition.name, output);
+                }
+                Err(StepError::Stopped) => return self.stopped(definition.name).await,
+                Err(error) => {
+                    let message = format!("step {}: {error}", definition.name);
+                    self.recorder.log(definition.name, "error", error.to_string());
+                    self.change_run(|run| {
+                        run.status = Status::Failed;
+                        run.error = Some(message);
+                        run.finished_at = Some(now());
+                    })
+                    .await?;
+                    return Ok(Status::Failed);
+                }
+            }
+        }
+        let version = model_version(&outputs);
+        let run = self
+            .change_run(|run| {
+                run.status = Status::Succeeded;
+                run.error = None;
+                run.model_version = version;
+                run.finished_at = Some(now());
+            })
+            .await?;
+        Ok(run.status)
+    }
+
+    // Outer error: the metadata database. Inner: the step itself.
+    async fn execute_step(
+        &self,
+        steps: &Arc<dyn Steps>,
+        definition: &StepDefinition,
+        ordinal: i64,
+        outputs: &Inputs,
+    ) -> Result<Result<Value, StepError>, RunError> {
+        if let Err(stopped) = self.stop.check() {
+            return Ok(Err(stopped));
+        }
+        let metadata = &self.env.metadata;
+        let mut record = StepRecord {
+            run_id: self.spec.run_id.clone(),
+            step: definition.name.to_owned(),
+            ordinal,
+            status: Status::Running,
+            started_at: Some(now()),
+            finished_at: None,
+            output: Value::Null,
+            error: None,
+        };
+        metadata.upsert_step(&record).await?;
+        let ctx = StepContext {
+            env: self.env.clone(),
+            spec: self.spec.clone(),
+            step: definition.name,
+            stop: self.stop.clone(),
+            recorder: self.recorder.clone(),
+        };
+        let declared = |name: &&str| definition.inputs.contains(name);
+        let inputs =
+            Inputs(outputs.0.iter().filter(|(name, _)| declared(name)).map(|(n, v)| (*n, v.clone())).collect());
+        let began = Instant::now();
+        let steps = steps.clone();
+        // A task of its own, so that a panic ends the step and is recorded.
+        let result = match tokio::spawn(async move { steps.execute(ctx, inputs).await }).await {
+            Ok(result) => result,
+            Err(error) => Err(join_error(definition.name, error)),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        self.recorder.flush().await;
+        match &result {
+            Ok(output) => {
+                record.status = Status::Succeeded;
+                record.output = output.clone();
+            }
+            Err(StepError::Stopped) => record.status = Status::Queued,
+            Err(error) => {
+                record.status = Status::Failed;
+                record.error = Some(error.to_string());
+            }
+        }
+        record.finished_at = (record.status != Status::Queued).then(now);
+        if definition.holds_device {
+            self.change_run(|run| run.device_seconds += seconds).await?;
+        }
+        metadata.upsert_step(&record).await?;
+        Ok(result)
+    }
+
+    async fn stopped(&self, step: &str) -> Result<Status, RunError> {
+        if self.stop.is_cancelled() {
+            self.recorder.log(step, "warn", "the run was cancelled".into());
+            self.change_run(|run| {
+                run.status = Status::Cancelled;
+                run.finished_at = Some(now());
+            })
+            .await?;
+            return Ok(Status::Cancelled);
+        }
+        self.recorder.log(step, "info", format!("asked to stop; the run stays queued and goes on at the step {step}"));
+        let run = self.change_run(|run| run.status = Status::Queued).await?;
+        Ok(run.status)
+    }
+
+    // Reads, changes and writes the run's record. Whoever cancels a run writes `cancelled`; that is never undone.
+    async fn change_run(&self, change: impl FnOnce(&mut RunRecord)) -> Result<RunRecord, RunError> {
+        let mut run = load(&self.env.metadata, &self.spec.run_id).await?;
+        let cancelled = run.status == Status::Cancelled;
+        change(&mut run);
+        if cancelled {
+            run.status = Status::Cancelled;
+            self.stop.cancel();
+        }
+        self.env.metadata.update_run(&run).await?;
+        Ok(run)
+    }
+}
+
+// The last step that names a version has the last word: `load` finds one, `register` makes one.
+fn model_version(outputs: &Inputs) -> Option<String> {
+    ["register", "load"].iter().find_map(|step| outputs.0.get(step)?.get("model_version")?.as_str().map(str::to_owned))
+}

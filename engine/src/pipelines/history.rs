@@ -1,0 +1,297 @@
+//! Intervals of one group on a regular grid: from rows in any order to a [`Panel`].
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use futures::StreamExt;
+use jiff::tz::TimeZone;
+use meterline_models::data::{Panel, Series};
+use meterline_schemas::tables;
+use meterline_schemas::time::format_micros;
+use meterline_schemas::{Frequency, Micros};
+
+use super::context::StepContext;
+use super::error::{Doing, StepError};
+use crate::sql::{self, TableVersions};
+
+/// Series of one group with their units.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The series, ordered by id. Each ends with an interval that is there.
+    pub panel: Panel,
+    /// Unit of each series of the panel, in its order.
+    pub units: Vec<String>,
+}
+
+impl History {
+    /// Intervals that are there, over all series.
+    pub fn intervals(&self) -> usize {
+        self.panel.series.iter().map(|s| s.values.iter().filter(|v| !v.is_nan()).count()).sum()
+    }
+
+    /// Keeps the last `length` intervals of every series.
+    pub fn keep_last(&mut self, length: usize) {
+        let Panel { frequency, zone, series } = &mut self.panel;
+        for one in series.iter_mut() {
+            keep_last(one, length, *frequency, zone);
+        }
+    }
+
+    /// Keeps the series for which `keep` holds and says how many went.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Series) -> bool) -> usize {
+        let before = self.panel.series.len();
+        let kept: Vec<bool> = self.panel.series.iter().map(&mut keep).collect();
+        let mut flags = kept.iter();
+        self.panel.series.retain(|_| flags.next().copied().unwrap_or(false));
+        let mut flags = kept.iter();
+        self.units.retain(|_| flags.next().copied().unwrap_or(false));
+        before - self.panel.series.len()
+    }
+}
+
+/// Shortens a series to its last `length` intervals.
+pub fn keep_last(series: &mut Series, length: usize, frequency: Frequency, zone: &TimeZone) {
+    let surplus = series.values.len().saturating_sub(length);
+    if surplus > 0 {
+        series.values.drain(..surplus);
+        series.start = frequency.advance(series.start, surplus as i64, zone);
+    }
+}
+
+/// Collects rows into a [`History`]. The order of the rows does not matter.
+pub struct HistoryBuilder {
+    frequency: Frequency,
+    zone: TimeZone,
+    base: Micros,
+    places: HashMap<String, usize>,
+    series: Vec<Partial>,
+    off_grid: u64,
+}
+
+struct Partial {
+    id: String,
+    unit: String,
+    // One value an interval from the builder's base on.
+    values: Vec<f32>,
+}
+
+impl HistoryBuilder {
+    /// A builder for intervals that start at or after `from`.
+    pub fn new(frequency: Frequency, zone: TimeZone, from: Micros) -> HistoryBuilder {
+        let base = frequency.floor(from, &zone);
+        HistoryBuilder { frequency, zone, base, places: HashMap::new(), series: Vec::new(), off_grid: 0 }
+    }
+
+    /// Adds rows with the columns `series_id`, `start`, `value` and `unit`.
+    pub fn add(&mut self, rows: &RecordBatch) -> Result<(), StepError> {
+        let ids = column(rows, "series_id", &DataType::Utf8)?;
+        let starts = column(rows, "start", &tables::instant())?;
+        let values = column(rows, "value", &DataType::Float64)?;
+        let units = column(rows, "unit", &DataType::Utf8)?;
+        let ids = downcast::<StringArray>(&ids, "series_id")?;
+        let starts = downcast::<TimestampMicrosecondArray>(&starts, "start")?;
+        let values = downcast::<Float64Array>(&values, "value")?;
+        let units = downcast::<StringArray>(&units, "unit")?;
+        let mut last: Option<usize> = None;
+        for row in 0..rows.num_rows() {
+            if ids.is_null(row) || starts.is_null(row) || values.is_null(row) {
+                continue;
+            }
+            let id = ids.value(row);
+            // Rows of one series mostly follow each other.
+            let place = match last {
+                Some(place) if self.series[place].id == id => place,
+                _ => self.place(id, if units.is_null(row) { "" } else { units.value(row) }),
+            };
+            last = Some(place);
+            let start = starts.value(row);
+            let step = self.frequency.steps_between(self.base, start, &self.zone);
+            if step < 0 || self.frequency.advance(self.base, step, &self.zone) != start {
+                self.off_grid += 1;
+                continue;
+            }
+            let step = step as usize;
+            let line = &mut self.series[place].values;
+            if line.len() <= step {
+                line.resize(step + 1, f32::NAN);
+            }
+            line[step] = values.value(row) as f32;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, id: &str, unit: &str) -> usize {
+        if let Some(place) = self.places.get(id) {
+            return *place;
+        }
+        let place = self.series.len();
+        self.places.insert(id.to_owned(), place);
+        self.series.push(Partial { id: id.to_owned(), unit: unit.to_owned(), values: Vec::new() });
+        place
+    }
+
+    /// The history, and the number of rows that were not on the frequency's grid and were left out.
+    pub fn finish(mut self) -> (History, u64) {
+        self.series.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut series = Vec::with_capacity(self.series.len());
+        let mut units = Vec::with_capacity(self.series.len());
+        for mut partial in self.series {
+            let Some(first) = partial.values.iter().position(|v| !v.is_nan()) else { continue };
+            let end = partial.values.iter().rposition(|v| !v.is_nan()).map_or(0, |last| last + 1);
+            partial.values.truncate(end);
+            partial.values.drain(..first);
+            partial.values.shrink_to_fit();
+            series.push(Series {
+                id: partial.id,
+                start: self.frequency.advance(self.base, first as i64, &self.zone),
+                values: partial.values,
+            });
+            units.push(partial.unit);
+        }
+        (History { panel: Panel { frequency: self.frequency, zone: self.zone, series }, units }, self.off_grid)
+    }
+}
+
+fn column(rows: &RecordBatch, name: &str, data_type: &DataType) -> Result<arrow::array::ArrayRef, StepError> {
+    let array = rows
+        .column_by_name(name)
+        .ok_or_else(|| StepError::failed("reading intervals", format!("the column {name} is missing")))?;
+    cast(array, data_type).doing(|| format!("reading the column {name} of intervals"))
+}
+
+fn downcast<'a, T: 'static>(array: &'a arrow::array::ArrayRef, name: &str) -> Result<&'a T, StepError> {
+    array
+        .as_any()
+        .downcast_ref::<T>()
+        .ok_or_else(|| StepError::failed("reading intervals", format!("the column {name} has an unexpected type")))
+}
+
+/// Reads the group's intervals with `from <= start` and `end <= origin` at the run's pinned version; of all series,
+/// or of the given ones.
+pub async fn read(ctx: &StepContext, from: Micros, series: Option<&[String]>) -> Result<History, StepError> {
+    let spec = &ctx.spec;
+    let doing = || format!("reading intervals of {} at version {}", spec.frequency, spec.intervals_version);
+    let versions = TableVersions { intervals: Some(spec.intervals_version) };
+    let query = query(spec.frequency, from, spec.origin, series);
+    let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
+    let mut builder = HistoryBuilder::new(spec.frequency, ctx.zone()?, from);
+    while let Some(rows) = stream.next().await {
+        ctx.stop.check()?;
+        builder.add(&rows.doing(doing)?)?;
+    }
+    let (history, off_grid) = builder.finish();
+    if off_grid > 0 {
+        ctx.warn(format!(
+            "{off_grid} intervals do not start on the grid of {} in zone {} and were left out; \
+             check the feed's zone and frequency",
+            spec.frequency, spec.zone
+        ));
+    }
+    Ok(history)
+}
+
+fn query(frequency: Frequency, from: Micros, origin: Micros, series: Option<&[String]>) -> String {
+    let instant = |at: Micros| format!("arrow_cast({at}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
+    let mut query = format!(
+        "SELECT series_id, start, value, unit FROM intervals \
+         WHERE frequency = '{frequency}' AND start >= {} AND start < {} AND \"end\" <= {}",
+        instant(from),
+        instant(origin),
+        instant(origin)
+    );
+    if let Some(series) = series {
+        let quoted: Vec<String> = series.iter().map(|id| format!("'{}'", id.replace('\'', "''"))).collect();
+        query.push_str(&format!(" AND series_id IN ({})", quoted.join(", ")));
+    }
+    tracing::debug!(from = format_micros(from), origin = format_micros(origin), "reads intervals");
+    query
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+    use meterline_schemas::time::HOUR;
+    use proptest::prelude::*;
+
+    fn rows(of: &[(&str, Micros, f64)]) -> RecordBatch {
+        let schema = Schema::new(vec![
+            Field::new("series_id", DataType::Utf8, false),
+            Field::new("start", tables::instant(), false),
+            Field::new("value", DataType::Float64, false),
+            Field::new("unit", DataType::Utf8, false),
+        ]);
+        RecordBatch::try_new(
+            Arc::new(schema),
+            vec![
+                Arc::new(StringArray::from_iter_values(of.iter().map(|r| r.0))),
+                Arc::new(TimestampMicrosecondArray::from_iter_values(of.iter().map(|r| r.1)).with_timezone("UTC")),
+                Arc::new(Float64Array::from_iter_values(of.iter().map(|r| r.2))),
+                Arc::new(StringArray::from_iter_values(of.iter().map(|_| "kWh"))),
+            ],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn each_series_starts_and_ends_with_an_interval_that_is_there() {
+        let mut builder = HistoryBuilder::new(Frequency::HOUR, TimeZone::UTC, 0);
+        builder
+            .add(&rows(&[("b", 5 * HOUR, 5.0), ("a", 2 * HOUR, 2.0), ("b", 3 * HOUR, 3.0), ("b", HOUR / 2, 9.0)]))
+            .unwrap();
+        let (history, off_grid) = builder.finish();
+        assert_eq!(off_grid, 1);
+        assert_eq!(history.intervals(), 3);
+        let [a, b] = &history.panel.series[..] else { panic!("two series") };
+        assert_eq!((a.id.as_str(), a.start, &a.values[..]), ("a", 2 * HOUR, &[2.0][..]));
+        assert_eq!((b.id.as_str(), b.start, b.values.len()), ("b", 3 * HOUR, 3));
+        assert!(b.values[1].is_nan());
+        assert_eq!(b.origin(Frequency::HOUR, &TimeZone::UTC), 6 * HOUR);
+    }
+
+    #[test]
+    fn keeping_the_last_intervals_keeps_the_origin() {
+        let mut series = Series { id: "a".into(), start: 0, values: vec![1.0, 2.0, 3.0] };
+        keep_last(&mut series, 2, Frequency::HOUR, &TimeZone::UTC);
+        assert_eq!((series.start, &series.values[..]), (HOUR, &[2.0, 3.0][..]));
+        assert_eq!(series.origin(Frequency::HOUR, &TimeZone::UTC), 3 * HOUR);
+    }
+
+    #[test]
+    fn series_names_cannot_end_the_query() {
+        let query = query(Frequency::HOUR, 0, HOUR, Some(&["o'brien".to_owned()]));
+        assert!(query.ends_with("IN ('o''brien')"), "{query}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_rows_does_not_matter(steps in proptest::collection::btree_set(0i64..200, 1..60), seed in any::<u64>()) {
+            let zone = TimeZone::get("Europe/Berlin").unwrap();
+            let base = Frequency::Day.floor(1_700_000_000_000_000, &zone);
+            let in_order: Vec<(&str, Micros, f64)> =
+                steps.iter().map(|s| ("a", Frequency::Day.advance(base, *s, &zone), *s as f64)).collect();
+            let mut shuffled = in_order.clone();
+            let mut state = seed | 1;
+            for i in (1..shuffled.len()).rev() {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                shuffled.swap(i, (state >> 33) as usize % (i + 1));
+            }
+            let mut builder = HistoryBuilder::new(Frequency::Day, zone.clone(), base);
+            for chunk in shuffled.chunks(7) {
+                builder.add(&rows(chunk)).unwrap();
+            }
+            let (history, off_grid) = builder.finish();
+            prop_assert_eq!(off_grid, 0);
+            let series = &history.panel.series[0];
+            for (i, value) in series.values.iter().enumerate() {
+                let start = Frequency::Day.advance(series.start, i as i64, &zone);
+                let there = in_order.iter().find(|r| r.1 == start).map(|r| r.2 as f32);
+                prop_assert_eq!((!value.is_nan()).then_some(*value), there);
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! load ▸ context ▸ predict ▸ guard ▸ publish.
+//!
+//! Every series is forecast from its own last closed interval, in one batch. Where the model has no forecast, or one
+//! that fails a check, seasonal naive stands in and the rows say so.
+
+pub mod context;
+pub mod guard;
+pub mod load;
+pub mod predict;
+pub mod publish;
+
+use meterline_models::data::Panel;
+use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use serde_json::Value;
+
+use super::context::{Inputs, StepContext};
+use super::error::StepError;
+
+/// Executes the step that `ctx` names.
+pub(super) async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepError> {
+    match ctx.step {
+        "load" => load::execute(ctx).await,
+        "context" => context::execute(ctx).await,
+        "predict" => predict::execute(ctx, inputs).await,
+        "guard" => guard::execute(ctx, inputs).await,
+        "publish" => publish::execute(ctx, inputs).await,
+        other => Err(StepError::failed("executing an infer run", format!("it has no step `{other}`"))),
+    }
+}
+
+/// Seasonal naive for the series of `panel` at the places `of`, in their order.
+fn seasonal_naive(panel: &Panel, of: &[usize], horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+    if of.is_empty() {
+        return Vec::new();
+    }
+    let part = Panel {
+        frequency: panel.frequency,
+        zone: panel.zone.clone(),
+        series: of.iter().filter_map(|i| panel.series.get(*i)).cloned().collect(),
+    };
+    SeasonalNaive::for_frequency(panel.frequency).forecast(&part, horizon)
+}

@@ -1,0 +1,185 @@
+//! Forecasts all series in one batch, and lets seasonal naive stand in where the model has no forecast.
+
+use meterline_models::forecaster::Forecaster;
+use meterline_models::metrics::seasonal_scale;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{context, load, seasonal_naive};
+use crate::pipelines::artifacts::{self, Prediction};
+use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::error::StepError;
+use crate::pipelines::history::History;
+use crate::pipelines::{SEASONAL_NAIVE, model};
+
+/// What the step produced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    /// Path of the predictions below the lake's root.
+    pub predictions: String,
+    /// Series with a forecast.
+    pub series: usize,
+    /// Of them: series that seasonal naive stands in for.
+    pub substituted: usize,
+    /// Series that not even seasonal naive has enough history for.
+    pub skipped: usize,
+}
+
+/// Executes the step.
+pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepError> {
+    let loaded: load::Output = inputs.get("load")?;
+    let contexts: context::Output = inputs.get("context")?;
+    let champion = match &loaded.artifact {
+        Some(artifact) => Some(model::load(ctx, &loaded.model_version, artifact).await?),
+        None => None,
+    };
+    let bytes = artifacts::get(&ctx.env.lake, &contexts.dataset).await?;
+    let (spec, zone, stop) = (ctx.spec.clone(), ctx.zone()?, ctx.stop.clone());
+    let version = loaded.model_version.clone();
+    let (parquet, found) = ctx
+        .blocking(move || {
+            let history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
+            stop.check()?;
+            let champion = champion.as_ref().map(|c| (version.as_str(), c as &dyn Forecaster));
+            let found = predict(&history, champion, spec.policy.horizon);
+            stop.check()?;
+            Ok((artifacts::predictions_to_parquet(&found.predictions)?, found))
+        })
+        .await?;
+    let predictions = ctx.artifact("predictions.parquet");
+    artifacts::put(&ctx.env.lake, &predictions, parquet).await?;
+    let (series, substituted) = (found.predictions.len(), found.substituted());
+    ctx.info(format!("{series} series forecast by {} for {} intervals", loaded.model_version, ctx.spec.policy.horizon));
+    if let (Some(reason), true) = (&found.refused, loaded.artifact.is_some()) {
+        ctx.warn(format!("seasonal naive stands in for {substituted} series; the first: {reason}"));
+    }
+    if let Some(reason) = &found.skipped_first {
+        ctx.warn(format!("{} series have no forecast yet; the first: {reason}", found.skipped));
+    }
+    ctx.metric("series", series as f64);
+    ctx.metric("substituted", substituted as f64);
+    output(&Output { predictions, series, substituted, skipped: found.skipped })
+}
+
+/// Forecasts of a group.
+#[derive(Debug, Clone, PartialEq)]
+struct Found {
+    predictions: Vec<Prediction>,
+    skipped: usize,
+    // The first series, and why it has no forecast at all.
+    skipped_first: Option<String>,
+    // The first series that the model has no forecast for, and why.
+    refused: Option<String>,
+}
+
+impl Found {
+    fn substituted(&self) -> usize {
+        self.predictions.iter().filter(|p| p.substituted).count()
+    }
+}
+
+fn predict(history: &History, champion: Option<(&str, &dyn Forecaster)>, horizon: usize) -> Found {
+    let panel = &history.panel;
+    let mut forecasts: Vec<_> = match champion {
+        Some((_, model)) => model.forecast(panel, horizon).into_iter().map(Some).collect(),
+        None => Vec::new(),
+    };
+    // A model that answers for fewer series than it was asked for has no forecast for the rest.
+    forecasts.resize(panel.series.len(), None);
+    let mut refused = None;
+    let mut open = Vec::new();
+    for (i, forecast) in forecasts.iter().enumerate() {
+        match forecast {
+            Some(Ok(_)) => continue,
+            Some(Err(reason)) if refused.is_none() => refused = Some(format!("{}: {reason}", panel.series[i].id)),
+            _ => {}
+        }
+        open.push(i);
+    }
+    let mut stand_ins = open.iter().copied().zip(seasonal_naive(panel, &open, horizon)).peekable();
+    let mut found = Found { predictions: Vec::new(), skipped: 0, skipped_first: None, refused };
+    for (i, (forecast, series)) in forecasts.into_iter().zip(&panel.series).enumerate() {
+        let stand_in = stand_ins.next_if(|(place, _)| *place == i).map(|(_, forecast)| forecast);
+        let substituted = stand_in.is_some();
+        let forecast = match stand_in.or(forecast) {
+            Some(Ok(forecast)) => forecast,
+            other => {
+                found.skipped += 1;
+                if let (None, Some(Err(reason))) = (&found.skipped_first, other) {
+                    found.skipped_first = Some(format!("{}: {reason}", series.id));
+                }
+                continue;
+            }
+        };
+        let version = champion.map_or(SEASONAL_NAIVE, |(version, _)| version);
+        found.predictions.push(Prediction {
+            series_id: series.id.clone(),
+            origin: series.origin(panel.frequency, &panel.zone),
+            unit: history.units.get(i).cloned().unwrap_or_default(),
+            scale: seasonal_scale(&series.values, panel.frequency.season()),
+            model_version: if substituted { SEASONAL_NAIVE } else { version }.to_owned(),
+            substituted,
+            forecast,
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::tz::TimeZone;
+    use meterline_models::data::{Panel, Series};
+    use meterline_models::forecaster::{NoForecast, SeriesForecast};
+    use meterline_schemas::Frequency;
+    use meterline_schemas::time::HOUR;
+
+    /// Knows every series but those that begin with `x`.
+    struct Constant;
+
+    impl Forecaster for Constant {
+        fn name(&self) -> &str {
+            "constant"
+        }
+
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            let one = SeriesForecast { mean: vec![7.0; horizon], quantiles: vec![[7.0; 9]; horizon] };
+            let answer = |s: &Series| if s.id.starts_with('x') { Err(NoForecast::NotFinite) } else { Ok(one.clone()) };
+            panel.series.iter().map(answer).collect()
+        }
+    }
+
+    fn history() -> History {
+        let days = |id: &str, days: usize| Series {
+            id: id.into(),
+            start: 0,
+            values: (0..24 * days).map(|h| (h % 24) as f32 + (h % 7) as f32).collect(),
+        };
+        let new = Series { id: "x-new".into(), start: 0, values: vec![f32::NAN; 2] };
+        let panel = Panel {
+            frequency: Frequency::HOUR,
+            zone: TimeZone::UTC,
+            series: vec![days("a", 21), days("x-b", 20), new],
+        };
+        History { panel, units: vec!["kWh".into(), "degC".into(), "kWh".into()] }
+    }
+
+    #[test]
+    fn seasonal_naive_stands_in_where_the_model_has_no_forecast() {
+        let found = predict(&history(), Some(("PT1H-0001", &Constant)), 48);
+        let [a, b] = &found.predictions[..] else { panic!("two forecasts: {found:?}") };
+        assert_eq!((a.model_version.as_str(), a.substituted, a.forecast.mean[0]), ("PT1H-0001", false, 7.0));
+        assert_eq!((b.model_version.as_str(), b.substituted, b.unit.as_str()), (SEASONAL_NAIVE, true, "degC"));
+        assert_eq!((a.origin, b.origin), (21 * 24 * HOUR, 20 * 24 * HOUR), "each from its own end");
+        assert!(a.scale.is_some_and(|s| s > 0.0));
+        assert_eq!(found.skipped, 1, "what is missing altogether is forecast by no model");
+        assert!(found.skipped_first.is_some_and(|r| r.starts_with("x-new: ")));
+    }
+
+    #[test]
+    fn without_a_champion_every_forecast_is_marked() {
+        let found = predict(&history(), None, 24);
+        assert!(found.predictions.iter().all(|p| p.substituted && p.model_version == SEASONAL_NAIVE));
+        assert_eq!((found.predictions.len(), found.skipped), (2, 1));
+    }
+}

@@ -1,0 +1,389 @@
+//! Starts runs as child processes, watches them, and says what to do when one dies.
+//!
+//! Builds share `device.slots` slots. Infer runs have one slot of their own beside them, so that a long training never
+//! holds up the forecasts: an infer run takes the device for seconds.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use super::child::{is_terminal, load};
+use super::error::RunError;
+use super::graph;
+use super::lock::RunLock;
+use super::recorder::now;
+use super::stop::Stop;
+use crate::environment::Environment;
+use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
+use crate::metadata::MetadataStore;
+
+/// Processes that are started for one run before it is failed.
+pub const ATTEMPTS_MAX: i64 = 2;
+/// How long a child may take to reach a safe point and end once it was asked to.
+const END_PATIENCE: Duration = Duration::from_secs(15);
+/// Lines of a dead child's error output that go into the run's log.
+const STDERR_LINES: usize = 40;
+/// How often a run that another process executes is looked at.
+const FOREIGN_POLL: Duration = Duration::from_millis(500);
+
+/// Starts and watches runs. Cheap to clone; all clones share the slots.
+#[derive(Clone)]
+pub struct Runner {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    env: Arc<Environment>,
+    // `None`: this very program.
+    program: Option<PathBuf>,
+    builds: Semaphore,
+    infers: Semaphore,
+    stop: Stop,
+    driven: Mutex<HashMap<String, Driven>>,
+}
+
+// A run that this process sees to, from the queue to its end.
+struct Driven {
+    task: JoinHandle<()>,
+    ended: watch::Receiver<bool>,
+}
+
+impl Runner {
+    /// A runner whose children are this program's hidden command `execute-run`.
+    pub fn new(env: Arc<Environment>) -> Runner {
+        Runner::with_program(env, None)
+    }
+
+    fn with_program(env: Arc<Environment>, program: Option<PathBuf>) -> Runner {
+        let builds = Semaphore::new(env.config.device.slots.max(1));
+        let shared = Shared {
+            env,
+            program,
+            builds,
+            infers: Semaphore::new(1),
+            stop: Stop::default(),
+            driven: Mutex::new(HashMap::new()),
+        };
+        Runner { shared: Arc::new(shared) }
+    }
+
+    /// Queues a run; its process starts when a slot is free. Returns the record as queued.
+    pub async fn start(&self, spec: RunSpec, cause: &str, decision_id: Option<&str>) -> Result<RunRecord, RunError> {
+        let run = RunRecord {
+            spec,
+            cause: cause.to_owned(),
+            decision_id: decision_id.map(str::to_owned),
+            status: Status::Queued,
+            created_at: now(),
+            started_at: None,
+            finished_at: None,
+            attempts: 0,
+            device_seconds: 0.0,
+            error: None,
+            model_version: None,
+        };
+        if self.shared.stop.is_requested() {
+            return Err(RunError::Stopping(run.spec.run_id));
+        }
+        self.shared.env.metadata.insert_run(&run).await?;
+        self.drive(&run);
+        Ok(run)
+    }
+
+    /// Waits until the run has ended, or until this runner was shut down, and returns its record.
+    pub async fn wait(&self, run_id: &str) -> Result<RunRecord, RunError> {
+        let driven = self.driven().get(run_id).map(|d| d.ended.clone());
+        if let Some(mut ended) = driven {
+            // An error means that the task is gone, which is an end too.
+            let _ = ended.wait_for(|ended| *ended).await;
+            return load(&self.shared.env.metadata, run_id).await;
+        }
+        loop {
+            let run = load(&self.shared.env.metadata, run_id).await?;
+            if is_terminal(run.status) || self.shared.stop.is_requested() {
+                return Ok(run);
+            }
+            tokio::time::sleep(FOREIGN_POLL).await;
+        }
+    }
+
+    /// Goes on with the runs that an earlier engine left queued or running. Returns how many.
+    pub async fn resume_unfinished(&self) -> Result<usize, RunError> {
+        let mut resumed = 0;
+        for run in self.shared.env.metadata.active_runs().await? {
+            let run_id = run.spec.run_id.as_str();
+            if self.driven().contains_key(run_id) {
+                continue;
+            }
+            tracing::info!(
+                run = run_id,
+                group = %run.spec.group_id,
+                pipeline = run.spec.pipeline.as_str(),
+                "an earlier process left the run unfinished; it goes on at its first unfinished step"
+            );
+            self.drive(&run);
+            resumed += 1;
+        }
+        Ok(resumed)
+    }
+
+    /// Asks every child to stop at its next safe point and waits, a bounded time, until they have. Runs that have not
+    /// ended stay queued and are resumed at the next start.
+    pub async fn shutdown(&self) {
+        self.shared.stop.suspend();
+        let driven: Vec<(String, Driven)> = self.driven().drain().collect();
+        for (run_id, driven) in driven {
+            if let Err(error) = driven.task.await {
+                tracing::warn!(run = run_id, %error, "the task that watched the run did not end well");
+            }
+        }
+    }
+
+    fn driven(&self) -> std::sync::MutexGuard<'_, HashMap<String, Driven>> {
+        self.shared.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drive(&self, run: &RunRecord) {
+        let (ended_sender, ended) = watch::channel(false);
+        let runner = self.clone();
+        let spec = run.spec.clone();
+        let run_id = spec.run_id.clone();
+        let mut driven = self.driven();
+        let task = tokio::spawn(async move {
+            if let Err(error) = runner.shared.see_through(&spec).await {
+                tracing::error!(run = %spec.run_id, %error, "the run cannot be seen through; it stays as recorded");
+            }
+            let _ = ended_sender.send(true);
+            runner.driven().remove(&spec.run_id);
+        });
+        driven.insert(run_id, Driven { task, ended });
+    }
+}
+
+/// Cancels a run unless it has ended: its process stops at the next safe point, and nobody resumes it.
+pub async fn cancel(metadata: &MetadataStore, run_id: &str) -> Result<RunRecord, RunError> {
+    let mut run = load(metadata, run_id).await?;
+    if !is_terminal(run.status) {
+        run.status = Status::Cancelled;
+        run.finished_at = Some(now());
+        metadata.update_run(&run).await?;
+    }
+    Ok(run)
+}
+
+/// What a child's end calls for.
+#[derive(Debug, Clone, PartialEq)]
+enum Next {
+    /// The run is over, or waits for the next engine.
+    Leave,
+    /// Another process takes over.
+    Retry,
+    /// The run has failed, for this reason.
+    Fail(String),
+}
+
+/// Decides what follows when a child has ended: `recorded` is the run's status as the child left it, `end` says in
+/// words how the process ended.
+fn after_end(recorded: Status, end: &str, step: Option<&str>, attempts: i64, stopping: bool) -> Next {
+    if is_terminal(recorded) || stopping {
+        return Next::Leave;
+    }
+    if attempts < ATTEMPTS_MAX {
+        return Next::Retry;
+    }
+    let during = step.map_or("before its first step".to_owned(), |s| format!("in the step {s}"));
+    Next::Fail(format!(
+        "the run's process {end} {during}, {attempts} times in all; see `meterline runs logs` for its last lines, \
+         and `meterline runs show` for the step"
+    ))
+}
+
+/// How a process ended, in words.
+fn describe_end(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let name = match signal {
+            2 => "SIGINT",
+            4 => "SIGILL",
+            6 => "SIGABRT",
+            7 => "SIGBUS",
+            8 => "SIGFPE",
+            9 => return "was killed by SIGKILL (often: out of memory; the kernel's log tells)".to_owned(),
+            11 => "SIGSEGV",
+            15 => "SIGTERM",
+            _ => return format!("was killed by signal {signal}"),
+        };
+        return format!("was killed by {name}");
+    }
+    match status.code() {
+        Some(0) => "ended without a result".to_owned(),
+        Some(code) => format!("ended with exit status {code}"),
+        None => "ended".to_owned(),
+    }
+}
+
+impl Shared {
+    async fn see_through(&self, spec: &RunSpec) -> Result<(), RunError> {
+        let run_id = spec.run_id.as_str();
+        let slots = match spec.pipeline {
+            Pipeline::Build => &self.builds,
+            Pipeline::Infer => &self.infers,
+        };
+        let _slot = tokio::select! {
+            slot = slots.acquire() => slot,
+            () = self.stop.requested() => return Ok(()),
+        };
+        loop {
+            self.wait_for_holder(run_id).await;
+            let mut run = load(&self.env.metadata, run_id).await?;
+            if is_terminal(run.status) || self.stop.is_requested() {
+                return Ok(());
+            }
+            run.attempts += 1;
+            run.started_at = run.started_at.or(Some(now()));
+            self.env.metadata.update_run(&run).await?;
+            let (end, tail) = match self.execute(spec).await {
+                Ok(ended) => ended,
+                Err(error) => (format!("could not be started: {error}"), Vec::new()),
+            };
+            let mut run = load(&self.env.metadata, run_id).await?;
+            if run.status != Status::Succeeded {
+                self.keep_tail(run_id, &tail).await?;
+            }
+            let step = self.account_for_crash(&mut run).await?;
+            let next = after_end(run.status, &end, step.as_deref(), run.attempts, self.stop.is_requested());
+            match next {
+                Next::Leave => return Ok(()),
+                Next::Retry => {
+                    tracing::warn!(run = run_id, end, "the run's process died; another one goes on at the same step");
+                    self.log(run_id, step.as_deref(), "warn", format!("the process {end}; another one takes over"))
+                        .await?;
+                    run.status = Status::Queued;
+                    self.env.metadata.update_run(&run).await?;
+                }
+                Next::Fail(reason) => {
+                    tracing::error!(run = run_id, reason, "the run has failed");
+                    self.log(run_id, step.as_deref(), "error", reason.clone()).await?;
+                    run.status = Status::Failed;
+                    run.error = Some(reason);
+                    run.finished_at = Some(now());
+                    self.env.metadata.update_run(&run).await?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    // Another process executes the run: that of a manual command, or one whose engine died and that is about to end.
+    async fn wait_for_holder(&self, run_id: &str) {
+        while !self.stop.is_requested() && RunLock::is_held(&self.env.lake, run_id) {
+            tokio::time::sleep(FOREIGN_POLL).await;
+        }
+    }
+
+    /// Runs one child to its end. Returns how it ended, in words, and the last lines of its error output.
+    async fn execute(&self, spec: &RunSpec) -> Result<(String, Vec<String>), RunError> {
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(|e| RunError::io("finding this program's own file", e))?,
+        };
+        let mut command = Command::new(&program);
+        command
+            .arg("execute-run")
+            .arg("-c")
+            .arg(&self.env.config_path)
+            .arg("--run")
+            .arg(&spec.run_id)
+            .arg("--parent-pipe")
+            // Kept open by this process alone: its end tells the child that the engine died, however it died.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child =
+            command.spawn().map_err(|e| RunError::io(format!("starting {} for the run", program.display()), e))?;
+        tracing::info!(
+            run = %spec.run_id,
+            group = %spec.group_id,
+            pipeline = spec.pipeline.as_str(),
+            process = child.id(),
+            "the run's process starts"
+        );
+        let stderr = child.stderr.take();
+        let tail = tokio::spawn(read_tail(spec.run_id.clone(), stderr));
+        let ended = self.watch(&mut child).await;
+        let tail = tail.await.unwrap_or_default();
+        let status = ended.map_err(|e| RunError::io("waiting for the run's process", e))?;
+        Ok((describe_end(status), tail))
+    }
+
+    async fn watch(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        // `wait` would close the pipe at once.
+        let pipe = child.stdin.take();
+        tokio::select! {
+            status = child.wait() => return status,
+            () = self.stop.requested() => {}
+        }
+        drop(pipe);
+        match tokio::time::timeout(END_PATIENCE, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                tracing::warn!(process = child.id(), "the run's process did not stop in time and is killed");
+                child.kill().await?;
+                child.wait().await
+            }
+        }
+    }
+
+    /// Books the device time of a step that its process did not live to book. Returns the step's name.
+    async fn account_for_crash(&self, run: &mut RunRecord) -> Result<Option<String>, RunError> {
+        if run.status != Status::Running {
+            return Ok(None);
+        }
+        let steps = self.env.metadata.steps(&run.spec.run_id).await?;
+        let Some(step) = steps.into_iter().find(|s| s.status == Status::Running) else { return Ok(None) };
+        let holds_device = graph::steps(run.spec.pipeline).iter().any(|d| d.name == step.step && d.holds_device);
+        if let (true, Some(started_at)) = (holds_device, step.started_at) {
+            run.device_seconds += (now() - started_at).max(0) as f64 / 1e6;
+            self.env.metadata.update_run(run).await?;
+        }
+        Ok(Some(step.step))
+    }
+
+    async fn keep_tail(&self, run_id: &str, tail: &[String]) -> Result<(), RunError> {
+        for line in tail {
+            self.log(run_id, None, "error", format!("stderr: {line}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn log(&self, run_id: &str, step: Option<&str>, level: &str, message: String) -> Result<(), RunError> {
+        let step = step.unwrap_or("process").to_owned();
+        let record = LogRecord { run_id: run_id.to_owned(), step, at: now(), level: level.to_owned(), message };
+        Ok(self.env.metadata.append_log(&record).await?)
+    }
+}
+
+async fn read_tail(run_id: String, stderr: Option<ChildStderr>) -> Vec<String> {
+    let mut tail = VecDeque::new();
+    let Some(stderr) = stderr else { return Vec::new() };
+    let mut reader = BufReader::new(stderr);
+    let mut bytes = Vec::new();
+    while matches!(reader.read_until(b'\n', &mut bytes).await, Ok(n) if n > 0) {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
+        tracing::debug!(run = run_id, "{line}");
+        if tail.len() == STDERR_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+    tail.into()
+}

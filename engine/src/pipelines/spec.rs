@@ -1,0 +1,60 @@
+//! From a group's summary to the complete specification of a run.
+
+use meterline_schemas::Micros;
+use meterline_schemas::config::resolve_policy;
+use uuid::Uuid;
+
+use crate::environment::Environment;
+use crate::ingest::Committed;
+use crate::ingest::groups::GroupSummary;
+use crate::metadata::records::{Pipeline, RunSpec};
+
+/// Specifies a run of `pipeline` for `group` as of the commit `committed`. With `as_of`, nothing that ends after it
+/// is known to the run.
+pub fn for_group(
+    env: &Environment,
+    group: &GroupSummary,
+    committed: &Committed,
+    pipeline: Pipeline,
+    as_of: Option<Micros>,
+) -> RunSpec {
+    let zone = jiff::tz::TimeZone::get(&group.zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    let origin = as_of.map_or(group.origin, |at| group.origin.min(group.frequency.floor(at, &zone)));
+    RunSpec {
+        run_id: Uuid::now_v7().to_string(),
+        pipeline,
+        group_id: group.group_id.clone(),
+        frequency: group.frequency,
+        zone: group.zone.clone(),
+        origin,
+        watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
+        intervals_version: committed.intervals_version,
+        policy: resolve_policy(group.frequency, &env.config.policy),
+        device: env.config.device.device.clone(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use meterline_schemas::Frequency;
+
+    use super::*;
+
+    /// An hourly run with the default policy.
+    pub(crate) fn spec(run_id: &str) -> RunSpec {
+        RunSpec {
+            run_id: run_id.into(),
+            pipeline: Pipeline::Infer,
+            group_id: "PT1H".into(),
+            frequency: Frequency::HOUR,
+            zone: "UTC".into(),
+            origin: 0,
+            watermark: 0,
+            intervals_version: 0,
+            policy: resolve_policy(Frequency::HOUR, &BTreeMap::new()),
+            device: "cpu".into(),
+        }
+    }
+}

@@ -164,11 +164,7 @@ impl TableOwner {
         fence: Option<&Fence>,
     ) -> Result<i64, CommitError> {
         for _ in 0..CONFLICTS_MAX {
-            if let Some((app_id, version)) = transactions.first()
-                && self.transaction(app_id).await?.is_some_and(|known| known >= *version)
-            {
-                return Ok(self.version());
-            }
+            // The fence first: a newer writer may have used the same transaction version for other data.
             if let Some(fence) = fence {
                 let theirs = self.transaction(&fence.app_id).await?.unwrap_or(0);
                 if theirs != fence.value {
@@ -176,22 +172,20 @@ impl TableOwner {
                     return Err(CommitError::Fenced { job, ours: fence.value, theirs });
                 }
             }
+            if let Some((app_id, version)) = transactions.first()
+                && self.transaction(app_id).await?.is_some_and(|known| known >= *version)
+            {
+                return Ok(self.version());
+            }
+            let before = self.version();
             match self.attempt(files, transactions).await {
                 Ok(()) => {
                     self.maintain().await;
                     return Ok(self.version());
                 }
                 Err(refusal) => {
-                    // It may have landed, or somebody else's came first: the log knows.
-                    let before = self.version();
+                    // It may have landed, or somebody else's came first: then the log has grown, and is asked again.
                     self.reload().await?;
-                    let landed = match transactions.first() {
-                        Some((app_id, version)) => self.transaction(app_id).await?.is_some_and(|k| k >= *version),
-                        None => false,
-                    };
-                    if landed {
-                        return Ok(self.version());
-                    }
                     if self.version() == before {
                         return Err(delta("committing to", self.definition.name, refusal).into());
                     }

@@ -103,6 +103,9 @@ async fn a_newer_claim_fences_the_older_writer() {
     let files = new.write(&letters(&[1, 2])).await.unwrap();
     new.commit(&files, &txn(1), Some(&new_fence)).await.unwrap();
     assert_eq!(rows(&lake).await, 2);
+    // The newer writer used the same transaction version: that does not make the older one's commit done.
+    let late = old.write(&letters(&[3])).await.unwrap();
+    assert!(matches!(old.commit(&late, &txn(1), Some(&old_fence)).await, Err(CommitError::Fenced { .. })));
 }
 
 #[tokio::test]

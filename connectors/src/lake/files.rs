@@ -40,18 +40,41 @@ pub struct DataFile {
 }
 
 impl DataFile {
-    /// Smallest and largest value of `column` as the statistics give them, for columns of integers, instants and texts.
+    /// Smallest and largest value of each column of integers, instants and texts, as the statistics give them: bounds
+    /// of instants are rounded outwards to milliseconds.
+    pub fn ranges(&self) -> BTreeMap<String, (Bound, Bound)> {
+        let Ok(stats) = serde_json::from_str::<Stats>(&self.stats) else { return BTreeMap::new() };
+        let Stats { min_values, max_values } = stats;
+        let ranges = min_values
+            .iter()
+            .filter_map(|(column, low)| Some((column.clone(), (bound(low)?, bound(max_values.get(column)?)?))));
+        ranges.collect()
+    }
+
+    /// Smallest and largest value of one column; see [`DataFile::ranges`].
     pub fn range(&self, column: &str) -> Option<(Bound, Bound)> {
-        let stats: Value = serde_json::from_str(&self.stats).ok()?;
-        let bound = |name: &str| match stats.get(name)?.get(column)? {
-            Value::Number(n) => n.as_i64().map(Bound::Integer),
-            Value::String(text) => Some(match text.parse::<jiff::Timestamp>() {
-                Ok(at) => Bound::Integer(at.as_microsecond()),
-                Err(_) => Bound::Text(text.clone()),
-            }),
-            _ => None,
-        };
-        Some((bound("minValues")?, bound("maxValues")?))
+        self.ranges().remove(column)
+    }
+}
+
+/// The part of Delta's statistics that says where a file's values lie.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats {
+    #[serde(default)]
+    min_values: Map<String, Value>,
+    #[serde(default)]
+    max_values: Map<String, Value>,
+}
+
+fn bound(value: &Value) -> Option<Bound> {
+    match value {
+        Value::Number(n) => n.as_i64().map(Bound::Integer),
+        Value::String(text) => Some(match text.parse::<jiff::Timestamp>() {
+            Ok(at) => Bound::Integer(at.as_microsecond()),
+            Err(_) => Bound::Text(text.clone()),
+        }),
+        _ => None,
     }
 }
 
@@ -70,7 +93,7 @@ pub(super) fn encode(table: &TableDefinition, rows: &RecordBatch) -> Result<Vec<
         let bytes = to_parquet(&sorted).map_err(|e| failed(e.to_string()))?;
         let mut path = String::new();
         for (column, value) in &partition {
-            path.push_str(&format!("{column}={value}/"));
+            path.push_str(&format!("{column}={}/", plain(value)));
         }
         path.push_str(&format!("{}.parquet", uuid::Uuid::now_v7()));
         let file = DataFile {
@@ -83,6 +106,11 @@ pub(super) fn encode(table: &TableDefinition, rows: &RecordBatch) -> Result<Vec<
         parts.push(Encoded { file, bytes });
     }
     Ok(parts)
+}
+
+/// A directory name of letters that no reader needs to decode. The log says which value it stands for.
+fn plain(value: &str) -> String {
+    value.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).collect()
 }
 
 type Partition = Vec<(String, String)>;

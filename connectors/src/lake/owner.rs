@@ -12,14 +12,17 @@ use deltalake_core::kernel::{Action, Add, StructType, Transaction};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 
 use super::snapshot::{delta, load};
 use super::{DataFile, Lake, LakeError, TableDefinition, files};
 
-/// Commits after which a checkpoint is written and the table loaded anew: a table that lives long slows down.
-const COMMITS_PER_CHECKPOINT: u32 = 50;
+/// Commits between two checkpoints. The table is then loaded anew: one that lives long slows down.
+const COMMITS_PER_CHECKPOINT: i64 = 50;
+/// Files of one [`TableOwner::write`] that are stored at a time.
+const PUTS_AT_A_TIME: usize = 4;
 /// Commits of others that are waited out before a commit is given up.
 const CONFLICTS_MAX: u32 = 64;
 
@@ -64,7 +67,6 @@ pub struct TableOwner {
     table: DeltaTable,
     // Latest transactions by app id, as far as they were asked for since the last load.
     transactions: HashMap<String, Option<i64>>,
-    commits: u32,
 }
 
 impl TableOwner {
@@ -78,13 +80,7 @@ impl TableOwner {
             Some(table) => table,
             None => create(lake, definition).await?,
         };
-        Ok(TableOwner {
-            lake: lake.clone(),
-            definition: definition.clone(),
-            table,
-            transactions: HashMap::new(),
-            commits: 0,
-        })
+        Ok(TableOwner { lake: lake.clone(), definition: definition.clone(), table, transactions: HashMap::new() })
     }
 
     /// Version of the table as this owner knows it.
@@ -118,12 +114,16 @@ impl TableOwner {
         for _ in 0..CONFLICTS_MAX {
             self.reload().await?;
             let value = self.transaction(&app_id).await?.unwrap_or(0) + 1;
-            if self.attempt(&[], &[(app_id.clone(), value)]).await.is_ok() {
+            let before = self.version();
+            let Err(refusal) = self.attempt(&[], &[(app_id.clone(), value)]).await else {
                 return Ok(Fence { app_id, value });
+            };
+            self.reload().await?;
+            if self.version() == before {
+                return Err(delta("claiming", self.definition.name, refusal).into());
             }
-            // Refused: another claim or commit came first. (Had ours landed behind an error, the next number is as good.)
+            // Another claim or commit came first. (Had ours landed behind an error, the next number is as good.)
         }
-        self.reload().await?;
         Err(self.given_up())
     }
 
@@ -138,20 +138,22 @@ impl TableOwner {
             .await
             .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })??;
         let store = self.lake.store();
-        let mut written = Vec::with_capacity(encoded.len());
-        for part in encoded {
-            let path = ObjectPath::from(self.definition.name).join_all(&part.file.path);
-            store
-                .put(&path, part.bytes.into())
-                .await
-                .map_err(|source| LakeError::Store { doing: format!("writing `{path}`"), source })?;
-            written.push(part.file);
-        }
-        Ok(written)
+        let puts = encoded.into_iter().map(|part| {
+            let store = &store;
+            async move {
+                let path = ObjectPath::from(self.definition.name).join_all(&part.file.path);
+                match store.put(&path, part.bytes.into()).await {
+                    Ok(_) => Ok(part.file),
+                    Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
+                }
+            }
+        });
+        futures::stream::iter(puts).buffered(PUTS_AT_A_TIME).try_collect().await
     }
 
     /// Makes `files` visible and `transactions` known, in one atomic step, and returns the table's new version. If the
-    /// first transaction is known already, the commit was made before and is not repeated.
+    /// first transaction is known already, the commit was made before and is not repeated. Without any transaction,
+    /// nobody can tell whether a commit that was answered with an error happened.
     ///
     /// # Errors
     ///
@@ -180,8 +182,9 @@ impl TableOwner {
             let before = self.version();
             match self.attempt(files, transactions).await {
                 Ok(()) => {
+                    let version = self.version();
                     self.maintain().await;
-                    return Ok(self.version());
+                    return Ok(version);
                 }
                 Err(refusal) => {
                     // It may have landed, or somebody else's came first: then the log has grown, and is asked again.
@@ -222,13 +225,12 @@ impl TableOwner {
         Ok(())
     }
 
-    /// Keeps commits fast. Nothing that fails here is lost: it is tried again later.
+    /// Keeps commits and readers fast. Nothing that fails here is lost: it is tried again later. The table's version
+    /// decides, because the owner of `forecasts` is a new one in every run.
     async fn maintain(&mut self) {
-        self.commits += 1;
-        if self.commits < COMMITS_PER_CHECKPOINT {
+        if self.version() % COMMITS_PER_CHECKPOINT != 0 {
             return;
         }
-        self.commits = 0;
         let table = self.definition.name;
         if let Err(error) = deltalake_core::checkpoints::create_checkpoint(&self.table, None).await {
             tracing::warn!(table, %error, "checkpoint of the Delta log failed; commits get slower until one succeeds");

@@ -1,13 +1,13 @@
 //! The local file system as an object store whose writes survive a power cut.
 //!
 //! `object_store`'s own writes are atomic but not flushed: after a power cut a committed file may be empty. Here the
-//! content is flushed before the name appears, and the directory after.
+//! content is flushed before the name appears, and the directory after. An upload in parts (a large checkpoint) is
+//! collected and written as a whole.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -15,7 +15,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// [`LocalFileSystem`] from `/` with durable whole-object writes.
@@ -40,12 +40,11 @@ fn generic(source: io::Error) -> Error {
     Error::Generic { store: "local file system", source: Box::new(source) }
 }
 
-/// A name beside `target` that listings ignore: the store hides names that end in `#` and digits.
+/// A name beside `target` that listings ignore: the store hides names that end in `#` and digits. It is random, because
+/// in a container the process has the same number after a crash, and the file that it left must not be in the way.
 fn staging_path(target: &FilePath) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let unique = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut name = target.as_os_str().to_owned();
-    name.push(format!("#{}{unique:08}", std::process::id()));
+    name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
     name.into()
 }
 
@@ -68,13 +67,13 @@ fn create_directories(directory: &FilePath) -> io::Result<()> {
     Ok(())
 }
 
-fn write_durably(target: &FilePath, payload: &PutPayload, create_only: bool) -> io::Result<()> {
+fn write_durably(target: &FilePath, payloads: &[PutPayload], create_only: bool) -> io::Result<()> {
     let directory = target.parent().unwrap_or(FilePath::new("/"));
     create_directories(directory)?;
     let staged = staging_path(target);
     let result = (|| {
         let mut file = File::create_new(&staged)?;
-        payload.iter().try_for_each(|part| file.write_all(part))?;
+        payloads.iter().flatten().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
         drop(file);
         if create_only { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
@@ -97,7 +96,7 @@ impl ObjectStore for DurableLocal {
         };
         let target = self.inner.path_to_filesystem(location)?;
         let shown = location.to_string();
-        tokio::task::spawn_blocking(move || write_durably(&target, &payload, create_only))
+        tokio::task::spawn_blocking(move || write_durably(&target, &[payload], create_only))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(|source| match source.kind() {
@@ -109,8 +108,8 @@ impl ObjectStore for DurableLocal {
         Ok(PutResult { e_tag: None, version: None })
     }
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
+    async fn put_multipart_opts(&self, location: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Ok(Box::new(Upload { target: self.inner.path_to_filesystem(location)?, parts: Vec::new() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -131,5 +130,34 @@ impl ObjectStore for DurableLocal {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An upload in parts, in memory until it is complete.
+#[derive(Debug)]
+struct Upload {
+    target: PathBuf,
+    parts: Vec<PutPayload>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.parts.push(data);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let (target, parts) = (self.target.clone(), std::mem::take(&mut self.parts));
+        tokio::task::spawn_blocking(move || write_durably(&target, &parts, false))
+            .await
+            .map_err(|source| Error::JoinError { source })?
+            .map_err(generic)?;
+        Ok(PutResult { e_tag: None, version: None })
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.parts.clear();
+        Ok(())
     }
 }

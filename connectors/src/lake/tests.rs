@@ -131,9 +131,81 @@ async fn commits_go_on_past_checkpoints() {
         owner.commit(&files, &txn(i), Some(&fence)).await.unwrap();
     }
     assert_eq!(rows(&lake).await, 60);
-    assert!(lake.list_objects("dead_letters/_delta_log").await.unwrap().iter().any(|p| p.contains("checkpoint")));
+    assert_eq!(checkpoints(&lake).await, 1);
     let seen = snapshot(&lake, "dead_letters", None).await.unwrap().unwrap();
     assert_eq!(seen.transaction(JOB).await.unwrap(), Some(60));
+    // What the checkpoint says about the first file is what its commit said.
+    let range = (Bound::Integer(1_500_000), Bound::Integer(1_501_000));
+    assert!(seen.files.iter().all(|f| f.rows == 1 && f.range("timestamp") == Some(range.clone())), "{:?}", seen.files);
+}
+
+async fn checkpoints(lake: &Lake) -> usize {
+    let log = lake.list_objects("dead_letters/_delta_log").await.unwrap();
+    log.iter().filter(|path| path.ends_with("checkpoint.parquet")).count()
+}
+
+#[tokio::test]
+async fn a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner() {
+    let (_dir, lake) = lake().await;
+    for i in 1..=51 {
+        let mut owner = owner(&lake).await;
+        owner.commit(&[], &txn(i), None).await.unwrap();
+    }
+    assert_eq!(checkpoints(&lake).await, 1);
+    assert_eq!(owner(&lake).await.transaction(JOB).await.unwrap(), Some(51));
+}
+
+#[tokio::test]
+async fn a_claim_that_the_store_refuses_says_why() {
+    let (_dir, lake) = lake().await;
+    let lies = Arc::new(AtomicU32::new(0));
+    let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands: false }));
+    let mut owner = owner(&lying).await;
+    lies.store(1, Ordering::SeqCst);
+    let error = owner.claim(JOB).await.unwrap_err().to_string();
+    assert!(error.contains("claiming") && error.contains("no answer"), "{error}");
+    assert_eq!(owner.claim(JOB).await.unwrap().value(), 1);
+}
+
+#[tokio::test]
+async fn partition_values_and_directories_may_be_called_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("Zähler & Söhne 100%");
+    let lake = Lake::open(place.to_str().unwrap()).await.unwrap();
+    let schema = Arc::new(arrow::datatypes::Schema::new(vec![
+        arrow::datatypes::Field::new("n", arrow::datatypes::DataType::Int64, false),
+        arrow::datatypes::Field::new("kind", arrow::datatypes::DataType::Utf8, false),
+    ]));
+    let kinds = ["a/b c=d%20é", "a_b_c_d_20_"];
+    let rows = RecordBatch::try_new(
+        Arc::clone(&schema),
+        vec![Arc::new(Int64Array::from(vec![1, 2])), Arc::new(StringArray::from(kinds.to_vec()))],
+    )
+    .unwrap();
+    let table = TableDefinition { name: "odd", schema, partition_by: &["kind"], sort_by: &["n"] };
+    let mut owner = TableOwner::open(&lake, &table).await.unwrap();
+    let files = owner.write(&rows).await.unwrap();
+    owner.commit(&files, &txn(1), None).await.unwrap();
+    let seen = snapshot(&lake, "odd", None).await.unwrap().unwrap();
+    let mut found: Vec<&str> = seen.files.iter().map(|f| f.partition["kind"].as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, kinds);
+    for file in &seen.files {
+        let bytes = lake.get_object(&format!("odd/{}", file.path)).await.unwrap();
+        assert_eq!(bytes.len() as u64, file.size);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_appears_whole_or_not_at_all() {
+    let (_dir, lake) = lake().await;
+    let (store, path) = (lake.store(), Path::from("state/large"));
+    let mut upload = store.put_multipart(&path).await.unwrap();
+    upload.put_part("first ".into()).await.unwrap();
+    upload.put_part("second".into()).await.unwrap();
+    assert!(lake.list_objects("state").await.unwrap().is_empty());
+    upload.complete().await.unwrap();
+    assert_eq!(lake.get_object("state/large").await.unwrap(), "first second");
 }
 
 /// Puts land, but the next `lies` puts into the log are answered with an error.

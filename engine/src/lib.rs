@@ -9,9 +9,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod demo;
 pub mod environment;
 pub mod ingest;
 pub mod metadata;
 pub mod pipelines;
+pub mod service;
 pub mod sql;
 pub mod triggers;

@@ -4,6 +4,7 @@
 //! `--json` one document), everything else to standard error. Exit status: 0 done, 1 failed, 2 usage or configuration.
 
 mod context;
+mod demo;
 mod error;
 mod execute_run;
 mod generate;
@@ -12,6 +13,7 @@ mod models;
 mod reforecast;
 mod replay;
 mod retrain;
+mod run;
 mod runs;
 pub mod shutdown;
 mod sql;
@@ -41,50 +43,57 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Query readings, forecasts and history
-    Sql(sql::Args),
-    /// The policies, and why they did or did not start a run
-    Triggers(triggers::Args),
-    /// What the pipelines did and do
-    Runs(runs::Args),
-    /// The model registry
-    Models(models::Args),
-    /// Build a model now
-    Retrain(retrain::Args),
-    /// Forecast every series now
-    Reforecast(reforecast::Args),
-    /// Execute one run: the child process that the engine starts
-    #[command(hide = true)]
-    ExecuteRun(execute_run::Args),
+    /// Everything at once: a simulated fleet or a real file, a broker, the engine, and what happens
+    Demo(demo::Args),
+    /// The service: reads the feeds, evaluates the triggers, runs the pipelines
+    Run(run::Args),
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
     /// Send CSV or Parquet files to Kafka, in the order of time
     Replay(replay::Args),
     /// Simulate a fleet of meters, to Kafka or to a file
     Generate(generate::Args),
+    /// Train a new model version now
+    Retrain(retrain::Args),
+    /// Forecast every series now
+    Reforecast(reforecast::Args),
+    /// The model registry
+    Models(models::Args),
+    /// What the pipelines did and do
+    Runs(runs::Args),
+    /// The policies, and why they did or did not start a run
+    Triggers(triggers::Args),
+    /// Query readings, forecasts and history
+    Sql(sql::Args),
+    /// Execute one run; started by the service
+    #[command(hide = true)]
+    ExecuteRun(execute_run::Args),
 }
 
 impl Command {
     /// What is logged unless `METERLINE_LOG` says otherwise.
-    fn log_level(&self) -> logging::Default {
+    const fn log_level(&self) -> logging::Default {
         match self {
-            Command::ExecuteRun(_) => logging::Default::Service,
+            Command::Demo(_) => logging::Default::Own,
+            Command::Run(_) | Command::ExecuteRun(_) => logging::Default::Service,
             _ => logging::Default::Quiet,
         }
     }
 
     async fn run(self, context: &Context) -> CommandResult {
         match self {
-            Command::Sql(args) => sql::run(args, context).await,
-            Command::Triggers(args) => triggers::run(args, context).await,
-            Command::Runs(args) => runs::run(args, context).await,
-            Command::Models(args) => models::run(args, context).await,
-            Command::Retrain(args) => retrain::run(args, context).await,
-            Command::Reforecast(args) => reforecast::run(args, context).await,
-            Command::ExecuteRun(args) => execute_run::run(args, context).await,
+            Command::Demo(args) => demo::run(args, context).await,
+            Command::Run(args) => run::run(args, context).await,
             Command::Validate(args) => validate::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Generate(args) => generate::run(args, context).await,
+            Command::Retrain(args) => retrain::run(args, context).await,
+            Command::Reforecast(args) => reforecast::run(args, context).await,
+            Command::Models(args) => models::run(args, context).await,
+            Command::Runs(args) => runs::run(args, context).await,
+            Command::Triggers(args) => triggers::run(args, context).await,
+            Command::Sql(args) => sql::run(args, context).await,
+            Command::ExecuteRun(args) => execute_run::run(args, context).await,
         }
     }
 }

@@ -1,21 +1,183 @@
 //! `meterline validate`: is the configuration right, and does what it points at answer?
 
-use super::{CommandResult, ConfigArg, Context};
-use crate::environment::read_config;
+use std::fmt;
+use std::path::Path;
+
+use meterline_connectors::kafka::SourceError;
+use meterline_connectors::kafka::cluster::Cluster;
+use meterline_connectors::lake::{self, Lake};
+use meterline_models::device;
+use meterline_schemas::config::Config;
+use serde::Serialize;
+
+use super::error::one_line;
+use super::{CommandError, CommandResult, ConfigArg, Context};
+use crate::environment::{metadata_url, read_config};
+use crate::metadata::MetadataStore;
 
 /// Arguments of `meterline validate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// Check the configuration alone
+    /// Check the configuration alone, not what it points at
     #[arg(long)]
     offline: bool,
 }
 
-/// Checks one thing after the other.
+/// One thing that was checked.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: String,
+    ok: bool,
+    /// What was found; where it failed, with the remedy.
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+impl Report {
+    fn add<E: fmt::Display>(&mut self, name: impl Into<String>, outcome: Result<String, E>) -> bool {
+        let (ok, detail) = match outcome {
+            Ok(detail) => (true, detail),
+            Err(error) => (false, error.to_string()),
+        };
+        self.ok &= ok;
+        self.checks.push(Check { name: name.into(), ok, detail });
+        ok
+    }
+}
+
+/// Checks one thing after the other and reports all of them.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
-    let _ = args.offline;
-    read_config(&args.config.config)?;
-    context.print("configuration  ok")
+    let mut report = Report { ok: true, checks: Vec::new() };
+    let path = &args.config.config;
+    let config_ok = match check_config(&mut report, path) {
+        Some(config) if report.ok => {
+            if !args.offline {
+                check_environment(&mut report, &config).await;
+            }
+            true
+        }
+        _ => false,
+    };
+    if context.json {
+        context.print_json(&report)?;
+    } else {
+        for check in &report.checks {
+            let word = if check.ok { "ok" } else { "failed" };
+            context.print(&format!("{word:<7} {:<28} {}", check.name, check.detail))?;
+        }
+    }
+    match (config_ok, report.ok) {
+        (_, true) => Ok(()),
+        // The report has said it all.
+        (false, _) => Err(CommandError::usage("")),
+        (true, _) => Err(CommandError::failed("")),
+    }
+}
+
+fn check_config(report: &mut Report, path: &Path) -> Option<Config> {
+    let config = match read_config(path) {
+        Ok(config) => config,
+        Err(error) => {
+            report.add::<String>("configuration", Err(one_line(&error)));
+            return None;
+        }
+    };
+    let feeds: Vec<&str> = config.feed.keys().map(String::as_str).collect();
+    let found = if feeds.is_empty() {
+        format!("{} (no feed: `meterline run` needs at least one)", path.display())
+    } else {
+        format!("{}, feeds: {}", path.display(), feeds.join(", "))
+    };
+    report.add::<String>("configuration", Ok(found));
+    let policies: Vec<String> = config.policy.iter().map(|(name, p)| format!("{name} ({})", p.frequency)).collect();
+    let found = match policies.as_slice() {
+        [] => "none configured: every frequency has defaults".to_owned(),
+        named => format!("{}: every predicate compiles", named.join(", ")),
+    };
+    report.add::<String>("policies", Ok(found));
+    Some(config)
+}
+
+async fn check_environment(report: &mut Report, config: &Config) {
+    check_kafka(report, config).await;
+    if let Some(lake) = check_lake(report, config).await {
+        check_metadata(report, config, &lake).await;
+    }
+    let device = config.device.device.clone();
+    let resolved = tokio::task::spawn_blocking(move || device::resolve(&device)).await;
+    match resolved {
+        Ok(Ok(device)) => report.add::<String>("device", Ok(format!("{} is {device}", config.device.device))),
+        Ok(Err(error)) => report.add::<String>("device", Err(one_line(&error))),
+        Err(error) => report.add::<String>("device", Err(format!("probing it failed: {error}"))),
+    };
+}
+
+/// Brokers and topics, with the time-outs of the client.
+async fn check_kafka(report: &mut Report, config: &Config) {
+    let kafka = config.kafka.clone();
+    let topics: Vec<(String, String)> = config.feed.iter().map(|(n, f)| (n.clone(), f.topic.clone())).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let cluster = Cluster::connect(&kafka)?;
+        let mut answers = Vec::new();
+        for (feed, topic) in topics {
+            let answer = cluster.partitions(&topic);
+            let unreachable = matches!(answer, Err(SourceError::Unreachable { .. }));
+            answers.push((feed, topic, answer));
+            if unreachable {
+                break;
+            }
+        }
+        Ok::<_, SourceError>(answers)
+    })
+    .await;
+    let answers = match asked {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(error)) => {
+            report.add::<String>("brokers", Err(one_line(&error)));
+            return;
+        }
+        Err(error) => {
+            report.add::<String>("brokers", Err(format!("asking them failed: {error}")));
+            return;
+        }
+    };
+    for (feed, topic, answer) in answers {
+        let found = answer.map(|n| format!("topic {topic} at {}: {n} partitions", config.kafka.brokers));
+        report.add(format!("feed.{feed}"), found.map_err(|e| one_line(&e)));
+    }
+}
+
+/// Opening writes a probe; reading an object that does not exist asks the store for an answer too.
+async fn check_lake(report: &mut Report, config: &Config) -> Option<Lake> {
+    match Lake::open(&config.lake.url).await {
+        Ok(lake) => {
+            let read = lake::snapshot(&lake, meterline_schemas::tables::INTERVALS, None).await;
+            let found = read.map(|found| match found {
+                Some(table) => {
+                    format!("{} is readable and writable, intervals at version {}", lake.url(), table.version)
+                }
+                None => format!("{} is readable and writable, and empty", lake.url()),
+            });
+            report.add("lake", found.map_err(|e| one_line(&e))).then_some(lake)
+        }
+        Err(error) => {
+            report.add::<String>("lake", Err(one_line(&error)));
+            None
+        }
+    }
+}
+
+async fn check_metadata(report: &mut Report, config: &Config, lake: &Lake) {
+    let opened = match metadata_url(config, lake) {
+        Ok(url) => MetadataStore::open(&url).await.map(|_| url).map_err(|e| one_line(&e)),
+        Err(error) => Err(one_line(&error)),
+    };
+    report.add("metadata", opened);
 }

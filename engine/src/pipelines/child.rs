@@ -17,8 +17,8 @@ use super::recorder::{Recorder, now};
 use super::stop::Stop;
 use super::{build, infer};
 use crate::environment::Environment;
-use crate::metadata::records::{Pipeline, RunRecord, RunSpec, Status, StepRecord};
 use crate::metadata::MetadataStore;
+use crate::metadata::records::{Pipeline, RunRecord, RunSpec, Status, StepRecord};
 
 /// How long a new process waits for the run's previous process to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);

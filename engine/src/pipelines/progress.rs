@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::child::{is_terminal, load};
 use super::error::RunError;
 use super::graph;
-use crate::metadata::records::{MetricRecord, RunRecord, Status, StepRecord};
 use crate::metadata::MetadataStore;
+use crate::metadata::records::{MetricRecord, RunRecord, Status, StepRecord};
 
 /// How often the metadata database is looked at.
 const POLL: Duration = Duration::from_millis(500);

@@ -21,8 +21,8 @@ use super::lock::RunLock;
 use super::recorder::now;
 use super::stop::Stop;
 use crate::environment::Environment;
-use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
 use crate::metadata::MetadataStore;
+use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
 
 /// Processes that are started for one run before it is failed.
 pub const ATTEMPTS_MAX: i64 = 2;

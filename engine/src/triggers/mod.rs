@@ -6,6 +6,7 @@
 pub mod decide;
 pub mod facts;
 pub mod predicate;
+pub mod service;
 
 use arrow::datatypes::SchemaRef;
 use meterline_schemas::config::{Config, ConfigError, ResolvedPolicy, ResolvedTrigger};

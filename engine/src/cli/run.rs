@@ -1,0 +1,131 @@
+//! `meterline run`: the service.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meterline_schemas::time::format_micros;
+
+use super::shutdown::Shutdown;
+use super::{CommandError, CommandResult, ConfigArg, Context};
+use crate::environment::Environment;
+use crate::metadata::MetadataError;
+use crate::service::{Service, Standing};
+
+/// How often the service says how it is doing.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Arguments of `meterline run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// Runs the service until Ctrl-C, SIGTERM or a fault that ends the stream.
+pub async fn run(args: Args, context: &Context) -> CommandResult {
+    let shutdown = Shutdown::install()?;
+    let env = Arc::new(Environment::open(&args.config.config).await?);
+    if env.config.feed.is_empty() {
+        return Err(CommandError::usage(format!(
+            "{} has no feed; add at least [feed.NAME] with topic, series, time and value",
+            args.config.config.display()
+        )));
+    }
+    announce(&env);
+    let mut service = tokio::select! {
+        started = Service::start(env.clone()) => started?,
+        () = shutdown.requested() => return Ok(()),
+    };
+    let committed = service.committed();
+    let standing = || committed.borrow().as_ref().map(|c| Standing::of(&c.state)).unwrap_or_default();
+    let mut status = Status { env: env.clone(), last: standing(), at: Instant::now() };
+    let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + STATUS_EVERY, STATUS_EVERY);
+    let failure = loop {
+        tokio::select! {
+            error = service.failed() => break Some(error),
+            () = shutdown.requested() => break None,
+            _ = timer.tick() => status.log(standing()).await,
+        }
+    };
+    tracing::info!("stopping: what was read is committed, runs stop at a safe point and go on at the next start");
+    let stopped = service.stop().await;
+    if let Some(error) = failure {
+        // Stopping a dead stream fails for the same reason; the first one is the one to tell.
+        return Err(error.into());
+    }
+    stopped?;
+    let end = standing();
+    tracing::info!(records = end.records, intervals = end.intervals, "stopped");
+    if context.json {
+        context.print_json(&serde_json::json!({
+            "records": end.records,
+            "intervals": end.intervals,
+            "dead_letters": end.dead,
+            "watermark": end.watermark.map(format_micros),
+        }))?;
+    }
+    Ok(())
+}
+
+fn announce(env: &Environment) {
+    let config = &env.config;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %env.config_path.display(),
+        lake = env.lake.url(),
+        metadata = config.metadata.url.as_deref().unwrap_or("in the lake's directory"),
+        brokers = config.kafka.brokers,
+        workers = config.ingest.workers,
+        device = config.device.device,
+        device_slots = config.device.slots,
+        "meterline starts"
+    );
+    for (name, feed) in &config.feed {
+        tracing::info!(
+            feed = name,
+            topic = feed.topic,
+            unit = %feed.unit,
+            zone = feed.zone,
+            lateness = %feed.lateness,
+            frequency = feed.frequency.map_or("detected".to_owned(), |f| f.to_string()),
+            "feed"
+        );
+    }
+}
+
+/// The status line, with what it needs to compute a rate.
+struct Status {
+    env: Arc<Environment>,
+    last: Standing,
+    at: Instant,
+}
+
+impl Status {
+    async fn log(&mut self, now: Standing) {
+        let seconds = self.at.elapsed().as_secs_f64();
+        let rate = now.rate(&self.last, seconds);
+        (self.last, self.at) = (now, Instant::now());
+        let runs = match self.active_runs().await {
+            Ok(runs) => runs,
+            Err(error) => format!("unknown: {error}"),
+        };
+        tracing::info!(
+            readings_per_s = rate.round(),
+            lag = now.lag_records,
+            intervals = now.intervals,
+            dead_letters = now.dead,
+            watermark = now.watermark.map_or("none yet".to_owned(), format_micros),
+            runs,
+            "status"
+        );
+    }
+
+    async fn active_runs(&self) -> Result<String, MetadataError> {
+        let runs = self.env.metadata.active_runs().await?;
+        let names: Vec<String> = runs
+            .iter()
+            .map(|r| format!("{} {} {}", r.spec.group_id, r.spec.pipeline.as_str(), r.status.as_str()))
+            .collect();
+        Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+    }
+}

@@ -1,0 +1,17 @@
+//! Everything at once, for a first look: readings, a broker, the engine, and a narrative of what happens.
+//!
+//! ```text
+//! supply ─▶ drive ─▶ broker ─▶ the service, as `meterline run` starts it ─▶ lake and metadata ─▶ narrate, score, chart
+//! ```
+//!
+//! * [`setup`]: directory and configuration; * [`supply`]: what is sent; * [`drive`]: when it is sent;
+//! * [`narrate`]: what is worth telling; * [`score`]: forecasts beside what came true; * [`chart`], [`screen`]: how it looks.
+
+pub mod chart;
+pub mod drive;
+pub mod narrate;
+pub mod score;
+pub mod screen;
+pub mod setup;
+pub mod show;
+pub mod supply;

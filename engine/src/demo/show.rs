@@ -1,0 +1,525 @@
+//! The demo from its first line to its last.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meterline_connectors::kafka::mock::MockBroker;
+use meterline_connectors::kafka::sink::Sink;
+use meterline_models::backtest::Evaluation;
+use serde::Serialize;
+
+use super::chart::Size;
+use super::drive::{Driver, Phase, Plan};
+use super::narrate::{Narrator, View, better, minute, thousands};
+use super::score::{Published, published};
+use super::screen::Screen;
+use super::setup::{self, Directory, FEED, Settings};
+use super::supply::{self, Supply};
+use crate::cli::shutdown::Shutdown;
+use crate::cli::{CommandError, CommandResult};
+use crate::environment::Environment;
+use crate::ingest::groups::{GroupSummary, groups};
+use crate::metadata::records::{Pipeline, RunRecord, Status};
+use crate::pipelines::{SEASONAL_NAIVE, progress};
+use crate::service::{Service, Standing};
+
+/// How often everything is looked at.
+const TICK: Duration = Duration::from_millis(400);
+/// Decisions and runs that are looked at; the older ones have been told.
+const RECENT: i64 = 100;
+/// Partitions of the demo's topic.
+const PARTITIONS: i32 = 4;
+/// Longest that the end is waited for when the demo is to end by itself.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long nothing may happen after the last reading before nothing more is expected.
+const QUIET: Duration = Duration::from_secs(20);
+/// How often a forecast is shown after the first two.
+const SHOW_EVERY: Duration = Duration::from_secs(60);
+/// Columns and lines of the chart.
+const CHART: Size = Size { width: 70, height: 12 };
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// End after the first model forecast and a later one that was scored.
+    pub exit: bool,
+    /// A file in place of the fleet.
+    pub data: Option<PathBuf>,
+    /// Simulated seconds per second.
+    pub speed: f64,
+    /// A real cluster in place of the in-process broker.
+    pub brokers: Option<String>,
+    /// Seed of the fleet.
+    pub seed: u64,
+    /// Size of the fleet.
+    pub meters: u32,
+    /// Whether standard output is kept for one JSON document.
+    pub json: bool,
+}
+
+/// What came of it: the demo's JSON document.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Readings sent.
+    pub readings: u64,
+    /// Intervals with a value.
+    pub intervals: u64,
+    /// Seconds from the start to the first forecast by a model; null without one.
+    pub first_forecast_seconds: Option<f64>,
+    /// The re-forecast that was scored against actuals; null without one.
+    pub scored: Option<Scored>,
+    /// Seconds from start to end.
+    pub seconds: f64,
+}
+
+/// Figures of one forecast beside seasonal naive's, on the same series and steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scored {
+    /// Model group.
+    pub group_id: String,
+    /// The forecast's run.
+    pub run_id: String,
+    /// Version that made it.
+    pub model_version: String,
+    /// Steps with an actual value.
+    pub points: usize,
+    /// Weighted quantile loss.
+    pub wql: Option<f64>,
+    /// Seasonal naive's.
+    pub naive_wql: Option<f64>,
+    /// Mean absolute scaled error.
+    pub mase: Option<f64>,
+    /// Seasonal naive's.
+    pub naive_mase: Option<f64>,
+    /// Share of the actual values within the 80 % interval.
+    pub coverage: Option<f64>,
+}
+
+/// Runs the demo until Ctrl-C, or with `exit` until its goal is reached.
+///
+/// # Errors
+/// Whatever stops the engine or the sending; the directory is then kept for its log.
+pub async fn run(options: &Options, directory: &mut Directory) -> CommandResult<Outcome> {
+    let shutdown = Shutdown::install()?;
+    let mut screen = Screen::new(options.json);
+    let supplied = options.clone();
+    let supply = tokio::task::spawn_blocking(move || match &supplied.data {
+        Some(path) => supply::file(path),
+        None => supply::fleet(supplied.meters, supplied.seed),
+    })
+    .await??;
+    let broker = match &options.brokers {
+        Some(_) => None,
+        None => Some(MockBroker::start(&[("readings", PARTITIONS)])?),
+    };
+    // On a cluster of others the topic is the demo's own; an earlier demo's readings must not be in it.
+    let topic = if broker.is_some() { "readings".to_owned() } else { format!("meterline-demo-{}", std::process::id()) };
+    let brokers = match (&broker, &options.brokers) {
+        (Some(broker), _) => broker.brokers().to_owned(),
+        (None, given) => given.clone().unwrap_or_default(),
+    };
+    let sink = {
+        let brokers = brokers.clone();
+        tokio::task::spawn_blocking(move || Sink::connect(&brokers, &std::collections::BTreeMap::new())).await??
+    };
+    let partitions = sink.ensure_topic(&topic, PARTITIONS).await?;
+    let settings = Settings {
+        brokers: &brokers,
+        topic: &topic,
+        lake: &directory.lake(),
+        label: supply.label,
+        history: supply.history,
+    };
+    std::fs::write(directory.config(), setup::config(&settings))
+        .map_err(|e| CommandError::failed(format!("cannot write {}: {e}", directory.config().display())))?;
+    introduce(&mut screen, options, directory, &supply, &brokers, &topic, broker.is_some());
+
+    let env = Arc::new(Environment::open(&directory.config()).await?);
+    let mut service = tokio::select! {
+        started = Service::start(env.clone()) => started?,
+        () = shutdown.requested() => return Ok(nothing()),
+    };
+    let plan = Plan {
+        records: supply.records,
+        topic,
+        feed: FEED.to_owned(),
+        partitions,
+        live_from: supply.live_from,
+        speed: options.speed,
+        forgetful: broker.is_some(),
+    };
+    let mut driver = Driver::start(plan, sink, service.committed())?;
+    let mut show = Show::new(options.exit, env, directory.config(), screen);
+    let outcome = show.play(&mut service, &driver, &shutdown).await;
+    show.screen.clear();
+    show.screen.event("end", "committing what was read, stopping the runs");
+    tokio::task::block_in_place(|| driver.stop());
+    let stopped = service.stop().await;
+    let outcome = outcome?;
+    stopped?;
+    Ok(outcome)
+}
+
+fn nothing() -> Outcome {
+    Outcome { readings: 0, intervals: 0, first_forecast_seconds: None, scored: None, seconds: 0.0 }
+}
+
+fn introduce(
+    screen: &mut Screen,
+    options: &Options,
+    directory: &Directory,
+    supply: &Supply,
+    brokers: &str,
+    topic: &str,
+    in_process: bool,
+) {
+    let broker = if in_process { "in this process, speaks the Kafka protocol at" } else { "the cluster at" };
+    let stays = if directory.stays() { "kept" } else { "removed at the end; --dir DIR keeps it" };
+    screen.plain(&format!("\nMeterline {}: from meter readings to forecasts\n", env!("CARGO_PKG_VERSION")));
+    screen.plain(&format!("  readings   {}", supply.description));
+    screen.plain(&format!("  broker     {broker} {brokers}, topic {topic}"));
+    screen.plain(&format!("  directory  {} ({stays})", directory.path().display()));
+    screen.plain("             meterline.toml, meterline.log, lake/");
+    screen.plain(&format!("  clock      after the history, one second is {} simulated minutes", options.speed / 60.0));
+    screen.plain(if options.exit { "" } else { "\n  Ctrl-C ends it.\n" });
+}
+
+/// The running demo.
+struct Show {
+    exit: bool,
+    env: Arc<Environment>,
+    config: PathBuf,
+    screen: Screen,
+    narrator: Narrator,
+    started: Instant,
+    first_forecast_seconds: Option<f64>,
+    shown_first: bool,
+    scored: Option<Scored>,
+    shown_at: Instant,
+    last: (Standing, Instant),
+    rate: f64,
+    changed_at: Instant,
+}
+
+impl Show {
+    fn new(exit: bool, env: Arc<Environment>, config: PathBuf, screen: Screen) -> Show {
+        let now = Instant::now();
+        Show {
+            exit,
+            env,
+            config,
+            screen,
+            narrator: Narrator::default(),
+            started: now,
+            first_forecast_seconds: None,
+            shown_first: false,
+            scored: None,
+            shown_at: now,
+            last: (Standing::default(), now),
+            rate: 0.0,
+            changed_at: now,
+        }
+    }
+
+    async fn play(&mut self, service: &mut Service, driver: &Driver, shutdown: &Shutdown) -> CommandResult<Outcome> {
+        let committed = service.committed();
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                error = service.failed() => return Err(error.into()),
+                () = shutdown.requested() => break,
+                _ = timer.tick() => {}
+            }
+            if let Some(reason) = driver.failure() {
+                return Err(CommandError::failed(format!("sending readings: {reason}")));
+            }
+            let newest = committed.borrow().clone();
+            let (standing, groups) = match &newest {
+                Some(c) => (Standing::of(&c.state), groups(&c.state, &self.env.config)),
+                None => (Standing::default(), Vec::new()),
+            };
+            let view = self.look(driver, standing, &groups).await?;
+            for line in self.narrator.tell(&view) {
+                self.screen.event(line.topic, &line.text);
+            }
+            self.show_live(&view).await?;
+            self.show_forecasts(&view, &groups).await?;
+            if self.exit && self.scored.is_some() {
+                break;
+            }
+            self.check_hope(&view)?;
+        }
+        let standing = committed.borrow().as_ref().map(|c| Standing::of(&c.state)).unwrap_or_default();
+        Ok(Outcome {
+            readings: driver.sent().records,
+            intervals: standing.intervals,
+            first_forecast_seconds: self.first_forecast_seconds,
+            scored: self.scored.clone(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+
+    async fn look(&mut self, driver: &Driver, standing: Standing, groups: &[GroupSummary]) -> CommandResult<View> {
+        let metadata = &self.env.metadata;
+        if standing != self.last.0 {
+            let seconds = self.last.1.elapsed().as_secs_f64();
+            self.rate = standing.rate(&self.last.0, seconds);
+            self.last = (standing, Instant::now());
+            self.changed_at = Instant::now();
+        }
+        Ok(View {
+            sent: driver.sent(),
+            standing,
+            groups: groups.iter().map(|g| (g.group_id.clone(), g.series)).collect(),
+            decisions: metadata.decisions(RECENT).await?,
+            runs: metadata.runs(RECENT).await?,
+            models: metadata.models().await?,
+        })
+    }
+
+    /// The changing line: training, if there is any, else the stream.
+    async fn show_live(&mut self, view: &View) -> CommandResult {
+        let active = |r: &&RunRecord| matches!(r.status, Status::Running | Status::Queued);
+        let active: Vec<&RunRecord> = view.runs.iter().filter(active).collect();
+        if !active.is_empty() {
+            self.changed_at = Instant::now();
+        }
+        let build = active.iter().find(|r| r.spec.pipeline == Pipeline::Build && r.status == Status::Running);
+        if let Some(run) = build {
+            let steps = self.env.metadata.steps(&run.spec.run_id).await?;
+            let metrics = self.env.metadata.metrics(&run.spec.run_id).await?;
+            self.screen.live("training", &progress::line(run, &steps, &metrics));
+            return Ok(());
+        }
+        let text = format!(
+            "{} sent, {} committed ({}/s), {} intervals, clock {}",
+            thousands(view.sent.records),
+            thousands(view.standing.records),
+            thousands(self.rate.round() as u64),
+            thousands(view.standing.intervals),
+            minute(view.sent.simulated)
+        );
+        self.screen.live("readings", &text);
+        Ok(())
+    }
+
+    async fn show_forecasts(&mut self, view: &View, groups: &[GroupSummary]) -> CommandResult {
+        let milestones = Milestones::of(&view.runs);
+        let Some(first) = milestones.first else { return Ok(()) };
+        if self.first_forecast_seconds.is_none() {
+            self.first_forecast_seconds = Some(self.started.elapsed().as_secs_f64());
+        }
+        let ended = view.sent.phase == Phase::Ended && self.changed_at.elapsed() > QUIET / 2;
+        if !self.shown_first && (share_known(first, groups) >= 0.25 || ended) {
+            self.shown_first = true;
+            self.show(first, "The first forecast by a model").await?;
+        }
+        if self.scored.is_none() {
+            if let Some(later) = milestones.later
+                && (share_known(later, groups) >= 1.0 || ended)
+            {
+                self.scored = self.show(later, "A later forecast, after all of it came true").await?;
+                self.shown_at = Instant::now();
+            }
+        } else if self.shown_at.elapsed() >= SHOW_EVERY {
+            self.shown_at = Instant::now();
+            let known = |r: &&RunRecord| is_by_model(r) && share_known(r, groups) >= 1.0;
+            if let Some(newest) = view.runs.iter().filter(known).max_by(|a, b| a.spec.run_id.cmp(&b.spec.run_id)) {
+                self.show(newest, "The newest forecast that came true").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows one run's forecast: table, chart, score, and the SQL to look further. `None` where nothing can be scored.
+    async fn show(&mut self, run: &RunRecord, title: &str) -> CommandResult<Option<Scored>> {
+        let published = published(&self.env, run).await?;
+        let Some(series) = published.showcase().map(str::to_owned) else { return Ok(None) };
+        let version = run.model_version.clone().unwrap_or_default();
+        self.screen.plain(&format!("\n  {title}: series {series}, from {}, by {version}\n", minute(published.origin)));
+        for line in published.table(&series) {
+            self.screen.plain(&line);
+        }
+        self.screen.plain("");
+        if let Some(chart) = published.chart(&series) {
+            for line in chart.render(CHART, self.screen.is_terminal()) {
+                self.screen.plain(&line);
+            }
+            self.screen.plain("         ● actual   ▀▄ median   ░ 80 % of the probability   ┊ origin");
+        }
+        let scored = self.show_score(run, &published);
+        self.show_queries(&series);
+        Ok(scored)
+    }
+
+    fn show_score(&mut self, run: &RunRecord, published: &Published) -> Option<Scored> {
+        let (ours, naive) = published.scores()?;
+        let figure = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
+        let compared = |of: fn(&Evaluation) -> Option<f64>| match (of(&ours), of(&naive)) {
+            (Some(a), Some(b)) => better(a, b),
+            _ => String::new(),
+        };
+        self.screen.plain(&format!(
+            "\n  Score over all {} series, {} points that came true:",
+            published.panel.series.len(),
+            thousands(ours.points as u64)
+        ));
+        self.screen.plain(&format!("  {:<28} {:>8} {:>16}", "", "forecast", "seasonal naive"));
+        for (name, of) in
+            [("weighted quantile loss (wQL)", (|e| e.wql) as fn(&Evaluation) -> Option<f64>), ("MASE", |e| e.mase)]
+        {
+            self.screen.plain(&format!(
+                "  {name:<28} {:>8} {:>16}   {}",
+                figure(of(&ours)),
+                figure(of(&naive)),
+                compared(of)
+            ));
+        }
+        let coverage = figure(ours.coverage);
+        self.screen.plain(&format!("  {:<28} {coverage:>8} {:>16}", "in the 80 % interval", figure(naive.coverage)));
+        Some(Scored {
+            group_id: run.spec.group_id.clone(),
+            run_id: run.spec.run_id.clone(),
+            model_version: run.model_version.clone().unwrap_or_default(),
+            points: ours.points,
+            wql: ours.wql,
+            naive_wql: naive.wql,
+            mase: ours.mase,
+            naive_mase: naive.mase,
+            coverage: ours.coverage,
+        })
+    }
+
+    fn show_queries(&mut self, series: &str) {
+        let command = format!("{} sql -c {}", program(), self.config.display());
+        self.screen.plain("\n  Look further, while it runs, in another terminal:");
+        for query in [
+            format!("SELECT start, q10, q50, q90 FROM forecasts_latest WHERE series_id = '{series}' ORDER BY start"),
+            "SELECT model_version, sum(pinball) / sum(abs(actual)) AS wql FROM forecast_scores GROUP BY model_version"
+                .to_owned(),
+            "SELECT group_id, pipeline, reason FROM trigger_decisions WHERE fired ORDER BY at DESC LIMIT 10".to_owned(),
+        ] {
+            self.screen.plain(&format!("    {command} \"{query}\""));
+        }
+        self.screen.plain("");
+    }
+
+    /// Ends a demo that was to end by itself but cannot reach its goal any more.
+    fn check_hope(&self, view: &View) -> CommandResult {
+        if !self.exit {
+            return Ok(());
+        }
+        let what = match (self.first_forecast_seconds, view.models.is_empty()) {
+            (Some(_), _) => "no later forecast could be scored",
+            (None, true) => "no model was trained",
+            (None, false) => "no model passed its gate",
+        };
+        let ended = view.sent.phase == Phase::Ended && self.changed_at.elapsed() > QUIET;
+        if ended {
+            return Err(CommandError::failed(format!(
+                "the readings ended before the goal: {what}; a longer file helps (a model needs about two weeks), and \
+                 `{} triggers list -c {}` says what each trigger waits for",
+                program(),
+                self.config.display()
+            )));
+        }
+        if self.started.elapsed() > PATIENCE {
+            return Err(CommandError::failed(format!("gave up after {} s: {what}", PATIENCE.as_secs())));
+        }
+        Ok(())
+    }
+}
+
+/// The two runs that the demo is about.
+struct Milestones<'a> {
+    /// The first forecast by a model.
+    first: Option<&'a RunRecord>,
+    /// The first later one of the same group.
+    later: Option<&'a RunRecord>,
+}
+
+impl Milestones<'_> {
+    fn of(runs: &[RunRecord]) -> Milestones<'_> {
+        let mut by_model: Vec<&RunRecord> = runs.iter().filter(|r| is_by_model(r)).collect();
+        by_model.sort_by(|a, b| a.spec.run_id.cmp(&b.spec.run_id));
+        let first = by_model.first().copied();
+        let later = first.and_then(|first| {
+            by_model
+                .iter()
+                .copied()
+                .find(|r| r.spec.group_id == first.spec.group_id && r.spec.origin > first.spec.origin)
+        });
+        Milestones { first, later }
+    }
+}
+
+fn is_by_model(run: &RunRecord) -> bool {
+    let model = run.model_version.as_deref().is_some_and(|version| version != SEASONAL_NAIVE);
+    run.spec.pipeline == Pipeline::Infer && run.status == Status::Succeeded && model
+}
+
+/// Share of the run's horizon that lies before its group's origin of now.
+fn share_known(run: &RunRecord, groups: &[GroupSummary]) -> f64 {
+    let Some(group) = groups.iter().find(|g| g.group_id == run.spec.group_id) else { return 0.0 };
+    let horizon = run.spec.policy.horizon as f64 * run.spec.frequency.nominal_micros() as f64;
+    (group.origin - run.spec.origin) as f64 / horizon
+}
+
+/// How this program is called: through cargo, where it was built by it.
+fn program() -> &'static str {
+    let built = std::env::current_exe().is_ok_and(|path| path.ends_with(Path::new("release/meterline")));
+    if built { "cargo run --release --" } else { "meterline" }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::Frequency;
+    use meterline_schemas::config::resolve_policy;
+    use meterline_schemas::time::HOUR;
+
+    use super::*;
+    use crate::metadata::records::RunSpec;
+
+    fn infer(run_id: &str, group: &str, origin_hours: i64, version: Option<&str>) -> RunRecord {
+        RunRecord {
+            spec: RunSpec {
+                run_id: run_id.into(),
+                pipeline: Pipeline::Infer,
+                group_id: group.into(),
+                frequency: Frequency::HOUR,
+                zone: "UTC".into(),
+                origin: origin_hours * HOUR,
+                watermark: 0,
+                intervals_version: 1,
+                policy: resolve_policy(Frequency::HOUR, &Default::default()),
+                device: "cpu".into(),
+            },
+            cause: "trigger".into(),
+            decision_id: None,
+            status: Status::Succeeded,
+            created_at: 0,
+            started_at: None,
+            finished_at: None,
+            attempts: 1,
+            device_seconds: 0.0,
+            error: None,
+            model_version: version.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_goal_is_a_model_forecast_and_a_later_one_of_its_group() {
+        let runs = [
+            infer("4", "PT1H", 30, Some("PT1H-0001")),
+            infer("3", "PT15M", 30, Some("PT15M-0001")),
+            infer("2", "PT1H", 24, Some("PT1H-0001")),
+            infer("1", "PT1H", 12, Some(SEASONAL_NAIVE)),
+        ];
+        let found = Milestones::of(&runs);
+        assert_eq!(found.first.map(|r| r.spec.run_id.as_str()), Some("2"));
+        assert_eq!(found.later.map(|r| r.spec.run_id.as_str()), Some("4"));
+        assert!(Milestones::of(&runs[3..]).first.is_none());
+    }
+}

@@ -1,0 +1,154 @@
+//! The service: the stream, the triggers and the runs that they start, in one process.
+//!
+//! ```text
+//! ingest ──commits──▶ triggers ──decisions──▶ runner ──▶ child processes
+//! ```
+//!
+//! A second service on the same lake is fenced out by the first commit of the newer one, so nothing is locked here.
+
+use std::sync::Arc;
+
+use meterline_schemas::Micros;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::environment::Environment;
+use crate::ingest::service::{Ingest, IngestOptions};
+use crate::ingest::state::IngestState;
+use crate::ingest::{Committed, IngestError};
+use crate::pipelines::{RunError, Runner};
+use crate::{ingest, triggers};
+
+/// Why the service does not start or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The stream does not start, or died.
+    #[error("the stream stopped: {0}")]
+    Ingest(#[from] IngestError),
+    /// Runs of an earlier service cannot be resumed.
+    #[error("unfinished runs cannot be resumed: {0}")]
+    Resume(#[from] RunError),
+    /// The task that evaluates the triggers died.
+    #[error("the triggers died: {0}; this is a fault of meterline, please report it")]
+    Died(#[from] tokio::task::JoinError),
+}
+
+/// A running service.
+pub struct Service {
+    ingest: Ingest,
+    runner: Runner,
+    triggers: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Service {
+    /// Goes on with unfinished runs, then starts the stream and the triggers.
+    ///
+    /// # Errors
+    /// The stream cannot start (but it waits, and says so, while no broker answers), or the metadata database fails.
+    pub async fn start(env: Arc<Environment>) -> Result<Service, ServiceError> {
+        let runner = Runner::new(env.clone());
+        let resumed = runner.resume_unfinished().await?;
+        if resumed > 0 {
+            tracing::info!(runs = resumed, "going on with runs that an earlier service left unfinished");
+        }
+        let ingest = ingest::service::start(&env.config, &env.lake, IngestOptions::default()).await?;
+        let (stop, stopped) = watch::channel(false);
+        let triggers = tokio::spawn(triggers::service::run(env, ingest.committed(), runner.clone(), stopped));
+        Ok(Service { ingest, runner, triggers, stop })
+    }
+
+    /// The newest commit, as it changes.
+    pub fn committed(&self) -> watch::Receiver<Option<Arc<Committed>>> {
+        self.ingest.committed()
+    }
+
+    /// Resolves when the service cannot go on, with the reason.
+    pub async fn failed(&mut self) -> ServiceError {
+        tokio::select! {
+            error = self.ingest.failed() => error.into(),
+            ended = &mut self.triggers => match ended {
+                Err(error) => error.into(),
+                // Triggers end by themselves only when the stream is gone; it knows why.
+                Ok(()) => self.ingest.failed().await.into(),
+            },
+        }
+    }
+
+    /// Ends cleanly: no new runs, children stop at a safe point and stay resumable, what was read is committed.
+    ///
+    /// # Errors
+    /// The last commit failed: the readings since the commit before come again at the next start.
+    pub async fn stop(self) -> Result<(), ServiceError> {
+        // Without a receiver the triggers have ended already.
+        let _ = self.stop.send(true);
+        let (committed, ()) = tokio::join!(self.ingest.stop(), self.runner.shutdown());
+        if !self.triggers.is_finished() {
+            self.triggers.await?;
+        }
+        Ok(committed?)
+    }
+}
+
+/// Where the stream stands, in a few figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Standing {
+    /// Records read from Kafka and files.
+    pub records: u64,
+    /// Of them, those that could not be read.
+    pub dead: u64,
+    /// Intervals that have a value.
+    pub intervals: u64,
+    /// Records in Kafka that are not yet committed.
+    pub lag_records: i64,
+    /// The least watermark of all feeds; `None` before the first reading.
+    pub watermark: Option<Micros>,
+}
+
+impl Standing {
+    /// The standing at a commit.
+    pub fn of(state: &IngestState) -> Standing {
+        let partitions = || state.feeds.values().flat_map(|feed| feed.partitions.values());
+        Standing {
+            records: partitions().map(|p| p.counts.records).sum(),
+            dead: partitions().map(|p| p.counts.dead).sum(),
+            intervals: state.series.iter().map(|s| s.intervals).sum(),
+            lag_records: partitions().map(|p| (p.end_offset - p.next_offset).max(0)).sum(),
+            watermark: state.feeds.values().filter_map(|feed| feed.watermark).min(),
+        }
+    }
+
+    /// Records per second since `earlier`, which was `seconds` ago.
+    pub fn rate(&self, earlier: &Standing, seconds: f64) -> f64 {
+        if seconds > 0.0 { self.records.saturating_sub(earlier.records) as f64 / seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::state::{Counts, FeedState, PartitionState};
+
+    #[test]
+    fn a_standing_sums_partitions_and_takes_the_least_watermark() {
+        let partition = |records, next_offset, end_offset| PartitionState {
+            next_offset,
+            end_offset,
+            watermark: None,
+            counts: Counts { records, dead: 1, ..Counts::default() },
+        };
+        let feed = |watermark, partitions: Vec<PartitionState>| FeedState {
+            topic: "t".into(),
+            watermark,
+            partitions: (0..).zip(partitions).collect(),
+        };
+        let mut state = IngestState::default();
+        state.feeds.insert("a".into(), feed(Some(50), vec![partition(10, 10, 15), partition(5, 5, 5)]));
+        state.feeds.insert("b".into(), feed(Some(40), vec![partition(1, 9, 8)]));
+        state.feeds.insert("silent".into(), feed(None, vec![]));
+        let standing = Standing::of(&state);
+        assert_eq!(standing, Standing { records: 16, dead: 3, intervals: 0, lag_records: 5, watermark: Some(40) });
+        assert_eq!(standing.rate(&Standing { records: 6, ..Standing::default() }, 5.0), 2.0);
+        assert_eq!(standing.rate(&standing, 0.0), 0.0);
+    }
+}

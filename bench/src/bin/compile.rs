@@ -1,0 +1,124 @@
+//! `bench/run compile`: what a newcomer compiles: number of crates, size of the binary, the slowest crates.
+//!
+//! The binary is rebuilt with timings; `--cold` does so in an empty target folder, which takes as long as a newcomer's
+//! first build.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+/// What a newcomer compiles: number of crates, size of the binary, time, the slowest crates
+#[derive(Debug, Parser)]
+struct Args {
+    /// Build in an empty target folder, and measure the ten slowest crates
+    #[arg(long)]
+    cold: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let metadata = output(cargo().args(["metadata", "--locked", "--format-version", "1"]).args(filter()?))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    let crates = crates(&metadata).ok_or("cargo metadata has an unknown form")?;
+    let warm_target = PathBuf::from(metadata["target_directory"].as_str().ok_or("no target directory")?);
+    let cold_target = warm_target.join("bench-build-cold");
+    let target = if args.cold { &cold_target } else { &warm_target };
+    if args.cold && target.exists() {
+        fs::remove_dir_all(target)?;
+    }
+    let started = Instant::now();
+    let build = ["build", "--release", "--locked", "-p", "meterline", "--bin", "meterline", "--timings"];
+    let built = cargo().args(build).env("CARGO_TARGET_DIR", target).status()?;
+    let seconds = started.elapsed().as_secs_f64();
+    if !built.success() {
+        return Err("the build failed".into());
+    }
+    let binary = fs::metadata(target.join("release/meterline"))?.len();
+    let slowest = if args.cold { slowest(&target.join("cargo-timings"))? } else { Vec::new() };
+
+    let row = |name: &str, ours: f64, unit: &str| {
+        json!({"name": name, "ours": ours, "against": null, "theirs": null, "unit": unit, "ratio": null})
+    };
+    let mut rows = vec![
+        row("crates", crates as f64, "crates"),
+        row("binary", binary as f64 / 1e6, "MB"),
+        row(if args.cold { "cold_build" } else { "warm_build" }, seconds, "s"),
+    ];
+    rows.extend(slowest.iter().map(|(name, seconds)| row(&format!("slowest/{name}"), *seconds, "s")));
+    let document = json!({"bench": "compile", "rows": rows});
+    if args.json {
+        println!("{document:#}");
+    } else {
+        for row in document["rows"].as_array().into_iter().flatten() {
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            println!("{:36} {:>10.1} {}", text("name"), row["ours"].as_f64().unwrap_or(f64::NAN), text("unit"));
+        }
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+    command
+}
+
+fn output(command: &mut Command) -> Result<String, Box<dyn Error>> {
+    let done = command.output()?;
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).into_owned().into());
+    }
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+/// Only what this machine compiles counts.
+fn filter() -> Result<[String; 2], Box<dyn Error>> {
+    let version = output(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not say its host")?;
+    Ok(["--filter-platform".into(), host.into()])
+}
+
+/// Crates that the binary `meterline` is made of, its build scripts' and macros' included.
+fn crates(metadata: &Value) -> Option<usize> {
+    let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in metadata["resolve"]["nodes"].as_array()? {
+        let wanted = |dependency: &&Value| {
+            // Kind null is a normal dependency, `build` one of a build script.
+            dependency["dep_kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k["kind"] != "dev"))
+        };
+        let names = node["deps"].as_array()?.iter().filter(wanted).filter_map(|d| d["pkg"].as_str()).collect();
+        needs.insert(node["id"].as_str()?, names);
+    }
+    let root = metadata["packages"].as_array()?.iter().find(|p| p["name"] == "meterline")?["id"].as_str()?;
+    let mut found = BTreeSet::from([root]);
+    let mut open = vec![root];
+    while let Some(id) = open.pop() {
+        open.extend(needs.get(id)?.iter().copied().filter(|next| found.insert(next)));
+    }
+    Some(found.len())
+}
+
+/// The ten crates that took longest, build scripts counted with their crate, from cargo's newest report.
+fn slowest(reports: &Path) -> Result<Vec<(String, f64)>, Box<dyn Error>> {
+    let text = fs::read_to_string(reports.join("cargo-timing.html"))?;
+    let data = text.split_once("const UNIT_DATA = ").ok_or("cargo's report has an unknown form")?.1;
+    let units: Value = serde_json::Deserializer::from_str(data).into_iter().next().ok_or("no units")??;
+    let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
+    for unit in units.as_array().into_iter().flatten() {
+        let name = format!("{} {}", unit["name"].as_str().unwrap_or("?"), unit["version"].as_str().unwrap_or("?"));
+        *seconds.entry(name).or_default() += unit["duration"].as_f64().unwrap_or(0.0);
+    }
+    let mut seconds: Vec<(String, f64)> = seconds.into_iter().collect();
+    seconds.sort_by(|a, b| b.1.total_cmp(&a.1));
+    seconds.truncate(10);
+    Ok(seconds)
+}

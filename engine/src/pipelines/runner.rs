@@ -61,7 +61,7 @@ impl Runner {
         Runner::with_program(env, None)
     }
 
-    fn with_program(env: Arc<Environment>, program: Option<PathBuf>) -> Runner {
+    pub(crate) fn with_program(env: Arc<Environment>, program: Option<PathBuf>) -> Runner {
         let builds = Semaphore::new(env.config.device.slots.max(1));
         let shared = Shared {
             env,

@@ -199,3 +199,125 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict) -> Decis
         run_id: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meterline_connectors::lake::Lake;
+    use meterline_schemas::Micros;
+    use meterline_schemas::config::{Config, FeedConfig, parse};
+    use meterline_schemas::time::HOUR;
+    use meterline_schemas::unit::Unit;
+
+    use super::*;
+    use crate::ingest::state::{FeedState, IngestState, SeriesState};
+    use crate::metadata::MetadataStore;
+    use crate::metadata::records::{RunRecord, Status};
+
+    const POLICIES: &str = r#"
+        [policy.hourly]
+        frequency = "PT1H"
+        reforecast = { when = "new_intervals >= 1" }
+        retrain = { when = "false" }
+    "#;
+
+    /// An evaluator whose runs fail at once: their program is `false`.
+    async fn evaluator(policies: &str) -> (tempfile::TempDir, Evaluator) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config: Config = parse(policies).unwrap();
+        config.feed.insert("meters".into(), FeedConfig::new("readings", "id", "ts", "v"));
+        let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+        let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
+        let config_path = dir.path().join("meterline.toml");
+        let env = Arc::new(Environment { config, config_path, lake, metadata });
+        let runner = Runner::with_program(Arc::clone(&env), Some("/bin/false".into()));
+        (dir, Evaluator::new(env, runner))
+    }
+
+    /// A commit up to which one series of every named frequency is closed.
+    fn commit(seq: i64, frequencies: &[Frequency], until: Micros) -> Committed {
+        let series = frequencies
+            .iter()
+            .map(|frequency| {
+                let mut series = SeriesState::new("meters", &frequency.to_string(), Unit::KWH);
+                series.frequency = Some(*frequency);
+                series.first_start = Some(0);
+                series.last_start = Some(until - frequency.nominal_micros());
+                series.recent = u128::MAX;
+                series
+            })
+            .collect();
+        let feed = FeedState { watermark: Some(until), ..FeedState::default() };
+        let feeds = BTreeMap::from([("meters".to_owned(), feed)]);
+        let state = Arc::new(IngestState { seq, feeds, series, ..IngestState::default() });
+        Committed { state, intervals_version: seq }
+    }
+
+    async fn runs(evaluator: &Evaluator) -> Vec<RunRecord> {
+        evaluator.env.metadata.runs(100).await.unwrap()
+    }
+
+    async fn ended(evaluator: &Evaluator) {
+        for run in runs(evaluator).await {
+            evaluator.runner.wait(&run.spec.run_id).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_cause_starts_one_run_and_a_failed_run_is_repeated_after_its_back_off() {
+        let (_dir, mut evaluator) = evaluator(POLICIES).await;
+        // Hours closed, and the runs that there are after the commit has been looked at.
+        for (seq, (hours, expected)) in
+            [(10, 1), (10, 1), (11, 1), (12, 2), (13, 2), (15, 2), (16, 3)].into_iter().enumerate()
+        {
+            let committed = commit(seq as i64 + 1, &[Frequency::HOUR], hours * HOUR);
+            for _ in 0..3 {
+                assert!(evaluator.evaluate_if_changed(&committed).await.unwrap());
+                ended(&evaluator).await;
+            }
+            assert_eq!(runs(&evaluator).await.len(), expected, "at {hours} h");
+        }
+        let runs = runs(&evaluator).await;
+        let origins: Vec<Micros> = runs.iter().map(|r| r.spec.origin / HOUR).collect();
+        assert_eq!(origins, [16, 12, 10]);
+        assert!(runs.iter().all(|r| r.status == Status::Failed && r.cause == "trigger"));
+    }
+
+    #[tokio::test]
+    async fn a_decision_and_the_run_that_it_started_name_each_other() {
+        let (_dir, mut evaluator) = evaluator(POLICIES).await;
+        evaluator.evaluate_if_changed(&commit(1, &[Frequency::HOUR], 10 * HOUR)).await.unwrap();
+        ended(&evaluator).await;
+        evaluator.evaluate_if_changed(&commit(2, &[Frequency::HOUR], 11 * HOUR)).await.unwrap();
+        let metadata = &evaluator.env.metadata;
+        let fired = metadata.last_decision("PT1H", Pipeline::Infer, true).await.unwrap().unwrap();
+        let run = metadata.last_run("PT1H", Pipeline::Infer).await.unwrap().unwrap();
+        assert_eq!(fired.run_id.as_deref(), Some(run.spec.run_id.as_str()));
+        assert_eq!(run.decision_id.as_deref(), Some(fired.decision_id.as_str()));
+        assert_eq!((fired.commit_seq, fired.facts.values["new_intervals"].as_i64()), (1, Some(10)));
+        let last = metadata.last_decision("PT1H", Pipeline::Infer, false).await.unwrap().unwrap();
+        assert!(!last.fired && last.reason.contains("the last run failed"), "{}", last.reason);
+    }
+
+    #[tokio::test]
+    async fn facts_that_did_not_change_are_recorded_once() {
+        let (_dir, mut evaluator) = evaluator(&POLICIES.replace("new_intervals >= 1", "new_intervals >= 99")).await;
+        for seq in 1..6 {
+            evaluator.evaluate_if_changed(&commit(seq, &[Frequency::HOUR], 10 * HOUR)).await.unwrap();
+        }
+        // One a trigger.
+        assert_eq!(evaluator.env.metadata.decisions(100).await.unwrap().len(), 2);
+        assert!(runs(&evaluator).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_trigger_that_cannot_be_evaluated_holds_up_no_other() {
+        let broken = "[policy.daily]\nfrequency = \"P1D\"\nretrain = { when = \"1 / (series - series) > 0\" }\n";
+        let (_dir, mut evaluator) = evaluator(&format!("{broken}{POLICIES}")).await;
+        let committed = commit(1, &[Frequency::Day, Frequency::HOUR], 48 * HOUR);
+        assert!(!evaluator.evaluate_if_changed(&committed).await.unwrap(), "it is tried again");
+        let groups: Vec<String> = runs(&evaluator).await.into_iter().map(|r| r.spec.group_id).collect();
+        assert!(groups.contains(&"PT1H".to_owned()), "{groups:?}");
+    }
+}

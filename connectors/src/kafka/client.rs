@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use meterline_schemas::config::KafkaConfig;
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use serde::Deserialize;
 
 /// Equal complaints of the client library are logged at most this often.
@@ -207,4 +208,10 @@ impl ClientContext for Client {
     }
 }
 
-impl ConsumerContext for Client {}
+impl ConsumerContext for Client {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "the consumer group's offsets, which are for monitoring only, were not updated");
+        }
+    }
+}

@@ -51,14 +51,15 @@ impl Cluster {
         self.consumer.fetch_watermarks(topic, partition, TIMEOUT).map_err(|cause| self.unreachable(cause))
     }
 
-    /// Tells the broker's consumer group where we are, for people who watch it. Nothing of ours reads it back.
+    /// Tells the broker's consumer group where we are, for people who watch it. Nothing of ours reads it back, and
+    /// nobody waits for it.
     pub fn report(&self, positions: &[(&str, i32, i64)]) -> Result<(), KafkaError> {
         self.serve();
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for (topic, partition, next_offset) in positions {
             list.add_partition_offset(topic, *partition, Offset::Offset(*next_offset))?;
         }
-        self.consumer.commit(&list, CommitMode::Sync)
+        self.consumer.commit(&list, CommitMode::Async)
     }
 
     fn unreachable(&self, cause: KafkaError) -> SourceError {

@@ -92,7 +92,7 @@ fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
 #[derive(Debug)]
 pub struct Batch {
     /// Rows of `intervals`.
-    pub rows: Vec<RecordBatch>,
+    pub intervals: Option<RecordBatch>,
     /// Rows of `dead_letters`.
     pub dead_letters: Option<RecordBatch>,
     /// The state after it, but for its number, its fence and its dead letters' files.
@@ -158,16 +158,16 @@ impl Committer {
     /// # Errors
     /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to stop.
     pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
-        let Batch { rows, dead_letters, mut state } = batch;
+        let Batch { intervals, dead_letters, mut state } = batch;
         state.seq = self.committed.state.seq + 1;
         state.fence = self.fence.value();
         state.dead_letter_files.clear();
         let stopping = Arc::clone(&self.stopping);
 
         let mut files: Vec<DataFile> = Vec::new();
-        for rows in rows.iter().filter(|rows| rows.num_rows() > 0) {
+        if let Some(rows) = intervals.filter(|rows| rows.num_rows() > 0) {
             let table = &self.intervals;
-            files.extend(retry(&stopping, "writing intervals", || table.write(rows)).await?);
+            files = retry(&stopping, "writing intervals", || table.write(&rows)).await?;
         }
         if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
             let table = &self.dead_letters;

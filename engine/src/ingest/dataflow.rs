@@ -130,8 +130,6 @@ pub struct Setup {
 pub struct Common {
     /// By number.
     pub feeds: Arc<[FeedRules]>,
-    /// By number of the feed.
-    pub bad_records: Arc<[BadRecords]>,
     /// From the coordinator.
     pub control: Arc<Control>,
     /// To the coordinator.
@@ -330,7 +328,7 @@ impl Reader {
                 Err(refusal) => {
                     progress.dead += 1;
                     let feed = &common.feeds[usize::from(progress.feed)];
-                    match common.bad_records[usize::from(progress.feed)] {
+                    match feed.bad_records {
                         BadRecords::Skip => {}
                         BadRecords::DeadLetter => {
                             let letter = dead_letter(feed, position, &record, refusal.reason, refusal.detail);

@@ -67,7 +67,7 @@ impl Discovery {
         let mut topics: Vec<TopicWatch> = self.topics.iter().map(|_| TopicWatch::default()).collect();
         while !self.done.load(Ordering::Relaxed) {
             for (number, watch) in topics.iter_mut().enumerate() {
-                if Instant::now() < watch.next {
+                if self.done.load(Ordering::Relaxed) || Instant::now() < watch.next {
                     continue;
                 }
                 match self.look(&cluster, number as u16, watch) {

@@ -4,11 +4,15 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::Config;
+use meterline_schemas::reading::Position;
 
-use super::dead_letters::DeadLetter;
+use super::dead_letters::{self, DeadLetter};
 use super::shard::ShardPart;
 use super::state::{FeedState, IngestState, SeriesState};
 use super::watermark;
@@ -87,6 +91,25 @@ pub fn add(state: &mut IngestState, parts: &mut Parts, feeds: &[String]) {
     merge(&mut state.series, touched);
 }
 
+/// Rows for the tables `intervals` (one batch, so that a commit has one file a month and layer) and `dead_letters`.
+///
+/// # Errors
+/// A fault of ours: columns do not fit a table.
+pub fn rows(parts: Parts) -> Result<(Option<RecordBatch>, Option<RecordBatch>), ArrowError> {
+    let mut dead: Vec<DeadLetter> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
+    let mut batches = Vec::new();
+    for part in parts.shards {
+        dead.extend(part.dead);
+        batches.extend(part.rows);
+    }
+    let intervals = match batches.first() {
+        Some(first) => Some(concat_batches(&first.schema(), &batches)?),
+        None => None,
+    };
+    let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead)?) };
+    Ok((intervals, letters))
+}
+
 fn order(a: &SeriesState, b: &SeriesState) -> Ordering {
     (&a.feed, &a.id).cmp(&(&b.feed, &b.id))
 }
@@ -112,6 +135,17 @@ fn merge(known: &mut Vec<SeriesState>, mut new: Vec<SeriesState>) {
 #[derive(Debug, Default)]
 pub struct Idleness {
     active: HashMap<(String, i32), Instant>,
+}
+
+impl Idleness {
+    /// At the start of a stream: partitions that were read before may have more.
+    pub fn new(state: &IngestState, now: Instant) -> Idleness {
+        let partitions = state.feeds.iter().flat_map(|(name, feed)| {
+            let live = feed.partitions.keys().filter(|partition| **partition != Position::BACKFILL_PARTITION);
+            live.map(move |partition| ((name.clone(), *partition), now))
+        });
+        Idleness { active: partitions.collect() }
+    }
 }
 
 /// A partition whose lag does not move for this many idle time-outs counts as idle all the same.
@@ -162,5 +196,70 @@ impl Idleness {
             moved |= feed.watermark != before;
         }
         moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use meterline_schemas::Frequency;
+    use meterline_schemas::config::FeedConfig;
+    use meterline_schemas::time::HOUR;
+    use meterline_schemas::unit::Unit;
+
+    use super::*;
+
+    fn series(feed: &str, id: &str, partition: i32, hours: i64) -> SeriesState {
+        let mut state = SeriesState::new(feed, id, Unit::KWH);
+        state.frequency = Some(Frequency::HOUR);
+        state.partition = partition;
+        state.last_start = Some((hours - 1) * HOUR);
+        state
+    }
+
+    #[test]
+    fn series_stay_ordered_and_the_newer_state_stays() {
+        let mut known = vec![series("a", "1", 0, 1), series("a", "3", 0, 1), series("b", "2", 0, 1)];
+        merge(&mut known, vec![series("b", "1", 0, 2), series("a", "2", 0, 2), series("a", "3", 0, 2)]);
+        let shown: Vec<(&str, &str, Option<Micros>)> =
+            known.iter().map(|s| (s.feed.as_str(), s.id.as_str(), s.last_start)).collect();
+        let (old, new) = (Some(0), Some(HOUR));
+        assert_eq!(shown, [("a", "1", old), ("a", "2", new), ("a", "3", new), ("b", "1", new), ("b", "2", old)]);
+    }
+
+    fn progress(partition: i32, records: u64, lag: i64) -> Progress {
+        Progress { feed: 0, partition, next_offset: 10, end_offset: 10 + lag, records, dead: 0 }
+    }
+
+    #[test]
+    fn a_partition_with_unread_records_holds_the_watermark_longer_than_an_idle_one() {
+        let mut config = Config::default();
+        config
+            .feed
+            .insert("f".into(), FeedConfig { lateness: Default::default(), ..FeedConfig::new("t", "s", "t", "v") });
+        let names = ["f".to_owned()];
+        let members = [series("f", "a", 0, 9), series("f", "b", 1, 4)];
+        let start = Instant::now();
+        for (lag, held_s, free_s) in [(0, 29, 30), (5, 299, 300)] {
+            let mut state = IngestState::default();
+            state.feeds.insert("f".into(), FeedState::default());
+            let source =
+                SourcePart { epoch: 1, partitions: vec![progress(0, 3, 0), progress(1, 3, lag)], dead: vec![] };
+            let mut parts = Parts { sources: vec![source], shards: vec![] };
+            add(&mut state, &mut parts, &names);
+            let mut idleness = Idleness::default();
+            idleness.heard(&parts, &names, start);
+            let mut after = |seconds: u64| {
+                // The other partition goes on.
+                let now = start + Duration::from_secs(seconds);
+                let source = SourcePart { epoch: 2, partitions: vec![progress(0, 1, 0)], dead: vec![] };
+                idleness.heard(&Parts { sources: vec![source], shards: vec![] }, &names, now);
+                idleness.advance(&mut state.feeds, &members, &config, now);
+                state.feeds["f"].watermark
+            };
+            assert_eq!(after(held_s), Some(4 * HOUR));
+            assert_eq!(after(free_s), Some(9 * HOUR));
+        }
     }
 }

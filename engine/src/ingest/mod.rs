@@ -4,9 +4,10 @@
 //! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
 //! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`].
 //! What runs: [`discovery`] finds partitions, [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
-//! protocol, and [`service`] holds it together.
+//! protocol, and [`service`] holds it together. [`backfill`] takes files the same way.
 
 pub mod aggregate;
+pub mod backfill;
 pub mod commit;
 pub mod dataflow;
 pub mod dead_letters;
@@ -31,3 +32,5 @@ pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]
 mod aggregate_tests;
+#[cfg(test)]
+mod stream_tests;

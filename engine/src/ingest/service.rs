@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use meterline_connectors::formats::Decoder;
 use meterline_connectors::lake::Lake;
-use meterline_schemas::config::{BadRecords, Config};
+use meterline_schemas::config::Config;
 use meterline_schemas::time::format_micros;
 use timely::communication::initialize::WorkerGuards;
 use tokio::sync::{mpsc as channel, watch};
@@ -16,7 +17,6 @@ use tokio::task::JoinHandle;
 use super::aggregate::Rules;
 use super::commit::{Batch, Committer};
 use super::dataflow::{self, Common, Control, Event, Setup};
-use super::dead_letters;
 use super::discovery::{Discovery, Report};
 use super::epoch::{self, Idleness, Parts};
 use super::lock::EngineLock;
@@ -40,7 +40,7 @@ pub struct IngestOptions {
     pub workers: Option<usize>,
 }
 
-/// A running stream. Dropping it ends it without a last commit; [`Ingest::stop`] ends it cleanly.
+/// A running stream. Dropping it ends it as a crash would, without a last commit; [`Ingest::stop`] ends it cleanly.
 pub struct Ingest {
     committed: watch::Receiver<Option<Arc<Committed>>>,
     stop: watch::Sender<bool>,
@@ -75,12 +75,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
 
     let control = Arc::new(Control::new(config.ingest.commit_records.max(1), feeds.len(), Arc::clone(&stopping)));
     let (events, received) = channel::unbounded_channel();
-    let common = Common {
-        feeds: feeds.clone().into(),
-        bad_records: config.feed.values().map(|feed| feed.bad_records).collect::<Vec<BadRecords>>().into(),
-        control: Arc::clone(&control),
-        events: events.clone(),
-    };
+    let common = Common { feeds: feeds.clone().into(), control: Arc::clone(&control), events: events.clone() };
     let (setups, senders) = set_up(config, &feeds, &state, workers)?;
     let names: Vec<String> = config.feed.keys().cloned().collect();
     let report = Arc::new(Mutex::new(None));
@@ -112,7 +107,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         events: received,
         feeds: names,
         workers,
-        idleness: Idleness::default(),
+        idleness: Idleness::new(&state, Instant::now()),
         publish,
         report,
         stopped,
@@ -163,12 +158,21 @@ impl Ingest {
     }
 }
 
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.abort();
+        }
+    }
+}
+
 /// The feeds by number, which is their place in the configuration's order.
 pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError> {
     let rules = |(name, feed): (&String, &meterline_schemas::config::FeedConfig)| {
         let rules = Rules::new(feed, config.ingest.remembered_intervals)
             .map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })?;
-        Ok(FeedRules { name: name.as_str().into(), topic: feed.topic.as_str().into(), rules })
+        let (name, topic) = (name.as_str().into(), feed.topic.as_str().into());
+        Ok(FeedRules { name, topic, rules, bad_records: feed.bad_records })
     };
     config.feed.iter().map(rules).collect()
 }
@@ -375,23 +379,11 @@ impl Coordinator {
         self.idleness.heard(&parts, &self.feeds, began);
         self.idleness.advance(&mut state.feeds, &state.series, &self.config, began);
         state.committed_at = jiff::Timestamp::now().as_microsecond();
-        let mut dead: Vec<_> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
-        dead.extend(parts.shards.iter_mut().flat_map(|part| part.dead.drain(..)));
-        let letters = match dead.is_empty() {
-            true => None,
-            false => Some(dead_letters::batch(&dead).map_err(|e| IngestError::Fault(format!("dead letters: {e}")))?),
-        };
-        let batches: Vec<_> = parts.shards.into_iter().flat_map(|part| part.rows).collect();
-        let rows: usize = batches.iter().map(arrow::array::RecordBatch::num_rows).sum();
-        // One batch, so that a commit has one file a month and layer.
-        let batches = match batches.first() {
-            Some(first) => vec![
-                arrow::compute::concat_batches(&first.schema(), &batches)
-                    .map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?,
-            ],
-            None => vec![],
-        };
-        let committed = self.committer.commit(Batch { rows: batches, dead_letters: letters, state }).await?;
+        let (intervals, dead_letters) =
+            epoch::rows(parts).map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?;
+        let count = |batch: &Option<RecordBatch>| batch.as_ref().map_or(0, RecordBatch::num_rows);
+        let (rows, dead) = (count(&intervals), count(&dead_letters));
+        let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(|p| (p.end_offset - p.next_offset).max(0)).sum();
         let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
@@ -399,7 +391,7 @@ impl Coordinator {
             commit = committed.state.seq,
             records,
             rows,
-            dead_letters = dead.len(),
+            dead_letters = dead,
             lag,
             watermark = watermark.map(format_micros),
             took_ms = began.elapsed().as_millis() as u64,
@@ -421,7 +413,7 @@ impl Coordinator {
         }
         let state =
             IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
-        let committed = self.committer.commit(Batch { rows: vec![], dead_letters: None, state }).await?;
+        let committed = self.committer.commit(Batch { intervals: None, dead_letters: None, state }).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
         self.make_known();
         Ok(())

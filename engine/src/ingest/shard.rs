@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use hashbrown::HashTable;
 use meterline_schemas::Micros;
+use meterline_schemas::config::BadRecords;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Output, Rules, Series};
@@ -35,6 +36,8 @@ pub struct FeedRules {
     pub topic: Arc<str>,
     /// How its readings become intervals.
     pub rules: Rules,
+    /// What happens to records and readings that cannot be used.
+    pub bad_records: BadRecords,
 }
 
 /// The number by which a series is given to a shard; the same in every thread of a process.
@@ -133,7 +136,7 @@ impl Shard {
     /// Ends the epoch, and begins the next one.
     ///
     /// # Errors
-    /// A fault of ours: the columns do not fit the table.
+    /// A reading that cannot be used, of a feed that is to fail then; or a fault of ours: columns do not fit the table.
     pub fn finish(&mut self) -> Result<ShardPart, IngestError> {
         let epoch = self.epoch;
         self.epoch += 1;
@@ -141,7 +144,17 @@ impl Shard {
         let outputs = std::mem::replace(&mut self.outputs, fresh);
         let mut part = ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], series: vec![] };
         for (feed, output) in self.feeds.iter().zip(outputs) {
-            part.dead.extend(output.dead.into_iter().map(|dead| DeadLetter {
+            if let (BadRecords::Fail, Some(dead)) = (feed.bad_records, output.dead.first()) {
+                return Err(IngestError::BadRecord {
+                    feed: feed.name.to_string(),
+                    topic: feed.topic.to_string(),
+                    partition: dead.position.partition,
+                    offset: dead.position.offset,
+                    refusal: format!("{}: {}", dead.reason, dead.detail),
+                });
+            }
+            let kept = output.dead.into_iter().filter(|_| feed.bad_records == BadRecords::DeadLetter);
+            part.dead.extend(kept.map(|dead| DeadLetter {
                 feed: Arc::clone(&feed.name),
                 topic: Arc::clone(&feed.topic),
                 position: dead.position,

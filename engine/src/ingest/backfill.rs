@@ -1,0 +1,258 @@
+//! History from files, through the same aggregate and the same commits as the stream.
+//!
+//! A reading of a backfill has a position before every Kafka position: it never wins against one from the stream, and
+//! of two backfills the later one wins. So a backfill may be repeated, whole or after a crash: the result is the same
+//! (the repeated rows are revisions with the values that are there already).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use meterline_connectors::files::{self, FileOptions, FileReadings};
+use meterline_connectors::lake::Lake;
+use meterline_schemas::Micros;
+use meterline_schemas::config::{Config, FeedConfig};
+use meterline_schemas::reading::Position;
+use serde::Serialize;
+
+use super::commit::{Batch, Committer};
+use super::epoch::{self, Idleness, Parts, Progress, SourcePart};
+use super::error::IngestError;
+use super::lock::EngineLock;
+use super::service::{add_feeds, check_feeds, feed_rules};
+use super::shard::{FeedRules, Routed, Shard, ShardPart, route};
+use super::state::{IngestState, PendingReading};
+
+/// Readings between two commits at most: an epoch is in memory as a whole.
+const COMMIT_READINGS_MAX: u64 = 2_000_000;
+
+/// How far a backfill is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackfillProgress {
+    /// The file that is being read.
+    pub file: PathBuf,
+    /// Its number, from 1.
+    pub number: usize,
+    /// Number of files.
+    pub files: usize,
+    /// Share of this file that is committed, 0 to 1.
+    pub share: f64,
+    /// Readings committed so far.
+    pub readings: u64,
+}
+
+/// What a backfill did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct BackfillReport {
+    /// The feed.
+    pub feed: String,
+    /// Files read to their end.
+    pub files: usize,
+    /// Readings committed.
+    pub readings: u64,
+    /// Of them, those that became the first value of an interval (or a part of it).
+    pub accepted: u64,
+    /// Those that changed an interval already written, or may have.
+    pub corrected: u64,
+    /// Those that changed nothing.
+    pub duplicate: u64,
+    /// Those that cannot be used; the table `dead_letters` says why.
+    pub dead: u64,
+    /// Those that wait for the native frequency of their series.
+    pub pending: i64,
+    /// Cells and rows left out because they could not be read.
+    pub skipped: u64,
+    /// Commits made.
+    pub commits: u64,
+    /// Wall clock seconds.
+    pub seconds: f64,
+}
+
+/// Reads files into a feed. The feed's kind, label, zone and unit hold for them; a unit that a file names comes first.
+///
+/// # Errors
+/// The feed is unknown, a file cannot be read, an engine runs on the lake, or the lake fails. What was committed before
+/// stays, and running the same backfill again completes it.
+pub async fn run(
+    config: &Config,
+    lake: &Lake,
+    feed: &str,
+    paths: &[PathBuf],
+    options: &FileOptions,
+    mut progress: impl FnMut(BackfillProgress),
+) -> Result<BackfillReport, IngestError> {
+    let began = Instant::now();
+    let settings = config.feed.get(feed).ok_or_else(|| unknown_feed(config, feed))?;
+    let number = config.feed.keys().position(|name| name == feed).unwrap_or_default() as u16;
+    let options = FileOptions {
+        label: options.label.or(Some(settings.label)),
+        zone: options.zone.clone().or_else(|| Some(settings.zone.clone())),
+        ..options.clone()
+    };
+    // A file that cannot be opened is found before anything is written.
+    for path in paths {
+        files::open(path, &options)?;
+    }
+    let _lock = EngineLock::exclusive(lake)?;
+    let committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
+    check_feeds(config, &committer.committed().state)?;
+    let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
+    let series = committer.committed().state.series.iter().filter(|series| series.feed == feed);
+    let shard = Shard::new(Arc::clone(&rules), 1, series.map(|series| (number, series.clone())));
+    let mut run = Run {
+        config,
+        committer,
+        feed: number,
+        settings: settings.clone(),
+        started_ms: jiff::Timestamp::now().as_millisecond(),
+        next_row: 0,
+        report: BackfillReport { feed: feed.to_owned(), ..BackfillReport::default() },
+    };
+    let mut shard = Some(shard);
+    for (index, path) in paths.iter().enumerate() {
+        let mut readings = files::open(path, &options)?;
+        loop {
+            let Some(mine) = shard.take() else { return Err(lost()) };
+            let (mine, rest, part) = run.fill(mine, readings).await?;
+            shard = Some(mine);
+            readings = rest;
+            let ended = part.count == 0;
+            if !ended {
+                run.commit(part).await?;
+            }
+            progress(BackfillProgress {
+                file: path.clone(),
+                number: index + 1,
+                files: paths.len(),
+                share: if ended { 1.0 } else { readings.progress() },
+                readings: run.report.readings,
+            });
+            if ended {
+                break;
+            }
+        }
+        run.report.files += 1;
+        run.report.skipped += readings.skipped();
+    }
+    run.report.seconds = began.elapsed().as_secs_f64();
+    Ok(run.report)
+}
+
+fn unknown_feed(config: &Config, feed: &str) -> IngestError {
+    let known: Vec<&str> = config.feed.keys().map(String::as_str).collect();
+    let reason = match known.is_empty() {
+        true => "no feed is configured; add a [feed.NAME] with topic, series, time and value".to_owned(),
+        false => format!("there is no such feed; the configuration has {}", known.join(", ")),
+    };
+    IngestError::Feed { feed: feed.to_owned(), reason }
+}
+
+fn lost() -> IngestError {
+    IngestError::Fault("the backfill lost its series".into())
+}
+
+/// The readings of one commit.
+struct Filled {
+    count: u64,
+    part: ShardPart,
+}
+
+struct Run<'a> {
+    config: &'a Config,
+    committer: Committer,
+    feed: u16,
+    settings: FeedConfig,
+    started_ms: i64,
+    next_row: i64,
+    report: BackfillReport,
+}
+
+impl Run<'_> {
+    // Reads up to one commit's readings, on a thread that may block.
+    async fn fill(
+        &mut self,
+        mut shard: Shard,
+        mut readings: FileReadings,
+    ) -> Result<(Shard, FileReadings, Filled), IngestError> {
+        let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
+        let count_max = self.config.ingest.commit_records.clamp(1, COMMIT_READINGS_MAX);
+        let first_row = self.next_row;
+        let filling = move || -> Result<(Shard, FileReadings, Filled), IngestError> {
+            let mut count = 0;
+            while count < count_max {
+                let Some(reading) = readings.next() else { break };
+                let reading = reading?;
+                let routed = Routed {
+                    feed,
+                    route: route(feed, &reading.series),
+                    series: reading.series,
+                    reading: PendingReading {
+                        at: reading.at,
+                        value: reading.value,
+                        unit: reading.unit.unwrap_or_else(|| unit.clone()),
+                        quality: reading.quality,
+                        position: Position::backfill(started_ms, first_row + count as i64),
+                    },
+                };
+                // Nothing of a backfill is late.
+                shard.apply(routed, Micros::MIN);
+                count += 1;
+            }
+            let part = shard.finish()?;
+            Ok((shard, readings, Filled { count, part }))
+        };
+        let filled = tokio::task::spawn_blocking(filling)
+            .await
+            .map_err(|error| IngestError::Fault(format!("reading a file: {error}")))??;
+        self.next_row += filled.2.count as i64;
+        Ok(filled)
+    }
+
+    async fn commit(&mut self, filled: Filled) -> Result<(), IngestError> {
+        let names: Vec<String> = self.config.feed.keys().cloned().collect();
+        let mut state = IngestState::clone(&self.committer.committed().state);
+        add_feeds(self.config, &mut state);
+        let partition = Position::BACKFILL_PARTITION;
+        let known = state.feeds.get(&self.report.feed).and_then(|feed| feed.partitions.get(&partition));
+        let before = known.map(|known| known.counts).unwrap_or_default();
+        let read = known.map_or(0, |known| known.next_offset) + filled.count as i64;
+        let progress = Progress {
+            feed: self.feed,
+            partition,
+            next_offset: read,
+            end_offset: read,
+            records: filled.count,
+            dead: 0,
+        };
+        let source = SourcePart { epoch: filled.part.epoch, partitions: vec![progress], dead: vec![] };
+        let mut parts = Parts { sources: vec![source], shards: vec![filled.part] };
+        epoch::add(&mut state, &mut parts, &names);
+        // Where there is a stream, its partitions alone say how far it is.
+        if let Some(mine) = state.feeds.remove(&self.report.feed) {
+            let only_files = mine.partitions.keys().all(|known| *known == partition);
+            let mut alone = BTreeMap::from([(self.report.feed.clone(), mine)]);
+            if only_files {
+                Idleness::default().advance(&mut alone, &state.series, self.config, Instant::now());
+            }
+            state.feeds.append(&mut alone);
+        }
+        state.committed_at = jiff::Timestamp::now().as_microsecond();
+        let after = state.feeds.get(&self.report.feed).and_then(|feed| feed.partitions.get(&partition));
+        if let Some(after) = after.map(|after| after.counts) {
+            self.report.accepted += after.accepted - before.accepted;
+            self.report.corrected += after.corrected - before.corrected;
+            self.report.duplicate += after.duplicate - before.duplicate;
+            self.report.dead += after.dead - before.dead;
+            self.report.pending += after.pending as i64 - before.pending as i64;
+        }
+        self.report.readings += filled.count;
+        self.report.commits += 1;
+        let (intervals, dead_letters) =
+            epoch::rows(parts).map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?;
+        let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
+        tracing::info!(commit = committed.state.seq, readings = filled.count, "committed a part of the backfill");
+        Ok(())
+    }
+}

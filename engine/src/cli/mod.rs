@@ -3,6 +3,7 @@
 //! A command is a clap `Args` and a `pub async fn run(args, &Context) -> CommandResult`. Results go to standard output (with
 //! `--json` one document), everything else to standard error. Exit status: 0 done, 1 failed, 2 usage or configuration.
 
+mod backfill;
 mod context;
 mod demo;
 mod error;
@@ -49,6 +50,8 @@ enum Command {
     Run(run::Args),
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
+    /// Read history from CSV or Parquet files into a feed
+    Backfill(backfill::Args),
     /// Send CSV or Parquet files to Kafka, in the order of time
     Replay(replay::Args),
     /// Simulate a fleet of meters, to Kafka or to a file
@@ -85,6 +88,7 @@ impl Command {
             Command::Demo(args) => demo::run(args, context).await,
             Command::Run(args) => run::run(args, context).await,
             Command::Validate(args) => validate::run(args, context).await,
+            Command::Backfill(args) => backfill::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Generate(args) => generate::run(args, context).await,
             Command::Retrain(args) => retrain::run(args, context).await,

@@ -249,3 +249,163 @@ impl Execution {
 fn model_version(outputs: &Inputs) -> Option<String> {
     ["register", "load"].iter().find_map(|step| outputs.0.get(step)?.get("model_version")?.as_str().map(str::to_owned))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::pipelines::runner::cancel;
+    use crate::pipelines::spec::tests::{environment, queued, spec};
+
+    /// What the step at a place does.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Does {
+        Succeed,
+        Fail,
+        Panic,
+        WaitForStop,
+    }
+
+    /// The steps of a build; one of them misbehaves. Remembers which were executed.
+    struct Scripted {
+        at: usize,
+        does: Does,
+        executed: Mutex<Vec<&'static str>>,
+    }
+
+    impl Scripted {
+        fn new(at: usize, does: Does) -> Arc<Scripted> {
+            Arc::new(Scripted { at, does, executed: Mutex::new(Vec::new()) })
+        }
+    }
+
+    #[async_trait]
+    impl Steps for Scripted {
+        fn definitions(&self) -> &[StepDefinition] {
+            &graph::BUILD
+        }
+
+        async fn execute(&self, ctx: StepContext, inputs: Inputs) -> Result<Value, StepError> {
+            self.executed.lock().unwrap().push(ctx.step);
+            let place = graph::BUILD.iter().position(|s| s.name == ctx.step).unwrap();
+            for input in graph::BUILD[place].inputs {
+                assert_eq!(
+                    inputs.0[input],
+                    json!({ "of": input, "model_version": null }),
+                    "{} reads {input}",
+                    ctx.step
+                );
+            }
+            if place == self.at {
+                match self.does {
+                    Does::Succeed => {}
+                    Does::Fail => return Err(StepError::failed("dividing", "by zero")),
+                    Does::Panic => panic!("at the disco"),
+                    Does::WaitForStop => {
+                        ctx.stop.requested().await;
+                        return Err(StepError::Stopped);
+                    }
+                }
+            }
+            Ok(json!({ "of": ctx.step, "model_version": (ctx.step == "register").then_some("PT1H-0001") }))
+        }
+    }
+
+    async fn started(directory: &std::path::Path) -> Arc<Environment> {
+        let env = environment(directory).await;
+        let mut spec = spec("r");
+        spec.pipeline = Pipeline::Build;
+        env.metadata.insert_run(&queued(spec)).await.unwrap();
+        env
+    }
+
+    #[tokio::test]
+    async fn a_run_that_was_stopped_goes_on_at_its_first_unfinished_step() {
+        for at in 0..graph::BUILD.len() {
+            let directory = tempfile::tempdir().unwrap();
+            let env = started(directory.path()).await;
+            let stop = Stop::default();
+            let first = Scripted::new(at, Does::WaitForStop);
+            let run = tokio::spawn(execute_steps(env.clone(), "r", stop.clone(), first.clone()).boxed());
+            while first.executed.lock().unwrap().len() <= at {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            stop.suspend();
+            assert_eq!(run.await.unwrap().unwrap(), Status::Queued);
+
+            let second = Scripted::new(0, Does::Succeed);
+            let status = execute_steps(env.clone(), "r", Stop::default(), second.clone()).await.unwrap();
+            assert_eq!(status, Status::Succeeded);
+            let executed: Vec<&str> = graph::BUILD[at..].iter().map(|s| s.name).collect();
+            assert_eq!(*second.executed.lock().unwrap(), executed);
+            let record = load(&env.metadata, "r").await.unwrap();
+            assert_eq!(record.model_version.as_deref(), Some("PT1H-0001"));
+            let steps = env.metadata.steps("r").await.unwrap();
+            assert!(steps.len() == 5 && steps.iter().all(|s| s.status == Status::Succeeded), "{steps:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn errors_and_panics_fail_the_run_with_their_words() {
+        for (does, words) in [(Does::Fail, "dividing: by zero"), (Does::Panic, "it panicked: at the disco")] {
+            let directory = tempfile::tempdir().unwrap();
+            let env = started(directory.path()).await;
+            let status = execute_steps(env.clone(), "r", Stop::default(), Scripted::new(2, does)).await.unwrap();
+            assert_eq!(status, Status::Failed);
+            let record = load(&env.metadata, "r").await.unwrap();
+            let error = record.error.unwrap();
+            assert!(error.starts_with("step evaluate: ") && error.contains(words), "{error}");
+            assert!(record.finished_at.is_some());
+            let logs = env.metadata.logs("r").await.unwrap();
+            assert!(logs.iter().any(|l| l.level == "error" && l.message.contains(words)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_run_stops_and_stays_cancelled() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = started(directory.path()).await;
+        let steps = Scripted::new(1, Does::WaitForStop);
+        let run = tokio::spawn(execute_steps(env.clone(), "r", Stop::default(), steps.clone()).boxed());
+        while steps.executed.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cancel(&env.metadata, "r").await.unwrap();
+        assert_eq!(run.await.unwrap().unwrap(), Status::Cancelled);
+        let again = Scripted::new(0, Does::Succeed);
+        assert_eq!(execute_steps(env, "r", Stop::default(), again.clone()).await.unwrap(), Status::Cancelled);
+        assert!(again.executed.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_run_is_executed_by_one_process_at_a_time() {
+        struct Counting(AtomicUsize, AtomicUsize);
+        #[async_trait]
+        impl Steps for Counting {
+            fn definitions(&self) -> &[StepDefinition] {
+                &graph::INFER
+            }
+
+            async fn execute(&self, _: StepContext, _: Inputs) -> Result<Value, StepError> {
+                assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.0.fetch_sub(1, Ordering::SeqCst);
+                self.1.fetch_add(1, Ordering::SeqCst);
+                Ok(Value::Null)
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let env = started(directory.path()).await;
+        let steps = Arc::new(Counting(AtomicUsize::new(0), AtomicUsize::new(0)));
+        let one = execute_steps(env.clone(), "r", Stop::default(), steps.clone());
+        let other = execute_steps(env.clone(), "r", Stop::default(), steps.clone());
+        let (one, other) = tokio::join!(one, other);
+        assert_eq!((one.unwrap(), other.unwrap()), (Status::Succeeded, Status::Succeeded));
+        assert_eq!(steps.1.load(Ordering::SeqCst), 5, "the second found the run done");
+    }
+}

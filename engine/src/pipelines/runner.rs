@@ -387,3 +387,111 @@ async fn read_tail(run_id: String, stderr: Option<ChildStderr>) -> Vec<String> {
     }
     tail.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+    use crate::pipelines::spec::tests::{environment, queued, spec};
+
+    /// A stand-in for this program: a shell script.
+    fn script(directory: &Path, body: &str) -> PathBuf {
+        let path = directory.join("meterline");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_follows_a_childs_end() {
+        let fail = |words: &str| Next::Fail(words.to_owned());
+        for (recorded, attempts, stopping, expected) in [
+            (Status::Succeeded, 1, false, Next::Leave),
+            (Status::Failed, 1, false, Next::Leave),
+            (Status::Cancelled, 1, false, Next::Leave),
+            (Status::Running, 1, true, Next::Leave),
+            (Status::Running, 1, false, Next::Retry),
+            (Status::Queued, 1, false, Next::Retry),
+            (Status::Running, 2, false, fail("SIGKILL")),
+        ] {
+            match (after_end(recorded, "was killed by SIGKILL", Some("train"), attempts, stopping), expected) {
+                (Next::Fail(reason), Next::Fail(words)) => {
+                    assert!(reason.contains(&words) && reason.contains("in the step train"), "{reason}");
+                }
+                (found, expected) => assert_eq!(found, expected, "{recorded:?} {attempts} {stopping}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_killed_child_is_tried_again_and_then_fails_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        let program = script(directory.path(), "echo 'last words' >&2; kill -9 $$");
+        let runner = Runner::with_program(env.clone(), Some(program));
+        runner.start(spec("r"), "test", None).await.unwrap();
+        let run = runner.wait("r").await.unwrap();
+        assert_eq!((run.status, run.attempts), (Status::Failed, ATTEMPTS_MAX));
+        let error = run.error.unwrap();
+        assert!(error.contains("SIGKILL") && error.contains("runs logs"), "{error}");
+        let logs = env.metadata.logs("r").await.unwrap();
+        assert!(logs.iter().any(|l| l.message == "stderr: last words"), "{logs:?}");
+    }
+
+    #[tokio::test]
+    async fn a_child_stops_when_the_engine_does_and_its_run_stays_queued() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        // Ends when its standard input does.
+        let program = script(directory.path(), "echo started >&2; cat >/dev/null");
+        let runner = Runner::with_program(env.clone(), Some(program.clone()));
+        runner.start(spec("r"), "test", None).await.unwrap();
+        while load(&env.metadata, "r").await.unwrap().attempts == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::timeout(Duration::from_secs(5), runner.shutdown()).await.unwrap();
+        assert_eq!(load(&env.metadata, "r").await.unwrap().status, Status::Queued);
+        assert!(matches!(runner.start(spec("s"), "test", None).await, Err(RunError::Stopping(_))));
+
+        let next = Runner::with_program(env, Some(program));
+        assert_eq!(next.resume_unfinished().await.unwrap(), 1);
+        assert_eq!(next.resume_unfinished().await.unwrap(), 0, "it is seen to already");
+        next.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_infer_run_does_not_wait_for_a_build() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        let program = script(directory.path(), "cat >/dev/null");
+        let runner = Runner::with_program(env.clone(), Some(program));
+        let build = |id: &str| RunSpec { pipeline: Pipeline::Build, ..spec(id) };
+        for spec in [build("b1"), build("b2"), spec("i1"), spec("i2")] {
+            runner.start(spec, "test", None).await.unwrap();
+        }
+        let attempts = |id: &'static str| {
+            let metadata = env.metadata.clone();
+            async move { load(&metadata, id).await.unwrap().attempts }
+        };
+        while attempts("b1").await == 0 || attempts("i1").await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!((attempts("b2").await, attempts("i2").await), (0, 0), "one build and one infer run at a time");
+        runner.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_cancelled_in_the_queue_never_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        env.metadata.insert_run(&queued(spec("r"))).await.unwrap();
+        cancel(&env.metadata, "r").await.unwrap();
+        let runner = Runner::with_program(env, Some(script(directory.path(), "exit 0")));
+        let run = runner.wait("r").await.unwrap();
+        assert_eq!((run.status, run.attempts), (Status::Cancelled, 0));
+        assert_eq!(runner.resume_unfinished().await.unwrap(), 0);
+    }
+}

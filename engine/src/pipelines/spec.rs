@@ -37,10 +37,42 @@ pub fn for_group(
 #[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
 
+    use meterline_connectors::lake::Lake;
     use meterline_schemas::Frequency;
+    use meterline_schemas::config::Config;
 
     use super::*;
+    use crate::metadata::MetadataStore;
+    use crate::metadata::records::{RunRecord, Status};
+
+    /// An environment below `directory`.
+    pub(crate) async fn environment(directory: &Path) -> Arc<Environment> {
+        let lake = Lake::open(&directory.join("lake").to_string_lossy()).await.unwrap();
+        let metadata =
+            MetadataStore::open(&format!("sqlite:{}", directory.join("metadata.db").display())).await.unwrap();
+        let config_path = directory.join("meterline.toml");
+        Arc::new(Environment { config: Config::default(), config_path, lake, metadata })
+    }
+
+    /// A queued run of `spec`.
+    pub(crate) fn queued(spec: RunSpec) -> RunRecord {
+        RunRecord {
+            spec,
+            cause: "test".into(),
+            decision_id: None,
+            status: Status::Queued,
+            created_at: 0,
+            started_at: None,
+            finished_at: None,
+            attempts: 0,
+            device_seconds: 0.0,
+            error: None,
+            model_version: None,
+        }
+    }
 
     /// An hourly run with the default policy.
     pub(crate) fn spec(run_id: &str) -> RunSpec {

@@ -109,11 +109,13 @@ async fn write(
 
 /// Rows of the table `forecasts`: one a series and step, steps from 1.
 pub fn rows(spec: &RunSpec, zone: &TimeZone, predictions: &[Prediction]) -> Result<RecordBatch, StepError> {
-    let each = || predictions.iter().flat_map(|p| (0..p.forecast.mean.len()).map(move |step| (p, step)));
+    let each: Vec<(&Prediction, usize)> =
+        predictions.iter().flat_map(|p| (0..p.forecast.mean.len()).map(move |step| (p, step))).collect();
+    let each = || each.iter().copied();
+    let count = each().len();
     let texts = |of: fn(&Prediction) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(each().map(|(p, _)| of(p))))
     };
-    let count = each().count();
     let constant = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; count])) };
     let boundary = |ahead: i64| -> ArrayRef {
         instants(each().map(|(p, step)| spec.frequency.advance(p.origin, step as i64 + ahead, zone)).collect())

@@ -61,7 +61,11 @@ fn summary(run: &RunRecord) -> String {
 }
 
 fn instant(text: &str) -> Result<Micros, String> {
-    let stamp = text.parse::<jiff::Timestamp>().or_else(|_| {
+    let stamp = text.parse::<jiff::Timestamp>().or_else(|error| {
+        // A local date and time would parse as its date alone.
+        if text.contains(['T', 't', ' ']) {
+            return Err(error);
+        }
         text.parse::<jiff::civil::Date>()?.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp())
     });
     stamp

@@ -1,6 +1,6 @@
 //! `meterline execute-run`: the child process of one run. Hidden: the engine and the manual commands start it.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +71,12 @@ fn listen(stop: &Stop, parent_pipe: bool) -> std::io::Result<()> {
     tokio::spawn(async move {
         asked.requested().await;
         tokio::time::sleep(SAFE_POINT_PATIENCE).await;
-        eprintln!("error: no safe point within {SAFE_POINT_PATIENCE:?} of the request to stop: ending at once");
+        // The engine that read this may be gone: a failure to write must not keep the process.
+        let patience = SAFE_POINT_PATIENCE;
+        let _ = writeln!(
+            std::io::stderr(),
+            "error: no safe point within {patience:?} of the request to stop: ending at once"
+        );
         std::process::exit(1);
     });
     Ok(())

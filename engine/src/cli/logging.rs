@@ -42,6 +42,8 @@ pub fn start(default: Default) {
     tracing_subscriber::fmt()
         .with_env_filter(filter(fallback))
         .with_writer(std::io::stderr)
+        // Where standard error is a pipe whose reader died, reporting that on standard error would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();

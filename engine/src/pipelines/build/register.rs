@@ -1,5 +1,6 @@
 //! Makes the candidate a model version: approved, waiting for a person, or rejected with the reason.
 
+use meterline_schemas::config::Approval;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,10 +10,6 @@ use crate::pipelines::artifacts;
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::recorder::now;
-use meterline_schemas::config::Approval;
-
-/// Versions that are tried when other builds of the same group register at the same moment.
-const TRIES: usize = 5;
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,14 +69,18 @@ async fn register(
 ) -> Result<ModelRecord, StepError> {
     let spec = &ctx.spec;
     let metadata = &ctx.env.metadata;
+    let doing = || format!("registering the model of {}", spec.group_id);
     let weights = artifacts::get(&ctx.env.lake, &trained.weights).await?;
     let metrics = evaluated.figures.iter().map(|(name, value)| (name.clone(), Value::from(*value))).collect();
-    let mut record = ModelRecord {
-        version: String::new(),
+    let version = metadata.next_model_version(&spec.group_id).await.doing(doing)?;
+    let artifact = format!("models/{version}/weights");
+    artifacts::put(&ctx.env.lake, &artifact, weights).await?;
+    let record = ModelRecord {
+        version,
         group_id: spec.group_id.clone(),
         run_id: spec.run_id.clone(),
         forecaster: trained.forecaster.clone(),
-        artifact: String::new(),
+        artifact,
         metrics,
         trained_until: trained_until(spec, &ctx.zone()?),
         intervals_version: spec.intervals_version,
@@ -87,22 +88,7 @@ async fn register(
         approval_reason: reason,
         created_at: now(),
     };
-    for attempt in 1.. {
-        let doing = || format!("registering the model of {}", spec.group_id);
-        record.version = metadata.next_model_version(&spec.group_id).await.doing(doing)?;
-        // The run's name keeps two builds apart that were given the same number.
-        record.artifact = format!("models/{}/{}.weights", record.version, spec.run_id);
-        artifacts::put(&ctx.env.lake, &record.artifact, weights.clone()).await?;
-        match metadata.register_model(&record).await {
-            Ok(()) => break,
-            // An error does not mean that it was not registered.
-            Err(_) if earlier(ctx).await?.is_some() => break,
-            Err(error) if attempt < TRIES => {
-                ctx.warn(format!("version {} was not registered: {error}; tries the next one", record.version));
-            }
-            Err(error) => return Err(error).doing(doing),
-        }
-    }
+    metadata.register_model(&record).await.doing(doing)?;
     Ok(record)
 }
 

@@ -1,6 +1,6 @@
 //! Raw record → [`Reading`], or a [`Refusal`] with its reason.
 //!
-//! A format ([`json`]) finds the configured fields of a record; what they mean is the same for every format and is
+//! A format (`json`) finds the configured fields of a record; what they mean is the same for every format and is
 //! decided here: the series is a text or a whole number, the time any form of [`stamp`], the value a finite number or
 //! a text that is one, unit and quality texts.
 

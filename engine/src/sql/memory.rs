@@ -184,3 +184,56 @@ pub(super) fn decisions(records: &[DecisionRecord]) -> Result<RecordBatch, Arrow
         text("run_id", rows().map(|d| d.run_id.as_deref())),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use meterline_schemas::unit::Unit;
+
+    use super::*;
+    use crate::ingest::state::{Counts, FeedState, PartitionState, SeriesState};
+
+    fn state() -> IngestState {
+        let partition = |next_offset, end_offset| PartitionState {
+            next_offset,
+            end_offset,
+            watermark: Some(7),
+            counts: Counts { records: 6, accepted: 1, corrected: 1, duplicate: 1, dead: 1, pending: 2, late: 1 },
+        };
+        let partitions = [(0, partition(10, 15)), (1, partition(8, 8)), (-1, partition(3, 0))].into_iter().collect();
+        let feed = FeedState { topic: "readings".into(), watermark: None, partitions };
+        IngestState {
+            seq: 4,
+            feeds: [("meters".to_owned(), feed)].into_iter().collect(),
+            series: vec![SeriesState::new("meters", "m1", Unit::KWH)],
+            ..IngestState::default()
+        }
+    }
+
+    fn numbers(batch: &RecordBatch, column: &str) -> Vec<i64> {
+        batch.column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    #[test]
+    fn a_feed_is_the_sum_of_its_partitions_and_lag_is_never_negative() {
+        let (feeds, partitions) = (feeds(&state()).unwrap(), partitions(&state()).unwrap());
+        assert_eq!(numbers(&partitions, "partition"), [-1, 0, 1]);
+        assert_eq!(numbers(&partitions, "lag_records"), [0, 5, 0]);
+        assert_eq!(numbers(&feeds, "lag_records"), [5]);
+        for column in ["records", "accepted", "corrected", "duplicate", "dead", "pending", "late"] {
+            assert_eq!(numbers(&feeds, column)[0], numbers(&partitions, column).iter().sum::<i64>(), "{column}");
+        }
+        assert_eq!(numbers(&feeds, "commit_seq"), [4]);
+    }
+
+    #[test]
+    fn a_series_without_intervals_has_nulls_where_nothing_is_known() {
+        let series = series(&state()).unwrap();
+        assert_eq!(series.num_rows(), 1);
+        for column in ["frequency", "first_start", "last_start"] {
+            assert!(series.column_by_name(column).unwrap().is_null(0), "{column}");
+        }
+        assert_eq!(numbers(&series, "intervals"), [0]);
+    }
+}

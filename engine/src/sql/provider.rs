@@ -69,8 +69,16 @@ impl SnapshotTable {
         Ok(self.files.iter().zip(kept).filter_map(|(file, keep)| keep.then_some(file)).collect())
     }
 
+    /// How many rows there are, so that the smaller side of a join is kept in memory. Nothing else is promised, because
+    /// the optimizer answers from what is.
+    fn row_count(&self, files: &[&DataFile]) -> Statistics {
+        let num_rows = files.iter().map(|file| rows(file)).reduce(|a, b| a.add(&b)).unwrap_or(Precision::Absent);
+        Statistics { num_rows, ..Statistics::new_unknown(&self.schema) }
+    }
+
     /// Bounds of a file for pruning only: instants are rounded outwards to milliseconds.
     fn statistics(&self, file: &DataFile) -> Statistics {
+        let mut ranges = file.ranges();
         let column_statistics = self
             .schema
             .fields()
@@ -78,7 +86,7 @@ impl SnapshotTable {
             .map(|field| {
                 let bounds = match file.partition.get(field.name()) {
                     Some(value) => Some((scalar_text(value), scalar_text(value))),
-                    None => file.range(field.name()).and_then(|(low, high)| {
+                    None => ranges.remove(field.name()).and_then(|(low, high)| {
                         Some((scalar(field.data_type(), low)?, scalar(field.data_type(), high)?))
                     }),
                 };
@@ -92,11 +100,15 @@ impl SnapshotTable {
                 }
             })
             .collect();
-        Statistics {
-            num_rows: Precision::Exact(usize::try_from(file.rows).unwrap_or(usize::MAX)),
-            total_byte_size: Precision::Absent,
-            column_statistics,
-        }
+        Statistics { num_rows: rows(file), total_byte_size: Precision::Absent, column_statistics }
+    }
+}
+
+/// Rows of a file; one without statistics says that it has none.
+fn rows(file: &DataFile) -> Precision<usize> {
+    match usize::try_from(file.rows) {
+        Ok(rows) if rows > 0 => Precision::Exact(rows),
+        _ => Precision::Absent,
     }
 }
 
@@ -153,6 +165,7 @@ impl TableProvider for SnapshotTable {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
+        let statistics = self.row_count(&files);
         let partitions = state.config().target_partitions().max(1);
         let mut groups = vec![Vec::new(); partitions.min(files.len())];
         let count = groups.len();
@@ -168,13 +181,12 @@ impl TableProvider for SnapshotTable {
         let table = TableSchema::builder(Arc::clone(&self.file_schema))
             .with_table_partition_cols(self.partition_columns.clone())
             .build();
-        let mut source = ParquetSource::new(table).with_pushdown_filters(true).with_reorder_filters(true);
-        if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
-        }
+        // DataFusion itself moves the filters above a scan into it; were they given here, each would be checked twice.
+        let source = ParquetSource::new(table).with_pushdown_filters(true).with_reorder_filters(true);
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(LAKE_URL)?, Arc::new(source))
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
             .with_projection_indices(projection.cloned())?
+            .with_statistics(statistics)
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))

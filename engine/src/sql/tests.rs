@@ -7,11 +7,15 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Float64Type, Int64Type};
+use arrow::util::pretty::pretty_format_batches;
 use meterline_connectors::lake::{Lake, TableDefinition, TableOwner};
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::HOUR;
+use proptest::prelude::*;
 
+use super::session::session;
 use super::*;
+use crate::environment::Environment;
 use crate::metadata::MetadataStore;
 
 /// (series, hour, value, position, layer)
@@ -100,7 +104,12 @@ async fn every_table_is_there_before_anything_was_ingested() {
     let (_dir, env) = environment().await;
     for table in TABLES {
         assert_eq!(count(&env, &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+        let columns = query_batches(&env, &format!("DESCRIBE {table}"), TableVersions::default()).await.unwrap();
+        assert!(columns.iter().map(RecordBatch::num_rows).sum::<usize>() > 5, "{table}");
     }
+    let shown = query_batches(&env, "SHOW TABLES", TableVersions::default()).await.unwrap();
+    let shown = pretty_format_batches(&shown).unwrap().to_string();
+    assert!(TABLES.iter().all(|table| shown.contains(table)), "{shown}");
 }
 
 #[tokio::test]
@@ -109,8 +118,11 @@ async fn a_wrong_statement_is_refused_with_the_remedy() {
     for (sql, words) in [
         ("SELECT * FROM interval", "did you mean `intervals`?"),
         ("SELECT valeu FROM intervals", "valeu"),
-        ("DROP TABLE intervals", "DDL"),
-        ("DELETE FROM intervals", "DML"),
+        ("DROP TABLE intervals", "only queries"),
+        ("CREATE TABLE x AS SELECT 1", "only queries"),
+        ("DELETE FROM intervals", "only queries"),
+        ("EXPLAIN ANALYZE INSERT INTO runs SELECT * FROM runs", "only queries"),
+        ("SET datafusion.execution.batch_size = 1", "only queries"),
         ("SELEC 1", "SELEC"),
     ] {
         let error = query(&env, sql, TableVersions::default()).await.unwrap_err().to_string();
@@ -167,4 +179,110 @@ async fn forecasts_are_scored_against_the_actuals_as_they_are_known_now() {
     assert!((pinball - expected).abs() < 1e-12, "{pinball} {expected}");
     append(&env, TableDefinition::intervals(), intervals(&[("a", 2, 5.0, 3, "rev")]), 10).await;
     assert_eq!(numbers(&env, scores, newest).await, [2.0, 0.0, 1.0]);
+}
+
+/// Explains a query; the result says how many data files it reads, too.
+async fn explained(env: &Environment, sql: &str) -> (String, usize) {
+    let rows = query_batches(env, &format!("EXPLAIN {sql}"), TableVersions::default()).await.unwrap();
+    let text = pretty_format_batches(&rows).unwrap().to_string();
+    let files = text.matches(".parquet").count();
+    (text, files)
+}
+
+#[tokio::test]
+async fn only_files_that_can_matter_are_read_and_only_revised_ones_compared() {
+    let (_dir, env) = environment().await;
+    let table = TableDefinition::intervals;
+    append(&env, table(), intervals(&[("a", 0, 1.0, 1, "base"), ("b", 9, 1.0, 1, "base")]), 1).await;
+    append(&env, table(), intervals(&[("c", 10, 1.0, 1, "base"), ("d", 19, 1.0, 1, "base")]), 2).await;
+    let (plan, files) = explained(&env, "SELECT value FROM intervals").await;
+    assert!(files == 2 && !plan.contains("Join") && !plan.contains("Window"), "{plan}");
+    for (filter, expected) in [
+        ("series_id = 'a'", 1),
+        ("series_id IN ('b', 'c')", 2),
+        ("series_id = 'e'", 0),
+        ("start < '1970-01-01T10:00:00Z'", 1),
+        ("\"end\" > TIMESTAMP '1970-01-01T10:00:00Z' AND month = '1970-01'", 1),
+        ("month = '1970-02'", 0),
+        ("frequency = 'PT15M'", 0),
+    ] {
+        let (plan, files) = explained(&env, &format!("SELECT value FROM intervals WHERE {filter}")).await;
+        assert_eq!(files, expected, "{filter}: {plan}");
+    }
+    append(&env, table(), intervals(&[("a", 1, 2.0, 9, "rev")]), 3).await;
+    let (plan, _) = explained(&env, "SELECT value FROM intervals WHERE series_id = 'c'").await;
+    assert!(plan.matches(".parquet").count() == 1, "{plan}");
+}
+
+#[tokio::test]
+async fn a_session_keeps_what_it_saw_first_and_the_next_one_sees_more() {
+    let (_dir, env) = environment().await;
+    let table = TableDefinition::intervals;
+    append(&env, table(), intervals(&[("a", 0, 1.0, 1, "base")]), 1).await;
+    let before = session(&env, TableVersions::default()).await.unwrap();
+    let rows = || async { before.sql("SELECT * FROM intervals").await.unwrap().count().await.unwrap() };
+    assert_eq!(rows().await, 1);
+    append(&env, table(), intervals(&[("a", 1, 1.0, 2, "base")]), 2).await;
+    assert_eq!(rows().await, 1);
+    assert_eq!(count(&env, "SELECT count(*) FROM intervals").await, 2);
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_there_is_refused() {
+    let (_dir, env) = environment().await;
+    let pinned = TableVersions { intervals: Some(7) };
+    let error = query(&env, "SELECT 1 FROM intervals", pinned).await.unwrap_err().to_string();
+    assert!(error.contains("no version 7"), "{error}");
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 0, 1.0, 1, "base")]), 1).await;
+    assert!(query(&env, "SELECT 1", pinned).await.is_err());
+}
+
+const SERIES: [&str; 3] = ["a", "b", "c"];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever was committed in whatever order and layer (a base row is the only one of its interval), a query by
+    /// series and time sees of each interval the row with the greatest position.
+    #[test]
+    fn intervals_are_the_rows_with_the_greatest_positions(
+        readings in prop::collection::vec((0..3_usize, 0..8_i64, any::<bool>()), 1..40),
+        commits in 1..5_usize,
+        from in 0..8_i64,
+        series in 0..3_usize,
+    ) {
+        let mut based = std::collections::BTreeSet::new();
+        let mut newest = std::collections::BTreeMap::new();
+        // Positions are all different, and not in the order of commits.
+        let rows: Vec<Row> = readings
+            .into_iter()
+            .enumerate()
+            .map(|(i, (series, hour, base))| {
+                let position = (i as i64 * 7919) % 1009;
+                let layer = if base && based.insert((series, hour)) { "base" } else { "rev" };
+                let best = newest.entry((series, hour)).or_insert(position);
+                *best = (*best).max(position);
+                (SERIES[series], hour, position as f64, position, layer)
+            })
+            .collect();
+        let expected: Vec<f64> = newest
+            .into_iter()
+            .filter(|((s, hour), _)| *s <= series && *hour >= from)
+            .map(|(_, position)| position as f64)
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(async {
+            let (_dir, env) = environment().await;
+            for (txn, part) in rows.chunks(rows.len().div_ceil(commits)).enumerate() {
+                append(&env, TableDefinition::intervals(), intervals(part), txn as i64 + 1).await;
+            }
+            let sql = format!(
+                "SELECT value FROM intervals WHERE series_id <= '{}' AND start >= '1970-01-01T{from:02}:00:00Z' \
+                 ORDER BY series_id, start",
+                SERIES[series]
+            );
+            numbers(&env, &sql, TableVersions::default()).await
+        });
+        prop_assert_eq!(seen, expected);
+    }
 }

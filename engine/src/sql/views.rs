@@ -2,30 +2,36 @@
 
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
 
-/// The latest revision of every interval: base rows that no revision touches, and of the touched intervals the row with
-/// the greatest position. Reads `intervals_base` and `intervals_rev`.
-pub(super) fn intervals() -> String {
+use super::layers::Layers;
+
+/// Name in [`intervals`] of the base files that no revision concerns.
+pub(super) const SETTLED: &str = "settled";
+/// Name in [`intervals`] of the base files that revisions may concern.
+pub(super) const REVISED: &str = "revised";
+/// Name in [`intervals`] of the revisions.
+pub(super) const REVISIONS: &str = "revisions";
+
+/// The latest revision of every interval: base rows that no revision touches, and of each touched interval the row with
+/// the greatest position. Where there are no revisions, it is a plain scan. `month` follows from `start`; it is part of
+/// the window so that filters by it reach the scans.
+pub(super) fn intervals(layers: &Layers) -> String {
     let columns = "series_id, start, \"end\", frequency, value, unit, count, quality, feed, position_timestamp, \
                    partition, \"offset\", month";
+    let settled = format!("SELECT {columns} FROM {SETTLED}");
+    if layers.revisions.is_empty() {
+        return settled;
+    }
+    let touched = format!("(SELECT 1 FROM {REVISIONS} r WHERE r.series_id = b.series_id AND r.start = b.start)");
     format!(
-        "SELECT {columns} FROM intervals_base b WHERE NOT EXISTS \
-           (SELECT 1 FROM intervals_rev r WHERE r.series_id = b.series_id AND r.start = b.start) \
-         UNION ALL \
-         SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start \
+        "{settled} UNION ALL \
+         SELECT {columns} FROM {REVISED} b WHERE NOT EXISTS {touched} UNION ALL \
+         SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, month \
              ORDER BY position_timestamp DESC, partition DESC, \"offset\" DESC) AS revision FROM \
-           (SELECT {columns} FROM intervals_rev UNION ALL \
-            SELECT {columns} FROM intervals_base b WHERE EXISTS \
-              (SELECT 1 FROM intervals_rev r WHERE r.series_id = b.series_id AND r.start = b.start))) \
+           (SELECT {columns} FROM {REVISIONS} UNION ALL \
+            SELECT {columns} FROM {REVISED} b WHERE EXISTS {touched})) \
          WHERE revision = 1"
     )
 }
-
-/// The same where there are no revisions: a plain scan.
-pub(super) const INTERVALS_WITHOUT_REVISIONS: &str = "SELECT series_id, start, \"end\", frequency, value, unit, count, \
-     quality, feed, position_timestamp, partition, \"offset\", month FROM intervals_base";
-
-/// All revisions.
-pub(super) const INTERVAL_REVISIONS: &str = "SELECT * FROM intervals_base UNION ALL SELECT * FROM intervals_rev";
 
 /// Of each series the forecast from its newest origin, and of several from that origin the newest run's.
 pub(super) const FORECASTS_LATEST: &str = "SELECT f.* FROM forecasts f JOIN \
@@ -39,13 +45,11 @@ pub(super) const FORECASTS_LATEST: &str = "SELECT f.* FROM forecasts f JOIN \
 pub(super) fn forecast_scores() -> String {
     let terms: Vec<String> = LEVELS
         .iter()
+        // The deciles are symmetrical: 1 − level, without its rounding error.
+        .zip(LEVELS.iter().rev())
         .zip(COLUMNS)
-        .map(|(level, q)| {
-            format!(
-                "CASE WHEN i.value >= f.{q} THEN {level} * (i.value - f.{q}) ELSE {} * (f.{q} - i.value) END",
-                // Decimal text of 1 - level without its rounding error.
-                (1.0 - level).mul_add(10.0, 0.0).round() / 10.0
-            )
+        .map(|((level, rest), q)| {
+            format!("CASE WHEN i.value >= f.{q} THEN {level} * (i.value - f.{q}) ELSE {rest} * (f.{q} - i.value) END")
         })
         .collect();
     format!(
@@ -54,7 +58,8 @@ pub(super) fn forecast_scores() -> String {
            i.value >= f.q10 AND i.value <= f.q90 AS covered_80, f.scale, \
            CASE WHEN f.scale > 0 THEN abs(i.value - f.q50) / f.scale END AS scaled_error, \
            f.model_version, f.substituted, f.run_id \
-         FROM forecasts f JOIN intervals i ON f.series_id = i.series_id AND f.start = i.start",
+         FROM forecasts f JOIN intervals i \
+           ON f.series_id = i.series_id AND f.start = i.start AND f.\"end\" = i.\"end\"",
         terms.join(" + "),
         LEVELS.len()
     )

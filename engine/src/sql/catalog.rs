@@ -1,0 +1,191 @@
+//! Which tables there are, and where their rows come from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use datafusion::catalog::view::ViewTable;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::TableType;
+use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
+use meterline_connectors::lake::{DataFile, TableDefinition, snapshot};
+use tokio::sync::OnceCell;
+
+use super::layers::Layers;
+use super::provider::SnapshotTable;
+use super::{SqlError, TableVersions, memory, views};
+use crate::environment::Environment;
+use crate::ingest;
+use crate::ingest::state::IngestState;
+use crate::triggers;
+
+/// Every table, for help and suggestions.
+pub const TABLES: [&str; 14] = [
+    "intervals",
+    "interval_revisions",
+    "forecasts",
+    "forecasts_latest",
+    "forecast_scores",
+    "series",
+    "feeds",
+    "partitions",
+    "dead_letters",
+    "models",
+    "runs",
+    "steps",
+    "trigger_facts",
+    "trigger_decisions",
+];
+
+/// Rows of the metadata tables that a statement sees, newest first.
+const RECORDS_MAX: i64 = 1_000_000;
+
+type Table = Arc<dyn TableProvider>;
+
+/// The tables of one session. Each is made when it is first asked for, from one snapshot of what it reads.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    env: Environment,
+    versions: TableVersions,
+    tables: BTreeMap<&'static str, OnceCell<Table>>,
+    interval_files: OnceCell<Vec<DataFile>>,
+    state: OnceCell<Arc<IngestState>>,
+}
+
+impl Catalog {
+    pub(super) fn new(env: Environment, versions: TableVersions) -> Catalog {
+        let tables = TABLES.into_iter().map(|name| (name, OnceCell::new())).collect();
+        Catalog { env, versions, tables, interval_files: OnceCell::new(), state: OnceCell::new() }
+    }
+
+    /// Looks up the versions that were asked for.
+    pub(super) async fn check_versions(&self) -> Result<(), SqlError> {
+        if self.versions.intervals.is_some() {
+            self.interval_files().await?;
+        }
+        Ok(())
+    }
+
+    async fn find(&self, name: &str) -> Result<Table, SqlError> {
+        let Some((known, cell)) = self.tables.get_key_value(name) else {
+            return Err(SqlError::NoTable { name: name.to_owned(), nearest: nearest(name) });
+        };
+        cell.get_or_try_init(|| self.make(known)).await.cloned()
+    }
+
+    /// [`Catalog::find`] for tables that are made from tables.
+    fn find_boxed<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Table, SqlError>> {
+        Box::pin(self.find(name))
+    }
+
+    async fn make(&self, name: &'static str) -> Result<Table, SqlError> {
+        let metadata = &self.env.metadata;
+        let batch: RecordBatch = match name {
+            "intervals" => return self.intervals().await,
+            "interval_revisions" => {
+                let files = self.interval_files().await?.clone();
+                return Ok(Arc::new(SnapshotTable::new(&TableDefinition::intervals(), files)));
+            }
+            "forecasts" => return self.delta(&TableDefinition::forecasts()).await,
+            "dead_letters" => return self.delta(&TableDefinition::dead_letters()).await,
+            "forecasts_latest" => return self.view(views::FORECASTS_LATEST, &["forecasts"]).await,
+            "forecast_scores" => return self.view(&views::forecast_scores(), &["forecasts", "intervals"]).await,
+            "series" => memory::series(self.state().await?)?,
+            "feeds" => memory::feeds(self.state().await?)?,
+            "partitions" => memory::partitions(self.state().await?)?,
+            "models" => memory::models(&metadata.models().await?)?,
+            "runs" => memory::runs(&metadata.runs(RECORDS_MAX).await?)?,
+            "steps" => memory::steps(&metadata.all_steps().await?)?,
+            "trigger_decisions" => memory::decisions(&metadata.decisions(RECORDS_MAX).await?)?,
+            // The facts are computed with statements of their own.
+            _ => Box::pin(triggers::facts_table(&self.env)).await.map_err(|e| SqlError::Facts(Box::new(e)))?,
+        };
+        Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
+    }
+
+    async fn interval_files(&self) -> Result<&Vec<DataFile>, SqlError> {
+        let load = || async {
+            let table = TableDefinition::intervals().name;
+            match (snapshot(&self.env.lake, table, self.versions.intervals).await?, self.versions.intervals) {
+                (Some(found), _) => Ok(found.files),
+                (None, Some(version)) => Err(SqlError::NoVersion { table, version }),
+                (None, None) => Ok(Vec::new()),
+            }
+        };
+        self.interval_files.get_or_try_init(load).await
+    }
+
+    async fn state(&self) -> Result<&IngestState, SqlError> {
+        let load = || async {
+            let committed = ingest::load_committed(&self.env.lake).await?;
+            Ok::<_, SqlError>(committed.map(|c| c.state).unwrap_or_default())
+        };
+        self.state.get_or_try_init(load).await.map(Arc::as_ref)
+    }
+
+    async fn intervals(&self) -> Result<Table, SqlError> {
+        let definition = TableDefinition::intervals();
+        let layers = Layers::of(self.interval_files().await?);
+        let sql = views::intervals(&layers);
+        let table = |files| Arc::new(SnapshotTable::new(&definition, files)) as Table;
+        let parts = [
+            (views::SETTLED, table(layers.settled)),
+            (views::REVISED, table(layers.revised)),
+            (views::REVISIONS, table(layers.revisions)),
+        ];
+        planned(&sql, parts).await
+    }
+
+    async fn delta(&self, definition: &TableDefinition) -> Result<Table, SqlError> {
+        let found = snapshot(&self.env.lake, definition.name, None).await?;
+        Ok(Arc::new(SnapshotTable::new(definition, found.map(|s| s.files).unwrap_or_default())))
+    }
+
+    async fn view(&self, sql: &str, reads: &[&'static str]) -> Result<Table, SqlError> {
+        let mut parts = Vec::with_capacity(reads.len());
+        for name in reads {
+            parts.push((*name, self.find_boxed(name).await?));
+        }
+        planned(sql, parts).await
+    }
+}
+
+/// A table computed from others.
+async fn planned(sql: &str, reads: impl IntoIterator<Item = (&str, Table)>) -> Result<Table, SqlError> {
+    let context = SessionContext::new();
+    for (name, table) in reads {
+        context.register_table(name, table)?;
+    }
+    let plan = context.state().create_logical_plan(sql).await?;
+    Ok(Arc::new(ViewTable::new(plan, Some(sql.to_owned()))))
+}
+
+#[async_trait]
+impl SchemaProvider for Catalog {
+    fn table_names(&self) -> Vec<String> {
+        TABLES.map(str::to_owned).to_vec()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Table>, DataFusionError> {
+        Ok(Some(self.find(name).await?))
+    }
+
+    /// Known without making the table: SHOW TABLES reads nothing.
+    async fn table_type(&self, name: &str) -> Result<Option<TableType>, DataFusionError> {
+        Ok(self.table_exist(name).then_some(TableType::Base))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.tables.contains_key(name)
+    }
+}
+
+fn nearest(name: &str) -> &'static str {
+    let likeness = |table: &str| strsim::jaro_winkler(name, table);
+    let first = TABLES[0];
+    TABLES.into_iter().fold(first, |best, table| if likeness(table) > likeness(best) { table } else { best })
+}

@@ -45,9 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let binary = fs::metadata(target.join("release/meterline"))?.len();
     let slowest = if args.cold { slowest(&target.join("cargo-timings"))? } else { Vec::new() };
 
-    let row = |name: &str, ours: f64, unit: &str| {
-        json!({"name": name, "ours": ours, "against": null, "theirs": null, "unit": unit, "ratio": null})
-    };
+    let row = |name: &str, ours: f64, unit: &str| json!({"name": name, "ours": ours, "against": null, "theirs": null, "unit": unit, "ratio": null});
     let mut rows = vec![
         row("crates", crates as f64, "crates"),
         row("binary", binary as f64 / 1e6, "MB"),

@@ -103,8 +103,8 @@ impl Chart {
             }
         }
         if let (Some(lower), Some(upper)) = (forecast(&self.lower), forecast(&self.upper)) {
-            for row in scale.row(upper)..=scale.row(lower) {
-                grid[row][column] = ('░', Ink::Band);
+            for row in &mut grid[scale.row(upper)..=scale.row(lower)] {
+                row[column] = ('░', Ink::Band);
             }
         }
         let median = forecast(&self.median).map(|v| scale.half(v));

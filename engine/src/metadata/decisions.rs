@@ -50,7 +50,7 @@ impl MetadataStore {
                     .fetch_all(&self.pool)
             })
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// The newest decision of a trigger; with `fired`, the newest that started a run.
@@ -77,7 +77,7 @@ impl MetadataStore {
                 .fetch_optional(&self.pool)
             })
             .await?;
-        doc.map(|text| self.from_document(doing, &text)).transpose()
+        doc.map(|text| self.parse(doing, &text)).transpose()
     }
 
     /// Forgets the oldest evaluations that started nothing.

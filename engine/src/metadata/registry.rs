@@ -92,7 +92,7 @@ impl MetadataStore {
                     .fetch_all(&self.pool)
             })
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// One version.
@@ -159,7 +159,7 @@ impl MetadataStore {
         let doing = "reading a model";
         let doc: Option<String> =
             self.retry(doing, || sqlx::query_scalar(sql).bind(key).fetch_optional(&self.pool)).await?;
-        doc.map(|text| self.from_document(doing, &text)).transpose()
+        doc.map(|text| self.parse(doing, &text)).transpose()
     }
 }
 

@@ -61,7 +61,7 @@ impl MetadataStore {
                 sqlx::query_scalar("SELECT doc FROM runs WHERE run_id = ?").bind(run_id).fetch_optional(&self.pool)
             })
             .await?;
-        doc.map(|text| self.from_document(doing, &text)).transpose()
+        doc.map(|text| self.parse(doing, &text)).transpose()
     }
 
     /// The newest `limit` runs, newest first.
@@ -78,7 +78,7 @@ impl MetadataStore {
                     .fetch_all(&self.pool)
             })
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// Runs that are queued or running, oldest first.
@@ -96,7 +96,7 @@ impl MetadataStore {
                     .fetch_all(&self.pool)
             })
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// The newest `limit` runs of a pipeline for a group, newest first.
@@ -122,7 +122,7 @@ impl MetadataStore {
                 .fetch_all(&self.pool)
             })
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// The newest run of a pipeline for a group.
@@ -177,7 +177,7 @@ impl MetadataStore {
         let docs = self
             .retry(doing, || sqlx::query_scalar("SELECT doc FROM steps ORDER BY run_id, ordinal").fetch_all(&self.pool))
             .await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     /// Adds a line to a run's log.
@@ -225,7 +225,7 @@ impl MetadataStore {
         run_id: &str,
     ) -> Result<Vec<T>, MetadataError> {
         let docs = self.retry(doing, || sqlx::query_scalar(sql).bind(run_id).fetch_all(&self.pool)).await?;
-        self.from_documents(doing, docs)
+        self.parse_all(doing, docs)
     }
 
     async fn append(

@@ -182,20 +182,16 @@ impl MetadataStore {
         serde_json::to_string(record).map_err(|e| self.bad_row(doing, &e))
     }
 
-    pub(super) fn from_document<T: DeserializeOwned>(
-        &self,
-        doing: &'static str,
-        text: &str,
-    ) -> Result<T, MetadataError> {
+    pub(super) fn parse<T: DeserializeOwned>(&self, doing: &'static str, text: &str) -> Result<T, MetadataError> {
         serde_json::from_str(text).map_err(|e| self.bad_row(doing, &e))
     }
 
-    pub(super) fn from_documents<T: DeserializeOwned>(
+    pub(super) fn parse_all<T: DeserializeOwned>(
         &self,
         doing: &'static str,
         texts: Vec<String>,
     ) -> Result<Vec<T>, MetadataError> {
-        texts.iter().map(|text| self.from_document(doing, text)).collect()
+        texts.iter().map(|text| self.parse(doing, text)).collect()
     }
 
     fn bad_row(&self, doing: &'static str, error: &serde_json::Error) -> MetadataError {

@@ -60,18 +60,25 @@ pub async fn snapshot(lake: &Lake, table: &str, version: Option<i64>) -> Result<
 /// Loads a table; `None` where it does not exist.
 pub(super) async fn load(lake: &Lake, table: &str, version: Option<i64>) -> Result<Option<DeltaTable>, LakeError> {
     let mut loaded = DeltaTable::new(lake.log_store(table)?);
-    let result = match version {
-        Some(version) => loaded.load_version(u64::try_from(version).unwrap_or(0)).await,
-        None => loaded.load().await,
-    };
-    match result {
-        Ok(()) => Ok(Some(loaded)),
-        Err(DeltaTableError::NotATable(_)) => Ok(None),
-        Err(source) => {
-            // The library words a missing table in several ways: ask the store.
-            match loaded.verify_deltatable_existence().await {
-                Ok(false) => Ok(None),
-                _ => Err(delta("loading", table, source)),
+    // A table that another process is creating may come to be between two looks: then the second look finds it.
+    let mut looked_before = false;
+    loop {
+        let result = match version {
+            Some(version) => loaded.load_version(u64::try_from(version).unwrap_or(0)).await,
+            None => loaded.load().await,
+        };
+        match result {
+            Ok(()) => return Ok(Some(loaded)),
+            Err(DeltaTableError::NotATable(_)) => return Ok(None),
+            Err(source) => {
+                // The library words a missing table in several ways: ask the store.
+                if matches!(loaded.verify_deltatable_existence().await, Ok(false)) {
+                    return Ok(None);
+                }
+                if looked_before {
+                    return Err(delta("loading", table, source));
+                }
+                looked_before = true;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What must hold of a lake, whatever happened on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meterline_tests::oracle::{Expected, Interval};
 use meterline_tests::reader::Reader;
@@ -110,12 +110,28 @@ pub fn await_forecasts(sandbox: &Sandbox, engine: &mut Engine, limit: Duration) 
          ON f.series_id = i.series_id AND f.origin = i.last";
     let series = sandbox.number("SELECT count(DISTINCT series_id) FROM intervals").expect("count the series");
     assert!(series > 0);
-    wait::until(&format!("each of {series} series has a forecast from its last interval"), limit, || {
+    let end = Instant::now() + limit;
+    while sandbox.number(wanted) != Some(series) {
         assert!(engine.runs(), "the engine ended by itself");
-        (sandbox.number(wanted) == Some(series)).then_some(())
-    });
+        assert!(Instant::now() < end, "no forecast from the last interval of all series: {}", forecast_state(sandbox));
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let crossed = sandbox.sql("SELECT count(*) AS n FROM forecasts_latest WHERE q10 > q50 OR q50 > q90");
     assert_eq!(integer(&crossed[0], "n"), 0, "quantiles are ordered");
+}
+
+fn forecast_state(sandbox: &Sandbox) -> String {
+    let tell =
+        |query: &str| sandbox.sql(query).into_iter().map(|row| format!("\n{}", Value::Object(row))).collect::<String>();
+    [
+        "SELECT i.series_id, i.last, f.origin FROM (SELECT series_id, max(\"end\") AS last FROM intervals GROUP BY series_id) i \
+         LEFT JOIN (SELECT series_id, max(origin) AS origin FROM forecasts GROUP BY series_id) f ON i.series_id = f.series_id \
+         WHERE f.origin IS NULL OR f.origin <> i.last",
+        "SELECT group_id, pipeline, status, origin, error FROM runs ORDER BY created_at",
+        "SELECT * FROM trigger_facts",
+    ]
+    .map(tell)
+    .concat()
 }
 
 /// Python's deltalake with DuckDB over it gives the answers of `meterline sql`.

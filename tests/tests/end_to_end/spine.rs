@@ -28,6 +28,7 @@ lateness = "0s"
 commit_interval = "300ms"
 commit_records = 4000
 idle_timeout = "2s"
+catch_up_records = 0
 
 [policy.quarter_hours]
 frequency = "PT15M"
@@ -76,7 +77,7 @@ fn senders(data: Option<&RealData>, brokers: &str) -> Vec<Command> {
     vec![hourly, substations]
 }
 
-/// Sends everything once, all commands at the same time, while `meanwhile` goes on.
+/// Sends everything once, all commands at the same time.
 fn send_all(data: Option<&RealData>, brokers: &str) -> Vec<Guarded> {
     let quiet = std::process::Stdio::null;
     let start =
@@ -103,16 +104,20 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
     let brokers = kafka.brokers();
     kafka.create_topic(TOPIC, 4);
     let sandbox = Sandbox::reading(&brokers, TOPIC, SETTINGS);
+    let (readings, afterthoughts) = by_hand(data.is_some(), &mut random);
+    topic::send(&brokers, TOPIC, &readings);
     let mut senders = send_all(data.as_ref(), &brokers);
 
-    for kill in 1..=KILLS {
-        let engine = sandbox.engine();
+    let mut kills = 0;
+    for attempt in 0.. {
+        assert!(attempt < 5 * KILLS, "the engine is too fast to be killed in mid-stream");
         let before = sandbox.commits();
-        let more = random.random_range(1..4);
+        let engine = sandbox.engine();
+        let more = random.random_range(2..6);
         wait::until("the engine commits", Duration::from_secs(60), || {
             (sandbox.commits() >= before + more).then_some(())
         });
-        if kill == 3 {
+        if attempt == KILLS / 2 {
             // The engine reads, and perhaps the senders write, while the broker is away.
             kafka.restart();
         }
@@ -120,16 +125,21 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
         sandbox.kill(engine);
         let committed = checks::committed(&sandbox, TOPIC);
         let sent: i64 = topic::end_offsets(&brokers, TOPIC).iter().sum();
-        note(&format!("kill {kill}: {committed} of {sent} records are committed"));
-        if committed >= sent {
-            // The engine had caught up: everything again, as duplicates, so that the next kill is in mid-stream.
+        note(&format!("killed with {committed} of {sent} records committed"));
+        if committed < sent {
+            kills += 1;
+        }
+        if kills == KILLS {
+            break;
+        }
+        if committed + 50_000 > sent {
+            // Everything again, as duplicates, so that the next kill is in mid-stream.
             await_sent(std::mem::take(&mut senders));
             senders = send_all(data.as_ref(), &brokers);
         }
-        assert!(kill < KILLS || committed < sent, "the last kill was not in mid-stream");
     }
     await_sent(senders);
-    topic::send(&brokers, TOPIC, &by_hand(data.is_some(), &mut random));
+    topic::send(&brokers, TOPIC, &afterthoughts);
 
     let mut engine = sandbox.engine();
     checks::await_committed(&sandbox, &mut engine, &brokers, TOPIC);
@@ -146,38 +156,41 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
     checks::assert_intervals(&sandbox, "meters", &expected);
 }
 
-/// What people do to a topic: the same again, corrections, stragglers, and records that nobody can read.
-fn by_hand(real: bool, random: &mut StdRng) -> Vec<Outgoing> {
-    let day = |n: u32| if real { format!("2014-06-{n:02}") } else { format!("2024-01-{n:02}") };
-    let mut records = Vec::new();
-    let mut push =
-        |key: &str, payload: &[u8]| records.push(Outgoing { key: key.into(), payload: Some(payload.into()) });
-    for n in 0..200 {
-        // Hourly series of our own, so that the rule is seen without the senders' values.
-        let stamp = format!("{}T{:02}:00:00Z", day(1 + n / 24), n % 24);
-        let plain = format!(r#"{{"meter_id":"by hand","ts":"{stamp}","value":{n}.5,"unit":"kWh"}}"#);
-        push("by hand", plain.as_bytes());
+/// A series of our own, so that the rules are seen without the senders' values: its readings, and what people do to a
+/// topic afterwards: the same again, corrections, stragglers, and records that nobody can read.
+fn by_hand(real: bool, random: &mut StdRng) -> (Vec<Outgoing>, Vec<Outgoing>) {
+    let month = if real { "2014-12" } else { "2024-01" };
+    let keyed = |key: &str, payload: &[u8]| Outgoing { key: key.into(), payload: Some(payload.into()) };
+    let record = |stamp: &str, value: f64, unit: &str, quality: &str| {
+        format!(r#"{{"meter_id":"by hand","ts":"{stamp}","value":{value},"unit":"{unit}","quality":"{quality}"}}"#)
+    };
+    // The last days before the senders' last hour, so that the group has one last interval.
+    let stamps: Vec<String> = (20..=31)
+        .flat_map(|day| (0..24).map(move |hour| format!("{month}-{day:02}T{hour:02}:00:00Z")))
+        .chain([if real { "2015-01-01T00:00:00Z" } else { "2024-02-01T00:00:00Z" }.to_owned()])
+        .collect();
+    let mut readings = Vec::new();
+    let mut afterthoughts = Vec::new();
+    for (n, stamp) in stamps.iter().enumerate() {
+        let plain = keyed("by hand", record(stamp, n as f64 + 0.5, "kWh", "measured").as_bytes());
+        // Every tenth is a straggler: it comes after all the others.
+        if n % 10 == 5 {
+            afterthoughts.push(plain.clone())
+        } else {
+            readings.push(plain.clone())
+        }
         match random.random_range(0..4) {
-            0 => push("by hand", plain.as_bytes()),
+            0 => afterthoughts.push(plain),
+            // Another key: a correction may come by another partition.
             1 => {
-                let changed =
-                    format!(r#"{{"meter_id":"by hand","ts":"{stamp}","value":{n},"unit":"kW","quality":"estimated"}}"#);
-                // Another key: a correction may come by another partition.
-                push(["by hand", "elsewhere"][n as usize % 2], changed.as_bytes());
+                let changed = record(stamp, n as f64, "W", "estimated");
+                afterthoughts.push(keyed(["by hand", "elsewhere"][n % 2], changed.as_bytes()));
             }
             _ => {}
         }
     }
-    // Long after its neighbours, and before all of them.
-    push(
-        "by hand",
-        format!(r#"{{"meter_id":"by hand","ts":"{}T05:00:00Z","value":7,"unit":"kWh"}}"#, day(20)).as_bytes(),
-    );
-    push("by hand", br#"{"meter_id":"by hand","ts":"2013-12-31T05:00:00Z","value":8,"unit":"kWh"}"#);
-    push(
-        "by hand",
-        format!(r#"{{"meter_id":"by hand","ts":"{}T03:00:00Z","value":9.25,"unit":"kWh"}}"#, day(2)).as_bytes(),
-    );
+    // Long before all of them.
+    afterthoughts.push(keyed("by hand", record("2013-06-30T05:00:00Z", 8.0, "kWh", "measured").as_bytes()));
     for bad in [
         &b"{\"meter_id\":\"bad\",\"ts\":"[..],
         b"not json at all",
@@ -193,8 +206,8 @@ fn by_hand(real: bool, random: &mut StdRng) -> Vec<Outgoing> {
         br#"{"meter_id":"","ts":"2014-06-01T00:00:00Z","value":1}"#,
         br#"{"meter_id":"bad","ts":"2014-06-01T00:00:00Z","value":1e999}"#,
     ] {
-        push("bad", bad);
+        afterthoughts.push(keyed("bad", bad));
     }
-    records.push(Outgoing { key: "tombstone".into(), payload: None });
-    records
+    afterthoughts.push(Outgoing { key: "tombstone".into(), payload: None });
+    (readings, afterthoughts)
 }

@@ -1,6 +1,6 @@
 //! The lake: Delta tables and plain objects on an object store.
 //!
-//! * [`Lake`] opens the store; local writes survive a power cut ([`store`]);
+//! * [`Lake`] opens the store; local writes survive a power cut;
 //! * [`TableDefinition`] says what a table is; [`TableOwner`] makes all commits of one table, behind a fence;
 //! * [`snapshot`] says what one version of a table consists of, for readers;
 //! * [`DataFile`] is one Parquet file with its exact statistics.

@@ -9,7 +9,7 @@
 //!   earlier value in place.
 //!
 //! Of two readings for one thing (interval, sample, register) the one with the greater
-//! [`Position`](meterline_schemas::reading::Position) wins, whatever the order of arrival. Rows follow the same rule: a
+//! [`Position`] wins, whatever the order of arrival. Rows follow the same rule: a
 //! reader takes the row with the greatest position of an interval, so what this file remembers decides only *where* a
 //! row goes and how it is counted, never what is true. That is also why a repeated value with a greater position is
 //! written again where its interval is already committed: otherwise a value from between the two, late, would win.

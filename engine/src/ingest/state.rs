@@ -1,7 +1,7 @@
 //! What a commit remembers beside its data files: positions, watermarks, and one small record a series.
 //!
 //! The state never holds what the lake can answer: an interval that was written is in the table, and among the rows
-//! of one interval the greatest [`Position`](meterline_schemas::reading::Position) wins, so truth does not depend on
+//! of one interval the greatest [`Position`] wins, so truth does not depend on
 //! what is remembered here.
 
 use std::collections::BTreeMap;

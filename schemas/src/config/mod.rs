@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, every key documented here with its default and unit.
 //!
 //! An empty file is a valid configuration of everything but the feeds. Unknown keys are refused, with the line and
-//! the nearest known key ([`load`]).
+//! the nearest known key.
 
 mod feed;
 mod load;

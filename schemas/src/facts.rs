@@ -43,7 +43,7 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "new_intervals",
         FactKind::Integer,
-        "native intervals closed since the origin of this pipeline's last run that succeeded or is under way; all of the history if there is none",
+        "native intervals closed since the origin of this pipeline's last run that succeeded or is under way; all of the history if there is none, and 1 where only stragglers of closed intervals came",
     ),
     fact(
         "hours_since_run",

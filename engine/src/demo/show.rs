@@ -491,6 +491,7 @@ mod tests {
                 frequency: Frequency::HOUR,
                 zone: "UTC".into(),
                 origin: origin_hours * HOUR,
+                closed_intervals: 0,
                 watermark: 0,
                 intervals_version: 1,
                 policy: resolve_policy(Frequency::HOUR, &Default::default()),

@@ -34,6 +34,8 @@ pub struct GroupSummary {
     /// Share of the intervals expected in the last 96 before the origin that are there, 0 to 1; of each series from
     /// its first interval on. `None` where none is expected.
     pub completeness: Option<f64>,
+    /// Intervals of its series that end at or before the origin: grows at the same origin when a straggler comes.
+    pub closed_intervals: i64,
     /// Records of its feeds in Kafka that are not yet read.
     pub lag_records: i64,
 }
@@ -106,9 +108,23 @@ fn group(
         origin,
         watermark: names.iter().filter_map(|name| feeds.get(name).map(|feed| feed.0)).min()?,
         history_intervals: frequency.steps_between(first_start, origin, zone).max(0),
+        closed_intervals: members.iter().map(|series| closed_intervals(series, frequency, origin, zone)).sum(),
         completeness: (expected > 0).then(|| present as f64 / expected as f64),
         lag_records,
     })
+}
+
+/// Intervals of one series that end at or before the origin. Those after it are told from `recent`: a series is never
+/// further ahead of its group.
+fn closed_intervals(series: &SeriesState, frequency: Frequency, origin: Micros, zone: &TimeZone) -> i64 {
+    let all = i64::try_from(series.intervals).unwrap_or(i64::MAX);
+    let ahead = last_end(series, zone).map_or(0, |end| frequency.steps_between(origin, end, zone));
+    let after = match ahead {
+        ..=0 => 0,
+        1..128 => (series.recent & ((1u128 << ahead) - 1)).count_ones(),
+        _ => series.recent.count_ones(),
+    };
+    all - i64::from(after)
 }
 
 /// Intervals of one series in the context before the origin: how many are expected, and how many of them are there.

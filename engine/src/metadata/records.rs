@@ -80,6 +80,9 @@ pub struct RunSpec {
     pub zone: String,
     /// Stream time: end of the group's last closed interval when the run was asked for. Nothing later is read.
     pub origin: Micros,
+    /// Intervals of the group that ended at or before the origin when the run was asked for.
+    #[serde(default)]
+    pub closed_intervals: i64,
     /// Stream time: the group's watermark when the run was asked for.
     pub watermark: Micros,
     /// Version of the table `intervals` that is read.

@@ -46,6 +46,8 @@ pub struct RunHistory {
     pub active: Option<String>,
     /// The latest origin of a run that has ended, however it ended.
     pub last_origin: Option<Micros>,
+    /// Intervals that have come since, but end at or before that origin.
+    pub stragglers: i64,
     /// Whether the newest run that has ended failed.
     pub last_failed: bool,
     /// Runs that failed since the last success.
@@ -108,7 +110,7 @@ pub fn decide(
         return verdict(false, format!("run {run} is under way; the condition is looked at again when it ends"));
     }
     if let Some(since) = since_last {
-        if since.micros() == 0 && !history.last_failed {
+        if since.micros() == 0 && history.stragglers == 0 && !history.last_failed {
             return verdict(false, "the last run saw the same data".to_owned());
         }
         if history.last_failed {
@@ -230,6 +232,7 @@ mod tests {
             ("due", &hourly, 4, after(0), HOUR, true, "new_intervals >= 4 is true"),
             ("busy", &hourly, 4, busy, HOUR, false, "r1 is under way"),
             ("same data", &hourly, 4, after(HOUR), HOUR, false, "same data"),
+            ("stragglers", &hourly, 4, RunHistory { stragglers: 1, ..after(HOUR) }, HOUR, true, "new_intervals"),
             ("cooling", &daily, 4, after(0), HOUR, false, "cools down"),
             ("cooled", &daily, 96, after(0), DAY, true, "new_intervals"),
             ("old", &daily, 0, after(0), 7 * DAY, true, "max_age"),

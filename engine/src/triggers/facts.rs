@@ -19,7 +19,7 @@ use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
-use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, Status};
+use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, RunSpec, Status};
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Runs of a pipeline that are looked back at for failures in a row.
@@ -98,7 +98,7 @@ impl FactSource {
             for (pipeline, runs) in histories {
                 let values = values(env.config.ingest.catch_up_records, &group, champion.as_ref(), &scores, &runs);
                 let facts = Facts { group_id: group.group_id.clone(), pipeline: pipeline.trigger().into(), values };
-                all.push(GroupFacts { group: group.clone(), pipeline, facts, history: history(&runs, group.origin) });
+                all.push(GroupFacts { group: group.clone(), pipeline, facts, history: history(&runs, &group) });
             }
         }
         Ok(all)
@@ -179,15 +179,17 @@ fn values(
     let last = runs
         .iter()
         .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.origin <= group.origin)
-        .map(|r| r.spec.origin)
-        .max();
+        .max_by_key(|r| (r.spec.origin, r.spec.closed_intervals))
+        .map(|r| &r.spec);
+    // What came late for the origin of the last run is no new interval of the group, but it is news.
+    let new_intervals = last.map(|spec| steps(spec.origin).max(stragglers(group, spec).min(1)));
     let registered_mase = champion.and_then(|c| c.metrics.get("mase")).and_then(Value::as_f64).filter(|m| *m > 0.0);
     let backfilling = group.lag_records > i64::try_from(catch_up_records).unwrap_or(i64::MAX);
     let facts = json!({
         "series": group.series,
         "history_intervals": group.history_intervals,
-        "new_intervals": last.map_or(group.history_intervals, steps),
-        "hours_since_run": last.map(|at| (group.origin - at) as f64 / HOUR as f64),
+        "new_intervals": new_intervals.unwrap_or(group.history_intervals),
+        "hours_since_run": last.map(|spec| (group.origin - spec.origin) as f64 / HOUR as f64),
         "has_champion": champion.is_some(),
         "champion_age_intervals": champion.map(|c| steps(c.trained_until)),
         "completeness": group.completeness,
@@ -211,13 +213,23 @@ fn failures_in_row(runs: &[RunRecord]) -> u32 {
         .count() as u32
 }
 
-fn history(runs: &[RunRecord], now: Micros) -> RunHistory {
+/// Intervals that ended by the origin of a run but came after it was asked for; 0 where the group has moved on.
+fn stragglers(group: &GroupSummary, spec: &RunSpec) -> i64 {
+    if spec.origin == group.origin { (group.closed_intervals - spec.closed_intervals).max(0) } else { 0 }
+}
+
+fn history(runs: &[RunRecord], group: &GroupSummary) -> RunHistory {
     let active = runs.iter().find(|r| matches!(r.status, Status::Queued | Status::Running));
     // A cancelled run has had its chance with its data, too: it starts again when there is more.
     let ended = || runs.iter().filter(|r| !matches!(r.status, Status::Queued | Status::Running));
     RunHistory {
         active: active.map(|r| r.spec.run_id.clone()),
-        last_origin: ended().map(|r| r.spec.origin).filter(|at| *at <= now).max(),
+        last_origin: ended().map(|r| r.spec.origin).filter(|at| *at <= group.origin).max(),
+        stragglers: ended()
+            .filter(|r| r.spec.origin == group.origin)
+            .map(|r| stragglers(group, &r.spec))
+            .min()
+            .unwrap_or(0),
         last_failed: ended().next().is_some_and(|r| r.status == Status::Failed),
         failures_in_row: failures_in_row(runs),
     }
@@ -261,7 +273,7 @@ mod tests {
     use meterline_schemas::time::DAY;
 
     use super::*;
-    use crate::metadata::records::{ApprovalState, RunSpec};
+    use crate::metadata::records::ApprovalState;
 
     fn group(frequency: Frequency, zone: &str, first_start: Micros, origin: Micros) -> GroupSummary {
         GroupSummary {
@@ -273,6 +285,7 @@ mod tests {
             origin,
             watermark: origin,
             history_intervals: 1000,
+            closed_intervals: 0,
             completeness: Some(0.95),
             lag_records: 11,
         }
@@ -291,6 +304,7 @@ mod tests {
                 frequency: of.frequency,
                 zone: of.zone.clone(),
                 origin,
+                closed_intervals: 0,
                 watermark: origin,
                 intervals_version: 1,
                 policy: resolve_policy(of.frequency, &Default::default()),
@@ -347,7 +361,7 @@ mod tests {
                 (&json!(new), &json!(failures)),
                 "{runs:?}"
             );
-            let found = history(&runs, now.origin);
+            let found = history(&runs, &now);
             assert_eq!(found.active.is_some(), active, "{runs:?}");
             assert_eq!(
                 (found.last_origin, found.last_failed),

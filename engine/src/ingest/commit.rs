@@ -225,7 +225,7 @@ impl Committer {
         while self.state_files.len() > STATE_FILES_KEPT {
             let Some(path) = self.state_files.pop_front() else { return };
             if let Err(error) = self.lake.delete_object(&path).await {
-                tracing::debug!(path, %error, "an old state file stays for now");
+                tracing::debug!(path, %error, "an old state file cannot be deleted; it is tried again after the next start");
             }
         }
     }

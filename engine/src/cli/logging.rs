@@ -9,6 +9,9 @@ use tracing_subscriber::EnvFilter;
 /// Name of the environment variable with the filter.
 pub const VARIABLE: &str = "METERLINE_LOG";
 
+/// The Delta kernel logs a missing table as an error; whether that is one, its caller decides and says.
+const SERVICE: &str = "warn,meterline=info,meterline_connectors=info,meterline_models=info,buoyant_kernel=off";
+
 /// What is logged where [`VARIABLE`] is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Default {
@@ -35,8 +38,8 @@ fn filter(fallback: &str) -> EnvFilter {
 /// Starts logging to standard error, without colour codes where that is no terminal.
 pub fn start(default: Default) {
     let fallback = match default {
-        Default::Service => "warn,meterline=info,meterline_connectors=info,meterline_models=info",
-        Default::Quiet => "error,meterline=warn,meterline_connectors=warn,meterline_models=warn",
+        Default::Service => SERVICE,
+        Default::Quiet => "error,meterline=warn,meterline_connectors=warn,meterline_models=warn,buoyant_kernel=off",
         Default::Own => return,
     };
     tracing_subscriber::fmt()
@@ -56,7 +59,7 @@ pub fn start(default: Default) {
 pub fn start_file(path: &Path) -> std::io::Result<()> {
     let file = std::fs::File::options().create(true).append(true).open(path)?;
     tracing_subscriber::fmt()
-        .with_env_filter(filter("warn,meterline=info,meterline_connectors=info,meterline_models=info"))
+        .with_env_filter(filter(SERVICE))
         .with_writer(Mutex::new(file))
         .with_ansi(false)
         .with_target(false)

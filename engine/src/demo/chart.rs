@@ -66,7 +66,7 @@ impl Chart {
             return Vec::new();
         }
         // Loads read best against zero, unless they are far from it.
-        let low = if low > 0.0 && low < 0.6 * high { 0.0 } else { low };
+        let low = if low > 0.0 && low < 0.3 * high { 0.0 } else { low };
         let scale = Scale { low, high: if high > low { high } else { low + 1.0 }, steps: 2 * size.height };
         let columns = size.width;
         let span = move |column: usize| {

@@ -50,6 +50,8 @@ pub struct Narrator {
     models: BTreeSet<String>,
     runs: BTreeMap<String, Status>,
     published: BTreeSet<String>,
+    reforecast: BTreeSet<String>,
+    failures: BTreeSet<String>,
 }
 
 impl Narrator {
@@ -92,7 +94,13 @@ impl Narrator {
         let mut fired: Vec<&DecisionRecord> = view.decisions.iter().filter(|d| d.fired).collect();
         fired.sort_by(|a, b| (a.commit_seq, &a.decision_id).cmp(&(b.commit_seq, &b.decision_id)));
         for decision in fired {
-            if self.decisions.insert(decision.decision_id.clone()) {
+            let new = self.decisions.insert(decision.decision_id.clone());
+            // Re-forecasts come often: the first of a group is told, of the later ones the forecast alone.
+            let worth = decision.pipeline == Pipeline::Build || !self.reforecast.contains(&decision.group_id);
+            if decision.pipeline == Pipeline::Infer {
+                self.reforecast.insert(decision.group_id.clone());
+            }
+            if new && worth {
                 lines.push(line(
                     "trigger",
                     format!("{} {}: {}", decision.group_id, decision.pipeline.trigger(), decision.reason),
@@ -143,10 +151,13 @@ impl Narrator {
                 (Status::Succeeded, Pipeline::Infer) => {
                     lines.push(line("forecast", self.forecast(run, &view.groups)));
                 }
-                (Status::Failed, _) => lines.push(line(
-                    "failed",
-                    format!("{name}: {}", run.error.as_deref().unwrap_or("no reason was recorded")),
-                )),
+                (Status::Failed, _) => {
+                    let text = format!("{name}: {}", run.error.as_deref().unwrap_or("no reason was recorded"));
+                    // What fails again for the same reason is told once.
+                    if self.failures.insert(text.clone()) {
+                        lines.push(line("failed", text));
+                    }
+                }
                 (Status::Cancelled, _) => lines.push(line("cancelled", name)),
                 _ => {}
             }

@@ -182,7 +182,12 @@ fn introduce(
     screen.plain(&format!("  directory  {} ({stays})", directory.path().display()));
     screen.plain("             meterline.toml, meterline.log, lake/");
     screen.plain(&format!("  clock      after the history, one second is {} simulated minutes", options.speed / 60.0));
-    screen.plain(if options.exit { "" } else { "\n  Ctrl-C ends it.\n" });
+    let end = if options.exit {
+        "  end        after a forecast by a model, and a later one that was scored"
+    } else {
+        "  end        Ctrl-C"
+    };
+    screen.plain(&format!("{end}\n"));
 }
 
 /// The running demo.
@@ -197,6 +202,7 @@ struct Show {
     shown_first: bool,
     scored: Option<Scored>,
     shown_at: Instant,
+    queries_shown: bool,
     last: (Standing, Instant),
     rate: f64,
     changed_at: Instant,
@@ -216,6 +222,7 @@ impl Show {
             shown_first: false,
             scored: None,
             shown_at: now,
+            queries_shown: false,
             last: (Standing::default(), now),
             rate: 0.0,
             changed_at: now,
@@ -350,7 +357,10 @@ impl Show {
             self.screen.plain("         ● actual   ▀▄ median   ░ 80 % of the probability   ┊ origin");
         }
         let scored = self.show_score(run, &published);
-        self.show_queries(&series);
+        if !std::mem::replace(&mut self.queries_shown, true) {
+            self.show_queries(&series);
+        }
+        self.screen.plain("");
         Ok(scored)
     }
 
@@ -403,7 +413,6 @@ impl Show {
         ] {
             self.screen.plain(&format!("    {command} \"{query}\""));
         }
-        self.screen.plain("");
     }
 
     /// Ends a demo that was to end by itself but cannot reach its goal any more.

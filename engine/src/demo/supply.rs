@@ -12,8 +12,8 @@ use super::drive::{Record, Records};
 use super::narrate::thousands;
 use crate::cli::CommandError;
 
-/// 2024-03-04T00:00:00Z, a Monday: the first day of the simulated history.
-const FLEET_FROM: Micros = 1_709_510_400 * SECOND;
+/// 2024-06-03T00:00:00Z, a Monday: the first day of the simulated history. Life begins in July, far from any holiday.
+const FLEET_FROM: Micros = 1_717_372_800 * SECOND;
 /// Length of the simulated history, and of the history taken from a long file.
 const HISTORY: Micros = 28 * DAY;
 /// How much simulated future the fleet has; at an hour a second it lasts for half a day.
@@ -54,7 +54,7 @@ pub fn fleet(meters: u32, seed: u64) -> Result<Supply, CommandError> {
     let fleet = Fleet::new(config).map_err(|e| CommandError::usage(e.to_string()))?;
     let kinds: Vec<String> = fleet.frequencies().iter().map(|(f, n)| format!("{n} at {f}")).collect();
     let description = format!(
-        "{meters} simulated meters ({}), 28 days of history, then live; with gaps, late readings, \
+        "{meters} simulated meters: {}; 28 days of history, then live;\n             with gaps, late readings, \
          corrections and broken records",
         kinds.join(", ")
     );
@@ -91,7 +91,7 @@ pub fn file(path: &Path) -> Result<Supply, CommandError> {
     let length =
         if whole { thousands(start.len() as u64) } else { format!("more than {}", thousands(start.len() as u64)) };
     let description = format!(
-        "{}: {length} readings from {} on; {} days are history, the rest comes live",
+        "{}: {length} readings\n             from {} on; {} days are history, the rest comes live",
         path.display(),
         super::narrate::minute(first),
         history / DAY

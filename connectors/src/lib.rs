@@ -4,6 +4,7 @@
 //! * `formats`: one file a format: raw record → reading, or a refusal with its reason;
 //! * `files`: readings from CSV and Parquet files, long or wide;
 //! * `fleet`: the simulated meters;
+//! * `stamp`: time stamps as metering systems write them;
 //! * `lake`: Delta tables on an object store, each with one owner of its commits.
 #![forbid(unsafe_code)]
 
@@ -12,3 +13,4 @@ pub mod fleet;
 pub mod formats;
 pub mod kafka;
 pub mod lake;
+pub mod stamp;

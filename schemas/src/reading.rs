@@ -24,6 +24,9 @@ pub struct Position {
     pub offset: i64,
 }
 
+/// Milliseconds by which readings of a backfill are put before all records of Kafka.
+const BEFORE_KAFKA: i64 = 1 << 52;
+
 impl Position {
     /// Partition number of readings that came from a file.
     pub const BACKFILL_PARTITION: i32 = -1;
@@ -31,7 +34,17 @@ impl Position {
     /// Position of row `row` of a backfill that began at `started_ms`: before every Kafka position, after
     /// every earlier backfill.
     pub const fn backfill(started_ms: i64, row: i64) -> Position {
-        Position { timestamp_ms: started_ms - (1 << 52), partition: Self::BACKFILL_PARTITION, offset: row }
+        Position { timestamp_ms: started_ms - BEFORE_KAFKA, partition: Self::BACKFILL_PARTITION, offset: row }
+    }
+
+    /// Unix milliseconds at which the reading was there at the latest: the record's time stamp, or the start of the
+    /// backfill. `None` for a record without a time stamp.
+    pub const fn known_at_ms(&self) -> Option<i64> {
+        match self.partition {
+            Self::BACKFILL_PARTITION => Some(self.timestamp_ms + BEFORE_KAFKA),
+            _ if self.timestamp_ms >= 0 => Some(self.timestamp_ms),
+            _ => None,
+        }
     }
 }
 

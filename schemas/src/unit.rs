@@ -78,7 +78,8 @@ impl Unit {
         }
     }
 
-    /// Whether a value of this kind can have this unit; the text is the remedy.
+    /// Whether a value of this kind can have this unit; the text is the remedy. A known unit in other letters is refused:
+    /// taken for an unknown one, power would be stored unconverted.
     pub fn check(&self, kind: ValueKind) -> Result<(), String> {
         match (kind, self) {
             (ValueKind::Counter, Unit::Power(_)) => {
@@ -87,8 +88,18 @@ impl Unit {
             (ValueKind::Gauge, Unit::Energy(_)) => {
                 Err(format!("a gauge samples power, not energy: use kind = \"interval\" or \"counter\" for `{self}`"))
             }
+            (_, Unit::Other(name)) => match Unit::known().find(|known| known.to_string().eq_ignore_ascii_case(name)) {
+                Some(near) => Err(format!("unit `{name}` is unknown; did you mean `{near}`?")),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
+    }
+
+    /// The units that are converted.
+    fn known() -> impl Iterator<Item = Unit> {
+        let prefixes = [PowerUnit::One, PowerUnit::Kilo, PowerUnit::Mega, PowerUnit::Giga];
+        prefixes.into_iter().flat_map(|p| [Unit::Power(p), Unit::Energy(p)])
     }
 }
 
@@ -106,14 +117,7 @@ impl FromStr for Unit {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        for p in [PowerUnit::One, PowerUnit::Kilo, PowerUnit::Mega, PowerUnit::Giga] {
-            for unit in [Unit::Power(p), Unit::Energy(p)] {
-                if unit.to_string() == text {
-                    return Ok(unit);
-                }
-            }
-        }
-        Ok(Unit::Other(text.into()))
+        Ok(Unit::known().find(|unit| unit.to_string() == text).unwrap_or_else(|| Unit::Other(text.into())))
     }
 }
 
@@ -134,6 +138,16 @@ impl<'de> Deserialize<'de> for Unit {
 mod tests {
     use super::*;
     use crate::time::MINUTE;
+
+    #[test]
+    fn a_known_unit_in_other_letters_is_refused_with_the_right_ones() {
+        for (text, near) in [("kw", Some("`kW`")), ("KWH", Some("`kWh`")), ("mwh", Some("`MWh`")), ("m3", None)] {
+            let Ok(unit) = text.parse::<Unit>();
+            let checked = unit.check(ValueKind::Interval);
+            assert_eq!(checked.is_err(), near.is_some(), "{text}");
+            assert!(near.is_none_or(|near| checked.is_err_and(|e| e.contains(near))), "{text}");
+        }
+    }
 
     #[test]
     fn power_becomes_energy_of_the_interval() {

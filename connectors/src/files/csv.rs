@@ -11,9 +11,10 @@ use meterline_schemas::Micros;
 use meterline_schemas::reading::Quality;
 use meterline_schemas::unit::Unit;
 
+use super::clock::LocalClock;
 use super::form::{self, Form, Shape, is_missing, parse_number};
-use super::stamp::{LocalClock, Stamp};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
+use crate::stamp::Stamp;
 
 // A first row of tens of thousands of series must fit.
 const SAMPLE_BYTES: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use meterline_schemas::config::Label;
 use meterline_schemas::unit::Unit;
 
 use super::FileOptions;
-use super::stamp::{Stamp, epoch};
+use crate::stamp::{Stamp, from_integer};
 
 /// The form of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -216,7 +216,8 @@ impl Sample<'_> {
         if let Some(found) = timed.or(clocks.first().copied()) {
             return Ok(found);
         }
-        let is_epoch = |cell: &str| cell.parse::<i64>().ok().is_some_and(|n| n > 100_000_000 && epoch(n).is_some());
+        let is_epoch =
+            |cell: &str| cell.parse::<i64>().ok().is_some_and(|n| n > 100_000_000 && from_integer(n).is_some());
         let numbers = if header { self.by_name(TIME_NAMES) } else { Some(0) };
         numbers.filter(|&c| self.all(c, is_epoch)).ok_or_else(|| {
             let example = self.rows.first().map(|row| list(row)).unwrap_or_default();

@@ -14,13 +14,13 @@
 //!
 //! Rows are streamed: memory does not grow with the file.
 
+mod clock;
 mod csv;
 mod form;
 mod json;
 mod merge;
 mod parquet;
 mod sorted;
-mod stamp;
 mod write;
 
 use std::fs::File;

@@ -15,9 +15,10 @@ use meterline_schemas::unit::Unit;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::clock::LocalClock;
 use super::form::{self, Form, Shape};
-use super::stamp::{LocalClock, Stamp, epoch};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
+use crate::stamp::{Stamp, from_integer};
 
 const BATCH_ROWS: usize = 8_192;
 const SAMPLE_ROWS: usize = 50;
@@ -267,7 +268,7 @@ fn stamps(column: &ArrayRef) -> Result<Vec<Option<Stamp>>, String> {
         DataType::Int64 | DataType::Int32 | DataType::UInt64 | DataType::UInt32 => {
             let numbers = cast(column, &DataType::Int64).map_err(|e| e.to_string())?;
             let numbers = numbers.as_primitive::<arrow::datatypes::Int64Type>();
-            Ok(numbers.iter().map(|n| n.and_then(epoch).map(Stamp::Instant)).collect())
+            Ok(numbers.iter().map(|n| n.and_then(from_integer).map(Stamp::Instant)).collect())
         }
         _ => {
             let text = cast(column, &DataType::Utf8).map_err(|e| e.to_string())?;

@@ -1,11 +1,10 @@
 //! Raw record → [`Reading`], or a [`Refusal`] with its reason.
 //!
 //! A format (`json`) finds the configured fields of a record; what they mean is the same for every format and is
-//! decided here: the series is a text or a whole number, the time any form of [`stamp`], the value a finite number or
+//! decided here: the series is a text or a whole number, the time any form of [`Stamp`], the value a finite number or
 //! a text that is one, unit and quality texts.
 
 mod json;
-pub mod stamp;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -18,6 +17,8 @@ use meterline_schemas::Micros;
 use meterline_schemas::config::{FeedConfig, Format};
 use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
 use meterline_schemas::unit::Unit;
+
+use crate::stamp::{self, Stamp};
 
 /// The short, stable codes of refusals: the column `reason` of `dead_letters`.
 pub mod reason {
@@ -108,6 +109,7 @@ fn shortened(text: &str) -> String {
 pub struct Decoder {
     paths: json::Paths,
     names: [String; FIELDS],
+    series_prefix: String,
     zone: TimeZone,
     unit: Unit,
     kind: ValueKind,
@@ -136,6 +138,7 @@ impl Decoder {
                 optional(&feed.unit_field),
                 optional(&feed.quality),
             ],
+            series_prefix: feed.series_prefix.clone(),
             zone: TimeZone::get(&feed.zone)?,
             unit: feed.unit.clone(),
             kind: feed.kind,
@@ -176,6 +179,14 @@ impl Decoder {
             }
             Scalar::Float(_) | Scalar::Other(_) => return Err(refuse(field)),
         };
+        let prefixed: String;
+        let id = match (id, self.series_prefix.as_str()) {
+            ("", _) | (_, "") => id,
+            (id, prefix) => {
+                prefixed = format!("{prefix}{id}");
+                &prefixed
+            }
+        };
         if id.is_empty() || id.len() > SERIES_BYTES_MAX {
             let wanted = format!("it must have 1 to {SERIES_BYTES_MAX} bytes");
             let detail = format!("series field `{}` is `{}`; {wanted}", self.names[0], shortened(id));
@@ -187,7 +198,7 @@ impl Decoder {
     fn time(&self, field: &Scalar<'_>) -> Result<Micros, Refusal> {
         let at = match field {
             Scalar::Missing => return Err(self.missing(reason::TIME_MISSING, "time", 1)),
-            Scalar::Text(text) => stamp::parse(text, &self.zone),
+            Scalar::Text(text) => Stamp::parse(text).and_then(|stamp| stamp.instant(&self.zone)),
             Scalar::Integer(value) => stamp::from_integer(*value),
             Scalar::Float(value) => stamp::from_float(*value),
             Scalar::Other(_) => None,

@@ -96,7 +96,7 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
     for (key, value) in [
         ("client.id", format!("meterline-{role}")),
         ("isolation.level", "read_committed".into()),
-        ("queued.min.messages", "1000000".into()),
+        ("queued.min.messages", "100000".into()),
         ("queued.max.messages.kbytes", queue_kib.to_string()),
         ("fetch.message.max.bytes", (8 << 20).to_string()),
         ("fetch.queue.backoff.ms", "20".into()),

@@ -117,7 +117,7 @@ impl Source {
             each(RawRecord {
                 assignment: *last,
                 offset,
-                timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+                timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
                 key: message.key(),
                 payload: message.payload(),
             });

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frequency::Frequency;
 use crate::reading::ValueKind;
-use crate::time::{MINUTE, Span};
+use crate::time::{DAY, MINUTE, Span};
 use crate::unit::Unit;
 
 /// One Kafka topic with its format, field mapping, time stamp convention and value kind.
@@ -19,6 +19,10 @@ pub struct FeedConfig {
     pub time: String,
     /// Field with the value. Required.
     pub value: String,
+    /// Text put before every series identifier. Identifiers are unique over all feeds: this tells the meters of two feeds
+    /// apart that are called the same. Default none.
+    #[serde(default)]
+    pub series_prefix: String,
     /// Record format. Default `json`.
     #[serde(default)]
     pub format: Format,
@@ -43,6 +47,10 @@ pub struct FeedConfig {
     /// How long after its end an interval stays open. Default `15m`.
     #[serde(default = "quarter_hour")]
     pub lateness: Span,
+    /// How far a stamp may lie after the time stamp of its record; beyond it, the meter's clock is wrong and the reading is
+    /// a dead letter (`time_ahead`). Default `1d`.
+    #[serde(default = "day")]
+    pub max_ahead: Span,
     /// Native frequency of every series of the feed. Default: detected per series.
     #[serde(default)]
     pub frequency: Option<Frequency>,
@@ -57,6 +65,10 @@ fn kwh() -> Unit {
 
 fn utc() -> String {
     "UTC".into()
+}
+
+fn day() -> Span {
+    Span(DAY)
 }
 
 fn quarter_hour() -> Span {
@@ -104,6 +116,7 @@ impl FeedConfig {
             series: series.into(),
             time: time.into(),
             value: value.into(),
+            series_prefix: String::new(),
             format: Format::Json,
             unit: kwh(),
             unit_field: None,
@@ -112,6 +125,7 @@ impl FeedConfig {
             label: Label::End,
             zone: utc(),
             lateness: quarter_hour(),
+            max_ahead: day(),
             frequency: None,
             bad_records: BadRecords::DeadLetter,
         }

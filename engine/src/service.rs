@@ -4,7 +4,7 @@
 //! ingest ──commits──▶ triggers ──decisions──▶ runner ──▶ child processes
 //! ```
 //!
-//! A second service on the same lake is fenced out by the first commit of the newer one, so nothing is locked here.
+//! Of two services on one lake the newer one goes on: it takes the right to commit from the older one when it starts.
 
 use std::sync::Arc;
 

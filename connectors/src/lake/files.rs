@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{SortColumn, lexsort_to_indices, max, max_string, min, min_string, take, take_record_batch};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
-use meterline_schemas::time::format_micros;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{SortColumn, lexsort_to_indices, take, take_record_batch};
+use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::statistics::Statistics;
 use super::{LakeError, TableDefinition};
 
 /// Smallest or largest value of a column in a file.
@@ -57,7 +59,7 @@ impl DataFile {
     }
 }
 
-/// The part of Delta's statistics that says where a file's values lie.
+/// The part of the statistics that says where a file's values lie.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stats {
@@ -84,13 +86,42 @@ pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Splits rows by partition, sorts each part, and encodes it.
-pub(super) fn encode(table: &TableDefinition, rows: &RecordBatch) -> Result<Vec<Encoded>, LakeError> {
-    let failed = |reason: String| LakeError::Encode { table: table.name.to_owned(), reason };
-    let mut parts = Vec::new();
-    for (partition, rows) in split(table, rows).map_err(|e| failed(e.to_string()))? {
-        let sorted = sort(table, &rows).map_err(|e| failed(e.to_string()))?;
-        let bytes = to_parquet(&sorted).map_err(|e| failed(e.to_string()))?;
+/// Files of one table in the making; see [`super::TableOwner::write_with`].
+pub struct FileSet {
+    table: TableDefinition,
+    pub(super) done: Vec<Encoded>,
+}
+
+impl FileSet {
+    pub(super) fn new(table: TableDefinition) -> FileSet {
+        FileSet { table, done: Vec::new() }
+    }
+
+    /// Encodes one file. The batches have the table's columns without the partition's, and come in the order in which
+    /// files of the table are sorted. No batch: no file.
+    ///
+    /// # Errors
+    /// A batch could not be made, or does not fit the others.
+    pub fn file(
+        &mut self,
+        partition: Partition,
+        batches: impl IntoIterator<Item = Result<RecordBatch, ArrowError>>,
+    ) -> Result<(), LakeError> {
+        let failed = |reason: String| LakeError::Encode { table: self.table.name.to_owned(), reason };
+        let mut batches = batches.into_iter();
+        let Some(first) = batches.next() else { return Ok(()) };
+        let first = first.map_err(|e| failed(e.to_string()))?;
+        let mut bytes = Vec::new();
+        let mut statistics = Statistics::default();
+        let properties = properties(&self.table, &first.schema()).map_err(|e| failed(e.to_string()))?;
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, first.schema(), Some(properties)).map_err(|e| failed(e.to_string()))?;
+        for batch in std::iter::once(Ok(first)).chain(batches) {
+            let batch = batch.map_err(|e| failed(e.to_string()))?;
+            statistics.add(&batch);
+            writer.write(&batch).map_err(|e| failed(e.to_string()))?;
+        }
+        writer.close().map_err(|e| failed(e.to_string()))?;
         let mut path = String::new();
         for (column, value) in &partition {
             path.push_str(&format!("{column}={}/", plain(value)));
@@ -99,13 +130,46 @@ pub(super) fn encode(table: &TableDefinition, rows: &RecordBatch) -> Result<Vec<
         let file = DataFile {
             path,
             size: bytes.len() as u64,
-            rows: sorted.num_rows() as u64,
+            rows: statistics.rows(),
             partition: partition.into_iter().collect(),
-            stats: statistics(&sorted).to_string(),
+            stats: statistics.to_json().to_string(),
         };
-        parts.push(Encoded { file, bytes });
+        self.done.push(Encoded { file, bytes });
+        Ok(())
     }
-    Ok(parts)
+
+    /// Splits rows by partition, sorts each part, and encodes it.
+    pub(super) fn rows(&mut self, rows: &RecordBatch) -> Result<(), LakeError> {
+        let failed =
+            |error: ArrowError| LakeError::Encode { table: self.table.name.to_owned(), reason: error.to_string() };
+        for (partition, rows) in split(&self.table, rows).map_err(failed)? {
+            let sorted = sort(&self.table, &rows);
+            self.file(partition, [sorted])?;
+        }
+        Ok(())
+    }
+}
+
+/// Whole numbers and instants hardly repeat, but they are near to each other; and only the columns by which a file is
+/// sorted are worth statistics inside it.
+fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperties, parquet::errors::ParquetError> {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(512 * 1024))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_created_by("meterline".to_owned());
+    for field in schema.fields() {
+        let path = ColumnPath::from(field.name().as_str());
+        if table.sort_by.contains(&field.name().as_str()) {
+            properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::Page);
+        }
+        if matches!(field.data_type(), DataType::Int32 | DataType::Int64 | DataType::Timestamp(_, _)) {
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+        }
+    }
+    Ok(properties.build())
 }
 
 /// A directory name of letters that no reader needs to decode. The log says which value it stands for.
@@ -113,13 +177,11 @@ fn plain(value: &str) -> String {
     value.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).collect()
 }
 
-type Partition = Vec<(String, String)>;
+/// Partition columns with their values, in the table's order.
+pub type Partition = Vec<(String, String)>;
 
 /// The rows of each partition, without the partition columns.
-fn split(
-    table: &TableDefinition,
-    rows: &RecordBatch,
-) -> Result<Vec<(Partition, RecordBatch)>, arrow::error::ArrowError> {
+fn split(table: &TableDefinition, rows: &RecordBatch) -> Result<Vec<(Partition, RecordBatch)>, ArrowError> {
     let schema = rows.schema();
     let kept: Vec<usize> = (0..schema.fields().len())
         .filter(|i| !table.partition_by.contains(&schema.field(*i).name().as_str()))
@@ -147,7 +209,7 @@ fn split(
         .collect()
 }
 
-fn sort(table: &TableDefinition, rows: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+fn sort(table: &TableDefinition, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let mut keys = Vec::with_capacity(table.sort_by.len());
     for name in table.sort_by {
         keys.push(SortColumn { values: Arc::clone(rows.column(rows.schema().index_of(name)?)), options: None });
@@ -155,76 +217,4 @@ fn sort(table: &TableDefinition, rows: &RecordBatch) -> Result<RecordBatch, arro
     let order = lexsort_to_indices(&keys, None)?;
     let columns: Result<Vec<ArrayRef>, _> = rows.columns().iter().map(|c| take(c, &order, None)).collect();
     RecordBatch::try_new(rows.schema(), columns?)
-}
-
-fn to_parquet(rows: &RecordBatch) -> Result<Vec<u8>, parquet::errors::ParquetError> {
-    let level = ZstdLevel::try_new(1)?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_row_count(Some(512 * 1024))
-        .set_created_by("meterline".to_owned())
-        .build();
-    let mut bytes = Vec::with_capacity(rows.num_rows() * 16);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
-    writer.write(rows)?;
-    writer.close()?;
-    Ok(bytes)
-}
-
-/// Delta's statistics: exact for texts, integers and instants. Instants are given in milliseconds there, so the
-/// smallest is rounded down and the largest up.
-fn statistics(rows: &RecordBatch) -> Value {
-    let (mut smallest, mut largest, mut nulls) = (Map::new(), Map::new(), Map::new());
-    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        nulls.insert(field.name().clone(), json!(column.null_count()));
-        if let Some((low, high)) = bounds(column) {
-            smallest.insert(field.name().clone(), low);
-            largest.insert(field.name().clone(), high);
-        }
-    }
-    json!({"numRecords": rows.num_rows(), "minValues": smallest, "maxValues": largest, "nullCount": nulls})
-}
-
-fn bounds(column: &ArrayRef) -> Option<(Value, Value)> {
-    match column.data_type() {
-        DataType::Utf8 => {
-            let texts = column.as_string::<i32>();
-            Some((json!(min_string(texts)?), json!(max_string(texts)?)))
-        }
-        DataType::Int32 => {
-            let numbers = column.as_primitive::<Int32Type>();
-            Some((json!(min(numbers)?), json!(max(numbers)?)))
-        }
-        DataType::Int64 => {
-            let numbers = column.as_primitive::<Int64Type>();
-            Some((json!(min(numbers)?), json!(max(numbers)?)))
-        }
-        DataType::Timestamp(_, _) => {
-            let instants = column.as_primitive_opt::<TimestampMicrosecondType>()?;
-            let low = min(instants)?.div_euclid(1000);
-            let high = max(instants)?.checked_add(999)?.div_euclid(1000);
-            Some((json!(milliseconds(low)), json!(milliseconds(high))))
-        }
-        _ => None,
-    }
-}
-
-/// RFC 3339 with exactly three decimals.
-fn milliseconds(at_ms: i64) -> String {
-    let seconds = format_micros(at_ms.div_euclid(1000) * 1_000_000);
-    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), at_ms.rem_euclid(1000))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instants_in_statistics_have_milliseconds_and_cover_the_values() {
-        assert_eq!(milliseconds(1_388_534_400_000), "2014-01-01T00:00:00.000Z");
-        let column: ArrayRef =
-            Arc::new(arrow::array::TimestampMicrosecondArray::from(vec![1, 1_500]).with_timezone("UTC"));
-        let (low, high) = bounds(&column).unwrap();
-        assert_eq!((low, high), (json!("1970-01-01T00:00:00.000Z"), json!("1970-01-01T00:00:00.002Z")));
-    }
 }

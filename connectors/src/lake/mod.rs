@@ -10,6 +10,7 @@
 mod files;
 mod owner;
 mod snapshot;
+mod statistics;
 mod store;
 mod table;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-pub use files::{Bound, DataFile};
+pub use files::{Bound, DataFile, FileSet, Partition};
 pub use owner::{CommitError, Fence, TableOwner};
 pub use snapshot::{TableSnapshot, snapshot};
 pub use table::TableDefinition;

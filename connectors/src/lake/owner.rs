@@ -17,7 +17,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 
 use super::snapshot::{delta, load};
-use super::{DataFile, Lake, LakeError, TableDefinition, files};
+use super::{DataFile, FileSet, Lake, LakeError, TableDefinition};
 
 /// Commits between two checkpoints. The table is then loaded anew: one that lives long slows down.
 const COMMITS_PER_CHECKPOINT: i64 = 50;
@@ -133,8 +133,21 @@ impl TableOwner {
     ///
     /// [`LakeError::Encode`] or [`LakeError::Store`].
     pub async fn write(&self, rows: &RecordBatch) -> Result<Vec<DataFile>, LakeError> {
-        let (definition, rows) = (self.definition.clone(), rows.clone());
-        let encoded = tokio::task::spawn_blocking(move || files::encode(&definition, &rows))
+        let rows = rows.clone();
+        self.write_with(move |files| files.rows(&rows)).await
+    }
+
+    /// Writes the files that `fill` makes, off the async threads. They are durable, and invisible until they are committed.
+    ///
+    /// # Errors
+    ///
+    /// That of `fill`, [`LakeError::Encode`] or [`LakeError::Store`].
+    pub async fn write_with(
+        &self,
+        fill: impl FnOnce(&mut FileSet) -> Result<(), LakeError> + Send + 'static,
+    ) -> Result<Vec<DataFile>, LakeError> {
+        let mut files = FileSet::new(self.definition.clone());
+        let encoded = tokio::task::spawn_blocking(move || fill(&mut files).map(|()| files.done))
             .await
             .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })??;
         let store = self.lake.store();

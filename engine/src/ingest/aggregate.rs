@@ -17,6 +17,7 @@
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{FeedConfig, Label};
 use meterline_schemas::reading::{Position, ValueKind};
+use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
@@ -32,6 +33,8 @@ const SAMPLES_MAX: usize = 4096;
 
 /// Reason of a reading whose interval's parts are no longer kept.
 pub const BEYOND_HORIZON: &str = "beyond_correction_horizon";
+/// Reason of a reading from a clock that runs far ahead. One such reading would close intervals for all other meters.
+pub const TIME_AHEAD: &str = "time_ahead";
 /// Reason of a reading in a unit that cannot be stored with its series.
 pub const UNIT_MISMATCH: &str = "unit_mismatch";
 /// Reason of a sample of an interval that has too many.
@@ -48,6 +51,8 @@ pub struct Rules {
     pub zone: TimeZone,
     /// Declared native frequency.
     pub frequency: Option<Frequency>,
+    /// How far a stamp may lie after its record's.
+    pub max_ahead: Micros,
     /// Intervals a series that are remembered.
     pub remembered: usize,
 }
@@ -56,7 +61,36 @@ impl Rules {
     /// The rules of a feed. Fails only if the feed's zone is unknown, which a checked configuration excludes.
     pub fn new(feed: &FeedConfig, remembered: usize) -> Result<Rules, jiff::Error> {
         let zone = TimeZone::get(&feed.zone)?;
-        Ok(Rules { kind: feed.kind, label: feed.label, zone, frequency: feed.frequency, remembered: remembered.max(2) })
+        Ok(Rules {
+            kind: feed.kind,
+            label: feed.label,
+            zone,
+            frequency: feed.frequency,
+            max_ahead: feed.max_ahead.micros(),
+            remembered: remembered.max(2),
+        })
+    }
+
+    /// What is wrong with a reading whose stamp is too far ahead of its record.
+    pub fn ahead(&self, series: &str, reading: &PendingReading) -> Option<String> {
+        let known_at = reading.position.known_at_ms()?.saturating_mul(1_000);
+        let ahead = reading.at.saturating_sub(known_at);
+        (ahead > self.max_ahead).then(|| {
+            format!(
+                "the reading of series `{series}` at {} is {} ahead of its record: the meter's clock is wrong, or \
+                 `max_ahead` of the feed is too short",
+                format_micros(reading.at),
+                Span(ahead)
+            )
+        })
+    }
+
+    /// Whether a sample at `at` is in an interval that starts at `start` or later.
+    fn begins_by(&self, at: Micros, start: Micros) -> bool {
+        match self.label {
+            Label::End => at > start,
+            Label::Begin => at >= start,
+        }
     }
 }
 
@@ -112,8 +146,13 @@ impl Series {
         }
         if reading.unit.stored() != self.state.unit {
             let detail = format!(
-                "series `{}` is stored in {}, but this reading is in {}",
-                self.state.id, self.state.unit, reading.unit
+                "series `{}` is stored in {}, but its reading {} at {} is in {}; give it an identifier of its own, or mend \
+                 the unit",
+                self.state.id,
+                self.state.unit,
+                reading.value,
+                format_micros(reading.at),
+                reading.unit
             );
             return context.bury(&reading, UNIT_MISMATCH, detail);
         }
@@ -201,6 +240,10 @@ impl Series {
         let start = slot(reading.at);
         let end = frequency.advance(start, 1, &rules.zone);
         let samples = &mut self.state.samples;
+        let inside = |samples: &[PendingReading]| {
+            samples.partition_point(|s| !rules.begins_by(s.at, start))
+                ..samples.partition_point(|s| !rules.begins_by(s.at, end))
+        };
         let mut outcome = Outcome::Accepted;
         match samples.binary_search_by_key(&reading.at, |sample| sample.at) {
             Ok(index) => match keep_greater(&mut samples[index], &reading) {
@@ -208,25 +251,32 @@ impl Series {
                 Kept::Same => return context.count(&reading, Outcome::Duplicate, end),
             },
             Err(index) => {
-                // The other samples of its interval are beside it, if they are still there.
-                let neighbour = |sample: Option<&PendingReading>| sample.is_some_and(|s| slot(s.at) == start);
-                let beside = neighbour(samples.get(index)) || (index > 0 && neighbour(samples.get(index - 1)));
-                if !beside && !surely_unwritten(&self.state, start, frequency, &rules.zone) {
+                // The other samples of its interval, if they are still there.
+                let others = inside(samples).len();
+                if others == 0 && !surely_unwritten(&self.state, start, frequency, &rules.zone) {
                     return context.bury_old(&reading, &self.state.id);
                 }
-                let samples = &mut self.state.samples;
-                if beside && samples.iter().filter(|sample| slot(sample.at) == start).count() >= SAMPLES_MAX {
+                if others >= SAMPLES_MAX {
                     let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
                     return context.bury(&reading, TOO_MANY_SAMPLES, detail);
                 }
+                let samples = &mut self.state.samples;
                 samples.insert(index, reading.clone());
+                if others == 0 || samples.len() > SAMPLES_MAX {
+                    let surplus = surplus(samples, rules, slot);
+                    // An interval whose samples go at once would be the mean of this one alone.
+                    if index < surplus {
+                        samples.remove(index);
+                        return context.bury_old(&reading, &self.state.id);
+                    }
+                    samples.drain(..surplus);
+                }
             }
         }
-        let content = mean(self.state.samples.iter().filter(|sample| slot(sample.at) == start), end - start);
-        if let Some(content) = content {
+        let samples = &self.state.samples;
+        if let Some(content) = mean(samples[inside(samples)].iter(), end - start) {
             self.derive(frequency, start, end, content, context);
         }
-        evict(&mut self.state.samples, rules.remembered, slot);
         context.count(&reading, outcome, end);
     }
 
@@ -336,11 +386,11 @@ impl Context<'_> {
 
     fn bury(&mut self, reading: &PendingReading, reason: &'static str, detail: String) {
         self.out.tally.dead(reading.position.partition);
-        self.out.dead.push(Dead { series: self.number, position: reading.position, reason, detail });
+        self.out.dead.push(Dead { position: reading.position, reason, detail });
     }
 
     fn bury_old(&mut self, reading: &PendingReading, id: &str) {
-        let at = meterline_schemas::time::format_micros(reading.at);
+        let at = format_micros(reading.at);
         let detail = format!(
             "the reading of series `{id}` at {at} (value {}) is older than the {} intervals that are kept for \
              corrections (ingest.remembered_intervals)",
@@ -398,22 +448,22 @@ fn mean<'a>(samples: impl Iterator<Item = &'a PendingReading>, length: Micros) -
     found
 }
 
-// Forgets the samples of the oldest intervals: as many as are not to be remembered, and more where there are too many
-// samples. Those of the newest interval stay.
-fn evict(samples: &mut Vec<PendingReading>, slots_max: usize, slot: impl Fn(Micros) -> Micros) {
-    if samples.len() <= slots_max {
-        return;
+// How many of the first samples are those of the oldest intervals, which are forgotten: as many as are not to be
+// remembered, and more where there are too many samples. Those of the newest interval stay.
+fn surplus(samples: &[PendingReading], rules: &Rules, slot: impl Fn(Micros) -> Micros) -> usize {
+    if samples.len() <= rules.remembered {
+        return 0;
     }
     let mut keep_from = samples.len();
     let mut slots = 0;
     while let Some(last) = keep_from.checked_sub(1) {
         let start = slot(samples[last].at);
-        let first = samples[..keep_from].partition_point(|sample| slot(sample.at) < start);
-        if slots > 0 && (slots == slots_max || samples.len() - first > SAMPLES_MAX) {
+        let first = samples[..keep_from].partition_point(|sample| !rules.begins_by(sample.at, start));
+        if slots > 0 && (slots == rules.remembered || samples.len() - first > SAMPLES_MAX) {
             break;
         }
         slots += 1;
         keep_from = first;
     }
-    samples.drain(..keep_from);
+    keep_from
 }

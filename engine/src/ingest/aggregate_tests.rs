@@ -18,7 +18,14 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
-    Rules { kind, label, zone: TimeZone::get("Europe/Berlin").unwrap(), frequency, remembered: 8 }
+    Rules {
+        kind,
+        label,
+        zone: TimeZone::get("Europe/Berlin").unwrap(),
+        frequency,
+        max_ahead: Micros::MAX,
+        remembered: 8,
+    }
 }
 
 /// A run of the aggregate with commits, restarts and crashes.
@@ -46,7 +53,7 @@ impl Run {
     fn commit(&mut self) {
         let out = std::mem::take(&mut self.out);
         self.out.epoch = out.epoch + 1;
-        self.rows.extend(out.rows.iter());
+        self.rows.extend(out.rows.iter().copied());
         self.dead += out.dead.len();
         for (partition, change) in out.tally.changes() {
             change.apply(self.counts.entry(partition).or_default());
@@ -402,4 +409,28 @@ fn readings_that_waited_leave_the_pending_count() {
     tally.dead(3);
     let changes: Vec<(i32, Change)> = tally.changes().collect();
     assert_eq!(changes.len(), 1);
+}
+
+#[test]
+fn an_old_gauge_interval_is_never_made_of_a_part_of_its_samples() {
+    let mut rules = rules(ValueKind::Gauge, Label::End, Some(Frequency::QUARTER_HOUR));
+    rules.remembered = 4;
+    let mut run = Run::new(rules, &Unit::KW);
+    let mut offset = 0;
+    let mut apply = |run: &mut Run, minute: i64| {
+        offset += 1;
+        run.apply(&reading(minute * MINUTE, minute as f64, Quality::Measured, (offset, 0, offset)));
+    };
+    // Ten quarter hours of samples, and then, newest first, those of the hours before.
+    for minute in (601..=750).step_by(5) {
+        apply(&mut run, minute);
+    }
+    for minute in (451..=600).rev().step_by(5) {
+        apply(&mut run, minute);
+    }
+    run.commit();
+    assert_eq!(run.dead, 30, "nothing of an interval that cannot be kept");
+    for (start, interval) in run.read() {
+        assert_eq!(interval.1, 3, "the interval at {start} lacks samples");
+    }
 }

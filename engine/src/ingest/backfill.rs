@@ -21,7 +21,7 @@ use super::commit::{Batch, Committer};
 use super::epoch::{self, Idleness, Parts, Progress, SourcePart};
 use super::error::IngestError;
 use super::lock::EngineLock;
-use super::service::{add_feeds, check_feeds, feed_rules};
+use super::service::{add_feeds, check_feeds, feed_rules, numbered};
 use super::shard::{FeedRules, Routed, Shard, ShardPart, route};
 use super::state::{IngestState, PendingReading};
 
@@ -99,8 +99,8 @@ pub async fn run(
     let committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
     check_feeds(config, &committer.committed().state)?;
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
-    let series = committer.committed().state.series.iter().filter(|series| series.feed == feed);
-    let shard = Shard::new(Arc::clone(&rules), 1, series.map(|series| (number, series.clone())));
+    let series = numbered(&committer.committed().state, &rules);
+    let shard = Shard::new(Arc::clone(&rules), 1, series);
     let mut run = Run {
         config,
         committer,
@@ -179,15 +179,20 @@ impl Run<'_> {
         let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
         let count_max = self.config.ingest.commit_records.clamp(1, COMMIT_READINGS_MAX);
         let first_row = self.next_row;
+        let prefix = self.settings.series_prefix.clone();
         let filling = move || -> Result<(Shard, FileReadings, Filled), IngestError> {
             let mut count = 0;
             while count < count_max {
                 let Some(reading) = readings.next() else { break };
                 let reading = reading?;
+                let series = match prefix.as_str() {
+                    "" => reading.series,
+                    prefix => format!("{prefix}{}", reading.series).into(),
+                };
                 let routed = Routed {
                     feed,
-                    route: route(feed, &reading.series),
-                    series: reading.series,
+                    route: route(&series),
+                    series,
                     reading: PendingReading {
                         at: reading.at,
                         value: reading.value,
@@ -249,8 +254,7 @@ impl Run<'_> {
         }
         self.report.readings += filled.count;
         self.report.commits += 1;
-        let (intervals, dead_letters) =
-            epoch::rows(parts).map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?;
+        let (intervals, dead_letters) = epoch::rows(parts)?;
         let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
         tracing::info!(commit = committed.state.seq, readings = filled.count, "committed a part of the backfill");
         Ok(())

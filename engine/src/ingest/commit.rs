@@ -25,6 +25,7 @@ use meterline_connectors::lake::{
 use meterline_schemas::tables::INTERVALS;
 
 use super::error::IngestError;
+use super::layout::EpochRows;
 use super::state::IngestState;
 
 const SEQ: &str = "meterline/ingest";
@@ -92,7 +93,7 @@ fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
 #[derive(Debug)]
 pub struct Batch {
     /// Rows of `intervals`.
-    pub intervals: Option<RecordBatch>,
+    pub intervals: EpochRows,
     /// Rows of `dead_letters`.
     pub dead_letters: Option<RecordBatch>,
     /// The state after it, but for its number, its fence and its dead letters' files.
@@ -165,9 +166,13 @@ impl Committer {
         let stopping = Arc::clone(&self.stopping);
 
         let mut files: Vec<DataFile> = Vec::new();
-        if let Some(rows) = intervals.filter(|rows| rows.num_rows() > 0) {
-            let table = &self.intervals;
-            files = retry(&stopping, "writing intervals", || table.write(&rows)).await?;
+        if !intervals.is_empty() {
+            let (table, rows) = (&self.intervals, Arc::new(intervals));
+            let write = || {
+                let rows = Arc::clone(&rows);
+                table.write_with(move |files| rows.write(files))
+            };
+            files = retry(&stopping, "writing intervals", write).await?;
         }
         if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
             let table = &self.dead_letters;
@@ -274,8 +279,13 @@ impl Attempt<'_> {
             %error, attempt = self.count, next_attempt_s = self.wait.as_secs_f64(),
             "{doing} failed; reading waits, nothing is lost"
         );
-        let wait = if self.stopping.load(Ordering::Relaxed) { RETRY_FIRST } else { self.wait };
-        tokio::time::sleep(wait).await;
+        let mut waited = Duration::ZERO;
+        // A stop must not wait for a long pause to end.
+        while waited < self.wait && !(self.stopping.load(Ordering::Relaxed) && waited >= RETRY_FIRST) {
+            let nap = RETRY_FIRST.min(self.wait - waited);
+            tokio::time::sleep(nap).await;
+            waited += nap;
+        }
         self.wait = (self.wait * 2).min(RETRY_LONGEST);
         Ok(())
     }

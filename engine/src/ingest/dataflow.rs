@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meterline_connectors::formats::Decoder;
 use meterline_connectors::kafka::source::{RawRecord, Source};
@@ -62,6 +62,9 @@ pub struct Control {
     epoch: AtomicU64,
     records: AtomicU64,
     records_max: u64,
+    // Milliseconds from `began` to when a source last found something.
+    last_read_ms: AtomicU64,
+    began: Instant,
     /// Sources stop reading.
     pub stopping: Arc<AtomicBool>,
     /// Everything ends.
@@ -77,6 +80,8 @@ impl Control {
             epoch: AtomicU64::new(1),
             records: AtomicU64::new(0),
             records_max,
+            last_read_ms: AtomicU64::new(0),
+            began: Instant::now(),
             stopping,
             done: Arc::new(AtomicBool::new(false)),
             watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
@@ -86,6 +91,16 @@ impl Control {
     /// Records in the open epoch.
     pub fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
+    }
+
+    /// How long no source has found anything.
+    pub fn quiet(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
+    }
+
+    fn found(&self, records: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.last_read_ms.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Whether the open epoch takes no more records.
@@ -136,9 +151,9 @@ pub struct Common {
     pub events: UnboundedSender<Event>,
 }
 
-/// Queue of a worker's consumer.
+/// Queue of a worker's consumer. It counts payload alone: in memory, small records take several times as much.
 pub fn queue_kib(workers: usize) -> usize {
-    (96 * 1024 / workers.max(1)).max(16 * 1024)
+    (32 * 1024 / workers.max(1)).max(8 * 1024)
 }
 
 /// A source for worker `index`.
@@ -226,6 +241,11 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     // After a failure the others may still need this worker's part of the dataflow; nothing it holds will be committed.
     while !control.done.load(Ordering::Acquire) {
         worker.step_or_park(Some(NAP));
+    }
+    // Left to itself, timely would wait for a worker that panicked and never closed its input.
+    drop(input);
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
     }
 }
 
@@ -315,7 +335,7 @@ impl Reader {
             match decoders[usize::from(progress.feed)].decode(record.payload, position) {
                 Ok(reading) => batch.push(Routed {
                     feed: progress.feed,
-                    route: route(progress.feed, &reading.series),
+                    route: route(&reading.series),
                     series: reading.series,
                     reading: PendingReading {
                         at: reading.at,
@@ -351,7 +371,9 @@ impl Reader {
         if let Some(error) = failed {
             return Err(error);
         }
-        common.control.records.fetch_add(count as u64, Ordering::Relaxed);
+        if count > 0 {
+            common.control.found(count as u64);
+        }
         if *dead_bytes > DEAD_BYTES_MAX {
             common.control.fill();
         }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use arrow::error::ArrowError;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::Config;
 use meterline_schemas::reading::Position;
 
 use super::dead_letters::{self, DeadLetter};
+use super::error::IngestError;
+use super::layout::EpochRows;
 use super::shard::ShardPart;
 use super::state::{FeedState, IngestState, SeriesState};
 use super::watermark;
@@ -91,23 +91,20 @@ pub fn add(state: &mut IngestState, parts: &mut Parts, feeds: &[String]) {
     merge(&mut state.series, touched);
 }
 
-/// Rows for the tables `intervals` (one batch, so that a commit has one file a month and layer) and `dead_letters`.
+/// Rows for the tables `intervals` and `dead_letters`.
 ///
 /// # Errors
 /// A fault of ours: columns do not fit a table.
-pub fn rows(parts: Parts) -> Result<(Option<RecordBatch>, Option<RecordBatch>), ArrowError> {
+pub fn rows(parts: Parts) -> Result<(EpochRows, Option<RecordBatch>), IngestError> {
     let mut dead: Vec<DeadLetter> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
-    let mut batches = Vec::new();
+    let mut rows = Vec::new();
     for part in parts.shards {
         dead.extend(part.dead);
-        batches.extend(part.rows);
+        rows.extend(part.rows);
     }
-    let intervals = match batches.first() {
-        Some(first) => Some(concat_batches(&first.schema(), &batches)?),
-        None => None,
-    };
-    let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead)?) };
-    Ok((intervals, letters))
+    let fault = |error| IngestError::Fault(format!("making a batch of dead letters: {error}"));
+    let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead).map_err(fault)?) };
+    Ok((EpochRows::new(rows), letters))
 }
 
 fn order(a: &SeriesState, b: &SeriesState) -> Ordering {
@@ -156,7 +153,8 @@ impl Idleness {
     pub fn heard(&mut self, parts: &Parts, feeds: &[String], now: Instant) {
         for progress in parts.sources.iter().flat_map(|part| &part.partitions) {
             let key = (feeds[usize::from(progress.feed)].clone(), progress.partition);
-            if progress.records > 0 {
+            // Records that nobody can read say nothing about the meters.
+            if progress.records > progress.dead {
                 self.active.insert(key, now);
             } else if progress.end_offset > progress.next_offset {
                 self.active.entry(key).or_insert(now);

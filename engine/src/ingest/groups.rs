@@ -15,7 +15,8 @@ const CONTEXT: i64 = 96;
 /// One model group as of a commit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupSummary {
-    /// Its name: the frequency (`PT15M`).
+    /// Its name: the frequency (`PT15M`), with the zone where days, weeks and months are not those of UTC
+    /// (`P1D@Europe/Lisbon`): intervals of different calendars do not share a grid.
     pub group_id: String,
     /// Native frequency of its series.
     pub frequency: Frequency,
@@ -23,7 +24,7 @@ pub struct GroupSummary {
     pub zone: String,
     /// Number of its series.
     pub series: usize,
-    /// Start of its first interval.
+    /// Start of its first interval, but for that of one in twenty of its series.
     pub first_start: Micros,
     /// End of its last closed interval: what all but one in twenty of its series can have reached.
     pub origin: Micros,
@@ -47,6 +48,15 @@ pub fn closed_end(series: &SeriesState, feed_watermark: Micros, zone: &TimeZone)
     Some(last_end(series, zone)?.min(closed))
 }
 
+/// The group of a frequency in a feed of `zone`.
+pub fn group_id(frequency: Frequency, zone: &str) -> String {
+    match frequency {
+        Frequency::Seconds(_) => frequency.to_string(),
+        _ if zone == "UTC" => frequency.to_string(),
+        _ => format!("{frequency}@{zone}"),
+    }
+}
+
 /// The model groups, by frequency from the finest. Series without a frequency, and feeds without a watermark, are in
 /// none yet.
 pub fn groups(state: &IngestState, config: &Config) -> Vec<GroupSummary> {
@@ -59,19 +69,20 @@ pub fn groups(state: &IngestState, config: &Config) -> Vec<GroupSummary> {
             Some((name.as_str(), (feed.watermark?, time_zone, zone)))
         })
         .collect();
-    let mut members: BTreeMap<Frequency, Vec<&SeriesState>> = BTreeMap::new();
+    let mut members: BTreeMap<(Frequency, String), Vec<&SeriesState>> = BTreeMap::new();
     for series in &state.series {
-        if let (Some(frequency), Some(_), true) =
-            (series.frequency, series.first_start, feeds.contains_key(series.feed.as_str()))
+        if let (Some(frequency), Some(_), Some((_, _, zone))) =
+            (series.frequency, series.first_start, feeds.get(series.feed.as_str()))
         {
-            members.entry(frequency).or_default().push(series);
+            members.entry((frequency, group_id(frequency, zone))).or_default().push(series);
         }
     }
-    members.into_iter().filter_map(|(frequency, members)| group(state, frequency, &members, &feeds)).collect()
+    members.into_iter().filter_map(|((frequency, id), members)| group(state, id, frequency, &members, &feeds)).collect()
 }
 
 fn group(
     state: &IngestState,
+    group_id: String,
     frequency: Frequency,
     members: &[&SeriesState],
     feeds: &BTreeMap<&str, (Micros, TimeZone, &str)>,
@@ -86,7 +97,9 @@ fn group(
         })
         .collect();
     let origin = reached(&mut ends)?;
-    let first_start = members.iter().filter_map(|series| series.first_start).min()?;
+    // As for the origin: one meter in twenty may have sent a stamp of long ago.
+    let mut starts: Vec<Micros> = members.iter().filter_map(|series| Some(-series.first_start?)).collect();
+    let first_start = -reached(&mut starts)?;
     let (mut expected, mut present) = (0, 0);
     for series in members {
         let (is_expected, is_present) = completeness(series, frequency, origin, zone);
@@ -100,7 +113,7 @@ fn group(
         .map(|partition| (partition.end_offset - partition.next_offset).max(0))
         .sum();
     Some(GroupSummary {
-        group_id: frequency.to_string(),
+        group_id,
         frequency,
         zone: (*zone_name).to_owned(),
         series: members.len(),

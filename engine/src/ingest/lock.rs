@@ -17,8 +17,15 @@ pub struct EngineLock {
 
 impl EngineLock {
     /// For an engine: says that it runs.
-    pub fn engine(lake: &Lake) -> EngineLock {
-        EngineLock { _file: open(lake).filter(|file| file.try_lock_shared().is_ok()) }
+    ///
+    /// # Errors
+    /// [`IngestError::BackfillRunning`]. On a file system without locks nothing is known, and it succeeds.
+    pub fn engine(lake: &Lake) -> Result<EngineLock, IngestError> {
+        let Some(file) = open(lake) else { return Ok(EngineLock { _file: None }) };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(IngestError::BackfillRunning),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(EngineLock { _file: Some(file) }),
+        }
     }
 
     /// For a command that needs the lake to itself.

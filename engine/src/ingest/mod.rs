@@ -2,7 +2,8 @@
 //!
 //! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (when it is known), [`written`] (what is
 //! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
-//! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`].
+//! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
+//! makes files of rows.
 //! What runs: [`discovery`] finds partitions, [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
 //! protocol, and [`service`] holds it together. [`backfill`] takes files the same way.
 
@@ -16,6 +17,7 @@ pub mod epoch;
 mod error;
 pub mod frequency;
 pub mod groups;
+pub mod layout;
 mod lock;
 pub mod memory;
 pub mod outcome;

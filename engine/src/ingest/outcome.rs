@@ -20,8 +20,6 @@ pub enum Outcome {
 /// A reading that was decoded, but cannot be used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dead {
-    /// Number of its series in its shard.
-    pub series: u32,
     /// Where it came from.
     pub position: Position,
     /// Short stable code.

@@ -19,15 +19,18 @@ use super::commit::{Batch, Committer};
 use super::dataflow::{self, Common, Control, Event, Setup};
 use super::discovery::{Discovery, Report};
 use super::epoch::{self, Idleness, Parts};
+use super::layout::EpochRows;
 use super::lock::EngineLock;
-use super::shard::{FeedRules, route};
-use super::state::IngestState;
+use super::shard::{FeedRules, NOT_CONFIGURED, route};
+use super::state::{IngestState, SeriesState};
 
 pub use super::commit::Committed;
 pub use super::error::IngestError;
 
 /// How often the coordinator looks whether an epoch is to be closed.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the sources must have found nothing, after a full epoch, until the next one is closed before its time.
+const CAUGHT_UP: Duration = Duration::from_millis(500);
 /// How often it looks whether idle partitions let the watermark go on.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// How long workers may take to finish an epoch before the log mentions it.
@@ -60,7 +63,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     }
     let workers = options.workers.unwrap_or(config.ingest.workers).max(1);
     let feeds = feed_rules(config)?;
-    let lock = EngineLock::engine(lake);
+    let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
     let committer = Committer::claim(lake, Arc::clone(&stopping)).await?;
     let state = Arc::clone(&committer.committed().state);
@@ -177,9 +180,19 @@ pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError>
     config.feed.iter().map(rules).collect()
 }
 
-/// Offsets mean nothing in another topic, and intervals nothing at another frequency.
+/// Offsets mean nothing in another topic or under another feed's name, and intervals nothing at another frequency.
 pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), IngestError> {
     for (name, feed) in &config.feed {
+        let gone =
+            state.feeds.iter().find(|(known, read)| read.topic == feed.topic && !config.feed.contains_key(*known));
+        if let (Some((gone, _)), false) = (gone, state.feeds.contains_key(name)) {
+            let reason = format!(
+                "its topic `{}` was read by the feed `{gone}`, which is no longer configured; a feed keeps its name: \
+                 call it `{gone}` again",
+                feed.topic
+            );
+            return Err(IngestError::Feed { feed: name.clone(), reason });
+        }
         if let Some(known) = state.feeds.get(name)
             && known.topic != feed.topic
         {
@@ -221,15 +234,20 @@ fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), i64>
     positions
 }
 
+/// The series of a state, each with the number of its feed.
+pub(super) fn numbered(state: &IngestState, feeds: &[FeedRules]) -> impl Iterator<Item = (u16, SeriesState)> {
+    state.series.iter().map(|series| {
+        let feed = feeds.iter().position(|feed| *feed.name == *series.feed);
+        (feed.map_or(NOT_CONFIGURED, |number| number as u16), series.clone())
+    })
+}
+
 type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>);
 
 fn set_up(config: &Config, feeds: &[FeedRules], state: &IngestState, workers: usize) -> Result<Setups, IngestError> {
     let mut shards: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for series in &state.series {
-        // Series of a feed that is no longer configured stay in the state as they are.
-        let Some(feed) = feeds.iter().position(|feed| *feed.name == *series.feed) else { continue };
-        let feed = feed as u16;
-        shards[dataflow::shard_of(route(feed, &series.id), workers)].push((feed, series.clone()));
+    for (feed, series) in numbered(state, feeds) {
+        shards[dataflow::shard_of(route(&series.id), workers)].push((feed, series));
     }
     let mut setups = Vec::new();
     let mut senders = Vec::new();
@@ -303,8 +321,10 @@ struct Coordinator {
 
 impl Coordinator {
     async fn run(mut self) -> Result<(), IngestError> {
+        let mut was_full = false;
         loop {
-            let stop = self.wait_until_due().await?;
+            let stop = self.wait_until_due(was_full).await?;
+            was_full = self.control.full();
             let epoch = self.control.open_next();
             let parts = self.collect(epoch).await?;
             if parts.records() > 0 {
@@ -317,7 +337,7 @@ impl Coordinator {
     }
 
     // Until the open epoch is to be closed; whether it is the last one.
-    async fn wait_until_due(&mut self) -> Result<bool, IngestError> {
+    async fn wait_until_due(&mut self, was_full: bool) -> Result<bool, IngestError> {
         let opened = Instant::now();
         let interval = self.config.ingest.commit_interval.to_std();
         let mut looked = Instant::now();
@@ -326,7 +346,9 @@ impl Coordinator {
                 return Ok(true);
             }
             let records = self.control.records();
-            if records > 0 && (opened.elapsed() >= interval || self.control.full()) {
+            // The end of a backlog becomes visible at once.
+            let caught_up = was_full && self.control.quiet() >= CAUGHT_UP;
+            if records > 0 && (opened.elapsed() >= interval || self.control.full() || caught_up) {
                 return Ok(false);
             }
             if records == 0 && looked.elapsed() >= IDLE_LOOK {
@@ -379,10 +401,8 @@ impl Coordinator {
         self.idleness.heard(&parts, &self.feeds, began);
         self.idleness.advance(&mut state.feeds, &state.series, &self.config, began);
         state.committed_at = jiff::Timestamp::now().as_microsecond();
-        let (intervals, dead_letters) =
-            epoch::rows(parts).map_err(|error| IngestError::Fault(format!("joining rows: {error}")))?;
-        let count = |batch: &Option<RecordBatch>| batch.as_ref().map_or(0, RecordBatch::num_rows);
-        let (rows, dead) = (count(&intervals), count(&dead_letters));
+        let (intervals, dead_letters) = epoch::rows(parts)?;
+        let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(|p| (p.end_offset - p.next_offset).max(0)).sum();
@@ -413,7 +433,8 @@ impl Coordinator {
         }
         let state =
             IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
-        let committed = self.committer.commit(Batch { intervals: None, dead_letters: None, state }).await?;
+        let committed =
+            self.committer.commit(Batch { intervals: EpochRows::default(), dead_letters: None, state }).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
         self.make_known();
         Ok(())

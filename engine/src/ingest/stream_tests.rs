@@ -13,7 +13,7 @@ use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, FeedConfig};
 use meterline_schemas::reading::Position;
 use meterline_schemas::tables;
-use meterline_schemas::time::{HOUR, MINUTE, Span, format_micros};
+use meterline_schemas::time::{DAY, HOUR, MINUTE, Span, format_micros};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -59,7 +59,7 @@ fn fleet() -> Vec<Sent> {
         (seed >> 33) % below
     };
     let mut records = Vec::new();
-    let mut timestamp_ms = BEGIN / 1_000;
+    let mut timestamp_ms = (BEGIN + 2 * DAY) / 1_000;
     for slot in 1..=120i64 {
         for meter in 0..24u64 {
             let (length, id) =

@@ -1,0 +1,306 @@
+//! The rows of an epoch as files of the table `intervals`: one a month and layer, sorted by series and start.
+//!
+//! Rows stay as they are until they are written: what is sorted are places of 16 bytes, by the rank of the
+//! series instead of its name, and texts are made for one batch at a time. So an epoch of millions of rows costs little
+//! more memory than its readings did.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float64Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use jiff::tz::TimeZone;
+use meterline_connectors::lake::{FileSet, LakeError, Partition};
+use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION};
+use meterline_schemas::time::format_micros;
+use meterline_schemas::{Frequency, Micros};
+
+use super::rows::{Layer, Rows};
+use super::state::SeriesState;
+
+/// Rows of one batch.
+const BATCH: usize = 64 * 1024;
+
+/// What all rows of a series have in common, as the table writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesTexts {
+    id: String,
+    feed: String,
+    unit: String,
+    frequency: String,
+}
+
+impl SeriesTexts {
+    /// Those of a series; its frequency is known where it has rows.
+    pub fn of(series: &SeriesState) -> SeriesTexts {
+        SeriesTexts {
+            id: series.id.clone(),
+            feed: series.feed.clone(),
+            unit: series.unit.to_string(),
+            frequency: series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Rows of one epoch and shard, with the number and texts of each series that has some.
+#[derive(Debug)]
+pub struct ShardRows {
+    /// The rows.
+    pub rows: Rows,
+    /// The series.
+    pub series: Vec<(u32, SeriesTexts)>,
+}
+
+/// All rows of one epoch.
+#[derive(Debug, Default)]
+pub struct EpochRows {
+    parts: Vec<Part>,
+    // Texts of every series that has rows, in the order of files.
+    series: Vec<SeriesTexts>,
+}
+
+#[derive(Debug)]
+struct Part {
+    rows: Rows,
+    // By the number of a series in its shard.
+    rank: Vec<u32>,
+}
+
+/// Where a row is, and where it belongs in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    rank: u32,
+    // Of all rows of the epoch, part by part.
+    row: u32,
+    start: Micros,
+}
+
+impl EpochRows {
+    /// Joins the rows of shards; each comes with the texts of its series and their number in the shard.
+    pub fn new(parts: Vec<ShardRows>) -> EpochRows {
+        let mut all: Vec<(SeriesTexts, usize, u32)> = Vec::new();
+        let mut joined = Vec::with_capacity(parts.len());
+        for ShardRows { rows, series } in parts {
+            let numbers = series.iter().map(|(number, _)| *number as usize + 1).max().unwrap_or(0);
+            all.extend(series.into_iter().map(|(number, texts)| (texts, joined.len(), number)));
+            joined.push(Part { rows, rank: vec![0; numbers] });
+        }
+        all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.feed).cmp(&(&b.id, &b.feed)));
+        let mut series = Vec::with_capacity(all.len());
+        for (texts, part, number) in all {
+            joined[part].rank[number as usize] = series.len() as u32;
+            series.push(texts);
+        }
+        EpochRows { parts: joined, series }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Encodes all files.
+    ///
+    /// # Errors
+    /// A fault of ours: columns do not fit the table.
+    pub fn write(&self, files: &mut FileSet) -> Result<(), LakeError> {
+        let schema = stored();
+        for (partition, places) in self.files() {
+            let batches = places.chunks(BATCH).map(|places| self.batch(&schema, places));
+            files.file(partition, batches)?;
+        }
+        Ok(())
+    }
+
+    /// Partition and sorted places of every file.
+    fn files(&self) -> Vec<(Partition, Vec<Place>)> {
+        let mut months = Months::default();
+        let mut files: BTreeMap<(Micros, Layer), Vec<Place>> = BTreeMap::new();
+        // Of neighbours most belong to the same file.
+        let mut open: Option<((Micros, Layer), Vec<Place>)> = None;
+        let mut before = 0;
+        for part in &self.parts {
+            for (i, row) in part.rows.iter().enumerate() {
+                let key = (months.start_of(row.start), row.layer);
+                if open.as_ref().is_none_or(|(open, _)| *open != key) {
+                    if let Some((key, places)) = open.take() {
+                        files.insert(key, places);
+                    }
+                    open = Some((key, files.remove(&key).unwrap_or_default()));
+                }
+                let rank = part.rank[row.series as usize];
+                if let Some((_, places)) = &mut open {
+                    places.push(Place { rank, start: row.start, row: (before + i) as u32 });
+                }
+            }
+            before += part.rows.len();
+        }
+        files.extend(open);
+        files
+            .into_iter()
+            .map(|((month, layer), mut places)| {
+                places.sort_unstable_by_key(|place| (place.rank, place.start, place.row));
+                let layer = match layer {
+                    Layer::Base => LAYER_BASE,
+                    Layer::Revision => LAYER_REVISION,
+                };
+                let values = [format_micros(month)[..7].to_owned(), layer.to_owned()];
+                let partition = INTERVALS_PARTITION.iter().map(|name| (*name).to_owned()).zip(values).collect();
+                (partition, places)
+            })
+            .collect()
+    }
+
+    fn batch(&self, schema: &SchemaRef, places: &[Place]) -> Result<RecordBatch, ArrowError> {
+        let n = places.len();
+        let text = |bytes: usize| StringBuilder::with_capacity(n, n * bytes);
+        let instants = || TimestampMicrosecondBuilder::with_capacity(n).with_timezone("UTC");
+        let (mut id, mut frequency, mut unit, mut quality, mut feed) = (text(16), text(5), text(3), text(8), text(8));
+        let (mut start, mut end) = (instants(), instants());
+        let (mut value, mut count) = (Float64Builder::with_capacity(n), Int32Builder::with_capacity(n));
+        let (mut timestamp, mut offset) = (Int64Builder::with_capacity(n), Int64Builder::with_capacity(n));
+        let mut partition = Int32Builder::with_capacity(n);
+        for place in places {
+            let texts = &self.series[place.rank as usize];
+            let mut number = place.row as usize;
+            let Some(part) = self.parts.iter().find(|part| {
+                let here = number < part.rows.len();
+                if !here {
+                    number -= part.rows.len();
+                }
+                here
+            }) else {
+                continue;
+            };
+            let row = part.rows.get(number);
+            id.append_value(&texts.id);
+            start.append_value(row.start);
+            end.append_value(row.end);
+            frequency.append_value(&texts.frequency);
+            value.append_value(row.content.value);
+            unit.append_value(&texts.unit);
+            count.append_value(row.content.count);
+            quality.append_value(row.content.quality.as_str());
+            feed.append_value(&texts.feed);
+            timestamp.append_value(row.content.position.timestamp_ms);
+            partition.append_value(row.content.position.partition);
+            offset.append_value(row.content.position.offset);
+        }
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(id.finish()),
+            Arc::new(start.finish()),
+            Arc::new(end.finish()),
+            Arc::new(frequency.finish()),
+            Arc::new(value.finish()),
+            Arc::new(unit.finish()),
+            Arc::new(count.finish()),
+            Arc::new(quality.finish()),
+            Arc::new(feed.finish()),
+            Arc::new(timestamp.finish()),
+            Arc::new(partition.finish()),
+            Arc::new(offset.finish()),
+        ];
+        RecordBatch::try_new(Arc::clone(schema), columns)
+    }
+}
+
+/// The columns of the table that files hold: all but the partition's.
+fn stored() -> SchemaRef {
+    let all = tables::intervals();
+    let kept = all.fields().iter().filter(|field| !INTERVALS_PARTITION.contains(&field.name().as_str()));
+    Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()))
+}
+
+/// UTC months, with the last one remembered.
+#[derive(Default)]
+struct Months {
+    from: Micros,
+    to: Micros,
+}
+
+impl Months {
+    fn start_of(&mut self, at: Micros) -> Micros {
+        if !(self.from..self.to).contains(&at) {
+            self.from = Frequency::Month.floor(at, &TimeZone::UTC);
+            self.to = Frequency::Month.advance(self.from, 1, &TimeZone::UTC);
+        }
+        self.from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+    use meterline_schemas::reading::{Position, Quality};
+    use meterline_schemas::time::{DAY, HOUR};
+    use meterline_schemas::unit::Unit;
+
+    use super::super::rows::{Content, Row};
+    use super::*;
+
+    fn row(series: u32, start: Micros, layer: Layer, offset: i64) -> Row {
+        let position = Position { timestamp_ms: 0, partition: 0, offset };
+        let content = Content { value: offset as f64, count: 1, quality: Quality::Measured, position };
+        Row { series, start, end: start + HOUR, layer, content }
+    }
+
+    fn texts(id: &str) -> SeriesTexts {
+        let mut state = SeriesState::new("meters", id, Unit::KWH);
+        state.frequency = Some(Frequency::HOUR);
+        SeriesTexts::of(&state)
+    }
+
+    #[test]
+    fn rows_of_all_shards_come_sorted_in_a_file_a_month_and_layer() {
+        let mut first = Rows::default();
+        // January, December and January again, out of order.
+        for (series, start, layer, offset) in [
+            (7, HOUR, Layer::Base, 0),
+            (7, -HOUR, Layer::Base, 1),
+            (7, 0, Layer::Base, 2),
+            (3, 0, Layer::Base, 3),
+            (3, 0, Layer::Revision, 4),
+        ] {
+            first.push(row(series, start, layer, offset));
+        }
+        let mut second = Rows::default();
+        second.push(row(3, 31 * DAY, Layer::Base, 5));
+        second.push(row(3, 2 * HOUR, Layer::Base, 6));
+        let rows = EpochRows::new(vec![
+            ShardRows { rows: first, series: vec![(7, texts("c")), (3, texts("a"))] },
+            ShardRows { rows: second, series: vec![(3, texts("b"))] },
+        ]);
+        assert_eq!(rows.len(), 7);
+        let schema = stored();
+        let mut found = Vec::new();
+        for (partition, places) in rows.files() {
+            let batch = rows.batch(&schema, &places).unwrap();
+            let ids = batch.column_by_name("series_id").unwrap().as_string::<i32>();
+            let starts = batch.column_by_name("start").unwrap().as_primitive::<TimestampMicrosecondType>();
+            let offsets = batch.column_by_name("offset").unwrap().as_primitive::<Int64Type>();
+            let members: Vec<(String, i64, i64)> = (0..batch.num_rows())
+                .map(|i| (ids.value(i).to_owned(), starts.value(i) / HOUR, offsets.value(i)))
+                .collect();
+            found.push((format!("{} {}", partition[0].1, partition[1].1), members));
+        }
+        let row = |id: &str, hour: i64, offset: i64| (id.to_owned(), hour, offset);
+        assert_eq!(
+            found,
+            [
+                ("1969-12 base".to_owned(), vec![row("c", -1, 1)]),
+                ("1970-01 base".into(), vec![row("a", 0, 3), row("b", 2, 6), row("c", 0, 2), row("c", 1, 0)]),
+                ("1970-01 rev".into(), vec![row("a", 0, 4)]),
+                ("1970-02 base".into(), vec![row("b", 31 * 24, 5)]),
+            ]
+        );
+    }
+}

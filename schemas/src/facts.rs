@@ -2,7 +2,7 @@
 //!
 //! Each fact is defined once, in [`FACTS`]: its name, type and meaning. The SQL table `trigger_facts`, the
 //! predicates' schema and the documentation all come from that list. Time in facts is *stream time* (the group's
-//! watermark), never the wall clock, so that a replay decides as the live stream did.
+//! origin), never the wall clock, so that a replay decides as the live stream did.
 
 use std::sync::Arc;
 
@@ -52,6 +52,11 @@ pub const FACTS: &[FactDefinition] = &[
     ),
     fact("has_champion", FactKind::Truth, "an approved model version serves this group"),
     fact(
+        "champion_is_new",
+        FactKind::Truth,
+        "another model serves than the one that made the newest forecast: it was approved, rejected or rolled back since",
+    ),
+    fact(
         "champion_age_intervals",
         FactKind::Integer,
         "native intervals closed since the champion's training data ended; null without a champion",
@@ -64,12 +69,12 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "mase_ratio",
         FactKind::Number,
-        "MASE of the champion's scored forecasts over its MASE at registration; null until one is scored",
+        "MASE of the champion's scored forecasts over its MASE at registration, over the last horizon; null until half a horizon is scored",
     ),
     fact(
         "coverage",
         FactKind::Number,
-        "share of scored actuals inside the forecasts' 80 % interval, 0 to 1; null until one is scored",
+        "share of scored actuals inside the forecasts' 80 % interval, 0 to 1, over the last horizon; null until half a horizon is scored",
     ),
     fact(
         "substituted_share",

@@ -98,12 +98,10 @@ async fn standings(env: &Environment, group: Option<&str>, trigger: Option<&str>
     if let Some(group) = group
         && !all.iter().any(|f| f.group.group_id == group)
     {
-        let mut known: Vec<&str> = all.iter().map(|f| f.group.group_id.as_str()).collect();
+        let mut known: Vec<String> = all.iter().map(|f| f.group.group_id.clone()).collect();
+        // One row a trigger.
         known.dedup();
-        return Err(CommandError::failed(match known.as_slice() {
-            [] => format!("there is no model group `{group}`: nothing has been ingested yet"),
-            known => format!("there is no model group `{group}`; there are {}", known.join(", ")),
-        }));
+        return Err(CommandError::unknown_group(group, &known));
     }
     let mut standings = Vec::new();
     for facts in all {
@@ -121,7 +119,7 @@ async fn standing(env: &Environment, of: GroupFacts) -> CommandResult<Standing> 
     let trigger = trigger_of(&policy, of.pipeline);
     let compiled = CompiledTrigger::compile(trigger)?;
     let Verdict { fired, reason, clauses } =
-        decide(&compiled, &of.facts.values, &of.history, of.group.origin, of.group.frequency)?;
+        decide(&compiled, &of.facts.values, &of.history, of.group.origin, jiff::Timestamp::now().as_microsecond())?;
     let last = |fired| env.metadata.last_decision(&of.group.group_id, of.pipeline, fired);
     let (last_fired, last_decision) = (last(true).await?, last(false).await?);
     let clauses = clauses

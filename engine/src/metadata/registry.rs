@@ -1,6 +1,8 @@
 //! The model registry: immutable versions, movable approval. The champion of a group is its newest approved version, so
 //! rejecting it rolls back to the one before.
 
+use std::collections::BTreeMap;
+
 use super::records::{ApprovalState, ModelRecord};
 use super::{MetadataError, MetadataStore};
 
@@ -111,6 +113,23 @@ impl MetadataStore {
     /// [`MetadataError`].
     pub async fn model_of_run(&self, run_id: &str) -> Result<Option<ModelRecord>, MetadataError> {
         self.one_model("SELECT doc FROM models WHERE run_id = ?", run_id).await
+    }
+
+    /// The version that serves each group, by group.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn champions(&self) -> Result<BTreeMap<String, String>, MetadataError> {
+        let rows: Vec<(String, String)> = self
+            .retry("looking for the champions", || {
+                sqlx::query_as(
+                    "SELECT group_id, max(version) FROM models WHERE approval = 'approved' GROUP BY group_id",
+                )
+                .fetch_all(&self.pool)
+            })
+            .await?;
+        Ok(rows.into_iter().collect())
     }
 
     /// The version that serves a group: its newest approved one.

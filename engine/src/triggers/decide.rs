@@ -1,9 +1,9 @@
 //! Decides whether a trigger fires. Pure: the same policy, facts and history give the same verdict.
 
+use meterline_schemas::Micros;
 use meterline_schemas::config::ResolvedTrigger;
 use meterline_schemas::facts::fact_schema;
-use meterline_schemas::time::Span;
-use meterline_schemas::{Frequency, Micros};
+use meterline_schemas::time::{HOUR, SECOND, Span, format_micros};
 use serde_json::{Map, Value};
 
 use super::predicate::{Predicate, PredicateError};
@@ -39,19 +39,42 @@ impl CompiledTrigger {
     }
 }
 
-/// What earlier runs of this pipeline for this group mean for the next one. Instants are stream time.
+/// Pause after the first failure; each further one in a row doubles it.
+const BACK_OFF: Micros = 30 * SECOND;
+/// Longest pause after a failure.
+const BACK_OFF_MAX: Micros = HOUR;
+
+/// What earlier runs of this pipeline for this group mean for the next one. Instants are stream time, but for a failure:
+/// what it waits for (a disk, a device, a store) comes back by the clock, whether or not readings come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunHistory {
     /// Run that is queued or running.
     pub active: Option<String>,
-    /// The latest origin of a run that has ended, however it ended.
+    /// The latest origin of a run that succeeded or was cancelled. A failed one leaves its cause open.
     pub last_origin: Option<Micros>,
     /// Intervals that have come since, but end at or before that origin.
     pub stragglers: i64,
-    /// Whether the newest run that has ended failed.
-    pub last_failed: bool,
-    /// Runs that failed since the last success.
-    pub failures_in_row: u32,
+    /// Forecasts alone: another model serves than the one that made the last forecast.
+    pub champion_is_new: bool,
+    /// Set if the newest run that has ended failed.
+    pub failed: Option<Failed>,
+}
+
+/// A failure that nothing has made good yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// Runs that failed since the last success, 1 or more.
+    pub in_row: u32,
+    /// When the newest of them ended, by the clock.
+    pub at: Micros,
+}
+
+impl Failed {
+    /// When the next run may start, by the clock: 30 s after the first failure, then 1, 2, … 60 minutes.
+    pub fn retry_at(&self) -> Micros {
+        let doublings = self.in_row.saturating_sub(1).min(16);
+        self.at.saturating_add((BACK_OFF << doublings).min(BACK_OFF_MAX))
+    }
 }
 
 /// What a trigger decided, and why.
@@ -65,8 +88,8 @@ pub struct Verdict {
     pub clauses: Vec<ClauseTruth>,
 }
 
-/// Decides at stream time `origin`. A run starts if `when` is true or `max_age` has passed, `require` is true, and nothing
-/// blocks it: a run under way, the cooldown, the back-off after failures, or that the last run saw the same data.
+/// Decides at stream time `origin`, when the clock says `now`. A run starts if `when` is true or `max_age` has passed, `require` is true, and nothing
+/// blocks it: a run under way, that the last run saw the same data, the cooldown, or the pause after a failure.
 ///
 /// # Errors
 ///
@@ -76,7 +99,7 @@ pub fn decide(
     facts: &Map<String, Value>,
     history: &RunHistory,
     origin: Micros,
-    frequency: Frequency,
+    now: Micros,
 ) -> Result<Verdict, PredicateError> {
     let mut clauses = Vec::new();
     let mut evaluate = |part: &str, predicate: &Predicate| -> Result<Truth, PredicateError> {
@@ -110,30 +133,25 @@ pub fn decide(
         return verdict(false, format!("run {run} is under way; the condition is looked at again when it ends"));
     }
     if let Some(since) = since_last {
-        if since.micros() == 0 && history.stragglers == 0 && !history.last_failed {
+        if since.micros() == 0 && history.stragglers == 0 && !history.champion_is_new {
             return verdict(false, "the last run saw the same data".to_owned());
         }
-        if history.last_failed {
-            let needed = Span(back_off_intervals(history.failures_in_row) * frequency.nominal_micros());
-            if since < needed {
-                let k = history.failures_in_row;
-                let runs = if k == 1 { "the last run failed".to_owned() } else { format!("{k} runs failed in a row") };
-                return verdict(false, format!("{runs}: the next one waits until {needed} after it, in stream time"));
-            }
-        } else if !cooled {
+        if !cooled {
             return verdict(false, format!("cools down: {since} of {} since the last run", trigger.cooldown));
         }
+    }
+    if let Some(failed) = history.failed.filter(|failed| now < failed.retry_at()) {
+        let runs = match failed.in_row {
+            1 => "the last run failed".to_owned(),
+            k => format!("{k} runs failed in a row"),
+        };
+        return verdict(false, format!("{runs}: the next one waits until {}", format_micros(failed.retry_at())));
     }
     let cause = match when {
         Truth::True => told(&clauses, "when", facts),
         _ => format!("the last run is {} old, max_age is reached", since_last.unwrap_or_default()),
     };
     verdict(true, cause)
-}
-
-/// Native intervals to wait after `failures` failures in a row: 2, 4, … 64.
-fn back_off_intervals(failures: u32) -> i64 {
-    1 << failures.clamp(1, 6)
 }
 
 fn clause(part: &str, text: String, holds: bool) -> ClauseTruth {
@@ -200,6 +218,7 @@ mod tests {
     use super::*;
 
     const QUARTER: Micros = 15 * MINUTE;
+    const NOW: Micros = 10 * HOUR;
 
     fn trigger(when: &str, require: &str, cooldown: Micros, max_age: Option<Micros>) -> CompiledTrigger {
         CompiledTrigger::compile(&ResolvedTrigger {
@@ -224,7 +243,9 @@ mod tests {
         let hourly = trigger("new_intervals >= 4", "not backfilling", 0, None);
         let daily = trigger("new_intervals >= 4", "", DAY, Some(7 * DAY));
         let unknown = trigger("mase_ratio > 1.25", "", 0, Some(7 * DAY));
-        let failed = |k| RunHistory { last_failed: true, failures_in_row: k, ..after(0) };
+        // All is decided at 10:00 by the clock.
+        let failed = |in_row, ago| RunHistory { failed: Some(Failed { in_row, at: NOW - ago }), ..after(0) };
+        let changed = RunHistory { champion_is_new: true, ..after(HOUR) };
         let busy = RunHistory { active: Some("r1".into()), ..after(0) };
         for (name, trigger, new, history, origin, fired, words) in [
             ("first", &hourly, 100, RunHistory::default(), 0, true, "new_intervals = 100"),
@@ -233,17 +254,24 @@ mod tests {
             ("busy", &hourly, 4, busy, HOUR, false, "r1 is under way"),
             ("same data", &hourly, 4, after(HOUR), HOUR, false, "same data"),
             ("stragglers", &hourly, 4, RunHistory { stragglers: 1, ..after(HOUR) }, HOUR, true, "new_intervals"),
+            ("same data, another model", &hourly, 4, changed, HOUR, true, "new_intervals"),
             ("cooling", &daily, 4, after(0), HOUR, false, "cools down"),
             ("cooled", &daily, 96, after(0), DAY, true, "new_intervals"),
             ("old", &daily, 0, after(0), 7 * DAY, true, "max_age"),
             ("unknown", &unknown, 500, after(0), DAY, false, "mase_ratio is missing"),
             ("unknown but old", &unknown, 700, after(0), 7 * DAY, true, "max_age"),
-            ("failed once", &hourly, 9, failed(1), QUARTER, false, "the last run failed"),
-            ("failed once, waited", &hourly, 9, failed(1), 2 * QUARTER, true, "new_intervals"),
-            ("failed often", &hourly, 9, failed(40), 63 * QUARTER, false, "40 runs failed"),
-            ("failed often, waited", &hourly, 9, failed(40), 64 * QUARTER, true, "new_intervals"),
+            ("failed just now", &hourly, 9, failed(1, 29 * SECOND), HOUR, false, "the last run failed"),
+            ("failed, told until when", &hourly, 9, failed(1, 0), HOUR, false, "until 1970-01-01T10:00:30Z"),
+            ("failed, waited, no news", &hourly, 9, failed(1, 30 * SECOND), HOUR, true, "new_intervals"),
+            ("failed thrice", &hourly, 9, failed(3, 119 * SECOND), HOUR, false, "3 runs failed"),
+            ("failed thrice, waited", &hourly, 9, failed(3, 120 * SECOND), HOUR, true, "new_intervals"),
+            ("failed often", &hourly, 9, failed(40, 59 * MINUTE), HOUR, false, "40 runs failed"),
+            ("failed often, waited", &hourly, 9, failed(40, HOUR), HOUR, true, "new_intervals"),
+            ("failed, and cooling", &daily, 9, failed(1, HOUR), HOUR, false, "cools down"),
+            ("failed when it was old", &daily, 0, failed(1, HOUR), 8 * DAY, true, "max_age"),
+            ("failed, but not asked for", &hourly, 3, failed(1, HOUR), HOUR, false, "1 more needed"),
         ] {
-            let verdict = decide(trigger, &facts(new), &history, origin, Frequency::QUARTER_HOUR).unwrap();
+            let verdict = decide(trigger, &facts(new), &history, origin, NOW).unwrap();
             assert_eq!(verdict.fired, fired, "{name}: {}", verdict.reason);
             assert!(verdict.reason.contains(words), "{name}: {}", verdict.reason);
         }
@@ -252,7 +280,7 @@ mod tests {
     #[test]
     fn what_is_required_but_missing_blocks() {
         let hourly = trigger("new_intervals >= 4", "completeness >= 0.9", 0, None);
-        let verdict = decide(&hourly, &facts(9), &RunHistory::default(), 0, Frequency::QUARTER_HOUR).unwrap();
+        let verdict = decide(&hourly, &facts(9), &RunHistory::default(), 0, NOW).unwrap();
         assert!(!verdict.fired && verdict.reason.contains("completeness is missing"), "{}", verdict.reason);
     }
 
@@ -275,36 +303,38 @@ mod tests {
     }
 
     proptest! {
-        /// However commits, run lengths and failures fall: no cause fires twice, and nothing stays due for ever.
+        /// However commits, run lengths and failures fall: no cause fires twice, and nothing stays due for longer than the
+        /// longest pause.
         #[test]
-        fn every_cause_fires_once(steps in prop::collection::vec((1_i64..6, 0_usize..4, prop::bool::weighted(0.2)), 1..60)) {
+        fn every_cause_fires_once(steps in prop::collection::vec((0_i64..6, 0_usize..4, prop::bool::weighted(0.2)), 1..60)) {
             let hourly = trigger("new_intervals >= 4", "", 0, None);
             let (mut origin, mut last_ok, mut history, mut ends_in) = (0, 0, RunHistory::default(), 0);
-            let mut origins = Vec::new();
-            let mut waiting = 0;
-            for (new, length, fails) in steps {
+            let (mut now, mut fails, mut in_row, mut since_due, mut seen) = (NOW, false, 0, 0, 0);
+            for (new, length, will_fail) in steps {
                 origin += new * QUARTER;
+                now += 5 * MINUTE;
                 if history.active.is_some() {
                     if ends_in > 0 { ends_in -= 1 } else {
                         history.active = None;
-                        if !history.last_failed { history.failures_in_row = 0; }
+                        in_row = if fails { in_row + 1 } else { 0 };
+                        history.failed = fails.then_some(Failed { in_row, at: now });
+                        if !fails {
+                            last_ok = seen;
+                            history.last_origin = Some(seen);
+                        }
+                        since_due = 0;
                     }
                 }
                 let due = (origin - last_ok) / QUARTER;
-                let verdict = decide(&hourly, &facts(due), &history, origin, Frequency::QUARTER_HOUR).unwrap();
+                let verdict = decide(&hourly, &facts(due), &history, origin, now).unwrap();
                 if verdict.fired {
                     prop_assert!(history.active.is_none() && due >= 4);
-                    prop_assert!(origins.last() != Some(&origin), "fired twice at {}", origin);
-                    origins.push(origin);
+                    prop_assert!(history.last_origin != Some(origin), "twice at {}", origin);
                     history.active = Some("run".into());
-                    history.last_origin = Some(origin);
-                    history.last_failed = fails;
-                    if fails { history.failures_in_row += 1 } else { last_ok = origin }
-                    ends_in = length;
-                    waiting = 0;
+                    (seen, fails, ends_in) = (origin, will_fail, length);
                 } else if due >= 4 && history.active.is_none() {
-                    waiting += new;
-                    prop_assert!(waiting <= 64 + 6, "due but silent for {} intervals: {}", waiting, verdict.reason);
+                    prop_assert!(since_due < BACK_OFF_MAX, "due but silent for {}: {}", Span(since_due), verdict.reason);
+                    since_due += 5 * MINUTE;
                 }
             }
         }

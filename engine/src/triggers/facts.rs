@@ -13,13 +13,14 @@ use meterline_schemas::facts::{Facts, fact_schema};
 use meterline_schemas::time::{HOUR, format_micros};
 use serde_json::{Map, Value, json};
 
-use super::decide::RunHistory;
+use super::decide::{Failed, RunHistory};
 use super::predicate::row;
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
 use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, RunSpec, Status};
+use crate::pipelines::SEASONAL_NAIVE;
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Runs of a pipeline that are looked back at for failures in a row.
@@ -31,9 +32,6 @@ pub enum FactsError {
     /// The metadata database did not answer.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// The scores could not be read.
-    #[error("reading forecast scores: {0}")]
-    Scores(#[from] Box<SqlError>),
     /// The committed state could not be read.
     #[error(transparent)]
     State(#[from] IngestError),
@@ -69,7 +67,8 @@ pub struct FactSource {
     scores: Mutex<HashMap<String, (ScoreKey, Scores)>>,
 }
 
-type ScoreKey = (Micros, Option<String>, Option<String>);
+/// Origin, champion and newest forecast run of a group.
+type ScoreKey = (Micros, Option<String>, String);
 
 impl FactSource {
     /// The facts of every group and pipeline as of a commit, ordered by group, retrain before reforecast.
@@ -89,50 +88,69 @@ impl FactSource {
                 .iter()
                 .filter(|(p, _)| *p == Pipeline::Infer)
                 .flat_map(|(_, runs)| runs)
-                .find(|r| r.status == Status::Succeeded)
-                .map(|r| r.spec.run_id.clone());
+                .find(|r| r.status == Status::Succeeded);
+            let champion_is_new = last_forecast.is_some_and(|forecast| {
+                let serves = champion.as_ref().map_or(SEASONAL_NAIVE, |c| c.version.as_str());
+                forecast.model_version.as_deref().unwrap_or(SEASONAL_NAIVE) != serves
+            });
             let scores = match last_forecast {
-                Some(run) => self.scores(env, committed, &group, champion.as_ref(), run).await?,
+                Some(run) => self.scores(env, committed, &group, champion.as_ref(), &run.spec.run_id).await,
                 None => Scores::default(),
             };
-            for (pipeline, runs) in histories {
-                let values = values(env.config.ingest.catch_up_records, &group, champion.as_ref(), &scores, &runs);
+            for (pipeline, runs) in &histories {
+                let pipeline = *pipeline;
+                let catch_up = env.config.ingest.catch_up_records;
+                let values = values(catch_up, &group, champion.as_ref(), champion_is_new, &scores, runs);
                 let facts = Facts { group_id: group.group_id.clone(), pipeline: pipeline.trigger().into(), values };
-                all.push(GroupFacts { group: group.clone(), pipeline, facts, history: history(&runs, &group) });
+                let mut history = history(runs, &group);
+                history.champion_is_new = champion_is_new && pipeline == Pipeline::Infer;
+                all.push(GroupFacts { group: group.clone(), pipeline, facts, history });
             }
         }
         Ok(all)
     }
 
+    // Scores that cannot be read are missing: what does not ask for them goes on.
     async fn scores(
         &self,
         env: &Environment,
         committed: &Committed,
         group: &GroupSummary,
         champion: Option<&ModelRecord>,
-        last_forecast: String,
-    ) -> Result<Scores, FactsError> {
-        let key = (group.origin, champion.map(|c| c.version.clone()), Some(last_forecast));
+        last_forecast: &str,
+    ) -> Scores {
+        let key = (group.origin, champion.map(|c| c.version.clone()), last_forecast.to_owned());
         let remembered = self.scores.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
         if let Some((of, scores)) = remembered
             && of == key
         {
-            return Ok(scores);
+            return scores;
         }
-        let scores = read_scores(env, committed, group, champion).await.map_err(Box::new)?;
+        let scores = match read_scores(env, committed, group, champion, last_forecast).await {
+            Ok(scores) => scores,
+            Err(error) => {
+                tracing::warn!(
+                    group = %group.group_id,
+                    %error,
+                    "forecast scores cannot be read: mase_ratio, coverage and substituted_share are missing until they can"
+                );
+                return Scores::default();
+            }
+        };
         let mut known = self.scores.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(group.group_id.clone(), (key, scores));
-        Ok(scores)
+        scores
     }
 }
 
 /// The champion's error and coverage over the last horizon of actuals, and how much of the newest forecasts is
-/// substituted.
+/// substituted. Half a horizon at least must be scored: errors of one night do not compare with those of whole days.
 async fn read_scores(
     env: &Environment,
     committed: &Committed,
     group: &GroupSummary,
     champion: Option<&ModelRecord>,
+    last_forecast: &str,
 ) -> Result<Scores, SqlError> {
     let versions = TableVersions { intervals: Some(committed.intervals_version) };
     let id = literal(&group.group_id);
@@ -142,14 +160,18 @@ async fn read_scores(
         let since = format_micros(group.origin - horizon * group.frequency.nominal_micros());
         let sql = format!(
             "SELECT avg(scaled_error), avg(CAST(covered_80 AS DOUBLE)) FROM forecast_scores \
-             WHERE group_id = {id} AND NOT substituted AND model_version = {} AND start >= '{since}'",
-            literal(&champion.version)
+             WHERE group_id = {id} AND NOT substituted AND model_version = {} AND start >= '{since}' \
+             HAVING count(DISTINCT start) >= {}",
+            literal(&champion.version),
+            (horizon + 1) / 2
         );
         let rows = query_batches(env, &sql, versions).await?;
         scores.mase = first_number(&rows, 0);
         scores.coverage = first_number(&rows, 1);
     }
-    let sql = format!("SELECT avg(CAST(substituted AS DOUBLE)) FROM forecasts_latest WHERE group_id = {id}");
+    let run = literal(last_forecast);
+    let sql =
+        format!("SELECT avg(CAST(substituted AS DOUBLE)) FROM forecasts WHERE group_id = {id} AND run_id = {run}");
     scores.substituted_share = first_number(&query_batches(env, &sql, versions).await?, 0);
     Ok(scores)
 }
@@ -169,6 +191,7 @@ fn values(
     catch_up_records: u64,
     group: &GroupSummary,
     champion: Option<&ModelRecord>,
+    champion_is_new: bool,
     scores: &Scores,
     runs: &[RunRecord],
 ) -> Map<String, Value> {
@@ -191,6 +214,7 @@ fn values(
         "new_intervals": new_intervals.unwrap_or(group.history_intervals),
         "hours_since_run": last.map(|spec| (group.origin - spec.origin) as f64 / HOUR as f64),
         "has_champion": champion.is_some(),
+        "champion_is_new": champion_is_new,
         "champion_age_intervals": champion.map(|c| steps(c.trained_until)),
         "completeness": group.completeness,
         "mase_ratio": scores.mase.zip(registered_mase).map(|(live, then)| live / then),
@@ -221,17 +245,20 @@ fn stragglers(group: &GroupSummary, spec: &RunSpec) -> i64 {
 fn history(runs: &[RunRecord], group: &GroupSummary) -> RunHistory {
     let active = runs.iter().find(|r| matches!(r.status, Status::Queued | Status::Running));
     // A cancelled run has had its chance with its data, too: it starts again when there is more.
-    let ended = || runs.iter().filter(|r| !matches!(r.status, Status::Queued | Status::Running));
+    let done = || runs.iter().filter(|r| matches!(r.status, Status::Succeeded | Status::Cancelled));
+    let newest = runs.iter().find(|r| !matches!(r.status, Status::Queued | Status::Running));
     RunHistory {
         active: active.map(|r| r.spec.run_id.clone()),
-        last_origin: ended().map(|r| r.spec.origin).filter(|at| *at <= group.origin).max(),
-        stragglers: ended()
+        last_origin: done().map(|r| r.spec.origin).filter(|at| *at <= group.origin).max(),
+        champion_is_new: false,
+        stragglers: done()
             .filter(|r| r.spec.origin == group.origin)
             .map(|r| stragglers(group, &r.spec))
             .min()
             .unwrap_or(0),
-        last_failed: ended().next().is_some_and(|r| r.status == Status::Failed),
-        failures_in_row: failures_in_row(runs),
+        failed: newest
+            .filter(|r| r.status == Status::Failed)
+            .map(|r| Failed { in_row: failures_in_row(runs), at: r.finished_at.unwrap_or(r.created_at) }),
     }
 }
 
@@ -348,14 +375,14 @@ mod tests {
             (vec![], 1000, 0, false, None, false),
             (vec![(90, Succeeded)], 10, 0, false, Some(90), false),
             (vec![(95, Running), (90, Succeeded)], 5, 0, true, Some(90), false),
-            (vec![(95, Failed), (94, Failed), (90, Succeeded)], 10, 2, false, Some(95), true),
-            (vec![(95, Failed)], 1000, 1, false, Some(95), true),
+            (vec![(95, Failed), (94, Failed), (90, Succeeded)], 10, 2, false, Some(90), true),
+            (vec![(95, Failed)], 1000, 1, false, None, true),
             (vec![(99, Cancelled), (90, Succeeded)], 10, 0, false, Some(99), false),
             // By hand, for an earlier time: what the later run has seen stays seen.
             (vec![(40, Succeeded), (90, Succeeded)], 10, 0, false, Some(90), false),
         ] {
             let runs: Vec<RunRecord> = runs.into_iter().map(|(at, s)| run("r", &now, at * HOUR, s)).collect();
-            let facts = values(100, &now, None, &Scores::default(), &runs);
+            let facts = values(100, &now, None, false, &Scores::default(), &runs);
             assert_eq!(
                 (&facts["new_intervals"], &facts["failures_in_row"]),
                 (&json!(new), &json!(failures)),
@@ -364,7 +391,7 @@ mod tests {
             let found = history(&runs, &now);
             assert_eq!(found.active.is_some(), active, "{runs:?}");
             assert_eq!(
-                (found.last_origin, found.last_failed),
+                (found.last_origin, found.failed.is_some()),
                 (last_origin.map(|h| h * HOUR), last_failed),
                 "{runs:?}"
             );
@@ -374,7 +401,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_null() {
         let now = hourly(100);
-        let facts = values(100, &now, None, &Scores::default(), &[]);
+        let facts = values(100, &now, None, false, &Scores::default(), &[]);
         for name in ["hours_since_run", "champion_age_intervals", "mase_ratio", "coverage", "substituted_share"] {
             assert_eq!(facts[name], Value::Null, "{name}");
         }
@@ -384,7 +411,7 @@ mod tests {
         for (registered, ratio) in
             [(json!(0.8), json!(1.2 / 0.8)), (json!(0.0), Value::Null), (Value::Null, Value::Null)]
         {
-            let facts = values(10, &now, Some(&champion(76 * HOUR, registered)), &scores, &[]);
+            let facts = values(10, &now, Some(&champion(76 * HOUR, registered)), false, &scores, &[]);
             assert_eq!(facts["mase_ratio"], ratio);
             assert_eq!((&facts["champion_age_intervals"], &facts["backfilling"]), (&json!(24), &json!(true)));
         }
@@ -396,7 +423,7 @@ mod tests {
         // In Lisbon March begins at midnight UTC and ends, an hour early, in March UTC.
         let now = group(Frequency::Month, "Europe/Lisbon", 0, at("2024-03-31T23:00:00Z"));
         let last = run("r", &now, at("2024-03-01T00:00:00Z"), Status::Succeeded);
-        let facts = values(10, &now, None, &Scores::default(), &[last]);
+        let facts = values(10, &now, None, false, &Scores::default(), &[last]);
         assert_eq!(facts["new_intervals"], json!(1));
         assert_eq!(facts["hours_since_run"].as_f64().unwrap(), (31 * DAY - HOUR) as f64 / HOUR as f64);
     }

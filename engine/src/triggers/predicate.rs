@@ -11,8 +11,10 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::sqlparser::ast::{BinaryOperator, Expr as SqlExpr};
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 use serde_json::{Map, Value};
@@ -178,7 +180,11 @@ fn physical(
     if let Some(function) = impure {
         return Err(PredicateError::NotPure { sql: clause.to_owned(), function });
     }
-    let expression = state.create_physical_expr(logical, columns).map_err(refuse)?;
+    // Some functions, such as coalesce, exist only until they are simplified.
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::new(columns.clone())).build());
+    let simple =
+        simplifier.coerce(logical, columns).and_then(|coerced| simplifier.simplify(coerced)).map_err(refuse)?;
+    let expression = state.create_physical_expr(simple, columns).map_err(refuse)?;
     match expression.data_type(schema).map_err(refuse)? {
         DataType::Boolean | DataType::Null => Ok(expression),
         data_type => Err(PredicateError::NotBoolean { sql: clause.to_owned(), data_type }),

@@ -1,11 +1,11 @@
 //! Watches commits and runs, and starts what the policies ask for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meterline_schemas::Frequency;
 use meterline_schemas::config::resolve_policy;
+use meterline_schemas::{Frequency, Micros};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
@@ -57,8 +57,11 @@ pub async fn run(
         if *stop.borrow() {
             return;
         }
+        if let Err(error) = evaluator.runner.adopt_orphans().await {
+            tracing::warn!(%error, "runs that nobody sees to any more could not be looked for; they are looked for again");
+        }
         let Some(committed) = commits.borrow_and_update().clone() else { continue };
-        match evaluator.evaluate_if_changed(&committed).await {
+        match evaluator.evaluate_if_changed(&committed, jiff::Timestamp::now().as_microsecond()).await {
             Ok(true) => pause = TICK,
             Ok(false) => pause = (pause * 2).min(PAUSE_MAX),
             Err(error) => {
@@ -76,15 +79,26 @@ struct Evaluator {
     facts: FactSource,
     compiled: HashMap<(Frequency, Pipeline), CompiledTrigger>,
     recorded: HashMap<(String, Pipeline), Recorded>,
-    // Commit and active runs at the last evaluation that came to its end.
-    seen: Option<(i64, BTreeSet<String>)>,
+    // What there was at the last evaluation that came to its end.
+    seen: Option<Seen>,
+    // When the next pause after a failed run ends, by the clock.
+    retry_at: Option<Micros>,
+}
+
+/// What evaluations look at: while it stays the same, they would decide the same.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    commit: i64,
+    active_runs: BTreeSet<String>,
+    champions: BTreeMap<String, String>,
 }
 
 /// What was recorded of one trigger since the engine started.
 #[derive(Default)]
 struct Recorded {
-    // Facts of the last recorded decision, without the lag: it changes all the time and decides nothing by itself.
-    facts: Option<Map<String, Value>>,
+    // Facts of the last recorded decision, without the lag, which changes all the time and decides nothing by itself; and
+    // what was decided: the same facts may find another run under way.
+    last: Option<(Map<String, Value>, Option<String>)>,
     decisions: u64,
 }
 
@@ -97,19 +111,29 @@ impl Evaluator {
             compiled: HashMap::new(),
             recorded: HashMap::new(),
             seen: None,
+            retry_at: None,
         }
     }
 
-    /// Evaluates all triggers if a commit or a run's beginning or end calls for it; says whether all could be.
-    async fn evaluate_if_changed(&mut self, committed: &Committed) -> Result<bool, EvaluateError> {
+    /// Evaluates all triggers if a commit, a run's beginning or end, another champion, or the end of a pause after a
+    /// failure calls for it; says whether all could be. `now` is what the clock says.
+    async fn evaluate_if_changed(&mut self, committed: &Committed, now: Micros) -> Result<bool, EvaluateError> {
         let active = self.env.metadata.active_runs().await?;
-        let now = (committed.state.seq, active.into_iter().map(|r| r.spec.run_id).collect());
-        if self.seen.as_ref() == Some(&now) {
+        let seen = Seen {
+            commit: committed.state.seq,
+            active_runs: active.into_iter().map(|r| r.spec.run_id).collect(),
+            champions: self.env.metadata.champions().await?,
+        };
+        if self.seen.as_ref() == Some(&seen) && self.retry_at.is_none_or(|at| now < at) {
             return Ok(true);
         }
+        self.retry_at = None;
         let (mut fired, mut failed) = (false, false);
         for group in self.facts.assemble(&self.env, committed).await? {
-            match self.evaluate(&group, committed).await {
+            if let Some(at) = group.history.failed.map(|f| f.retry_at()).filter(|at| *at > now) {
+                self.retry_at = Some(self.retry_at.map_or(at, |sooner| sooner.min(at)));
+            }
+            match self.evaluate(&group, committed, now).await {
                 Ok(started) => fired |= started,
                 // What is wrong with one trigger must not hold up the others.
                 Err(error) => {
@@ -124,24 +148,30 @@ impl Evaluator {
             }
         }
         // A run that started just now may end before anybody looks: look again in any case.
-        self.seen = (!fired && !failed).then_some(now);
+        self.seen = (!fired && !failed).then_some(seen);
         Ok(!failed)
     }
 
     /// Evaluates one trigger; says whether it started a run.
-    async fn evaluate(&mut self, group: &GroupFacts, committed: &Committed) -> Result<bool, EvaluateError> {
+    async fn evaluate(
+        &mut self,
+        group: &GroupFacts,
+        committed: &Committed,
+        now: Micros,
+    ) -> Result<bool, EvaluateError> {
         let summary = &group.group;
         let verdict = {
             let trigger = self.trigger(summary.frequency, group.pipeline)?;
-            decide(trigger, &group.facts.values, &group.history, summary.origin, summary.frequency)?
+            decide(trigger, &group.facts.values, &group.history, summary.origin, now)?
         };
         let mut telling = group.facts.values.clone();
         telling.remove("lag_records");
         let key = (summary.group_id.clone(), group.pipeline);
-        if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.facts.as_ref() == Some(&telling)) {
+        let telling = (telling, group.history.active.clone());
+        if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.last.as_ref() == Some(&telling)) {
             return Ok(false);
         }
-        let mut decision = record(group, committed, &verdict);
+        let mut decision = record(group, committed, &verdict, now);
         self.env.metadata.record_decision(&decision).await?;
         if verdict.fired {
             let spec = spec::for_group(&self.env, summary, committed, group.pipeline, None);
@@ -157,7 +187,7 @@ impl Evaluator {
             self.env.metadata.record_decision(&decision).await?;
         }
         let recorded = self.recorded.entry(key).or_default();
-        recorded.facts = Some(telling);
+        recorded.last = Some(telling);
         // The first one trims as well: an engine that is restarted often must forget, too.
         let trim = recorded.decisions.is_multiple_of(DECISIONS_PER_TRIM);
         recorded.decisions += 1;
@@ -178,20 +208,23 @@ impl Evaluator {
     }
 }
 
-fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict) -> DecisionRecord {
+fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Micros) -> DecisionRecord {
     let group_id = &group.group.group_id;
     // A trigger that is evaluated twice at one commit (a run ended in between) decides anew unless it fired.
-    let nth = match &group.history.active {
+    let mut nth = match &group.history.active {
         Some(run) => format!("/{run}"),
         None => group.history.last_origin.map_or(String::new(), |at| format!("/{at}")),
     };
+    if let Some(failed) = group.history.failed {
+        nth.push_str(&format!("/{}", failed.in_row));
+    }
     DecisionRecord {
         decision_id: format!("{:012}/{group_id}/{}{nth}", committed.state.seq, group.pipeline.trigger()),
         group_id: group_id.clone(),
         pipeline: group.pipeline,
         commit_seq: committed.state.seq,
         origin: group.group.origin,
-        at: jiff::Timestamp::now().as_microsecond(),
+        at: now,
         fired: verdict.fired,
         reason: verdict.reason.clone(),
         clauses: verdict.clauses.clone(),
@@ -202,12 +235,9 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict) -> Decis
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use meterline_connectors::lake::Lake;
-    use meterline_schemas::Micros;
     use meterline_schemas::config::{Config, FeedConfig, parse};
-    use meterline_schemas::time::HOUR;
+    use meterline_schemas::time::{HOUR, SECOND};
     use meterline_schemas::unit::Unit;
 
     use super::*;
@@ -264,32 +294,56 @@ mod tests {
         }
     }
 
+    fn now() -> Micros {
+        jiff::Timestamp::now().as_microsecond()
+    }
+
     #[tokio::test]
-    async fn one_cause_starts_one_run_and_a_failed_run_is_repeated_after_its_back_off() {
+    async fn one_cause_starts_one_run_and_a_failed_run_is_repeated_after_its_pause() {
         let (_dir, mut evaluator) = evaluator(POLICIES).await;
-        // Hours closed, and the runs that there are after the commit has been looked at.
-        for (seq, (hours, expected)) in
-            [(10, 1), (10, 1), (11, 1), (12, 2), (13, 2), (15, 2), (16, 3)].into_iter().enumerate()
+        // Hours closed, how far the clock is ahead, and the runs that there are after the commit has been looked at: new
+        // data does not shorten the pause after a failure, and none is needed for another attempt.
+        for (seq, (hours, ahead, expected)) in
+            [(10, 0, 1), (10, 0, 1), (12, 0, 1), (12, 31 * SECOND, 2), (13, 45 * SECOND, 2), (13, 90 * SECOND, 3)]
+                .into_iter()
+                .enumerate()
         {
             let committed = commit(seq as i64 + 1, &[Frequency::HOUR], hours * HOUR);
             for _ in 0..3 {
-                assert!(evaluator.evaluate_if_changed(&committed).await.unwrap());
+                assert!(evaluator.evaluate_if_changed(&committed, now() + ahead).await.unwrap());
                 ended(&evaluator).await;
             }
             assert_eq!(runs(&evaluator).await.len(), expected, "at {hours} h");
         }
         let runs = runs(&evaluator).await;
         let origins: Vec<Micros> = runs.iter().map(|r| r.spec.origin / HOUR).collect();
-        assert_eq!(origins, [16, 12, 10]);
+        assert_eq!(origins, [13, 12, 10]);
         assert!(runs.iter().all(|r| r.status == Status::Failed && r.cause == "trigger"));
+    }
+
+    #[tokio::test]
+    async fn where_the_stream_stands_still_a_failed_run_is_repeated_all_the_same() {
+        let (_dir, mut evaluator) = evaluator(POLICIES).await;
+        let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
+        for (ahead, expected) in [(0, 1), (0, 1), (31 * SECOND, 2), (45 * SECOND, 2), (90 * SECOND, 3)] {
+            assert!(evaluator.evaluate_if_changed(&committed, now() + ahead).await.unwrap());
+            ended(&evaluator).await;
+            assert!(evaluator.evaluate_if_changed(&committed, now()).await.unwrap());
+            assert_eq!(runs(&evaluator).await.len(), expected, "{} later", meterline_schemas::time::Span(ahead));
+        }
+        let decisions = evaluator.env.metadata.decisions(100).await.unwrap();
+        let mut started: Vec<_> = decisions.iter().filter_map(|d| d.run_id.clone()).collect();
+        started.sort();
+        started.dedup();
+        assert_eq!(started.len(), 3, "each run has a decision of its own");
     }
 
     #[tokio::test]
     async fn a_decision_and_the_run_that_it_started_name_each_other() {
         let (_dir, mut evaluator) = evaluator(POLICIES).await;
-        evaluator.evaluate_if_changed(&commit(1, &[Frequency::HOUR], 10 * HOUR)).await.unwrap();
+        evaluator.evaluate_if_changed(&commit(1, &[Frequency::HOUR], 10 * HOUR), now()).await.unwrap();
         ended(&evaluator).await;
-        evaluator.evaluate_if_changed(&commit(2, &[Frequency::HOUR], 11 * HOUR)).await.unwrap();
+        evaluator.evaluate_if_changed(&commit(2, &[Frequency::HOUR], 11 * HOUR), now()).await.unwrap();
         let metadata = &evaluator.env.metadata;
         let fired = metadata.last_decision("PT1H", Pipeline::Infer, true).await.unwrap().unwrap();
         let run = metadata.last_run("PT1H", Pipeline::Infer).await.unwrap().unwrap();
@@ -304,7 +358,7 @@ mod tests {
     async fn facts_that_did_not_change_are_recorded_once() {
         let (_dir, mut evaluator) = evaluator(&POLICIES.replace("new_intervals >= 1", "new_intervals >= 99")).await;
         for seq in 1..6 {
-            evaluator.evaluate_if_changed(&commit(seq, &[Frequency::HOUR], 10 * HOUR)).await.unwrap();
+            evaluator.evaluate_if_changed(&commit(seq, &[Frequency::HOUR], 10 * HOUR), now()).await.unwrap();
         }
         // One a trigger.
         assert_eq!(evaluator.env.metadata.decisions(100).await.unwrap().len(), 2);
@@ -316,7 +370,7 @@ mod tests {
         let broken = "[policy.daily]\nfrequency = \"P1D\"\nretrain = { when = \"1 / (series - series) > 0\" }\n";
         let (_dir, mut evaluator) = evaluator(&format!("{broken}{POLICIES}")).await;
         let committed = commit(1, &[Frequency::Day, Frequency::HOUR], 48 * HOUR);
-        assert!(!evaluator.evaluate_if_changed(&committed).await.unwrap(), "it is tried again");
+        assert!(!evaluator.evaluate_if_changed(&committed, now()).await.unwrap(), "it is tried again");
         let groups: Vec<String> = runs(&evaluator).await.into_iter().map(|r| r.spec.group_id).collect();
         assert!(groups.contains(&"PT1H".to_owned()), "{groups:?}");
     }

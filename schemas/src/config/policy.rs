@@ -53,7 +53,7 @@ pub struct TriggerConfig {
 pub struct GateConfig {
     /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) of the candidate, the
     /// same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the champion.
-    /// A missing figure rejects. Default `wql <= naive_wql and wql <= 1.02 * champion_wql`.
+    /// A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default `wql <= naive_wql and wql <= 1.02 * champion_wql`.
     pub accept_if: Option<String>,
     /// `automatic` or `manual` (an accepted model waits for `meterline models approve`). Default `automatic`.
     pub approval: Option<Approval>,
@@ -164,7 +164,7 @@ pub fn resolve_policy(
     ResolvedPolicy {
         reforecast: trigger(
             &policy.reforecast,
-            format!("new_intervals >= {}", defaults.reforecast_every),
+            format!("new_intervals >= {} or champion_is_new", defaults.reforecast_every),
             "not backfilling".into(),
             Span(0),
             None,

@@ -110,7 +110,7 @@ pub struct RunRecord {
     pub started_at: Option<Micros>,
     /// When it ended.
     pub finished_at: Option<Micros>,
-    /// Processes started for it so far.
+    /// Processes started for it so far, without those that ended early because they were asked to.
     pub attempts: i64,
     /// Seconds that it held the device.
     pub device_seconds: f64,

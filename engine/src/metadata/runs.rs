@@ -29,24 +29,36 @@ impl MetadataStore {
         .await
     }
 
-    /// Replaces a run.
+    /// Replaces a run, unless it has ended otherwise in the meantime: how a run ended stays as it is, so that a request
+    /// to cancel it is never undone. Returns the status that is there afterwards.
     ///
     /// # Errors
     ///
-    /// [`MetadataError`].
-    pub async fn update_run(&self, run: &RunRecord) -> Result<(), MetadataError> {
+    /// [`MetadataError`]; that there is no such run is an error too.
+    pub async fn update_run(&self, run: &RunRecord) -> Result<Status, MetadataError> {
         let doing = "updating a run";
         let doc = self.to_document(doing, run)?;
-        self.retry(doing, || async {
-            sqlx::query("UPDATE runs SET status = ?, doc = ? WHERE run_id = ?")
+        let updated = self
+            .retry(doing, || async {
+                sqlx::query(
+                    "UPDATE runs SET status = ?1, doc = ?2 WHERE run_id = ?3 \
+                     AND (status = ?1 OR status NOT IN ('succeeded', 'failed', 'cancelled'))",
+                )
                 .bind(run.status.as_str())
                 .bind(&doc)
                 .bind(&run.spec.run_id)
                 .execute(&self.pool)
                 .await
-                .map(|_| ())
-        })
-        .await
+                .map(|done| done.rows_affected())
+            })
+            .await?;
+        if updated > 0 {
+            return Ok(run.status);
+        }
+        let there = self.run(&run.spec.run_id).await?;
+        there
+            .map(|run| run.status)
+            .ok_or_else(|| self.missing(doing, format!("run `{}` is not there", run.spec.run_id)))
     }
 
     /// One run.
@@ -237,5 +249,40 @@ impl MetadataStore {
     ) -> Result<(), MetadataError> {
         self.retry(doing, || async { sqlx::query(sql).bind(run_id).bind(doc).execute(&self.pool).await.map(|_| ()) })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::fresh;
+    use super::*;
+    use crate::pipelines::spec::tests::{queued, spec};
+
+    #[tokio::test]
+    async fn how_a_run_ended_stays_as_it_is() {
+        use Status::{Cancelled, Failed, Queued, Running, Succeeded};
+        let (_dir, store) = fresh().await;
+        for (i, (there, wanted, expected)) in [
+            (Queued, Running, Running),
+            (Running, Queued, Queued),
+            (Running, Cancelled, Cancelled),
+            (Cancelled, Running, Cancelled),
+            (Cancelled, Succeeded, Cancelled),
+            (Cancelled, Cancelled, Cancelled),
+            (Succeeded, Cancelled, Succeeded),
+            (Failed, Queued, Failed),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut run = RunRecord { status: there, ..queued(spec(&format!("r{i}"))) };
+            store.insert_run(&run).await.unwrap();
+            (run.status, run.device_seconds) = (wanted, 1.0);
+            assert_eq!(store.update_run(&run).await.unwrap(), expected, "{there:?} to {wanted:?}");
+            let found = store.run(&run.spec.run_id).await.unwrap().unwrap();
+            assert_eq!((found.status, found.device_seconds == 1.0), (expected, expected == wanted), "{there:?}");
+        }
+        let error = store.update_run(&queued(spec("none"))).await.unwrap_err().to_string();
+        assert!(error.contains("`none` is not there"), "{error}");
     }
 }

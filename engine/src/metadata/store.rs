@@ -78,6 +78,16 @@ pub enum MetadataError {
         /// What is wrong.
         reason: String,
     },
+    /// A row that must be there is not.
+    #[error("metadata database `{path}` lacks a row while {doing}: {what}; was it replaced by another database?")]
+    Missing {
+        /// The database.
+        path: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What is missing.
+        what: String,
+    },
     /// The database failed.
     #[error(
         "metadata database `{path}` failed while {doing}: {source}; check the path, its permissions and free space"
@@ -192,6 +202,10 @@ impl MetadataStore {
         texts: Vec<String>,
     ) -> Result<Vec<T>, MetadataError> {
         texts.iter().map(|text| self.parse(doing, text)).collect()
+    }
+
+    pub(super) fn missing(&self, doing: &'static str, what: String) -> MetadataError {
+        MetadataError::Missing { path: self.path.to_string(), doing, what }
     }
 
     fn bad_row(&self, doing: &'static str, error: &serde_json::Error) -> MetadataError {

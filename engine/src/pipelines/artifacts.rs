@@ -1,4 +1,5 @@
-//! Intermediate results of a run: Parquet below `artifacts/<run_id>/` in the lake, named in the steps' outputs.
+//! Intermediate results of a run: Parquet below `artifacts/<run_id>/` in the lake, named in the steps' outputs. They are
+//! deleted once the run has succeeded, or a week after it ended otherwise.
 
 use std::sync::Arc;
 
@@ -16,11 +17,17 @@ use meterline_schemas::{Frequency, Micros, tables};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::WriterProperties;
+use parquet::file::statistics::Statistics;
 
 use super::error::{Doing, StepError};
 use super::history::{History, HistoryBuilder};
 
+/// Folder below the lake's root that has one folder a run.
+pub const FOLDER: &str = "artifacts";
+/// Place of the column `start` in a history's Parquet file.
+const START: usize = 1;
 /// Rows of one Arrow batch on the way to and from Parquet; bounds the memory beside the values themselves.
 const BATCH_ROWS: usize = 65_536;
 
@@ -90,19 +97,28 @@ pub fn history_to_parquet(history: &History) -> Result<Bytes, StepError> {
 
 /// Reads what [`history_to_parquet`] wrote.
 pub fn history_from_parquet(bytes: Bytes, frequency: Frequency, zone: TimeZone) -> Result<History, StepError> {
-    // The grid begins at the earliest start.
-    let batches = read(bytes)?;
-    let from = batches
-        .iter()
-        .filter_map(|b| b.column(1).as_primitive_opt::<TimestampMicrosecondType>())
-        .filter_map(arrow::compute::min)
-        .min()
-        .unwrap_or(0);
-    let mut builder = HistoryBuilder::new(frequency, zone, from);
-    for rows in &batches {
-        builder.add(rows)?;
+    let reader = open(bytes)?;
+    let mut builder = HistoryBuilder::new(frequency, zone, least_start(reader.metadata())?);
+    // One batch at a time: the rows of a whole group take several times the memory of its values.
+    for rows in read(reader)? {
+        builder.add(&rows?)?;
     }
     Ok(builder.finish().0)
+}
+
+// Where the grid of a history begins, by the statistics that its writer left.
+fn least_start(metadata: &ParquetMetaData) -> Result<Micros, StepError> {
+    let mut least = None;
+    for group in metadata.row_groups() {
+        let Some(Statistics::Int64(starts)) = group.column(START).statistics() else {
+            return Err(StepError::failed(
+                reading(),
+                "it has no statistics of its starts, so it is no history of ours",
+            ));
+        };
+        least = least.into_iter().chain(starts.min_opt().copied()).min();
+    }
+    Ok(least.unwrap_or(0))
 }
 
 fn predictions_schema() -> SchemaRef {
@@ -146,7 +162,8 @@ pub fn predictions_to_parquet(predictions: &[Prediction]) -> Result<Bytes, StepE
 /// Reads what [`predictions_to_parquet`] wrote.
 pub fn predictions_from_parquet(bytes: Bytes) -> Result<Vec<Prediction>, StepError> {
     let mut predictions: Vec<Prediction> = Vec::new();
-    for rows in read(bytes)? {
+    for rows in read(open(bytes)?)? {
+        let rows = rows?;
         let shape = || StepError::failed("reading predictions", "a column has an unexpected type");
         let text = |i: usize| rows.column(i).as_string_opt::<i32>().ok_or_else(shape);
         let number = |i: usize| rows.column(i).as_primitive_opt::<Float64Type>().ok_or_else(shape);
@@ -206,14 +223,18 @@ fn writing() -> String {
     "writing Parquet".to_owned()
 }
 
-fn read(bytes: Bytes) -> Result<Vec<RecordBatch>, StepError> {
-    let doing = || "reading Parquet".to_owned();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-        .doing(doing)?
-        .with_batch_size(BATCH_ROWS)
-        .build()
-        .doing(doing)?;
-    reader.collect::<Result<Vec<_>, _>>().doing(doing)
+fn reading() -> String {
+    "reading Parquet".to_owned()
+}
+
+fn open(bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>, StepError> {
+    Ok(ParquetRecordBatchReaderBuilder::try_new(bytes).doing(reading)?.with_batch_size(BATCH_ROWS))
+}
+
+fn read(
+    reader: ParquetRecordBatchReaderBuilder<Bytes>,
+) -> Result<impl Iterator<Item = Result<RecordBatch, StepError>>, StepError> {
+    Ok(reader.build().doing(reading)?.map(|rows| rows.doing(reading)))
 }
 
 #[cfg(test)]
@@ -241,6 +262,23 @@ mod tests {
         assert_eq!(back.panel.series[1], history.panel.series[1]);
         let a = &back.panel.series[0];
         assert_eq!((a.start, a.values[0], a.values[1].is_nan(), a.values[2]), (7 * HOUR, 1.5, true, 2.5));
+
+        let none = History { panel: Panel { series: Vec::new(), ..history.panel }, units: Vec::new() };
+        let bytes = history_to_parquet(&none).unwrap();
+        assert!(history_from_parquet(bytes, Frequency::HOUR, TimeZone::UTC).unwrap().panel.series.is_empty());
+    }
+
+    #[test]
+    fn a_history_of_many_batches_begins_at_its_least_start() {
+        let values: Vec<f32> = (0..2 * BATCH_ROWS + 1).map(|i| (i % 1000) as f32).collect();
+        let series = |id: &str, start| Series { id: id.into(), start, values: values.clone() };
+        // The earliest start is that of neither the first nor the last row.
+        let series = vec![series("a", 7 * HOUR), series("b", -2 * HOUR), series("c", 3 * HOUR)];
+        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let history = History { panel, units: vec!["kWh".into(); 3] };
+        let bytes = history_to_parquet(&history).unwrap();
+        let back = history_from_parquet(bytes, Frequency::HOUR, TimeZone::UTC).unwrap();
+        assert_eq!(back.panel.series, history.panel.series);
     }
 
     #[test]

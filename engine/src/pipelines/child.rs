@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::context::{Inputs, StepContext, join_error};
 use super::error::{RunError, StepError};
 use super::graph::{self, Action, StepDefinition};
-use super::lock::RunLock;
+use super::lock::{Role, RunLock};
 use super::recorder::{Recorder, now};
 use super::stop::Stop;
 use super::{build, infer};
@@ -65,7 +65,7 @@ pub async fn execute_steps(
     stop: Stop,
     steps: Arc<dyn Steps>,
 ) -> Result<Status, RunError> {
-    let _lock = RunLock::acquire(&env.lake, run_id, LOCK_PATIENCE).await?;
+    let _lock = RunLock::acquire(&env.lake, run_id, Role::Execute, LOCK_PATIENCE).await?;
     let run = load(&env.metadata, run_id).await?;
     if is_terminal(run.status) {
         return Ok(run.status);
@@ -133,13 +133,14 @@ impl Execution {
                 Err(error) => {
                     let message = format!("step {}: {error}", definition.name);
                     self.recorder.log(definition.name, "error", error.to_string());
-                    self.change_run(|run| {
-                        run.status = Status::Failed;
-                        run.error = Some(message);
-                        run.finished_at = Some(now());
-                    })
-                    .await?;
-                    return Ok(Status::Failed);
+                    let run = self
+                        .change_run(|run| {
+                            run.status = Status::Failed;
+                            run.error = Some(message.clone());
+                            run.finished_at = Some(now());
+                        })
+                        .await?;
+                    return Ok(run.status);
                 }
             }
         }
@@ -148,7 +149,7 @@ impl Execution {
             .change_run(|run| {
                 run.status = Status::Succeeded;
                 run.error = None;
-                run.model_version = version;
+                run.model_version = version.clone();
                 run.finished_at = Some(now());
             })
             .await?;
@@ -219,33 +220,45 @@ impl Execution {
     async fn stopped(&self, step: &str) -> Result<Status, RunError> {
         if self.stop.is_cancelled() {
             self.recorder.log(step, "warn", "the run was cancelled".into());
-            self.change_run(|run| {
-                run.status = Status::Cancelled;
-                run.finished_at = Some(now());
-            })
-            .await?;
-            return Ok(Status::Cancelled);
+            let run = self
+                .change_run(|run| {
+                    run.status = Status::Cancelled;
+                    run.finished_at = Some(now());
+                })
+                .await?;
+            return Ok(run.status);
         }
         self.recorder.log(step, "info", format!("asked to stop; the run stays queued and goes on at the step {step}"));
-        let run = self.change_run(|run| run.status = Status::Queued).await?;
+        let run = self
+            .change_run(|run| {
+                run.status = Status::Queued;
+                // An end that was asked for says nothing against the run.
+                run.attempts = (run.attempts - 1).max(0);
+            })
+            .await?;
         Ok(run.status)
     }
 
     // Reads, changes and writes the run's record. Whoever cancels a run writes `cancelled`; that is never undone.
-    async fn change_run(&self, change: impl FnOnce(&mut RunRecord)) -> Result<RunRecord, RunError> {
-        let mut run = load(&self.env.metadata, &self.spec.run_id).await?;
-        let cancelled = run.status == Status::Cancelled;
-        change(&mut run);
-        if cancelled {
-            run.status = Status::Cancelled;
-            self.stop.cancel();
+    async fn change_run(&self, change: impl Fn(&mut RunRecord)) -> Result<RunRecord, RunError> {
+        loop {
+            let mut run = load(&self.env.metadata, &self.spec.run_id).await?;
+            let ended = is_terminal(run.status).then_some(run.status);
+            change(&mut run);
+            if let Some(status) = ended {
+                run.status = status;
+                self.stop.cancel();
+            }
+            if self.env.metadata.update_run(&run).await? == run.status {
+                return Ok(run);
+            }
+            // Somebody ended the run since it was read: the change is made to what is there now.
         }
-        self.env.metadata.update_run(&run).await?;
-        Ok(run)
     }
 }
 
-// The last step that names a version has the last word: `load` finds one, `register` makes one.
+// The version that a build made, or that an infer run was to use: triggers tell by it whether another one serves now, so
+// it is the champion's also where that could not be loaded and seasonal naive stood in.
 fn model_version(outputs: &Inputs) -> Option<String> {
     ["register", "load"].iter().find_map(|step| outputs.0.get(step)?.get("model_version")?.as_str().map(str::to_owned))
 }
@@ -320,7 +333,7 @@ mod tests {
         let env = environment(directory).await;
         let mut spec = spec("r");
         spec.pipeline = Pipeline::Build;
-        env.metadata.insert_run(&queued(spec)).await.unwrap();
+        env.metadata.insert_run(&RunRecord { attempts: 2, ..queued(spec) }).await.unwrap();
         env
     }
 
@@ -337,6 +350,7 @@ mod tests {
             }
             stop.suspend();
             assert_eq!(run.await.unwrap().unwrap(), Status::Queued);
+            assert_eq!(load(&env.metadata, "r").await.unwrap().attempts, 1, "it was asked to end");
 
             let second = Scripted::new(0, Does::Succeed);
             let status = execute_steps(env.clone(), "r", Stop::default(), second.clone()).await.unwrap();

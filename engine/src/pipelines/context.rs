@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::artifacts::FOLDER;
 use super::error::{Doing, StepError};
 use super::recorder::Recorder;
 use super::stop::Stop;
@@ -46,7 +47,7 @@ impl StepContext {
 
     /// Path below the lake's root of an artifact of this run.
     pub fn artifact(&self, name: &str) -> String {
-        format!("artifacts/{}/{name}", self.spec.run_id)
+        format!("{FOLDER}/{}/{name}", self.spec.run_id)
     }
 
     /// The time zone of the group's calendar.
@@ -99,4 +100,16 @@ impl Inputs {
 /// A step's output as it is recorded.
 pub fn output<T: serde::Serialize>(value: &T) -> Result<Value, StepError> {
     serde_json::to_value(value).doing(|| "writing the step's output".to_owned())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::pipelines::spec::tests::spec;
+
+    /// What the step `step` of an hourly run works with.
+    pub(crate) async fn step_context(env: Arc<Environment>, step: &'static str) -> StepContext {
+        let recorder = Recorder::new(env.metadata.clone(), "r").await.unwrap();
+        StepContext { env, spec: Arc::new(spec("r")), step, stop: Stop::default(), recorder: Arc::new(recorder) }
+    }
 }

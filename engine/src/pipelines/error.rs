@@ -52,7 +52,13 @@ pub enum RunError {
     /// The engine is ending.
     #[error("run `{0}` is not started because the engine is ending; it stays queued and begins at the next start")]
     Stopping(String),
-    /// Another process executes the run.
+    /// The process that saw to the run does so no longer.
+    #[error(
+        "run `{0}` has not ended, but is no longer seen to here; `meterline runs show` says where it stands, and the \
+         service, when it runs, goes on with it"
+    )]
+    Abandoned(String),
+    /// Another process has the run.
     #[error("run `{run_id}` is being executed by another process, which holds {lock}; wait for it or end it")]
     Locked {
         /// The run.

@@ -8,12 +8,15 @@ use arrow::datatypes::DataType;
 use futures::StreamExt;
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::tables;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
 
 use super::context::StepContext;
 use super::error::{Doing, StepError};
+use crate::ingest::groups::group_id;
 use crate::sql::{self, TableVersions};
 
 /// Series of one group with their units.
@@ -29,6 +32,15 @@ impl History {
     /// Intervals that are there, over all series.
     pub fn intervals(&self) -> usize {
         self.panel.series.iter().map(|s| s.values.iter().filter(|v| !v.is_nan()).count()).sum()
+    }
+
+    /// Forgets what starts before `from`; a series may be left without any interval.
+    pub fn keep_from(&mut self, from: Micros) {
+        let Panel { frequency, zone, series } = &mut self.panel;
+        for one in series.iter_mut() {
+            let earlier = frequency.steps_between(one.start, from, zone).max(0) as usize;
+            keep_last(one, one.values.len().saturating_sub(earlier), *frequency, zone);
+        }
     }
 
     /// Keeps the last `length` intervals of every series.
@@ -115,6 +127,10 @@ impl HistoryBuilder {
             let step = step as usize;
             let line = &mut self.series[place].values;
             if line.len() <= step {
+                // By a quarter, not twofold: what is spare in every series at once is spare memory of a whole panel.
+                if line.capacity() <= step {
+                    line.reserve_exact((step + 1 - line.len()).max(line.len() / 4));
+                }
                 line.resize(step + 1, f32::NAN);
             }
             line[step] = values.value(row) as f32;
@@ -168,13 +184,24 @@ fn downcast<'a, T: 'static>(array: &'a arrow::array::ArrayRef, name: &str) -> Re
         .ok_or_else(|| StepError::failed("reading intervals", format!("the column {name} has an unexpected type")))
 }
 
-/// Reads the group's intervals with `from <= start` and `end <= origin` at the run's pinned version; of all series,
-/// or of the given ones.
-pub async fn read(ctx: &StepContext, from: Micros, series: Option<&[String]>) -> Result<History, StepError> {
+/// Intervals before the origin of each series that an infer run shows its models: the policy's context, or what
+/// seasonal naive, the baseline and the fallback, makes use of, where that is more.
+pub fn shown(policy: &ResolvedPolicy) -> usize {
+    policy.context.max(SeasonalNaive::history(policy.frequency, policy.horizon))
+}
+
+/// Reads the group's intervals with `from <= start` and `end <= until`, and none that ends after the origin, at the
+/// run's pinned version; of all series, or of the given ones.
+pub async fn read(
+    ctx: &StepContext,
+    from: Micros,
+    until: Micros,
+    series: Option<&[String]>,
+) -> Result<History, StepError> {
     let spec = &ctx.spec;
     let doing = || format!("reading intervals of {} at version {}", spec.frequency, spec.intervals_version);
     let versions = TableVersions { intervals: Some(spec.intervals_version) };
-    let query = query(spec.frequency, from, spec.origin, series);
+    let query = query(spec.frequency, from, until.min(spec.origin), series, &other_feeds(ctx));
     let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
     let mut builder = HistoryBuilder::new(spec.frequency, ctx.zone()?, from);
     while let Some(rows) = stream.next().await {
@@ -192,20 +219,33 @@ pub async fn read(ctx: &StepContext, from: Micros, series: Option<&[String]>) ->
     Ok(history)
 }
 
-fn query(frequency: Frequency, from: Micros, origin: Micros, series: Option<&[String]>) -> String {
+/// The feeds whose series of the run's frequency are in another group, because their calendar is another.
+pub fn other_feeds(ctx: &StepContext) -> Vec<String> {
+    let spec = &ctx.spec;
+    let feeds = ctx.env.config.feed.iter().filter(|(_, feed)| group_id(spec.frequency, &feed.zone) != spec.group_id);
+    feeds.map(|(name, _)| name.clone()).collect()
+}
+
+fn query(frequency: Frequency, from: Micros, until: Micros, series: Option<&[String]>, others: &[String]) -> String {
+    let listed = |texts: &[String]| {
+        let quoted: Vec<String> = texts.iter().map(|text| format!("'{}'", text.replace('\'', "''"))).collect();
+        quoted.join(", ")
+    };
     let instant = |at: Micros| format!("arrow_cast({at}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
     let mut query = format!(
         "SELECT series_id, start, value, unit FROM intervals \
          WHERE frequency = '{frequency}' AND start >= {} AND start < {} AND \"end\" <= {}",
         instant(from),
-        instant(origin),
-        instant(origin)
+        instant(until),
+        instant(until)
     );
     if let Some(series) = series {
-        let quoted: Vec<String> = series.iter().map(|id| format!("'{}'", id.replace('\'', "''"))).collect();
-        query.push_str(&format!(" AND series_id IN ({})", quoted.join(", ")));
+        query.push_str(&format!(" AND series_id IN ({})", listed(series)));
     }
-    tracing::debug!(from = format_micros(from), origin = format_micros(origin), "reads intervals");
+    if !others.is_empty() {
+        query.push_str(&format!(" AND feed NOT IN ({})", listed(others)));
+    }
+    tracing::debug!(from = format_micros(from), until = format_micros(until), "reads intervals");
     query
 }
 
@@ -262,9 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn keeping_from_an_instant_forgets_what_is_earlier() {
+        let series = |id: &str, start| Series { id: id.into(), start, values: vec![1.0, 2.0, 3.0] };
+        let panel = Panel {
+            frequency: Frequency::HOUR,
+            zone: TimeZone::UTC,
+            series: vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)],
+        };
+        let mut history = History { panel, units: vec!["kWh".into(); 3] };
+        history.keep_from(2 * HOUR);
+        let found: Vec<(Micros, usize)> = history.panel.series.iter().map(|s| (s.start, s.values.len())).collect();
+        assert_eq!(found, [(2 * HOUR, 1), (5 * HOUR, 3), (-6 * HOUR, 0)]);
+    }
+
+    #[test]
     fn series_names_cannot_end_the_query() {
-        let query = query(Frequency::HOUR, 0, HOUR, Some(&["o'brien".to_owned()]));
-        assert!(query.ends_with("IN ('o''brien')"), "{query}");
+        let query = query(Frequency::HOUR, 0, HOUR, Some(&["o'brien".to_owned()]), &["a'b".to_owned()]);
+        assert!(query.ends_with("AND series_id IN ('o''brien') AND feed NOT IN ('a''b')"), "{query}");
     }
 
     proptest! {

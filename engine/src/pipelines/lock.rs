@@ -1,4 +1,4 @@
-//! One process a run: an advisory lock that the operating system releases however its holder ends.
+//! One process a run: advisory locks that the operating system releases however their holder ends.
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
@@ -7,18 +7,29 @@ use std::time::Duration;
 use meterline_connectors::lake::Lake;
 use tokio::time::Instant;
 
+use super::artifacts::FOLDER;
 use super::error::RunError;
 
-/// Held by the process that executes a run; released when dropped or when the process ends.
+/// What a process does for a run while it holds the lock for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It executes the steps.
+    Execute,
+    /// It sees to the run, from the queue to the end: it starts the processes that execute it.
+    Drive,
+}
+
+/// Held by the process that has a role in a run; released when dropped or when the process ends.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
 }
 
 impl RunLock {
-    /// Takes the lock of `run_id`. A child whose engine died needs some seconds to end, so this waits up to `patience`.
-    pub async fn acquire(lake: &Lake, run_id: &str, patience: Duration) -> Result<RunLock, RunError> {
-        let path = path(lake, run_id);
+    /// Takes the lock of `run_id` for `role`. A child whose engine died needs some seconds to end, so this waits up to
+    /// `patience`.
+    pub async fn acquire(lake: &Lake, run_id: &str, role: Role, patience: Duration) -> Result<RunLock, RunError> {
+        let path = path(lake, run_id, role);
         let io = |doing: &str, e| RunError::io(format!("{doing} the lock file {}", path.display()), e);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(|e| io("creating the directory of", e))?;
@@ -40,17 +51,21 @@ impl RunLock {
         }
     }
 
-    /// Whether some process holds the lock of `run_id` now.
-    pub fn is_held(lake: &Lake, run_id: &str) -> bool {
-        let Ok(file) = File::options().write(true).open(path(lake, run_id)) else { return false };
+    /// Whether some process holds the lock of `run_id` for `role` now.
+    pub fn is_held(lake: &Lake, run_id: &str, role: Role) -> bool {
+        let Ok(file) = File::options().write(true).open(path(lake, run_id, role)) else { return false };
         matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
 }
 
 // Beside the run's artifacts where the lake is a directory, else in this machine's temporary directory.
-fn path(lake: &Lake, run_id: &str) -> PathBuf {
+fn path(lake: &Lake, run_id: &str, role: Role) -> PathBuf {
+    let name = match role {
+        Role::Execute => "run",
+        Role::Drive => "driver",
+    };
     match lake.local_dir() {
-        Some(directory) => directory.join("artifacts").join(run_id).join("run.lock"),
-        None => std::env::temp_dir().join("meterline-runs").join(format!("{run_id}.lock")),
+        Some(directory) => directory.join(FOLDER).join(run_id).join(format!("{name}.lock")),
+        None => std::env::temp_dir().join("meterline-runs").join(format!("{run_id}.{name}.lock")),
     }
 }

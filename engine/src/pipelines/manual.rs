@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use meterline_schemas::Micros;
 
+use super::child::is_terminal;
 use super::error::RunError;
 use super::progress;
 use super::runner::{Runner, cancel};
@@ -76,22 +77,61 @@ pub async fn execute(
     }
     let follow = async {
         for run_id in &run_ids {
-            progress::follow(&env.metadata, run_id).await?;
+            follow(env, &runner, run_id).await?;
         }
         Ok::<(), RunError>(())
     };
-    tokio::select! {
-        followed = follow => followed?,
-        () = interrupted => {
-            for run_id in &run_ids {
-                cancel(&env.metadata, run_id).await?;
-            }
+    let cancel_all = async {
+        interrupted.await;
+        for run_id in &run_ids {
+            cancel(&env.metadata, run_id).await?;
         }
-    }
+        Ok::<(), RunError>(())
+    };
+    let ended = tokio::select! {
+        ended = follow => ended,
+        ended = cancel_all => ended,
+    };
+    // Also after an error: the processes end at a safe point, and another engine can go on with their runs.
     runner.shutdown().await;
+    ended?;
     let mut records = Vec::new();
     for run_id in &run_ids {
         records.push(runner.wait(run_id).await?);
     }
     Ok(records)
+}
+
+/// Shows a run's progress until it has ended, or until `runner` sees to it no longer.
+async fn follow(env: &Environment, runner: &Runner, run_id: &str) -> Result<(), RunError> {
+    let run = tokio::select! {
+        run = progress::follow(&env.metadata, run_id) => return run.map(|_| ()),
+        run = runner.wait(run_id) => run?,
+    };
+    if !is_terminal(run.status) {
+        return Err(RunError::Abandoned(run_id.to_owned()));
+    }
+    // The last line says how it ended.
+    progress::follow(&env.metadata, run_id).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::records::Status;
+    use crate::pipelines::spec::tests::{environment, queued, spec};
+
+    #[tokio::test]
+    async fn a_run_that_is_no_longer_seen_to_is_not_followed_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        for (run_id, status) in [("left", Status::Queued), ("ended", Status::Cancelled)] {
+            env.metadata.insert_run(&RunRecord { status, ..queued(spec(run_id)) }).await.unwrap();
+        }
+        let runner = Runner::new(env.clone());
+        runner.shutdown().await;
+        assert!(follow(&env, &runner, "ended").await.is_ok());
+        let error = follow(&env, &runner, "left").await.unwrap_err();
+        assert!(matches!(error, RunError::Abandoned(_)) && error.to_string().contains("runs show"), "{error}");
+    }
 }

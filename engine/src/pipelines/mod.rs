@@ -11,7 +11,8 @@
 //! * [`progress`]: a run's progress as one line for people; [`manual`]: runs that a person asks for.
 //!
 //! A step's output is a small JSON value in the metadata database; what is big is an artifact that the output names.
-//! A step that succeeded is not repeated when a run goes on after a crash.
+//! A step that succeeded is not repeated when a run goes on after a crash. `lock` says who executes a run and who sees
+//! to it, `sweep` deletes the artifacts of runs that have ended.
 
 pub mod artifacts;
 pub mod build;
@@ -29,6 +30,7 @@ pub mod recorder;
 pub mod runner;
 pub mod spec;
 pub mod stop;
+mod sweep;
 
 pub use error::{RunError, StepError};
 pub use runner::{Runner, cancel};

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -17,14 +17,15 @@ use tokio::task::JoinHandle;
 use super::child::{is_terminal, load};
 use super::error::RunError;
 use super::graph;
-use super::lock::RunLock;
+use super::lock::{Role, RunLock};
 use super::recorder::now;
 use super::stop::Stop;
+use super::sweep::sweep;
 use crate::environment::Environment;
 use crate::metadata::MetadataStore;
 use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
 
-/// Processes that are started for one run before it is failed.
+/// Processes that may die, without having been asked to end, before their run is failed.
 pub const ATTEMPTS_MAX: i64 = 2;
 /// How long a child may take to reach a safe point and end once it was asked to.
 const END_PATIENCE: Duration = Duration::from_secs(15);
@@ -32,6 +33,13 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 const STDERR_LINES: usize = 40;
 /// How often a run that another process executes is looked at.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
+/// How long a run must have been seen to by nobody before this engine takes it over.
+const ORPHAN_AFTER: Duration = Duration::from_secs(30);
+/// How long another process may take to give up its role in a run.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+/// First and longest pause before a run is seen to again after the metadata database failed.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Starts and watches runs. Cheap to clone; all clones share the slots.
 #[derive(Clone)]
@@ -47,6 +55,8 @@ struct Shared {
     infers: Semaphore,
     stop: Stop,
     driven: Mutex<HashMap<String, Driven>>,
+    // Runs that nobody seems to see to, with the first time that it was so.
+    orphans: Mutex<HashMap<String, Instant>>,
 }
 
 // A run that this process sees to, from the queue to its end.
@@ -70,6 +80,7 @@ impl Runner {
             infers: Semaphore::new(1),
             stop: Stop::default(),
             driven: Mutex::new(HashMap::new()),
+            orphans: Mutex::new(HashMap::new()),
         };
         Runner { shared: Arc::new(shared) }
     }
@@ -114,24 +125,63 @@ impl Runner {
         }
     }
 
-    /// Goes on with the runs that an earlier engine left queued or running. Returns how many.
+    /// Goes on with the runs that an earlier engine left queued or running, and deletes the artifacts that no run needs
+    /// any more. Returns how many runs go on. For the start of an engine.
     pub async fn resume_unfinished(&self) -> Result<usize, RunError> {
-        let mut resumed = 0;
-        for run in self.shared.env.metadata.active_runs().await? {
-            let run_id = run.spec.run_id.as_str();
-            if self.driven().contains_key(run_id) {
-                continue;
-            }
+        let shared = self.shared.clone();
+        // Beside the start, not before it: there may be a lot to delete.
+        tokio::spawn(async move { sweep(&shared.env).await });
+        let abandoned = self.abandoned().await?;
+        for run in &abandoned {
             tracing::info!(
-                run = run_id,
+                run = run.spec.run_id,
                 group = %run.spec.group_id,
                 pipeline = run.spec.pipeline.as_str(),
                 "an earlier process left the run unfinished; it goes on at its first unfinished step"
             );
-            self.drive(&run);
-            resumed += 1;
+            self.drive(run);
         }
-        Ok(resumed)
+        Ok(abandoned.len())
+    }
+
+    /// Goes on with the runs that nobody has seen to for half a minute, such as those of a manual command that was
+    /// killed. Returns how many. Cheap: for the running engine, about every second.
+    pub async fn adopt_orphans(&self) -> Result<usize, RunError> {
+        self.adopt(ORPHAN_AFTER).await
+    }
+
+    async fn adopt(&self, after: Duration) -> Result<usize, RunError> {
+        if self.shared.stop.is_requested() {
+            return Ok(0);
+        }
+        let mut orphans = self.abandoned().await?;
+        // Whoever executes it may be a process whose engine died, and leave it queued in a moment.
+        orphans.retain(|run| !RunLock::is_held(&self.shared.env.lake, &run.spec.run_id, Role::Execute));
+        {
+            let mut seen = self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.retain(|run_id, _| orphans.iter().any(|run| run.spec.run_id == *run_id));
+            orphans.retain(|run| seen.entry(run.spec.run_id.clone()).or_insert_with(Instant::now).elapsed() >= after);
+        }
+        for run in &orphans {
+            tracing::warn!(
+                run = run.spec.run_id,
+                group = %run.spec.group_id,
+                pipeline = run.spec.pipeline.as_str(),
+                "nobody sees to the run any more; this engine takes it over, at its first unfinished step"
+            );
+            self.drive(run);
+        }
+        Ok(orphans.len())
+    }
+
+    // Runs that are queued or running and that no process sees to, neither this one nor another.
+    async fn abandoned(&self) -> Result<Vec<RunRecord>, RunError> {
+        let mut active = self.shared.env.metadata.active_runs().await?;
+        active.retain(|run| {
+            let run_id = &run.spec.run_id;
+            !self.driven().contains_key(run_id) && !RunLock::is_held(&self.shared.env.lake, run_id, Role::Drive)
+        });
+        Ok(active)
     }
 
     /// Asks every child to stop at its next safe point and waits, a bounded time, until they have. Runs that have not
@@ -156,10 +206,11 @@ impl Runner {
         let spec = run.spec.clone();
         let run_id = spec.run_id.clone();
         let mut driven = self.driven();
+        if driven.contains_key(&run_id) {
+            return;
+        }
         let task = tokio::spawn(async move {
-            if let Err(error) = runner.shared.see_through(&spec).await {
-                tracing::error!(run = %spec.run_id, %error, "the run cannot be seen through; it stays as recorded");
-            }
+            runner.shared.drive(&spec).await;
             let _ = ended_sender.send(true);
             runner.driven().remove(&spec.run_id);
         });
@@ -170,12 +221,16 @@ impl Runner {
 /// Cancels a run unless it has ended: its process stops at the next safe point, and nobody resumes it.
 pub async fn cancel(metadata: &MetadataStore, run_id: &str) -> Result<RunRecord, RunError> {
     let mut run = load(metadata, run_id).await?;
-    if !is_terminal(run.status) {
-        run.status = Status::Cancelled;
-        run.finished_at = Some(now());
-        metadata.update_run(&run).await?;
+    if is_terminal(run.status) {
+        return Ok(run);
     }
-    Ok(run)
+    run.status = Status::Cancelled;
+    run.finished_at = Some(now());
+    match metadata.update_run(&run).await? {
+        Status::Cancelled => Ok(run),
+        // It ended since it was read.
+        _ => load(metadata, run_id).await,
+    }
 }
 
 /// What a child's end calls for.
@@ -230,7 +285,44 @@ fn describe_end(status: ExitStatus) -> String {
 }
 
 impl Shared {
-    async fn see_through(&self, spec: &RunSpec) -> Result<(), RunError> {
+    /// Sees to a run until it has ended or this runner stops. A database that does not answer is no reason to leave a
+    /// run: while it is recorded as active, its group has no other.
+    async fn drive(&self, spec: &RunSpec) {
+        let run_id = spec.run_id.as_str();
+        let claim = match RunLock::acquire(&self.env.lake, run_id, Role::Drive, CLAIM_PATIENCE).await {
+            Ok(claim) => Some(claim),
+            // Two that see to one run are a waste, not a danger: it is executed by one process at a time.
+            Err(error) => {
+                tracing::warn!(run = run_id, %error, "other engines cannot know that the run is seen to");
+                None
+            }
+        };
+        let mut pause = PAUSE;
+        let ended = loop {
+            match self.see_through(spec).await {
+                Ok(ended) => break ended,
+                Err(error @ RunError::Unknown(_)) => {
+                    tracing::error!(run = run_id, %error, "the run is left alone");
+                    break false;
+                }
+                Err(error) => {
+                    let retry_s = pause.as_secs_f64();
+                    tracing::error!(run = run_id, %error, retry_s, "the run cannot be seen through now; tried again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                () = self.stop.requested() => break false,
+            }
+        };
+        drop(claim);
+        if ended {
+            sweep(&self.env).await;
+        }
+    }
+
+    /// Sees to a run until it has ended (`true`) or this runner stops.
+    async fn see_through(&self, spec: &RunSpec) -> Result<bool, RunError> {
         let run_id = spec.run_id.as_str();
         let slots = match spec.pipeline {
             Pipeline::Build => &self.builds,
@@ -238,30 +330,44 @@ impl Shared {
         };
         let _slot = tokio::select! {
             slot = slots.acquire() => slot,
-            () = self.stop.requested() => return Ok(()),
+            () = self.stop.requested() => return Ok(false),
         };
         loop {
             self.wait_for_holder(run_id).await;
             let mut run = load(&self.env.metadata, run_id).await?;
             if is_terminal(run.status) || self.stop.is_requested() {
-                return Ok(());
+                return Ok(is_terminal(run.status));
             }
             run.attempts += 1;
+            let attempts = run.attempts;
             run.started_at = run.started_at.or(Some(now()));
-            self.env.metadata.update_run(&run).await?;
+            if is_terminal(self.env.metadata.update_run(&run).await?) {
+                return Ok(true);
+            }
             let (end, tail) = match self.execute(spec).await {
                 Ok(ended) => ended,
                 Err(error) => (format!("could not be started: {error}"), Vec::new()),
             };
-            let mut run = load(&self.env.metadata, run_id).await?;
-            if run.status != Status::Succeeded {
-                self.keep_tail(run_id, &tail).await?;
+            if RunLock::is_held(&self.env.lake, run_id, Role::Execute) {
+                // Another process was faster and has the run; ours could do nothing.
+                continue;
             }
+            let mut run = load(&self.env.metadata, run_id).await?;
             let step = self.account_for_crash(&mut run).await?;
             let next = after_end(run.status, &end, step.as_deref(), run.attempts, self.stop.is_requested());
             match next {
-                Next::Leave => return Ok(()),
+                Next::Leave => {
+                    let ended = is_terminal(run.status);
+                    // Asked to end, it had to be killed. That says nothing against the run, which waits again.
+                    if !ended && run.attempts == attempts {
+                        run.attempts -= 1;
+                        run.status = Status::Queued;
+                        self.env.metadata.update_run(&run).await?;
+                    }
+                    return Ok(ended);
+                }
                 Next::Retry => {
+                    self.keep_tail(run_id, &tail).await?;
                     tracing::warn!(run = run_id, end, "the run's process died; another one goes on at the same step");
                     self.log(run_id, step.as_deref(), "warn", format!("the process {end}; another one takes over"))
                         .await?;
@@ -269,13 +375,14 @@ impl Shared {
                     self.env.metadata.update_run(&run).await?;
                 }
                 Next::Fail(reason) => {
+                    self.keep_tail(run_id, &tail).await?;
                     tracing::error!(run = run_id, reason, "the run has failed");
                     self.log(run_id, step.as_deref(), "error", reason.clone()).await?;
                     run.status = Status::Failed;
                     run.error = Some(reason);
                     run.finished_at = Some(now());
                     self.env.metadata.update_run(&run).await?;
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
@@ -283,7 +390,7 @@ impl Shared {
 
     // Another process executes the run: that of a manual command, or one whose engine died and that is about to end.
     async fn wait_for_holder(&self, run_id: &str) {
-        while !self.stop.is_requested() && RunLock::is_held(&self.env.lake, run_id) {
+        while !self.stop.is_requested() && RunLock::is_held(&self.env.lake, run_id, Role::Execute) {
             tokio::time::sleep(FOREIGN_POLL).await;
         }
     }
@@ -292,9 +399,14 @@ impl Shared {
     async fn execute(&self, spec: &RunSpec) -> Result<(String, Vec<String>), RunError> {
         let program = match &self.program {
             Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(|e| RunError::io("finding this program's own file", e))?,
+            None => this_program().map_err(|e| RunError::io("finding this program's own file", e))?,
         };
         let mut command = Command::new(&program);
+        #[cfg(unix)]
+        if let (None, Some(name)) = (&self.program, std::env::args_os().next()) {
+            // Lists of processes should not show how the file was found.
+            command.arg0(name);
+        }
         command
             .arg("execute-run")
             .arg("-c")
@@ -369,6 +481,11 @@ impl Shared {
         let record = LogRecord { run_id: run_id.to_owned(), step, at: now(), level: level.to_owned(), message };
         Ok(self.env.metadata.append_log(&record).await?)
     }
+}
+
+// On Linux by its open file, which stays this very program after an update has replaced the file of its name.
+fn this_program() -> std::io::Result<PathBuf> {
+    if cfg!(target_os = "linux") { Ok(PathBuf::from("/proc/self/exe")) } else { std::env::current_exe() }
 }
 
 async fn read_tail(run_id: String, stderr: Option<ChildStderr>) -> Vec<String> {
@@ -452,13 +569,99 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         tokio::time::timeout(Duration::from_secs(5), runner.shutdown()).await.unwrap();
-        assert_eq!(load(&env.metadata, "r").await.unwrap().status, Status::Queued);
+        let run = load(&env.metadata, "r").await.unwrap();
+        assert_eq!((run.status, run.attempts), (Status::Queued, 0), "an end that was asked for is no attempt");
+        assert!(env.metadata.logs("r").await.unwrap().is_empty(), "nothing went wrong");
         assert!(matches!(runner.start(spec("s"), "test", None).await, Err(RunError::Stopping(_))));
 
         let next = Runner::with_program(env, Some(program));
         assert_eq!(next.resume_unfinished().await.unwrap(), 1);
         assert_eq!(next.resume_unfinished().await.unwrap(), 0, "it is seen to already");
         next.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_nobody_sees_to_is_adopted() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        for run_id in ["alone", "driven", "executed"] {
+            env.metadata.insert_run(&queued(spec(run_id))).await.unwrap();
+        }
+        let hold = |run_id, role| RunLock::acquire(&env.lake, run_id, role, Duration::ZERO);
+        let driver = hold("driven", Role::Drive).await.unwrap();
+        let executor = hold("executed", Role::Execute).await.unwrap();
+        let runner = Runner::with_program(env.clone(), Some(script(directory.path(), "cat >/dev/null")));
+        assert_eq!(runner.adopt_orphans().await.unwrap(), 0, "it may be seen to in a moment");
+        assert_eq!(runner.adopt(Duration::ZERO).await.unwrap(), 1);
+        assert!(runner.driven().contains_key("alone"));
+        assert_eq!(runner.adopt(Duration::ZERO).await.unwrap(), 0, "it is seen to now");
+        drop((driver, executor));
+        assert_eq!(runner.adopt(Duration::ZERO).await.unwrap(), 2);
+        runner.shutdown().await;
+        assert_eq!(runner.adopt(Duration::ZERO).await.unwrap(), 0, "an engine that ends takes nothing over");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_another_engine_sees_to_is_not_resumed() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        let program = script(directory.path(), "cat >/dev/null");
+        let manual = Runner::with_program(env.clone(), Some(program.clone()));
+        manual.start(spec("r"), "test", None).await.unwrap();
+        while load(&env.metadata, "r").await.unwrap().attempts == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let service = Runner::with_program(env, Some(program));
+        assert_eq!(service.resume_unfinished().await.unwrap(), 0);
+        manual.shutdown().await;
+        assert_eq!(service.resume_unfinished().await.unwrap(), 1);
+        service.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_is_seen_through_once_the_database_answers_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        let run = queued(spec("r"));
+        env.metadata.insert_run(&run).await.unwrap();
+        let database = directory.path().join("metadata.db");
+        let database = sqlx::SqlitePool::connect(&format!("sqlite:{}", database.display())).await.unwrap();
+        sqlx::query("ALTER TABLE runs RENAME TO hidden").execute(&database).await.unwrap();
+        let runner = Runner::with_program(env.clone(), Some(script(directory.path(), "exit 3")));
+        runner.drive(&run);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(env.metadata.run("r").await.is_err());
+        sqlx::query("ALTER TABLE hidden RENAME TO runs").execute(&database).await.unwrap();
+        let run = runner.wait("r").await.unwrap();
+        assert_eq!((run.status, run.attempts), (Status::Failed, ATTEMPTS_MAX));
+    }
+
+    #[tokio::test]
+    async fn the_artifacts_of_a_run_are_there_until_it_has_succeeded() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = environment(directory.path()).await;
+        env.lake.put_object("artifacts/r/dataset", "rows".into()).await.unwrap();
+        env.metadata.insert_run(&queued(spec("r"))).await.unwrap();
+        let artifacts = env.lake.local_dir().unwrap().join("artifacts").join("r");
+        let runner = Runner::with_program(env.clone(), Some(script(directory.path(), "cat >/dev/null")));
+        assert_eq!(runner.resume_unfinished().await.unwrap(), 1);
+        while load(&env.metadata, "r").await.unwrap().attempts == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(artifacts.join("dataset").exists());
+        // What its process would do, and then end.
+        let done = RunRecord { status: Status::Succeeded, ..load(&env.metadata, "r").await.unwrap() };
+        env.metadata.update_run(&done).await.unwrap();
+        runner.shutdown().await;
+        assert!(!artifacts.exists());
+    }
+
+    #[tokio::test]
+    async fn this_program_starts_under_its_own_name() {
+        let program = this_program().unwrap();
+        let mut command = Command::new(program);
+        let output = command.arg("--list").output().await.unwrap();
+        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("pipelines::runner"));
     }
 
     #[tokio::test]

@@ -47,6 +47,14 @@ impl SeasonalNaive {
         SeasonalNaive { name: "seasonal_naive", ..SeasonalNaive::long(frequency) }
     }
 
+    /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step looks,
+    /// and two of the longest season more, so that it chooses that season and knows enough of its errors. It sees a
+    /// difference in longer history only in more errors.
+    pub fn history(frequency: Frequency, horizon: usize) -> usize {
+        let longest = seasons(frequency).first().copied().unwrap_or(1);
+        longest * (horizon.div_ceil(longest).max(1) + 2)
+    }
+
     fn forecast_series(&self, values: &[f32], horizon: usize) -> Result<SeriesForecast, NoForecast> {
         let n = values.len();
         let season = self.seasons.iter().copied().find(|s| n >= 2 * s).unwrap_or(self.phases);
@@ -179,6 +187,24 @@ mod tests {
         for (days, expected) in [(13, 12.0), (14, 7.0), (20, 13.0)] {
             let found = forecast(&model, Frequency::HOUR, hours(days), 24).unwrap();
             assert_eq!(found.quantiles[0][MEDIAN], expected, "{days} days");
+        }
+    }
+
+    #[test]
+    fn its_history_is_enough_for_the_longest_season_and_its_errors() {
+        for (frequency, horizon, expected) in [
+            ("PT15M", 2 * 96, 3 * 7 * 96),
+            ("PT1H", 0, 3 * 7 * 24),
+            ("PT1H", 8 * 24, 4 * 7 * 24),
+            ("P1D", 14, 4 * 7),
+            ("P1W", 8, 3 * 52),
+            ("P1M", 12, 3 * 12),
+        ] {
+            let frequency: Frequency = frequency.parse().unwrap();
+            let history = SeasonalNaive::history(frequency, horizon);
+            assert_eq!(history, expected, "{frequency} {horizon}");
+            let model = SeasonalNaive::for_frequency(frequency);
+            assert!(model.seasons.iter().all(|season| history >= 2 * season), "{frequency}");
         }
     }
 

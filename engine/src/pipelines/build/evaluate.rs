@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use meterline_models::backtest::{Evaluation, compare};
-use meterline_models::forecaster::Forecaster;
+use meterline_models::data::Panel;
+use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use meterline_models::forecasters::quantile_mlp::QuantileMlp;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{evaluation_origins, preprocess, train};
+use super::{evaluated, evaluation_origins, preprocess, train};
 use crate::pipelines::context::{Inputs, StepContext, output};
-use crate::pipelines::error::StepError;
-use crate::pipelines::{artifacts, model};
+use crate::pipelines::error::{Doing, StepError};
+use crate::pipelines::{artifacts, history, model};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +23,7 @@ pub struct Output {
     /// `wql`, `nd`, `mase`, `coverage` of the candidate, the same of seasonal naive with the prefix `naive_` and of the
     /// champion with the prefix `champion_`. While there is no champion, seasonal naive is the champion.
     pub figures: BTreeMap<String, Option<f64>>,
-    /// Version of the champion.
+    /// Version of the champion; none either where it cannot be loaded.
     pub champion: Option<String>,
     /// Scored (series, origin, step) points.
     pub points: usize,
@@ -39,37 +42,21 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let spec = ctx.spec.clone();
     let zone = ctx.zone()?;
     let origins = evaluation_origins(&spec, &zone);
-    let candidate = model::load(ctx, "of this run", &trained.weights).await?;
-    let champion_record = ctx
-        .env
-        .metadata
-        .champion(&spec.group_id)
-        .await
-        .map_err(|e| StepError::failed(format!("finding the champion of {}", spec.group_id), e))?;
-    let champion = match &champion_record {
-        Some(record) => {
-            if origins.first().is_some_and(|first| record.trained_until > *first) {
-                ctx.warn(format!(
-                    "the champion {} was trained until {}, into the evaluation windows: its figures flatter it",
-                    record.version,
-                    format_micros(record.trained_until)
-                ));
-            }
-            Some(model::load(ctx, &record.version, &record.artifact).await?)
-        }
-        None => None,
-    };
+    let candidate = model::load(ctx, "of this run", &trained.weights).await??;
+    let champion = champion(ctx, origins.first().copied()).await?;
+    let champion_version = champion.as_ref().map(|(version, _)| version.clone());
     let bytes = artifacts::get(&ctx.env.lake, &dataset.dataset).await?;
     let (stop, windows) = (ctx.stop.clone(), origins.clone());
     let evaluations = ctx
         .blocking(move || {
             let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
-            // What an infer run would see at each origin, and not the years before it.
-            history.keep_last(spec.policy.context + spec.policy.evaluate_windows * spec.policy.horizon);
+            history.keep_last(evaluated(&spec.policy));
             stop.check()?;
+            let length = history::shown(&spec.policy);
             let naive = SeasonalNaive::for_frequency(spec.frequency);
-            let mut models: Vec<&dyn Forecaster> = vec![&candidate, &naive];
-            models.extend(champion.as_ref().map(|c| c as &dyn Forecaster));
+            let mut models = vec![Shown { model: &candidate, length }, Shown { model: &naive, length }];
+            models.extend(champion.as_ref().map(|(_, model)| Shown { model, length }));
+            let models: Vec<&dyn Forecaster> = models.iter().map(|m| m as &dyn Forecaster).collect();
             Ok(compare(&models, &history.panel, &windows, spec.policy.horizon))
         })
         .await?;
@@ -82,21 +69,59 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             ctx.metric(name, *value);
         }
     }
-    let champion = champion_record.map(|c| c.version);
     ctx.info(format!(
         "on {} points of {} windows: {}",
         candidate.points,
         candidate.windows,
-        sentence(&figures, champion.as_deref())
+        sentence(&figures, champion_version.as_deref())
     ));
     output(&Output {
         figures,
-        champion,
+        champion: champion_version,
         points: candidate.points,
         windows: candidate.windows,
         windows_without_forecast: candidate.windows_without_forecast,
         origins: origins.into_iter().map(format_micros).collect(),
     })
+}
+
+/// A model that sees at each origin what an infer run would show it, and not what comes before that.
+struct Shown<'a> {
+    model: &'a dyn Forecaster,
+    length: usize,
+}
+
+impl Forecaster for Shown<'_> {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        self.model.forecast(&panel.newest(self.length), horizon)
+    }
+}
+
+// The group's champion with its version, if it can be loaded. `first` is the origin of the first window.
+async fn champion(ctx: &StepContext, first: Option<Micros>) -> Result<Option<(String, QuantileMlp)>, StepError> {
+    let group = &ctx.spec.group_id;
+    let record = ctx.env.metadata.champion(group).await.doing(|| format!("finding the champion of {group}"))?;
+    let Some(record) = record else { return Ok(None) };
+    let model = match model::load(ctx, &record.version, &record.artifact).await? {
+        Ok(model) => model,
+        // It cannot serve either: a candidate that beats the baseline must be able to replace it.
+        Err(reason) => {
+            ctx.warn(format!("the champion {} does not count: {reason}", record.version));
+            return Ok(None);
+        }
+    };
+    if first.is_some_and(|first| record.trained_until > first) {
+        ctx.warn(format!(
+            "the champion {} was trained until {}, into the evaluation windows: its figures flatter it",
+            record.version,
+            format_micros(record.trained_until)
+        ));
+    }
+    Ok(Some((record.version, model)))
 }
 
 fn figures(candidate: &Evaluation, naive: &Evaluation, champion: Option<&Evaluation>) -> BTreeMap<String, Option<f64>> {
@@ -116,7 +141,7 @@ fn sentence(figures: &BTreeMap<String, Option<f64>>, champion: Option<&str>) -> 
     };
     let against = match champion {
         Some(version) => format!(", champion {version} {}", show("champion_wql")),
-        None => ", no champion yet".to_owned(),
+        None => ", no champion to compare with".to_owned(),
     };
     format!(
         "wQL {}, seasonal naive {}{against}; ND {}, MASE {}, coverage of the 80 % interval {}",
@@ -131,6 +156,12 @@ fn sentence(figures: &BTreeMap<String, Option<f64>>, champion: Option<&str>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipelines::history::History;
+    use jiff::tz::TimeZone;
+    use meterline_models::data::Series;
+    use meterline_schemas::Frequency;
+    use meterline_schemas::config::resolve_policy;
+    use meterline_schemas::time::HOUR;
 
     fn evaluation(wql: Option<f64>) -> Evaluation {
         Evaluation {
@@ -152,5 +183,28 @@ mod tests {
         assert_eq!((found["wql"], found["naive_wql"], found["champion_wql"]), (Some(0.1), Some(0.2), Some(0.2)));
         let found = figures(&evaluation(Some(0.1)), &evaluation(Some(0.2)), Some(&evaluation(None)));
         assert_eq!(found["champion_wql"], None, "a champion that was not scored is a missing figure");
+    }
+
+    #[test]
+    fn at_each_origin_a_model_sees_what_an_infer_run_would_show_it() {
+        let policy = resolve_policy(Frequency::HOUR, &Default::default());
+        let (length, horizon) = (history::shown(&policy), policy.horizon);
+        assert!(length >= 2 * 7 * 24, "naive must be able to choose the season of a week");
+        // Two years whose level changes from week to week, so that every bit more of history makes a difference.
+        let values = (0..2 * 365 * 24).map(|h| ((h * 7919) % 101 + h / 168) as f32).collect();
+        let series = vec![Series { id: "a".into(), start: 0, values }];
+        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let naive = SeasonalNaive::for_frequency(Frequency::HOUR);
+        let shown = Shown { model: &naive, length };
+        let mut evaluated_history = History { panel: panel.clone(), units: vec!["kWh".into()] };
+        evaluated_history.keep_last(evaluated(&policy));
+        let end = panel.series[0].origin(Frequency::HOUR, &TimeZone::UTC);
+        for window in 0..=policy.evaluate_windows {
+            let origin = end - (window * horizon) as i64 * HOUR;
+            let mut inferred = History { panel: panel.cut(origin), units: vec!["kWh".into()] };
+            inferred.keep_last(length);
+            let expected = naive.forecast(&inferred.panel, horizon);
+            assert_eq!(shown.forecast(&evaluated_history.panel.cut(origin), horizon), expected, "{window}");
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use datafusion::common::DFSchema;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +17,7 @@ use crate::triggers::predicate::{Predicate, gate_schema};
 /// What the step decided.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// Whether the predicate is true. False and unknown reject alike.
+    /// Whether the predicate is true and every figure that it looks at is there. False and unknown reject alike.
     pub accepted: bool,
     /// In one sentence: why.
     pub reason: String,
@@ -30,7 +33,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     output(&decided)
 }
 
-/// Decides by `accept_if` over `figures`. A missing figure makes its clause unknown, and unknown rejects.
+/// Decides by `accept_if` over `figures`. A missing figure rejects wherever the predicate looks at it, also where SQL
+/// would come to an answer without it: in one branch of an OR, or in a CASE.
 pub fn decide(accept_if: &str, figures: &BTreeMap<String, Option<f64>>) -> Result<Output, StepError> {
     let doing = || format!("evaluating the gate's accept_if = \"{accept_if}\"");
     let values = figures.iter().map(|(name, value)| (name.clone(), Value::from(*value))).collect();
@@ -40,11 +44,22 @@ pub fn decide(accept_if: &str, figures: &BTreeMap<String, Option<f64>>) -> Resul
         .into_iter()
         .map(|(clause, truth)| ClauseTruth { part: "accept_if".to_owned(), clause, truth })
         .collect();
-    let accepted = truth == Truth::True;
-    Ok(Output { accepted, reason: reason(accepted, &clauses), clauses })
+    let mut missing = columns(accept_if).doing(doing)?;
+    missing.retain(|name| !figures.get(name).copied().flatten().is_some_and(f64::is_finite));
+    let accepted = truth == Truth::True && missing.is_empty();
+    Ok(Output { accepted, reason: reason(accepted, &clauses, &missing), clauses })
 }
 
-fn reason(accepted: bool, clauses: &[ClauseTruth]) -> String {
+/// The figures that a predicate looks at, in order.
+fn columns(accept_if: &str) -> Result<Vec<String>, DataFusionError> {
+    let columns = DFSchema::try_from(gate_schema())?;
+    let expression = SessionContext::new().state().create_logical_expr(accept_if, &columns)?;
+    let mut names: Vec<String> = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn reason(accepted: bool, clauses: &[ClauseTruth], missing: &[String]) -> String {
     let named = |wanted: Truth| {
         let found: Vec<&str> = clauses.iter().filter(|c| c.truth == wanted).map(|c| c.clause.as_str()).collect();
         (!found.is_empty()).then(|| found.join(", "))
@@ -53,8 +68,10 @@ fn reason(accepted: bool, clauses: &[ClauseTruth]) -> String {
         return format!("accepted: {}", named(Truth::True).unwrap_or_else(|| "the gate asks for nothing".to_owned()));
     }
     let not_true = named(Truth::False).map(|c| format!("not true: {c}"));
-    let unknown = named(Truth::Unknown).map(|c| format!("unknown, because a figure is missing: {c}"));
-    let parts: Vec<String> = not_true.into_iter().chain(unknown).collect();
+    let unknown = named(Truth::Unknown).map(|c| format!("unknown: {c}"));
+    let missing = (!missing.is_empty())
+        .then(|| format!("a missing figure never approves, and missing is {}", missing.join(", ")));
+    let parts: Vec<String> = not_true.into_iter().chain(unknown).chain(missing).collect();
     format!("rejected: {}", parts.join("; "))
 }
 
@@ -79,7 +96,15 @@ mod tests {
             (DEFAULT, Some(0.10), None, Some(0.11), false),
             (DEFAULT, Some(0.10), Some(0.12), None, false),
             ("not (wql > naive_wql)", None, Some(0.12), None, false),
-            ("wql <= naive_wql or wql <= champion_wql", Some(0.10), None, Some(0.11), true),
+            ("wql <= naive_wql or wql <= champion_wql", Some(0.10), Some(0.09), Some(0.11), true),
+            ("wql <= naive_wql or wql <= champion_wql", Some(0.10), None, Some(0.11), false),
+            ("case when wql > naive_wql then false else true end", Some(0.10), Some(0.12), None, true),
+            ("case when wql > naive_wql then false else true end", None, Some(0.12), None, false),
+            ("case when wql > naive_wql then false else true end", Some(f64::NAN), Some(0.12), None, false),
+            ("champion_wql is null or wql <= champion_wql", Some(0.10), None, Some(0.11), true),
+            ("champion_wql is null or wql <= champion_wql", Some(0.10), None, None, false),
+            ("wql < 0.2", Some(0.10), None, None, true),
+            ("true", None, None, None, true),
         ] {
             let found =
                 decide(accept_if, &figures(&[("wql", wql), ("naive_wql", naive), ("champion_wql", champion)])).unwrap();
@@ -94,6 +119,6 @@ mod tests {
             decide(DEFAULT, &figures(&[("wql", Some(0.2)), ("naive_wql", Some(0.1)), ("champion_wql", None)])).unwrap();
         assert_eq!(found.clauses.len(), 2);
         assert!(found.reason.contains("not true: wql <= naive_wql"), "{}", found.reason);
-        assert!(found.reason.contains("a figure is missing"), "{}", found.reason);
+        assert!(found.reason.contains("missing is champion_wql"), "{}", found.reason);
     }
 }

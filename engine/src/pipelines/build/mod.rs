@@ -10,10 +10,12 @@ pub mod register;
 pub mod train;
 
 use meterline_schemas::Micros;
+use meterline_schemas::config::ResolvedPolicy;
 use serde_json::Value;
 
 use super::context::{Inputs, StepContext};
 use super::error::StepError;
+use super::history;
 use crate::metadata::records::RunSpec;
 
 /// Executes the step that `ctx` names.
@@ -35,6 +37,16 @@ pub fn evaluation_origins(spec: &RunSpec, zone: &jiff::tz::TimeZone) -> Vec<Micr
         .rev()
         .map(|window| spec.frequency.advance(spec.origin, -window * horizon, zone))
         .collect()
+}
+
+/// Intervals before the origin that evaluation needs: the windows, and what is shown to the models before the first.
+pub fn evaluated(policy: &ResolvedPolicy) -> usize {
+    history::shown(policy) + policy.evaluate_windows * policy.horizon
+}
+
+/// Start of the first interval that may be trained on.
+pub fn trained_from(spec: &RunSpec, zone: &jiff::tz::TimeZone) -> Micros {
+    spec.frequency.advance(spec.origin, -(spec.policy.history as i64), zone)
 }
 
 /// End of the last interval that may be trained on.

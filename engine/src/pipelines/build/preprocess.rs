@@ -4,7 +4,7 @@ use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::trained_until;
+use super::{evaluated, trained_until};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::StepError;
 use crate::pipelines::{artifacts, history};
@@ -35,9 +35,11 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let spec = &ctx.spec;
     let zone = ctx.zone()?;
     let policy = &spec.policy;
-    let from = spec.frequency.advance(spec.origin, -(policy.history as i64), &zone);
+    // What is trained on, and what evaluation shows the models, where that is more.
+    let length = policy.history.max(evaluated(policy));
+    let from = spec.frequency.advance(spec.origin, -(length as i64), &zone);
     let until = trained_until(spec, &zone);
-    let mut found = history::read(ctx, from, None).await?;
+    let mut found = history::read(ctx, from, spec.origin, None).await?;
     let all = found.panel.series.len();
     let window = (policy.context + policy.horizon) as i64;
     let dropped = found.retain(|s| spec.frequency.steps_between(s.start, until, &zone) >= window);

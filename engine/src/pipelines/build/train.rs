@@ -9,7 +9,7 @@ use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{preprocess, trained_until};
+use super::{preprocess, trained_from, trained_until};
 use crate::pipelines::artifacts;
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
@@ -46,7 +46,9 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let spec = &step.spec;
             let device = device::resolve(&spec.device).doing(|| format!("taking the device `{}`", spec.device))?;
             step.info(format!("training on {device} for at most {}", spec.policy.train_time));
-            let history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
+            let from = trained_from(spec, &zone);
+            let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
+            history.keep_from(from);
             let panel = history.panel.cut(until);
             drop(history);
             step.stop.check()?;

@@ -15,6 +15,9 @@ use crate::pipelines::{SEASONAL_NAIVE, model};
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
+    /// Version of the model that was used; `seasonal_naive` without a champion, or with one that cannot be loaded.
+    #[serde(default)]
+    pub model_version: String,
     /// Path of the predictions below the lake's root.
     pub predictions: String,
     /// Series with a forecast.
@@ -30,12 +33,21 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let loaded: load::Output = inputs.get("load")?;
     let contexts: context::Output = inputs.get("context")?;
     let champion = match &loaded.artifact {
-        Some(artifact) => Some(model::load(ctx, &loaded.model_version, artifact).await?),
+        Some(artifact) => match model::load(ctx, &loaded.model_version, artifact).await? {
+            Ok(champion) => Some(champion),
+            // Labelled forecasts of the fallback are better than none until somebody mends or replaces the champion.
+            Err(reason) => {
+                ctx.warn(format!("seasonal naive stands in for every series: {reason}"));
+                None
+            }
+        },
         None => None,
     };
+    let with_champion = champion.is_some();
+    let model_version = if with_champion { loaded.model_version } else { SEASONAL_NAIVE.to_owned() };
     let bytes = artifacts::get(&ctx.env.lake, &contexts.dataset).await?;
     let (spec, zone, stop) = (ctx.spec.clone(), ctx.zone()?, ctx.stop.clone());
-    let version = loaded.model_version.clone();
+    let version = model_version.clone();
     let (parquet, found) = ctx
         .blocking(move || {
             let history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
@@ -49,8 +61,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let predictions = ctx.artifact("predictions.parquet");
     artifacts::put(&ctx.env.lake, &predictions, parquet).await?;
     let (series, substituted) = (found.predictions.len(), found.substituted());
-    ctx.info(format!("{series} series forecast by {} for {} intervals", loaded.model_version, ctx.spec.policy.horizon));
-    if let (Some(reason), true) = (&found.refused, loaded.artifact.is_some()) {
+    ctx.info(format!("{series} series forecast by {model_version} for {} intervals", ctx.spec.policy.horizon));
+    if let (Some(reason), true) = (&found.refused, with_champion) {
         ctx.warn(format!("seasonal naive stands in for {substituted} series; the first: {reason}"));
     }
     if let Some(reason) = &found.skipped_first {
@@ -58,7 +70,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     }
     ctx.metric("series", series as f64);
     ctx.metric("substituted", substituted as f64);
-    output(&Output { predictions, series, substituted, skipped: found.skipped })
+    output(&Output { model_version, predictions, series, substituted, skipped: found.skipped })
 }
 
 /// Forecasts of a group.
@@ -128,6 +140,8 @@ fn predict(history: &History, champion: Option<(&str, &dyn Forecaster)>, horizon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipelines::context::tests::step_context;
+    use crate::pipelines::spec::tests::environment;
     use jiff::tz::TimeZone;
     use meterline_models::data::{Panel, Series};
     use meterline_models::forecaster::{NoForecast, SeriesForecast};
@@ -174,6 +188,27 @@ mod tests {
         assert!(a.scale.is_some_and(|s| s > 0.0));
         assert_eq!(found.skipped, 1, "what is missing altogether is forecast by no model");
         assert!(found.skipped_first.is_some_and(|r| r.starts_with("x-new: ")));
+    }
+
+    #[tokio::test]
+    async fn a_champion_that_cannot_be_loaded_is_told_and_substituted() {
+        let directory = tempfile::tempdir().unwrap();
+        let ctx = step_context(environment(directory.path()).await, "predict").await;
+        let dataset = ctx.artifact("context.parquet");
+        let parquet = artifacts::history_to_parquet(&history()).unwrap();
+        artifacts::put(&ctx.env.lake, &dataset, parquet).await.unwrap();
+        let contexts = context::Output { dataset, series: 2, silent: 0, intervals: 41 * 24 };
+        let artifact = Some("models/PT1H-0001/weights".to_owned());
+        let loaded = load::Output { model_version: "PT1H-0001".into(), artifact };
+        let inputs = [("load", output(&loaded).unwrap()), ("context", output(&contexts).unwrap())];
+        let found = execute(&ctx, &Inputs(inputs.into_iter().collect())).await.unwrap();
+        let found: Output = serde_json::from_value(found).unwrap();
+        assert_eq!((found.model_version.as_str(), found.series, found.substituted), (SEASONAL_NAIVE, 2, 2));
+        let bytes = artifacts::get(&ctx.env.lake, &found.predictions).await.unwrap();
+        assert!(artifacts::predictions_from_parquet(bytes).unwrap().iter().all(|p| p.substituted));
+        ctx.recorder.flush().await;
+        let logs = ctx.env.metadata.logs("r").await.unwrap();
+        assert!(logs.iter().any(|l| l.level == "warn" && l.message.contains("PT1H-0001")), "{logs:?}");
     }
 
     #[test]

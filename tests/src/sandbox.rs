@@ -111,13 +111,26 @@ label = "end"
 
     /// Starts `meterline run`.
     pub fn engine(&self) -> Engine {
+        self.start(Command::new(meterline()))
+    }
+
+    /// Starts `meterline run` where no file may grow beyond `kib` KiB, which a full disk looks like: writing fails. It
+    /// needs no privileges; [`Engine::lift_file_limit`] is the space that comes back.
+    pub fn engine_without_space(&self, kib: u32) -> Engine {
+        // The limit comes with a signal that would end the process; a full disk has none. Blocks are of 512 bytes.
+        let script = "trap '' XFSZ; ulimit -S -f \"$1\"; shift; exec \"$@\"";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", &(2 * kib).to_string()]).arg(meterline());
+        self.start(shell)
+    }
+
+    fn start(&self, mut command: Command) -> Engine {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.path().join("engine.log"))
             .expect("open the engine's log");
         let errors = log.try_clone().expect("share the engine's log");
-        let mut command = Command::new(meterline());
         command.arg("run").arg("-c").arg(self.config()).current_dir(self.path());
         command.stdin(std::process::Stdio::null()).stdout(log).stderr(errors);
         Engine { process: Guarded::spawn(&mut command).expect("start meterline run") }
@@ -221,6 +234,12 @@ impl Engine {
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.process.ended().is_none()
+    }
+
+    /// Lets files grow again; whether this system has a way to do so for a running process.
+    pub fn lift_file_limit(&self) -> bool {
+        let id = self.id().to_string();
+        Command::new("prlimit").args(["--pid", &id, "--fsize=unlimited:"]).status().is_ok_and(|s| s.success())
     }
 
     /// Process id.

@@ -39,11 +39,16 @@ impl Finished {
 
 /// Runs `command` to its end; panics with its output if that takes longer than `limit`.
 pub fn run(command: &mut Command, limit: Duration) -> Finished {
+    run_on(command, Stdio::null(), limit)
+}
+
+/// As [`run`], with `input` as the command's standard input.
+pub fn run_on(command: &mut Command, input: Stdio, limit: Duration) -> Finished {
     // Files, not pipes: a full pipe would stop the command.
     let folder = tempfile::tempdir().expect("make a folder for output");
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));
     let file = |path| fs::File::create(path).expect("create an output file");
-    command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err));
+    command.stdin(input).stdout(file(&out)).stderr(file(&err));
     let mut process = Guarded::spawn(command).unwrap_or_else(|e| panic!("start {command:?}: {e}"));
     let status = process.wait_for(limit);
     drop(process);

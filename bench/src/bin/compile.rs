@@ -1,14 +1,15 @@
 //! `bench/run compile`: what a newcomer compiles: number of crates, size of the binary, the slowest crates.
 //!
-//! The binary is rebuilt with timings; `--cold` does so in an empty target folder, which takes as long as a newcomer's
-//! first build.
+//! The binary is rebuilt with timings, as after a change in the engine: the stamps of its `lib.rs` and `main.rs` are set to
+//! now, because a build with nothing to do would measure nothing. `--cold` builds in an empty target folder instead, which
+//! takes as long as a newcomer's first build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 /// What a newcomer compiles: number of crates, size of the binary, time, the slowest crates
 #[derive(Debug, Parser)]
 struct Args {
-    /// Build in an empty target folder, and measure the ten slowest crates
+    /// Build in an empty target folder instead of after a change in the engine, and measure the ten slowest crates
     #[arg(long)]
     cold: bool,
     /// Print one JSON document
@@ -35,13 +36,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     if args.cold && target.exists() {
         fs::remove_dir_all(target)?;
     }
-    let started = Instant::now();
-    let build = ["build", "--release", "--locked", "-p", "meterline", "--bin", "meterline", "--timings"];
-    let built = cargo().args(build).env("CARGO_TARGET_DIR", target).status()?;
-    let seconds = started.elapsed().as_secs_f64();
-    if !built.success() {
-        return Err("the build failed".into());
+    if !args.cold {
+        // What is behind is not what is measured: the crates below the engine, and a build that was never made.
+        build(target)?;
+        touch_engine()?;
     }
+    let started = Instant::now();
+    build(target)?;
+    let seconds = started.elapsed().as_secs_f64();
     let binary = fs::metadata(target.join("release/meterline"))?.len();
     let slowest = if args.cold { slowest(&target.join("cargo-timings"))? } else { Vec::new() };
 
@@ -60,6 +62,21 @@ fn main() -> Result<(), Box<dyn Error>> {
             let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
             println!("{:36} {:>10.1} {}", text("name"), row["ours"].as_f64().unwrap_or(f64::NAN), text("unit"));
         }
+    }
+    Ok(())
+}
+
+fn build(target: &Path) -> Result<(), Box<dyn Error>> {
+    let build = ["build", "--release", "--locked", "-p", "meterline", "--bin", "meterline", "--timings"];
+    let built = cargo().args(build).env("CARGO_TARGET_DIR", target).status()?;
+    if built.success() { Ok(()) } else { Err("the build failed".into()) }
+}
+
+/// Lets cargo think that the engine's library and program have changed. Their content stays as it is.
+fn touch_engine() -> std::io::Result<()> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/src");
+    for file in ["lib.rs", "main.rs"] {
+        fs::File::options().append(true).open(sources.join(file))?.set_modified(SystemTime::now())?;
     }
     Ok(())
 }

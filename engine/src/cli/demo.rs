@@ -50,7 +50,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         meters: args.meters,
         json: context.json,
     };
-    match show::run(&options, &mut directory).await {
+    match show::run(&options, &directory).await {
         Ok(outcome) if context.json => context.print_json(&outcome),
         Ok(_) => Ok(()),
         Err(error) if error.status() == 2 => Err(error),

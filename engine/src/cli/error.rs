@@ -4,11 +4,14 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use crate::environment::EnvironmentError;
+use crate::ingest::IngestError;
+use crate::service::ServiceError;
 
 /// What a command returns.
 pub type CommandResult<T = ()> = Result<T, CommandError>;
 
-/// A failure with its exit status. Any error converts into one of status 1 (a configuration fault: 2), so commands use `?`.
+/// A failure with its exit status. Any error converts into one of status 1 (a fault of configuration or arguments: 2), so
+/// commands use `?`.
 #[derive(Debug)]
 pub struct CommandError {
     status: u8,
@@ -24,6 +27,27 @@ impl CommandError {
     /// The arguments or the configuration are wrong: exit status 2.
     pub fn usage(message: impl Into<String>) -> CommandError {
         CommandError { status: 2, message: message.into() }
+    }
+
+    /// No model group is called `asked`; `known` are those that there are.
+    pub fn unknown_group(asked: &str, known: &[String]) -> CommandError {
+        CommandError::usage(match known {
+            [] => format!(
+                "there is no model group `{asked}`, nor any other yet; groups form from readings: start `meterline run`, or \
+                 load history with `meterline backfill`"
+            ),
+            known => format!("there is no model group `{asked}`; there are {}", known.join(", ")),
+        })
+    }
+
+    /// No model version is called `asked`.
+    pub fn unknown_version(asked: &str) -> CommandError {
+        CommandError::usage(format!("there is no model version `{asked}`; `meterline models list` shows them"))
+    }
+
+    /// No run's id begins with `asked`.
+    pub fn unknown_run(asked: &str) -> CommandError {
+        CommandError::usage(format!("there is no run `{asked}`; `meterline runs list` shows them"))
     }
 
     /// Prints it to standard error; the value is the process's exit status. An empty message prints nothing: the
@@ -49,8 +73,23 @@ impl CommandError {
 impl<E: Error + 'static> From<E> for CommandError {
     fn from(error: E) -> CommandError {
         let as_dyn: &(dyn Error + 'static) = &error;
-        let configuration = as_dyn.downcast_ref::<EnvironmentError>().is_some_and(EnvironmentError::is_configuration);
-        CommandError { status: if configuration { 2 } else { 1 }, message: one_line(as_dyn) }
+        CommandError { status: if is_usage(as_dyn) { 2 } else { 1 }, message: one_line(as_dyn) }
+    }
+}
+
+/// Whether the configuration or an argument is at fault, rather than what it points at.
+fn is_usage(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<EnvironmentError>() {
+        return error.is_configuration();
+    }
+    let ingest = match error.downcast_ref::<ServiceError>() {
+        Some(ServiceError::Ingest(inner)) => Some(inner),
+        _ => error.downcast_ref::<IngestError>(),
+    };
+    match ingest {
+        Some(IngestError::Feed { .. } | IngestError::NoFeed) => true,
+        Some(IngestError::File(file)) => file.is_usage(),
+        _ => false,
     }
 }
 
@@ -95,5 +134,25 @@ mod tests {
         assert_eq!(error.status(), 2);
         assert!(error.message().contains("/nowhere/meterline.toml"), "{}", error.message());
         assert_eq!(CommandError::from(std::io::Error::other("x")).status(), 1);
+    }
+
+    #[test]
+    fn a_feed_that_does_not_fit_is_a_configuration_fault_of_every_command() {
+        let changed = || IngestError::Feed { feed: "meters".into(), reason: "its topic is another".into() };
+        assert_eq!(CommandError::from(changed()).status(), 2);
+        let error = CommandError::from(ServiceError::from(changed()));
+        assert_eq!(error.status(), 2);
+        assert!(error.message().contains("`meters`"), "{}", error.message());
+        assert_eq!(CommandError::from(ServiceError::from(IngestError::EngineRunning)).status(), 1);
+    }
+
+    #[test]
+    fn an_unknown_group_is_told_with_those_that_there_are() {
+        let known = ["PT15M".to_owned(), "P1D".to_owned()];
+        let error = CommandError::unknown_group("PT1H", &known);
+        assert_eq!(error.status(), 2);
+        assert!(error.message().ends_with("`PT1H`; there are PT15M, P1D"), "{}", error.message());
+        let error = CommandError::unknown_group("PT1H", &[]);
+        assert!(error.message().contains("meterline backfill"), "{}", error.message());
     }
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::shutdown::Shutdown;
 use super::transfer::{Pace, SendArgs, Transfer, connect, feed, feed_toml, usage};
+use super::values::instant;
 use super::{CommandError, CommandResult, Context};
 
 /// Arguments of `meterline generate`.
@@ -27,7 +28,7 @@ pub struct Args {
     /// Everything random follows from it: equal arguments give equal records
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Start of the first interval: a date, or a date and time with offset [default: 2024-01-01]
+    /// Start of the first interval: a date, or a date and time; UTC without an offset [default: 2024-01-01]
     #[arg(long, value_parser = instant)]
     from: Option<Micros>,
     /// End of the last interval
@@ -113,15 +114,6 @@ impl DirtArgs {
             malformed: self.malformed.unwrap_or(base.malformed),
         }
     }
-}
-
-fn instant(text: &str) -> Result<Micros, String> {
-    let instant = text.parse::<jiff::Timestamp>().or_else(|_| {
-        text.parse::<jiff::civil::Date>()
-            .and_then(|date| date.to_zoned(jiff::tz::TimeZone::UTC))
-            .map(|midnight| midnight.timestamp())
-    });
-    instant.map(jiff::Timestamp::as_microsecond).map_err(|_| "use 2024-01-31 or 2024-01-31T00:00:00Z".into())
 }
 
 impl Args {
@@ -402,16 +394,4 @@ fn describe(summary: &Summary) -> String {
     }
     text.push_str(&format!("\nThis section of the configuration reads them:\n\n{}", summary.feed));
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instants_are_dates_or_stamps() {
-        assert_eq!(instant("2024-01-01"), Ok(FleetConfig::default().from));
-        assert_eq!(instant("2024-01-01T01:00:00+01:00"), Ok(FleetConfig::default().from));
-        assert!(instant("yesterday").is_err());
-    }
 }

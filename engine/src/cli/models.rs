@@ -1,11 +1,15 @@
 //! `meterline models`: the registry.
 
+use std::collections::BTreeSet;
+
 use meterline_schemas::time::format_micros;
 use serde_json::{Value, json};
 
 use super::table::render;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::Environment;
+use crate::ingest::groups::groups;
+use crate::ingest::load_committed;
 use crate::metadata::alias;
 use crate::metadata::records::{ApprovalState, ModelRecord};
 
@@ -75,7 +79,9 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         Action::Show { version, config } => {
             let env = Environment::open(&config.config).await?;
             let models = env.metadata.models().await?;
-            let Some(model) = models.iter().find(|m| m.version == version) else { return Err(unknown(&version)) };
+            let Some(model) = models.iter().find(|m| m.version == version) else {
+                return Err(CommandError::unknown_version(&version));
+            };
             if context.json {
                 return context.print_json(&with_alias(&models, model));
             }
@@ -86,7 +92,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         Action::Rollback { group, reason, config } => {
             let env = Environment::open(&config.config).await?;
             let Some(champion) = env.metadata.champion(&group).await? else {
-                return Err(CommandError::failed(format!("group `{group}` has no approved version to roll back")));
+                return Err(nothing_to_roll_back(&env, &group).await?);
             };
             env.metadata.set_approval(&champion.version, ApprovalState::Rejected, &reason).await?;
             let now = env.metadata.champion(&group).await?.map(|m| m.version);
@@ -102,7 +108,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 async fn judge(judgement: Judgement, approval: ApprovalState, context: &Context) -> CommandResult {
     let env = Environment::open(&judgement.config.config).await?;
     let Some(model) = env.metadata.set_approval(&judgement.version, approval, &judgement.reason).await? else {
-        return Err(unknown(&judgement.version));
+        return Err(CommandError::unknown_version(&judgement.version));
     };
     if context.json {
         return context.print_json(&with_alias(&env.metadata.models().await?, &model));
@@ -110,8 +116,18 @@ async fn judge(judgement: Judgement, approval: ApprovalState, context: &Context)
     context.print(&format!("{} is {} ({})", model.version, approval.as_str(), judgement.reason))
 }
 
-fn unknown(version: &str) -> CommandError {
-    CommandError::failed(format!("there is no model version `{version}`; `meterline models list` shows them"))
+/// Why a group without a champion cannot be rolled back: it has no approved version, or does not exist.
+async fn nothing_to_roll_back(env: &Environment, group: &str) -> CommandResult<CommandError> {
+    let mut known: BTreeSet<String> = env.metadata.models().await?.into_iter().map(|m| m.group_id).collect();
+    if let Some(committed) = load_committed(&env.lake).await? {
+        known.extend(groups(&committed.state, &env.config).into_iter().map(|g| g.group_id));
+    }
+    if known.contains(group) {
+        return Ok(CommandError::failed(format!(
+            "group `{group}` has no approved version to roll back; `meterline models list` shows its versions"
+        )));
+    }
+    Ok(CommandError::unknown_group(group, &known.into_iter().collect::<Vec<_>>()))
 }
 
 fn with_alias(models: &[ModelRecord], model: &ModelRecord) -> Value {

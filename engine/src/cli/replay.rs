@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use meterline_connectors::files::{self, FileError, FileReadings, Merged, write_json};
 use meterline_connectors::kafka::sink::{Sink, SinkError};
+use meterline_schemas::Frequency;
 use meterline_schemas::config::FeedConfig;
 use meterline_schemas::reading::ValueKind;
 use meterline_schemas::time::format_micros;
@@ -25,6 +26,9 @@ pub struct Args {
     send: SendArgs,
     #[command(flatten)]
     file: FileArgs,
+    /// Native frequency of the series, such as PT15M, for the printed feed [default: detected by the engine]
+    #[arg(long)]
+    frequency: Option<Frequency>,
 }
 
 /// What was done.
@@ -100,7 +104,7 @@ fn read_by(opened: &[FileReadings], topic: &str, args: &Args) -> FeedConfig {
     let unit = opened.first().and_then(FileReadings::unit).cloned();
     let unit = unit.filter(|unit| opened.iter().all(|file| file.unit() == Some(unit)));
     let label = opened.first().map(FileReadings::label).unwrap_or_default();
-    let mut feed = feed(topic, unit, label, ValueKind::Interval, args.file.frequency);
+    let mut feed = feed(topic, unit, label, ValueKind::Interval, args.frequency);
     if let Some(zone) = args.file.options().zone {
         feed.zone = zone;
     }

@@ -24,7 +24,11 @@ pub struct Args {
 /// Runs the service until Ctrl-C, SIGTERM or a fault that ends the stream.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
     let shutdown = Shutdown::install()?;
-    let env = Arc::new(Environment::open(&args.config.config).await?);
+    // Opening may wait for a locked database, and starting for the lake.
+    let Some(opened) = shutdown.unless_requested(Environment::open(&args.config.config)).await else {
+        return stopped_early(context);
+    };
+    let env = Arc::new(opened?);
     if env.config.feed.is_empty() {
         return Err(CommandError::usage(format!(
             "{} has no feed; add at least [feed.NAME] with topic, series, time and value",
@@ -32,10 +36,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         )));
     }
     announce(&env);
-    let mut service = tokio::select! {
-        started = Service::start(env.clone()) => started?,
-        () = shutdown.requested() => return Ok(()),
+    let Some(started) = shutdown.unless_requested(Service::start(env.clone())).await else {
+        return stopped_early(context);
     };
+    let mut service = started?;
     let committed = service.committed();
     let standing = || committed.borrow().as_ref().map(|c| Standing::of(&c.state)).unwrap_or_default();
     let mut status = Status { env: env.clone(), last: standing(), at: Instant::now() };
@@ -56,15 +60,25 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     stopped?;
     let end = standing();
     tracing::info!(records = end.records, intervals = end.intervals, "stopped");
-    if context.json {
-        context.print_json(&serde_json::json!({
-            "records": end.records,
-            "intervals": end.intervals,
-            "dead_letters": end.dead,
-            "watermark": end.watermark.map(format_micros),
-        }))?;
+    report(end, context)
+}
+
+/// The end was asked for before the stream began: nothing was read.
+fn stopped_early(context: &Context) -> CommandResult {
+    tracing::info!("stopped before the start was complete; nothing was read");
+    report(Standing::default(), context)
+}
+
+fn report(end: Standing, context: &Context) -> CommandResult {
+    if !context.json {
+        return Ok(());
     }
-    Ok(())
+    context.print_json(&serde_json::json!({
+        "records": end.records,
+        "intervals": end.intervals,
+        "dead_letters": end.dead,
+        "watermark": end.watermark.map(format_micros),
+    }))
 }
 
 fn announce(env: &Environment) {

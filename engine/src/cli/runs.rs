@@ -41,7 +41,7 @@ enum Action {
     Logs {
         /// Run, or the beginning of its id
         run: String,
-        /// Go on until the run ends
+        /// Go on until the run ends; not with --json
         #[arg(long)]
         follow: bool,
         #[command(flatten)]
@@ -65,6 +65,11 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             show(&env, &find(&env, &run).await?, context).await
         }
         Action::Logs { run, follow, config } => {
+            if follow && context.json {
+                return Err(CommandError::usage(
+                    "--follow prints lines as they come and --json one document: leave one of them out",
+                ));
+            }
             let env = Environment::open(&config.config).await?;
             logs(&env, find(&env, &run).await?, follow, context).await
         }
@@ -79,8 +84,8 @@ async fn find(env: &Environment, prefix: &str) -> CommandResult<RunRecord> {
         env.metadata.runs(i64::MAX).await?.into_iter().filter(|r| r.spec.run_id.starts_with(prefix)).collect();
     match (found.len(), found.pop()) {
         (1, Some(run)) => Ok(run),
-        (0, _) => Err(CommandError::failed(format!("there is no run `{prefix}`; `meterline runs list` shows them"))),
-        (n, _) => Err(CommandError::failed(format!("{n} runs begin with `{prefix}`; give more of the id"))),
+        (0, _) => Err(CommandError::unknown_run(prefix)),
+        (n, _) => Err(CommandError::usage(format!("{n} runs begin with `{prefix}`; give more of the id"))),
     }
 }
 

@@ -36,6 +36,14 @@ impl Shutdown {
         }
     }
 
+    /// What `work` gives; `None` where the end is asked for first. What is dropped then must leave nothing half done.
+    pub async fn unless_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.requested() => None,
+        }
+    }
+
     /// The underlying channel: true once the end was asked for.
     pub fn receiver(&self) -> watch::Receiver<bool> {
         self.0.clone()

@@ -14,7 +14,7 @@ use crate::sql::{TableVersions, query};
 /// Arguments of `meterline sql`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// One SELECT; without it, statements that end in `;` are read from standard input
+    /// One SELECT; without it, statements that end in `;` are read from standard input (--json: one array of answers)
     query: Option<String>,
     #[command(flatten)]
     config: ConfigArg,
@@ -28,60 +28,108 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> CommandResult {
     let env = Environment::open(&args.config.config).await?;
     match args.query {
-        Some(sql) => statement(&env, sql.trim().trim_end_matches(';'), context).await,
-        None => shell(&env, context).await,
-    }
-}
-
-async fn statement(env: &Environment, sql: &str, context: &Context) -> CommandResult {
-    let (schema, batches) = query(env, sql, TableVersions::default()).await?;
-    if context.json {
-        return context.print_json(&document(&schema, &batches)?);
-    }
-    let header: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let rows = text_rows(&batches)?;
-    context.print(&render(&header, &rows))?;
-    eprintln!("{} {}", rows.len(), if rows.len() == 1 { "row" } else { "rows" });
-    Ok(())
-}
-
-async fn shell(env: &Environment, context: &Context) -> CommandResult {
-    let interactive = std::io::stdin().is_terminal();
-    if interactive {
-        eprintln!("statements end in ;  \\q quits  tables: {}", crate::sql::TABLES.join(", "));
-    }
-    let mut pending = String::new();
-    let mut failed = 0;
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        if pending.trim().is_empty() && matches!(line.trim(), "\\q" | "exit" | "quit") {
-            break;
+        Some(sql) => {
+            let answer = Answer::to(&env, &sql).await?;
+            if context.json { context.print_json(&answer.document()?) } else { answer.print(context) }
         }
-        pending.push_str(&line);
-        pending.push('\n');
-        if !line.trim_end().ends_with(';') {
-            continue;
-        }
-        let sql = std::mem::take(&mut pending);
-        failed += usize::from(tell(statement(env, sql.trim().trim_end_matches(';'), context).await));
-    }
-    if !pending.trim().is_empty() {
-        failed += usize::from(tell(statement(env, pending.trim(), context).await));
-    }
-    match failed {
-        0 => Ok(()),
-        _ if interactive => Ok(()),
-        n => Err(CommandError::failed(format!("{n} statements failed"))),
+        None => Shell { env: &env, context, documents: Vec::new(), failed: 0 }.run().await,
     }
 }
 
-fn tell(result: CommandResult) -> bool {
-    match result {
-        Ok(()) => false,
-        Err(error) => {
+/// What a statement gave.
+struct Answer {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+}
+
+impl Answer {
+    async fn to(env: &Environment, sql: &str) -> CommandResult<Answer> {
+        let sql = sql.trim().trim_end_matches(';');
+        let (schema, batches) = query(env, sql, TableVersions::default()).await?;
+        Ok(Answer { schema, batches })
+    }
+
+    fn print(&self, context: &Context) -> CommandResult {
+        let header: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let rows = text_rows(&self.batches)?;
+        context.print(&render(&header, &rows))?;
+        eprintln!("{} {}", rows.len(), if rows.len() == 1 { "row" } else { "rows" });
+        Ok(())
+    }
+
+    /// `{"columns": […], "rows": [{…}]}`: numbers and truths as such, instants as RFC 3339, everything else as text.
+    fn document(&self) -> CommandResult<Value> {
+        let names: Vec<&String> = self.schema.fields().iter().map(|f| f.name()).collect();
+        let mut rows = Vec::new();
+        for batch in &self.batches {
+            let columns = formatted(batch)?;
+            for row in 0..batch.num_rows() {
+                let mut object = Map::new();
+                for (index, name) in names.iter().enumerate() {
+                    object.insert((*name).clone(), json_value(batch, index, row, &columns[index]));
+                }
+                rows.push(Value::Object(object));
+            }
+        }
+        Ok(json!({"columns": names, "rows": rows}))
+    }
+}
+
+/// Answers statements one after the other; with `--json` all of them in one array at the end.
+struct Shell<'a> {
+    env: &'a Environment,
+    context: &'a Context,
+    documents: Vec<Value>,
+    failed: usize,
+}
+
+impl Shell<'_> {
+    async fn run(mut self) -> CommandResult {
+        let interactive = std::io::stdin().is_terminal();
+        if interactive {
+            eprintln!("statements end in ;  \\q quits  tables: {}", crate::sql::TABLES.join(", "));
+        }
+        let mut pending = String::new();
+        for line in std::io::stdin().lock().lines() {
+            let line = line?;
+            if pending.trim().is_empty() && matches!(line.trim(), "\\q" | "exit" | "quit") {
+                break;
+            }
+            pending.push_str(&line);
+            pending.push('\n');
+            if line.trim_end().ends_with(';') {
+                self.answer(&std::mem::take(&mut pending)).await;
+            }
+        }
+        if !pending.trim().is_empty() {
+            self.answer(&pending).await;
+        }
+        if self.context.json {
+            self.context.print_json(&self.documents)?;
+        }
+        match self.failed {
+            0 => Ok(()),
+            _ if interactive => Ok(()),
+            n => Err(CommandError::failed(format!("{n} statements failed"))),
+        }
+    }
+
+    async fn answer(&mut self, sql: &str) {
+        if let Err(error) = self.try_answer(sql).await {
             eprintln!("error: {}", error.message());
-            true
+            self.failed += 1;
+            // In its place, so that answers can be told apart by their number.
+            self.documents.push(json!({"error": error.message()}));
         }
+    }
+
+    async fn try_answer(&mut self, sql: &str) -> CommandResult {
+        let answer = Answer::to(self.env, sql).await?;
+        if !self.context.json {
+            return answer.print(self.context);
+        }
+        self.documents.push(answer.document()?);
+        Ok(())
     }
 }
 
@@ -100,23 +148,6 @@ fn text_rows(batches: &[RecordBatch]) -> Result<Vec<Vec<String>>, arrow::error::
         }
     }
     Ok(rows)
-}
-
-/// `{"columns": […], "rows": [{…}]}`: numbers and truths as such, instants as RFC 3339, everything else as text.
-fn document(schema: &SchemaRef, batches: &[RecordBatch]) -> CommandResult<Value> {
-    let names: Vec<&String> = schema.fields().iter().map(|f| f.name()).collect();
-    let mut rows = Vec::new();
-    for batch in batches {
-        let columns = formatted(batch)?;
-        for row in 0..batch.num_rows() {
-            let mut object = Map::new();
-            for (index, name) in names.iter().enumerate() {
-                object.insert((*name).clone(), json_value(batch, index, row, &columns[index]));
-            }
-            rows.push(Value::Object(object));
-        }
-    }
-    Ok(json!({"columns": names, "rows": rows}))
 }
 
 fn json_value(batch: &RecordBatch, column: usize, row: usize, formatter: &ArrayFormatter<'_>) -> Value {

@@ -1,4 +1,5 @@
-//! What `replay` and `generate` share: the pace of sending, progress on standard error, and the feed that reads what was sent.
+//! What the commands that move readings share: how files are understood, the pace of sending, progress on standard error,
+//! and the feed that reads what was sent.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 use tokio::sync::watch;
 
+use super::values::label;
 use super::{CommandError, CommandResult};
 
 /// How long the broker may take to acknowledge the last records.
@@ -84,29 +86,18 @@ pub struct FileArgs {
     /// Long files: column with the value [default: by its name]
     #[arg(long, value_name = "NAME")]
     value_column: Option<String>,
-    /// Unit of the values, such as kW, kWh or MW [default: as the file says]
+    /// Unit of the values, such as kW, kWh or MW [default: as the file says, else the feed]
     #[arg(long)]
     unit: Option<String>,
-    /// Which end of the interval a stamp marks [default: as the file says, else end]
+    /// Which end of the interval a stamp marks [default: as the feed (backfill) or the file (replay) says, else end]
     #[arg(long, value_parser = label, value_name = "begin|end")]
     label: Option<Label>,
-    /// IANA time zone of stamps without an offset [default: UTC]
+    /// IANA time zone of stamps without an offset [default: the feed's (backfill), UTC (replay)]
     #[arg(long)]
     zone: Option<String>,
-    /// Native frequency of the series, such as PT15M, for the printed feed [default: detected by the engine]
-    #[arg(long)]
-    pub frequency: Option<Frequency>,
     /// Leave out and count what cannot be read, instead of ending with an error
     #[arg(long)]
     skip_bad: bool,
-}
-
-fn label(text: &str) -> Result<Label, String> {
-    match text {
-        "begin" => Ok(Label::Begin),
-        "end" => Ok(Label::End),
-        _ => Err("use begin or end".into()),
-    }
 }
 
 impl FileArgs {

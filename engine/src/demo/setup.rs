@@ -12,6 +12,11 @@ use crate::cli::CommandError;
 /// Name of the feed.
 pub const FEED: &str = "meters";
 
+/// A name that no other demo has: process ids repeat, and are the same in every container.
+pub fn unique_name() -> String {
+    format!("meterline-demo-{}", uuid::Uuid::now_v7().simple())
+}
+
 /// Where the demo keeps everything. Removed at the end, unless the user chose it or something failed.
 pub struct Directory {
     path: PathBuf,
@@ -28,7 +33,7 @@ impl Directory {
             Some(path) => {
                 std::path::absolute(path).map_err(|e| CommandError::usage(format!("--dir {}: {e}", path.display())))?
             }
-            None => std::env::temp_dir().join(format!("meterline-demo-{}", std::process::id())),
+            None => std::env::temp_dir().join(unique_name()),
         };
         let directory = Directory { path, keep: chosen.is_some() };
         if directory.lake().exists() {
@@ -168,7 +173,7 @@ horizon   = "{horizon}"
 context   = "{context}"
 
 [policy.{name}.reforecast]
-when    = "new_intervals >= {every}"
+when    = "new_intervals >= {every} or champion_is_new"
 require = "history_intervals >= {known} and not backfilling"   # wait until the history is in
 
 [policy.{name}.retrain]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use meterline_connectors::kafka::mock::MockBroker;
@@ -65,12 +66,19 @@ pub struct Outcome {
     pub readings: u64,
     /// Intervals with a value.
     pub intervals: u64,
+    /// Cells and rows of the file left out because they could not be read.
+    pub skipped: u64,
     /// Seconds from the start to the first forecast by a model; null without one.
     pub first_forecast_seconds: Option<f64>,
+    /// Seconds from the start to the score of a later forecast; null without one.
+    pub scored_seconds: Option<f64>,
     /// The re-forecast that was scored against actuals; null without one.
     pub scored: Option<Scored>,
     /// Seconds from start to end.
     pub seconds: f64,
+    /// Highest resident memory of this process (broker, fleet and engine; runs are processes of their own); null where
+    /// the system does not say.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// Figures of one forecast beside seasonal naive's, on the same series and steps.
@@ -99,47 +107,89 @@ pub struct Scored {
 /// Runs the demo until Ctrl-C, or with `exit` until its goal is reached.
 ///
 /// # Errors
-/// Whatever stops the engine or the sending; the directory is then kept for its log.
-pub async fn run(options: &Options, directory: &mut Directory) -> CommandResult<Outcome> {
+/// Whatever stops the engine or the sending.
+pub async fn run(options: &Options, directory: &Directory) -> CommandResult<Outcome> {
+    let started = Instant::now();
     let shutdown = Shutdown::install()?;
-    let mut screen = Screen::new(options.json);
-    let supplied = options.clone();
-    let supply = tokio::task::spawn_blocking(move || match &supplied.data {
-        Some(path) => supply::file(path),
-        None => supply::fleet(supplied.meters, supplied.seed),
-    })
-    .await??;
-    let broker = match &options.brokers {
-        Some(_) => None,
-        None => Some(MockBroker::start(&[("readings", PARTITIONS)])?),
-    };
-    // On a cluster of others the topic is the demo's own; an earlier demo's readings must not be in it.
-    let topic = if broker.is_some() { "readings".to_owned() } else { format!("meterline-demo-{}", std::process::id()) };
-    let brokers = match (&broker, &options.brokers) {
-        (Some(broker), _) => broker.brokers().to_owned(),
-        (None, given) => given.clone().unwrap_or_default(),
-    };
-    let sink = {
-        let brokers = brokers.clone();
-        tokio::task::spawn_blocking(move || Sink::connect(&brokers, &std::collections::BTreeMap::new())).await??
-    };
-    let partitions = sink.ensure_topic(&topic, PARTITIONS).await?;
-    let settings = Settings {
-        brokers: &brokers,
-        topic: &topic,
-        lake: &directory.lake(),
-        label: supply.label,
-        history: supply.history,
-    };
-    std::fs::write(directory.config(), setup::config(&settings))
-        .map_err(|e| CommandError::failed(format!("cannot write {}: {e}", directory.config().display())))?;
-    introduce(&mut screen, options, directory, &supply, &brokers, &topic, broker.is_some());
+    // A large file takes its time to look through, and a cluster to answer.
+    let Some(stage) = shutdown.unless_requested(Stage::set(options)).await else { return Ok(nothing(started)) };
+    let stage = stage?;
+    let farewell = options.brokers.as_ref().map(|brokers| {
+        let topic = &stage.topic;
+        format!(
+            "the topic {topic} stays on the cluster; to delete it: \
+             kafka-topics.sh --bootstrap-server {brokers} --delete --topic {topic}"
+        )
+    });
+    let outcome = perform(options, directory, stage, &shutdown, started).await;
+    if let Some(farewell) = farewell {
+        Screen::new(options.json).plain(&farewell);
+    }
+    outcome
+}
 
-    let env = Arc::new(Environment::open(&directory.config()).await?);
-    let mut service = tokio::select! {
-        started = Service::start(env.clone()) => started?,
-        () = shutdown.requested() => return Ok(nothing()),
+/// What the demo plays with: readings, and a broker that takes them.
+struct Stage {
+    supply: Supply,
+    // `None`: the cluster is somebody else's.
+    broker: Option<MockBroker>,
+    brokers: String,
+    topic: String,
+    sink: Sink,
+}
+
+impl Stage {
+    async fn set(options: &Options) -> CommandResult<Stage> {
+        let supplied = options.clone();
+        let supply = tokio::task::spawn_blocking(move || match &supplied.data {
+            Some(path) => supply::file(path),
+            None => supply::fleet(supplied.meters, supplied.seed),
+        })
+        .await??;
+        // On a cluster of others the topic is the demo's own; an earlier demo's readings must not be in it.
+        let (broker, brokers, topic) = match &options.brokers {
+            Some(given) => (None, given.clone(), setup::unique_name()),
+            None => {
+                let topic = "readings".to_owned();
+                let broker = MockBroker::start(&[(topic.as_str(), PARTITIONS)])?;
+                let brokers = broker.brokers().to_owned();
+                (Some(broker), brokers, topic)
+            }
+        };
+        let address = brokers.clone();
+        let connecting = move || Sink::connect(&address, &std::collections::BTreeMap::new());
+        let sink = tokio::task::spawn_blocking(connecting).await??;
+        Ok(Stage { supply, broker, brokers, topic, sink })
+    }
+}
+
+async fn perform(
+    options: &Options,
+    directory: &Directory,
+    stage: Stage,
+    shutdown: &Shutdown,
+    started: Instant,
+) -> CommandResult<Outcome> {
+    let Stage { supply, broker, brokers, topic, sink } = stage;
+    let mut screen = Screen::new(options.json);
+    let opening = async {
+        let partitions = sink.ensure_topic(&topic, PARTITIONS).await?;
+        let settings = Settings {
+            brokers: &brokers,
+            topic: &topic,
+            lake: &directory.lake(),
+            label: supply.label,
+            history: supply.history,
+        };
+        std::fs::write(directory.config(), setup::config(&settings))
+            .map_err(|e| CommandError::failed(format!("cannot write {}: {e}", directory.config().display())))?;
+        introduce(&mut screen, options, directory, &supply, &brokers, &topic, broker.is_some());
+        let env = Arc::new(Environment::open(&directory.config()).await?);
+        let service = Service::start(env.clone()).await?;
+        Ok::<_, CommandError>((partitions, env, service))
     };
+    let Some(opened) = shutdown.unless_requested(opening).await else { return Ok(nothing(started)) };
+    let (partitions, env, mut service) = opened?;
     let plan = Plan {
         records: supply.records,
         topic,
@@ -150,19 +200,47 @@ pub async fn run(options: &Options, directory: &mut Directory) -> CommandResult<
         forgetful: broker.is_some(),
     };
     let mut driver = Driver::start(plan, sink, service.committed())?;
-    let mut show = Show::new(options.exit, env, directory.config(), screen);
-    let outcome = show.play(&mut service, &driver, &shutdown).await;
+    let mut show = Show::new(options.exit, env, directory.config(), screen, started);
+    let outcome = show.play(&mut service, &driver, shutdown).await;
     show.screen.clear();
     show.screen.event("end", "committing what was read, stopping the runs");
     tokio::task::block_in_place(|| driver.stop());
     let stopped = service.stop().await;
-    let outcome = outcome?;
+    let mut outcome = outcome?;
     stopped?;
+    outcome.skipped = supply.skipped.load(Ordering::Relaxed);
+    if outcome.skipped > 0 {
+        let skipped = thousands(outcome.skipped);
+        show.screen.event("readings", &format!("{skipped} cells or rows could not be read and were left out"));
+    }
+    outcome.seconds = started.elapsed().as_secs_f64();
+    outcome.peak_memory_bytes = peak_memory_bytes();
     Ok(outcome)
 }
 
-fn nothing() -> Outcome {
-    Outcome { readings: 0, intervals: 0, first_forecast_seconds: None, scored: None, seconds: 0.0 }
+/// The end was asked for before anything was sent.
+fn nothing(started: Instant) -> Outcome {
+    Outcome {
+        readings: 0,
+        intervals: 0,
+        skipped: 0,
+        first_forecast_seconds: None,
+        scored_seconds: None,
+        scored: None,
+        seconds: started.elapsed().as_secs_f64(),
+        peak_memory_bytes: peak_memory_bytes(),
+    }
+}
+
+/// Highest resident memory of this process so far; Linux alone says it.
+fn peak_memory_bytes() -> Option<u64> {
+    peak_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn peak_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn introduce(
@@ -200,6 +278,7 @@ struct Show {
     started: Instant,
     first_forecast_seconds: Option<f64>,
     shown_first: bool,
+    scored_seconds: Option<f64>,
     scored: Option<Scored>,
     shown_at: Instant,
     queries_shown: bool,
@@ -209,7 +288,7 @@ struct Show {
 }
 
 impl Show {
-    fn new(exit: bool, env: Arc<Environment>, config: PathBuf, screen: Screen) -> Show {
+    fn new(exit: bool, env: Arc<Environment>, config: PathBuf, screen: Screen, started: Instant) -> Show {
         let now = Instant::now();
         Show {
             exit,
@@ -217,9 +296,10 @@ impl Show {
             config,
             screen,
             narrator: Narrator::default(),
-            started: now,
+            started,
             first_forecast_seconds: None,
             shown_first: false,
+            scored_seconds: None,
             scored: None,
             shown_at: now,
             queries_shown: false,
@@ -263,8 +343,9 @@ impl Show {
             readings: driver.sent().records,
             intervals: standing.intervals,
             first_forecast_seconds: self.first_forecast_seconds,
+            scored_seconds: self.scored_seconds,
             scored: self.scored.clone(),
-            seconds: self.started.elapsed().as_secs_f64(),
+            ..nothing(self.started)
         })
     }
 
@@ -328,6 +409,7 @@ impl Show {
                 && (share_known(later, groups) >= 1.0 || ended)
             {
                 self.scored = self.show(later, "A later forecast, after all of it came true").await?;
+                self.scored_seconds = self.scored.as_ref().map(|_| self.started.elapsed().as_secs_f64());
                 self.shown_at = Instant::now();
             }
         } else if self.shown_at.elapsed() >= SHOW_EVERY {
@@ -517,6 +599,13 @@ mod tests {
             error: None,
             model_version: version.map(str::to_owned),
         }
+    }
+
+    #[test]
+    fn the_peak_is_read_from_what_linux_says() {
+        let status = "Name:\tmeterline\nVmPeak:\t  900000 kB\nVmHWM:\t  123456 kB\nVmRSS:\t  100000 kB\n";
+        assert_eq!(peak_in(status), Some(123_456 * 1024));
+        assert_eq!(peak_in("Name:\tmeterline\n"), None);
     }
 
     #[test]

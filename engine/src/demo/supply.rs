@@ -1,6 +1,8 @@
 //! What the demo sends: a simulated fleet, or a real file.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use meterline_connectors::files::{self, FileOptions, FileReading};
 use meterline_connectors::fleet::{Class, Dirt, Fleet, FleetConfig, Form, Mix};
@@ -33,6 +35,8 @@ pub struct Supply {
     pub label: Label,
     /// For people: what it is.
     pub description: String,
+    /// Cells and rows of a file left out so far because they could not be read; it grows while records are taken.
+    pub skipped: Arc<AtomicU64>,
 }
 
 /// A simulated fleet of `meters`.
@@ -65,6 +69,7 @@ pub fn fleet(meters: u32, seed: u64) -> Result<Supply, CommandError> {
         history: HISTORY,
         label: Label::End,
         description,
+        skipped: Arc::default(),
     })
 }
 
@@ -75,12 +80,13 @@ pub fn fleet(meters: u32, seed: u64) -> Result<Supply, CommandError> {
 pub fn file(path: &Path) -> Result<Supply, CommandError> {
     let options = FileOptions { skip_bad: true, ..FileOptions::default() };
     let open = || files::open(path, &options).map_err(|e| CommandError::usage(e.to_string()));
-    let readings = open()?;
+    let mut readings = open()?;
     let label = readings.label();
     let mut start: Vec<FileReading> = Vec::new();
-    for reading in readings.take(SCAN_READINGS) {
+    for reading in readings.by_ref().take(SCAN_READINGS) {
         start.push(reading?);
     }
+    let unreadable = readings.skipped();
     let whole = start.len() < SCAN_READINGS;
     let sorted = start.is_sorted_by_key(|r| r.at);
     let (Some(first), Some(last)) = (start.iter().map(|r| r.at).min(), start.iter().map(|r| r.at).max()) else {
@@ -90,20 +96,34 @@ pub fn file(path: &Path) -> Result<Supply, CommandError> {
     let history = if whole { (last - first) / 3 * 2 } else { HISTORY.min(last - first) };
     let length =
         if whole { thousands(start.len() as u64) } else { format!("more than {}", thousands(start.len() as u64)) };
-    let description = format!(
+    let mut description = format!(
         "{}: {length} readings\n             from {} on; {} days are history, the rest comes live",
         path.display(),
         super::narrate::minute(first),
         history / DAY
     );
+    if unreadable > 0 {
+        let more = if whole { "" } else { " so far" };
+        description.push_str(&format!(
+            "\n             {} cells or rows{more} cannot be read and are left out",
+            thousands(unreadable)
+        ));
+    }
+    let skipped = Arc::new(AtomicU64::new(0));
     let readings: Box<dyn Iterator<Item = Result<FileReading, String>> + Send> = if whole {
+        skipped.store(unreadable, Ordering::Relaxed);
         if !sorted {
             start.sort_by_key(|r| r.at);
         }
         Box::new(start.into_iter().map(Ok))
     } else {
         drop(start);
-        Box::new(open()?.map(|r| r.map_err(|e| e.to_string())))
+        let (mut readings, skipped) = (open()?, Arc::clone(&skipped));
+        Box::new(std::iter::from_fn(move || {
+            let next = readings.next();
+            skipped.store(readings.skipped(), Ordering::Relaxed);
+            next.map(|r| r.map_err(|e| e.to_string()))
+        }))
     };
     let mut reached = first;
     let records = readings.map(move |reading| {
@@ -114,7 +134,7 @@ pub fn file(path: &Path) -> Result<Supply, CommandError> {
         files::write_json(&mut payload, &reading);
         Ok(Record { at: reached, key: reading.series.as_bytes().to_vec(), payload })
     });
-    Ok(Supply { records: Box::new(records), live_from: first + history, history, label, description })
+    Ok(Supply { records: Box::new(records), live_from: first + history, history, label, description, skipped })
 }
 
 #[cfg(test)]
@@ -150,6 +170,20 @@ mod tests {
         assert_eq!((records[0].at, share), (first, 32));
         let json: serde_json::Value = serde_json::from_slice(&records[0].payload).unwrap();
         assert_eq!((&json["meter_id"], &json["value"]), (&"a".into(), &1.5.into()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted_and_told() {
+        let mut csv = tempfile::NamedTempFile::with_suffix(".csv").unwrap();
+        writeln!(csv, "series_id,timestamp,value").unwrap();
+        for hour in 0..24 {
+            let value = if hour == 7 { "broken" } else { "1.5" };
+            writeln!(csv, "a,2024-01-01T{hour:02}:00:00Z,{value}").unwrap();
+        }
+        let supply = file(csv.path()).unwrap();
+        assert!(supply.description.contains("1 cells or rows cannot be read"), "{}", supply.description);
+        assert_eq!(supply.skipped.load(Ordering::Relaxed), 1);
+        assert_eq!(supply.records.count(), 23);
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::time::{Duration, Instant};
 use meterline_tests::oracle::{Expected, Interval};
 use meterline_tests::reader::Reader;
 use meterline_tests::sandbox::{Engine, Sandbox};
+use meterline_tests::skip::note;
 use meterline_tests::{topic, wait};
 use serde_json::{Map, Value};
 
 type Row = Map<String, Value>;
+
+/// Columns of the published quantiles, ascending.
+const DECILES: [&str; 9] = ["q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90"];
 
 fn text(row: &Row, column: &str) -> String {
     row[column].as_str().unwrap_or_else(|| panic!("{column} is no text in {row:?}")).to_owned()
@@ -116,8 +120,36 @@ pub fn await_forecasts(sandbox: &Sandbox, engine: &mut Engine, limit: Duration) 
         assert!(Instant::now() < end, "no forecast from the last interval of all series: {}", forecast_state(sandbox));
         std::thread::sleep(Duration::from_millis(200));
     }
-    let crossed = sandbox.sql("SELECT count(*) AS n FROM forecasts_latest WHERE q10 > q50 OR q50 > q90");
+    let crossing: Vec<String> = DECILES.windows(2).map(|pair| format!("{} > {}", pair[0], pair[1])).collect();
+    let crossed = sandbox.sql(&format!("SELECT count(*) AS n FROM forecasts WHERE {}", crossing.join(" OR ")));
     assert_eq!(integer(&crossed[0], "n"), 0, "quantiles are ordered");
+}
+
+/// Waits until a model was trained and judged.
+pub fn await_model(sandbox: &Sandbox, engine: &mut Engine, limit: Duration) {
+    wait::until("a model is registered", limit, || {
+        assert!(engine.runs(), "the engine ended by itself");
+        sandbox.number("SELECT count(*) FROM models").filter(|n| *n > 0)
+    });
+}
+
+/// A group whose gate has approved a model is forecast by it, and not by seasonal naive alone.
+pub fn assert_models_serve(sandbox: &Sandbox) {
+    let champions = sandbox.sql("SELECT group_id, version FROM models WHERE alias = 'champion'");
+    if champions.is_empty() {
+        note("no model passed its gate: which one serves is not looked at");
+        return;
+    }
+    // The engine's last forecast may be older than the approval.
+    sandbox.run(&["reforecast"]).succeeded();
+    for champion in champions {
+        let (group, version) = (text(&champion, "group_id"), text(&champion, "version"));
+        let own = sandbox.number(&format!(
+            "SELECT count(*) FROM forecasts_latest \
+             WHERE group_id = '{group}' AND model_version = '{version}' AND NOT substituted"
+        ));
+        assert!(own.is_some_and(|n| n > 0), "{version} is approved, but serves no series of {group}");
+    }
 }
 
 fn forecast_state(sandbox: &Sandbox) -> String {

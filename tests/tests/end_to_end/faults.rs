@@ -12,13 +12,14 @@ use meterline_tests::sandbox::Sandbox;
 use meterline_tests::skip::or_skip;
 use meterline_tests::topic::{self, Outgoing};
 use meterline_tests::wait::{self, Finished};
+use serde_json::Value;
 
 use crate::checks;
 use crate::harness::kafka;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// An address where nothing listens.
-const NOBODY: &str = "127.0.0.1:1";
+pub const NOBODY: &str = "127.0.0.1:1";
 
 /// `count` hourly readings of one meter from 2024-01-01 on.
 fn hours(first: usize, count: usize) -> Vec<Outgoing> {
@@ -117,6 +118,10 @@ fn a_missing_topic_is_waited_for() {
     kafka.create_topic("later", 2);
     topic::send(&brokers, "later", &hours(0, 50));
     checks::await_committed(&sandbox, &mut engine, &brokers, "later");
+    // Now everything that the configuration points at answers.
+    let report = sandbox.run(&["validate", "--json"]).succeeded().stdout;
+    let report: Value = serde_json::from_str(&report).expect("validate --json prints one JSON document");
+    assert_eq!(report["ok"], true, "{report}");
     assert_eq!(engine.stop().code(), Some(0));
 }
 
@@ -180,9 +185,27 @@ fn a_locked_metadata_database_is_waited_for() {
     let mut waiting = sandbox.engine();
     std::thread::sleep(Duration::from_secs(3));
     assert!(waiting.runs(), "it waits:\n{}", sandbox.log());
+    stop_while_it_opens(&sandbox);
     drop(lock);
     await_log(&sandbox, "it goes on once the lock is gone", &[NOBODY]);
     assert_eq!(waiting.stop().code(), Some(0));
+}
+
+/// SIGTERM to a service that still waits for the database: it ends soon and cleanly, with its JSON document.
+fn stop_while_it_opens(sandbox: &Sandbox) {
+    let output = sandbox.path().join("opening.json");
+    let mut command = sandbox.command(&["run", "--json"]);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command.stdout(fs::File::create(&output).expect("create an output file"));
+    let mut opening = Guarded::spawn(&mut command).expect("start meterline run");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(opening.ended().is_none(), "it waits");
+    opening.signal("TERM");
+    let status = opening.wait_for(Duration::from_secs(10)).expect("it ends soon");
+    assert_eq!(status.code(), Some(0));
+    let printed = fs::read_to_string(&output).expect("read the output");
+    let document: Value = serde_json::from_str(&printed).expect("run --json prints one JSON document");
+    assert_eq!((&document["records"], &document["watermark"]), (&Value::from(0), &Value::Null));
 }
 
 /// A process that holds the write lock of a SQLite database until it is dropped.
@@ -197,6 +220,43 @@ fn hold_lock(reader: &Reader, database: &Path, told: &Path) -> Guarded {
     let holder = Guarded::spawn(&mut command).expect("start the holder of the lock");
     wait::until("the database is locked", MINUTE, || told.exists().then_some(()));
     holder
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_nothing_is_lost() {
+    let Some(kafka) = kafka("the full disk") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("full", 2);
+    // Few and large commits, and no pipeline beside them.
+    let settings = r#"
+[ingest]
+commit_interval = "3s"
+
+[policy.quarter_hours]
+frequency = "PT15M"
+[policy.quarter_hours.retrain]
+when = "false"
+[policy.quarter_hours.reforecast]
+when = "false"
+"#;
+    let sandbox = Sandbox::reading(&brokers, "full", settings);
+    let arguments = "generate --meters 100 --days 30 --mix PT15M --forms kWh --clean --seed 3 --topic full --brokers";
+    sandbox.run(&arguments.split_whitespace().chain([brokers.as_str()]).collect::<Vec<_>>()).succeeded();
+    // The metadata database is made while there is room: what is tested is the lake.
+    sandbox.run(&["runs", "list"]).succeeded();
+
+    let mut engine = sandbox.engine_without_space(256);
+    await_log(&sandbox, "the log says that it waits", &["failed; reading waits, nothing is lost", "attempt=3"]);
+    assert!(engine.runs(), "it waits");
+    if !engine.lift_file_limit() {
+        // Only a new process has room here.
+        sandbox.kill(engine);
+        engine = sandbox.engine();
+    }
+    checks::await_committed(&sandbox, &mut engine, &brokers, "full");
+    let sent: i64 = topic::end_offsets(&brokers, "full").iter().sum();
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(sent));
+    assert_eq!(engine.stop().code(), Some(0));
 }
 
 #[test]

@@ -149,10 +149,12 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
     checks::assert_accounted(&sandbox, &brokers, TOPIC, &expected);
 
     checks::await_forecasts(&sandbox, &mut engine, Duration::from_secs(240));
+    checks::await_model(&sandbox, &mut engine, Duration::from_secs(240));
     assert_eq!(engine.stop().code(), Some(0), "SIGTERM ends it cleanly");
     if let Some(reader) = reader {
         checks::assert_reader_agrees(&sandbox, &reader);
     }
+    checks::assert_models_serve(&sandbox);
     checks::assert_intervals(&sandbox, "meters", &expected);
 }
 

@@ -1,0 +1,55 @@
+//! Values of options, as more than one command reads them.
+
+use jiff::tz::TimeZone;
+use meterline_connectors::stamp::Stamp;
+use meterline_schemas::Micros;
+use meterline_schemas::config::Label;
+
+/// An instant in any form that readings have. Without an offset it is UTC, and a date alone is its midnight.
+///
+/// # Errors
+/// It is in no known form.
+pub fn instant(text: &str) -> Result<Micros, String> {
+    Stamp::parse(text)
+        .and_then(|stamp| stamp.instant(&TimeZone::UTC))
+        .ok_or_else(|| format!("`{text}` is no instant; write it like 2024-03-01T12:00:00Z or 2024-03-01"))
+}
+
+/// `begin` or `end`: which end of the interval a stamp marks.
+///
+/// # Errors
+/// It is neither.
+pub fn label(text: &str) -> Result<Label, String> {
+    match text {
+        "begin" => Ok(Label::Begin),
+        "end" => Ok(Label::End),
+        _ => Err("use begin or end".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_keeps_its_time_of_day() {
+        for (text, expected) in [
+            ("1970-01-02", Some(86_400_000_000)),
+            ("1970-01-01T01:00:00+01:00", Some(0)),
+            ("1970-01-01T00:00:01Z", Some(1_000_000)),
+            ("1970-01-01T00:01", Some(60_000_000)),
+            ("1970-01-01 00:00:01", Some(1_000_000)),
+            ("1970-01-01T", None),
+            ("1970-13-01", None),
+            ("yesterday", None),
+        ] {
+            assert_eq!(instant(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_one_of_two_words() {
+        assert_eq!((label("begin"), label("end")), (Ok(Label::Begin), Ok(Label::End)));
+        assert!(label("middle").is_err());
+    }
+}

@@ -27,9 +27,9 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let metadata = output(cargo().args(["metadata", "--locked", "--format-version", "1"]).args(filter()?))?;
+    let metadata = output(cargo().args(["metadata", "--locked", "--format-version", "1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
-    let crates = crates(&metadata).ok_or("cargo metadata has an unknown form")?;
+    let crates = crates()?;
     let warm_target = PathBuf::from(metadata["target_directory"].as_str().ok_or("no target directory")?);
     let cold_target = warm_target.join("bench-build-cold");
     let target = if args.cold { &cold_target } else { &warm_target };
@@ -95,31 +95,13 @@ fn output(command: &mut Command) -> Result<String, Box<dyn Error>> {
     Ok(String::from_utf8(done.stdout)?)
 }
 
-/// Only what this machine compiles counts.
-fn filter() -> Result<[String; 2], Box<dyn Error>> {
-    let version = output(Command::new("rustc").arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc does not say its host")?;
-    Ok(["--filter-platform".into(), host.into()])
-}
-
-/// Crates that the binary `meterline` is made of, its build scripts' and macros' included.
-fn crates(metadata: &Value) -> Option<usize> {
-    let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for node in metadata["resolve"]["nodes"].as_array()? {
-        let wanted = |dependency: &&Value| {
-            // Kind null is a normal dependency, `build` one of a build script.
-            dependency["dep_kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k["kind"] != "dev"))
-        };
-        let names = node["deps"].as_array()?.iter().filter(wanted).filter_map(|d| d["pkg"].as_str()).collect();
-        needs.insert(node["id"].as_str()?, names);
-    }
-    let root = metadata["packages"].as_array()?.iter().find(|p| p["name"] == "meterline")?["id"].as_str()?;
-    let mut found = BTreeSet::from([root]);
-    let mut open = vec![root];
-    while let Some(id) = open.pop() {
-        open.extend(needs.get(id)?.iter().copied().filter(|next| found.insert(next)));
-    }
-    Some(found.len())
+/// Crates that the binary is made of on this machine, its build scripts' and macros' included.
+fn crates() -> Result<usize, Box<dyn Error>> {
+    let tree = ["tree", "--locked", "-p", "meterline", "-e", "normal,build", "--prefix", "none", "--format", "{p}"];
+    let listed = output(cargo().args(tree))?;
+    // Name and version; what follows says where it lies, or that it was listed before.
+    let name = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    Ok(listed.lines().filter(|line| !line.is_empty()).map(name).collect::<BTreeSet<_>>().len())
 }
 
 /// The ten crates that took longest, build scripts counted with their crate, from cargo's newest report.

@@ -98,7 +98,7 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
         ("isolation.level", "read_committed".into()),
         ("queued.min.messages", "100000".into()),
         ("queued.max.messages.kbytes", queue_kib.to_string()),
-        ("fetch.message.max.bytes", (8 << 20).to_string()),
+        ("fetch.message.max.bytes", (1 << 20).to_string()),
         ("fetch.queue.backoff.ms", "20".into()),
         ("fetch.wait.max.ms", "100".into()),
         ("reconnect.backoff.max.ms", "5000".into()),

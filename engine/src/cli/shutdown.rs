@@ -1,7 +1,12 @@
 //! Ctrl-C and SIGTERM: the first asks for a clean end, a second one ends the process at once.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+/// Signals within this time are one request: supervisors signal a process and its group.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// Tells whether the process was asked to end. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,7 +25,13 @@ impl Shutdown {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             // Without receivers there is nobody left to tell.
             let _ = sender.send(true);
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            let asked = Instant::now();
+            loop {
+                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+                if asked.elapsed() >= ONE_REQUEST {
+                    break;
+                }
+            }
             eprintln!("error: asked to end a second time: ending at once");
             std::process::exit(1);
         });

@@ -13,7 +13,7 @@ use std::time::Instant;
 use meterline_connectors::files::{self, FileOptions, FileReadings};
 use meterline_connectors::lake::Lake;
 use meterline_schemas::Micros;
-use meterline_schemas::config::{Config, FeedConfig};
+use meterline_schemas::config::{Config, FeedConfig, Label};
 use meterline_schemas::reading::Position;
 use serde::Serialize;
 
@@ -86,6 +86,15 @@ pub async fn run(
     let began = Instant::now();
     let settings = config.feed.get(feed).ok_or_else(|| unknown_feed(config, feed))?;
     let number = config.feed.keys().position(|name| name == feed).unwrap_or_default() as u16;
+    if let Some(label) = options.label.filter(|label| *label != settings.label) {
+        let named = |label| if label == Label::Begin { "begin" } else { "end" };
+        let (asked, known) = (named(label), named(settings.label));
+        let reason = format!(
+            "its stamps mark the {known} of an interval (`label`), so files whose stamps mark the {asked} do not fit; give \
+             them a feed of their own, or leave --label out"
+        );
+        return Err(IngestError::Feed { feed: feed.to_owned(), reason });
+    }
     let options = FileOptions {
         label: options.label.or(Some(settings.label)),
         zone: options.zone.clone().or_else(|| Some(settings.zone.clone())),

@@ -47,8 +47,32 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
 fn from_toml(text: &str, error: &toml::de::Error) -> ConfigError {
     let line = error.span().map(|span| line_of(text, span.start));
     let message = error.message().trim().to_owned();
-    let remedy = unknown_field(&message).map(|(name, known)| suggestion(name, &known));
-    ConfigError { line, message, remedy }
+    if let Some((name, known)) = unknown_field(&message) {
+        let remedy = Some(suggestion(name, &known));
+        return ConfigError { line, message, remedy };
+    }
+    let message = match line.and_then(|line| key_of(text, line)) {
+        Some(key) => format!("{key}: {message}"),
+        None => message,
+    };
+    // serde words it: invalid type: integer `3`, expected a string
+    let expected = message.rsplit_once("expected ").map(|(_, expected)| expected);
+    let remedy = match expected {
+        Some("a string") => Some("put it in quotes"),
+        Some("u16" | "u32" | "u64" | "usize" | "i64") => Some("use a whole number, without quotes"),
+        Some("a boolean") => Some("use true or false, without quotes"),
+        _ => None,
+    };
+    ConfigError { line, message, remedy: remedy.map(str::to_owned) }
+}
+
+/// The dotted key that is set in a line, where it is written plainly.
+fn key_of(text: &str, line: usize) -> Option<String> {
+    let before: Vec<&str> = text.lines().take(line).map(str::trim).collect();
+    let (name, _) = before.last()?.split_once('=')?;
+    let table = before.iter().rev().find_map(|line| line.strip_prefix('[')?.split(']').next());
+    let name = name.trim();
+    Some(table.map_or_else(|| name.to_owned(), |table| format!("{table}.{name}")))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -186,7 +210,8 @@ mod tests {
                 "zone",
             ),
             ("\n[ingest]\nworkers = 0\n", 3, "ingest.workers"),
-            ("[lake]\nurl = 3\n", 2, "expected a string"),
+            ("[lake]\nurl = 3\n", 2, "lake.url: invalid type: integer `3`, expected a string; put it in quotes"),
+            ("[ingest]\n\nworkers = \"4\"\n", 3, "ingest.workers: invalid type: string \"4\", expected usize; use a"),
             ("[device]\ndevice = \"gpu\"\n", 2, "cuda:N"),
             ("[policy.a]\nfrequency = \"PT7M\"\n", 2, "PT15M"),
             ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwen = \"true\"\n", 4, "did you mean `when`?"),

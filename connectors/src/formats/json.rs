@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{FIELDS, Refusal, Scalar, reason, shortened};
+use super::{FIELDS, Refusal, Scalar, flat, reason, shortened};
 
 /// The paths to the fields of a record, as a trie.
 #[derive(Debug, Default)]
@@ -48,21 +48,37 @@ impl Paths {
             Refusal::new(reason::MALFORMED_RECORD, format!("the record is not valid JSON: {what}; it begins `{shown}`"))
         };
         let text = std::str::from_utf8(record).map_err(|error| malformed(&error))?;
-        let first = text.trim_ascii_start().as_bytes().first();
-        let mut found = [const { Scalar::Missing }; FIELDS];
-        let mut parser = sonic_rs::Deserializer::from_str(text);
-        let walk = Walk { paths: self, found: &mut found };
-        walk.deserialize(&mut parser).and_then(|()| parser.end()).map_err(|error| {
+        if let Some(found) = flat::extract(self, text) {
+            return Ok(found);
+        }
+        let found = self.parse(text).map_err(|error| {
             // The library prints the place and then the text around it on further lines.
             malformed(&error.to_string().lines().next().unwrap_or_default())
         })?;
-        if first != Some(&b'{') {
+        if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
             return Err(Refusal::new(
                 reason::MALFORMED_RECORD,
                 format!("the record is no JSON object but `{}`", shortened(text)),
             ));
         }
         Ok(found)
+    }
+
+    /// The full parser.
+    pub(super) fn parse<'a>(&self, text: &'a str) -> Result<[Scalar<'a>; FIELDS], sonic_rs::Error> {
+        let mut found = [const { Scalar::Missing }; FIELDS];
+        let mut parser = sonic_rs::Deserializer::from_str(text);
+        let walk = Walk { paths: self, found: &mut found };
+        walk.deserialize(&mut parser)?;
+        parser.end()?;
+        Ok(found)
+    }
+
+    /// Keeps the value of a key of the outermost object, if a field ends there.
+    pub(super) fn keep_child<'a>(&self, key: &str, value: Scalar<'a>, found: &mut [Scalar<'a>; FIELDS]) {
+        if let Some((_, paths)) = self.children.iter().find(|(name, _)| **name == *key) {
+            Walk { paths, found }.keep(value);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! decided here: the series is a text or a whole number, the time any form of [`Stamp`], the value a finite number or
 //! a text that is one, unit and quality texts.
 
+mod flat;
 mod json;
 
 use std::borrow::Cow;

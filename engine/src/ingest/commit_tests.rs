@@ -1,0 +1,229 @@
+//! The commit protocol under everything that a store and a process can do to it: writers that start, crash and pause at
+//! any step, puts that fail, that land behind an error, and that take long. What is read afterwards must be a prefix of
+//! the log, each record once.
+//!
+//! `METERLINE_SEED` repeats one case.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, Int64Type};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use meterline_connectors::lake::Lake;
+use meterline_schemas::reading::{Position, Quality};
+use meterline_schemas::time::HOUR;
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use super::commit::{Batch, Committer};
+use super::layout::{EpochRows, SeriesTexts, ShardRows};
+use super::rows::{Content, Layer, Row, Rows};
+use super::state::{IngestState, SeriesState};
+use super::{IngestError, load_committed};
+use crate::environment::Environment;
+use crate::metadata::MetadataStore;
+use crate::sql::{TableVersions, query_batches};
+
+/// Cases in one run of the test; they run side by side, because most of their time is waiting.
+const CASES: u64 = 150;
+const FEED: &str = "meters";
+
+/// Random numbers, the same for the same seed.
+#[derive(Debug)]
+struct Dice(AtomicU64);
+
+impl Dice {
+    fn roll(&self, below: u64) -> u64 {
+        // SplitMix64.
+        let mut z = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+/// A store that fails, lies and delays.
+#[derive(Debug)]
+struct Unreliable {
+    inner: Arc<dyn ObjectStore>,
+    dice: Arc<Dice>,
+    // One put in so many goes wrong; 0: none does.
+    odds: Arc<AtomicU64>,
+}
+
+impl fmt::Display for Unreliable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an unreliable store")
+    }
+}
+
+impl Unreliable {
+    async fn pause(&self) {
+        for _ in 0..self.dice.roll(4) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn no_answer() -> Error {
+    Error::Generic { store: "unreliable", source: "no answer".into() }
+}
+
+#[async_trait]
+impl ObjectStore for Unreliable {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.pause().await;
+        let odds = self.odds.load(Ordering::Relaxed);
+        let wrong = odds > 0 && self.dice.roll(odds) == 0;
+        if wrong && self.dice.roll(2) == 0 {
+            return Err(no_answer());
+        }
+        let done = self.inner.put_opts(location, payload, opts).await;
+        self.pause().await;
+        if wrong { done.and(Err(no_answer())) } else { done }
+    }
+    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.pause().await;
+        self.inner.get_opts(at, options).await
+    }
+    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// The records `from..to` of the log, as one commit of a writer: record n is hour n with the value n.
+fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
+    let mut series = SeriesState::new(FEED, "m", Unit::KWH);
+    series.frequency = Some(Frequency::HOUR);
+    let mut rows = Rows::default();
+    for offset in from..to {
+        let position = Position { timestamp_ms: offset, partition: 0, offset };
+        let content = Content { value: offset as f64, count: 1, quality: Quality::Measured, position };
+        let start: Micros = offset * HOUR;
+        rows.push(Row { series: 0, start, end: start + HOUR, layer: Layer::Base, content });
+    }
+    let intervals = EpochRows::new(vec![ShardRows { rows, series: vec![(0, SeriesTexts::of(&series))] }]);
+    let mut state = state.clone();
+    let partition = state.feeds.entry(FEED.into()).or_default().partitions.entry(0).or_default();
+    (partition.next_offset, partition.end_offset) = (to, to);
+    partition.counts.records += (to - from) as u64;
+    state.series = vec![series];
+    Batch { intervals, dead_letters: None, state }
+}
+
+fn next_offset(state: &IngestState) -> i64 {
+    state.feeds.get(FEED).and_then(|feed| feed.partitions.get(&0)).map_or(0, |partition| partition.next_offset)
+}
+
+/// One writer from its start to its crash, its end, or the moment when it learns that it was fenced out.
+async fn write(lake: Lake, dice: Arc<Dice>, fenced: Arc<AtomicU64>) {
+    // A store that is away when it starts ends it, as it ends `meterline run`.
+    let Ok(mut committer) = Committer::claim(&lake, Arc::default()).await else { return };
+    for _ in 0..=dice.roll(4) {
+        let from = next_offset(&committer.committed().state);
+        let batch = batch(&committer.committed().state, from, from + 1 + dice.roll(3) as i64);
+        // A pause in which others may take over.
+        for _ in 0..dice.roll(20) {
+            tokio::task::yield_now().await;
+        }
+        match committer.commit(batch).await {
+            Ok(committed) => assert!(next_offset(&committed.state) > from),
+            Err(IngestError::Fenced(_)) => {
+                fenced.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(error) => panic!("neither done nor fenced: {error}"),
+        }
+    }
+}
+
+async fn case(seed: u64) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let dice = Arc::new(Dice(AtomicU64::new(seed)));
+    let odds = Arc::new(AtomicU64::new(0));
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    // The objects are in memory, but the Delta library looks for a local table's directory.
+    for table in ["intervals", "dead_letters"] {
+        std::fs::create_dir(dir.path().join(table)).unwrap();
+    }
+    let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let lake = lake.with_root_store(|_| {
+        Arc::new(Unreliable { inner: memory, dice: Arc::clone(&dice), odds: Arc::clone(&odds) }) as Arc<dyn ObjectStore>
+    });
+    // The first one creates the tables; from then on anything may happen.
+    drop(Committer::claim(&lake, Arc::default()).await.unwrap());
+    odds.store(12, Ordering::Relaxed);
+    let fenced = Arc::new(AtomicU64::new(0));
+    let mut writers = Vec::new();
+    for _ in 0..2 + dice.roll(3) {
+        let writer = tokio::spawn(write(lake.clone(), Arc::clone(&dice), Arc::clone(&fenced)));
+        for _ in 0..dice.roll(400) {
+            tokio::task::yield_now().await;
+        }
+        // SIGKILL, at whatever it was doing.
+        if dice.roll(3) == 0 {
+            writer.abort();
+        }
+        writers.push(writer);
+    }
+    for writer in writers {
+        let ended = writer.await;
+        assert!(
+            ended.is_ok() || ended.is_err_and(|e| e.is_cancelled()),
+            "seed {seed}: a writer saw something impossible"
+        );
+    }
+    odds.store(0, Ordering::Relaxed);
+
+    let records = load_committed(&lake).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
+    let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
+    let env =
+        Environment { config: Default::default(), config_path: dir.path().join("meterline.toml"), lake, metadata };
+    let sql = "SELECT \"offset\", value FROM interval_revisions ORDER BY \"offset\"";
+    let mut found = Vec::new();
+    for rows in query_batches(&env, sql, TableVersions::default()).await.unwrap() {
+        let (offsets, values) =
+            (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_primitive::<Float64Type>());
+        found.extend(offsets.values().iter().copied().zip(values.values().iter().copied()));
+    }
+    let expected: Vec<(i64, f64)> = (0..records).map(|offset| (offset, offset as f64)).collect();
+    assert_eq!(found, expected, "seed {seed}: rows and position do not agree");
+    fenced.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
+    if let Some(seed) = std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        case(seed).await;
+        return;
+    }
+    let first = jiff::Timestamp::now().as_millisecond() as u64;
+    println!("METERLINE_SEED={first} to {}", first + CASES - 1);
+    let cases: Vec<_> = (first..first + CASES).map(|seed| tokio::spawn(case(seed))).collect();
+    let mut fenced = 0;
+    for case in cases {
+        fenced += case.await.unwrap();
+    }
+    assert!(fenced > 0, "no writer was ever fenced out: the cases are too tame");
+}

@@ -1,0 +1,251 @@
+//! What monitoring asks over HTTP: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! * `/healthz`: 200 while the stream runs; 503 once it has died, with the remedy: restart the process.
+//! * `/readyz`: 200 while Kafka answers; 503 with what is waited for.
+//! * `/metrics`: OpenMetrics text; see [`metrics`].
+
+mod auth;
+mod metrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use meterline_schemas::config::{HTTP_DEFAULT, HttpConfig};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::auth::Password;
+use crate::ingest::Committed;
+use crate::ingest::brokers::Brokers;
+
+/// Why the endpoints cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is taken, or is none of this machine's.
+    #[error("http.listen `{listen}` cannot be opened: {source}; choose another address, or \"off\"")]
+    Listen {
+        /// As configured.
+        listen: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The password cannot be read.
+    #[error("http.password_file `{path}` cannot be used: {reason}")]
+    Password {
+        /// As configured.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What the endpoints speak of.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The newest commit, as it changes.
+    pub committed: watch::Receiver<Option<Arc<Committed>>>,
+    /// What the brokers last said.
+    pub brokers: Brokers,
+}
+
+/// Open endpoints; dropping it closes them.
+#[derive(Debug)]
+pub struct Server {
+    /// Where they are.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Opens the endpoints; `None` where they are switched off, or where nobody asked for them and the default address is
+/// taken.
+///
+/// # Errors
+/// [`ServerError`].
+pub async fn start(config: &HttpConfig, subject: Subject) -> Result<Option<Server>, ServerError> {
+    if config.is_off() {
+        return Ok(None);
+    }
+    let password = config.password_file.as_deref().map(Password::read).transpose()?;
+    let listen = config.listen.as_deref().unwrap_or(HTTP_DEFAULT);
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok::<_, std::io::Error>((listener, address))
+    };
+    let (listener, address) = match bound.await {
+        Ok(bound) => bound,
+        Err(error) if config.listen.is_none() => {
+            tracing::warn!(
+                address = listen, %error,
+                "no metrics and health endpoints: another program has the default address; set http.listen"
+            );
+            return Ok(None);
+        }
+        Err(source) => return Err(ServerError::Listen { listen: listen.to_owned(), source }),
+    };
+    let mut router = Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .with_state(subject);
+    if let Some(password) = password {
+        router = router.layer(middleware::from_fn_with_state(Arc::new(password), auth::check));
+    }
+    tracing::info!(%address, "metrics at /metrics, health at /healthz and /readyz");
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the metrics and health endpoints closed; ingest goes on");
+        }
+    });
+    Ok(Some(Server { address, task }))
+}
+
+async fn show_metrics(State(subject): State<Subject>) -> Response {
+    let now = jiff::Timestamp::now().as_microsecond();
+    match metrics::text(subject, now) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}")).into_response()
+        }
+    }
+}
+
+async fn health(State(subject): State<Subject>) -> (StatusCode, &'static str) {
+    // The stream holds the other end as long as it lives.
+    match subject.committed.has_changed() {
+        Ok(_) => (StatusCode::OK, "the stream runs\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the stream has ended; its log says why; restart the process\n"),
+    }
+}
+
+async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
+    let (health, said) = health(State(subject.clone())).await;
+    if health != StatusCode::OK {
+        return (health, said.to_owned());
+    }
+    match subject.brokers.waiting() {
+        None => (StatusCode::OK, "Kafka answers\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use meterline_schemas::time::SECOND;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::ingest::state::{Counts, FeedState, IngestState, PartitionState};
+
+    async fn ask(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    fn commit(now: i64) -> Arc<Committed> {
+        let counts = Counts { records: 10, accepted: 7, corrected: 1, duplicate: 1, dead: 1, ..Counts::default() };
+        let partition = PartitionState { next_offset: 10, end_offset: 12, watermark: Some(now - 90 * SECOND), counts };
+        let feed = FeedState {
+            topic: "readings".into(),
+            watermark: Some(now - 90 * SECOND),
+            partitions: BTreeMap::from([(0, partition)]),
+        };
+        let state = IngestState {
+            seq: 3,
+            committed_at: now - 5 * SECOND,
+            feeds: BTreeMap::from([("meters".into(), feed)]),
+            ..IngestState::default()
+        };
+        Arc::new(Committed { state: Arc::new(state), intervals_version: 4 })
+    }
+
+    #[tokio::test]
+    async fn figures_go_on_rising_when_the_stream_stands_still() {
+        let now = jiff::Timestamp::now().as_microsecond();
+        let (sender, committed) = watch::channel(Some(commit(now)));
+        let brokers = Brokers::default();
+        let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
+        let server = start(&http, Subject { committed, brokers: brokers.clone() }).await.unwrap().unwrap();
+        let (status, reason) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, reason.contains("Kafka")), (503, true), "{reason}");
+        brokers.answered("meters", 0, 42);
+        assert_eq!(ask(server.address, "/readyz", "").await.0, 200);
+        let (status, text) = ask(server.address, "/metrics", "").await;
+        assert_eq!(status, 200);
+        for line in [
+            "meterline_records_total{feed=\"meters\",partition=\"0\",outcome=\"accepted\"} 7",
+            "meterline_records_total{feed=\"meters\",partition=\"0\",outcome=\"dead\"} 1",
+            // The broker has more than the last commit knew.
+            "meterline_lag_records{feed=\"meters\",partition=\"0\"} 32",
+            "meterline_commits_total 3",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        let age = |text: &str| {
+            let line = text.lines().find(|l| l.starts_with("meterline_freshness_seconds{feed=\"meters\"}")).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let later = ask(server.address, "/metrics", "").await.1;
+        assert!(age(&text) >= 90.0 && age(&later) > age(&text), "{} {}", age(&text), age(&later));
+        assert_eq!(ask(server.address, "/healthz", "").await.0, 200);
+        drop(sender);
+        let (status, reason) = ask(server.address, "/healthz", "").await;
+        assert_eq!((status, reason.contains("restart")), (503, true));
+    }
+
+    #[tokio::test]
+    async fn without_the_password_nothing_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "geheim\n").unwrap();
+        let password_file = Some(file.path().to_str().unwrap().to_owned());
+        let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file };
+        let (_sender, committed) = watch::channel(None);
+        let server = start(&http, Subject { committed, brokers: Brokers::default() }).await.unwrap().unwrap();
+        // Of anybody:geheim and anybody:falsch.
+        for (headers, status) in [
+            ("", 401),
+            ("Authorization: Basic YW55Ym9keTpmYWxzY2g=\r\n", 401),
+            ("Authorization: Bearer geheim\r\n", 401),
+            ("Authorization: Basic YW55Ym9keTpnZWhlaW0=\r\n", 200),
+        ] {
+            assert_eq!(ask(server.address, "/metrics", headers).await.0, status, "{headers}");
+        }
+        std::fs::write(file.path(), "\n").unwrap();
+        let Err(error) = Password::read(file.path().to_str().unwrap()) else { panic!("there is none in it") };
+        assert!(error.to_string().contains("empty"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_an_error_only_where_it_was_asked_for() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = Some(taken.local_addr().unwrap().to_string());
+        let (_sender, committed) = watch::channel(None);
+        let subject = Subject { committed, brokers: Brokers::default() };
+        let error = start(&HttpConfig { listen, password_file: None }, subject.clone()).await.unwrap_err().to_string();
+        assert!(error.contains("http.listen") && error.contains("off"), "{error}");
+        let off = HttpConfig { listen: Some("off".into()), password_file: None };
+        assert!(start(&off, subject).await.unwrap().is_none());
+    }
+}

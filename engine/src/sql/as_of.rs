@@ -1,0 +1,78 @@
+//! `intervals_as_of('2024-05-01T00:00:00Z')`: the intervals as they were known at an instant.
+//!
+//! What counts is when a reading was in Kafka (the time stamp of its record), so the answer is the same after a replay.
+//! Readings of a backfill count as known before all others.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use meterline_connectors::stamp::Stamp;
+use meterline_schemas::{Micros, tables};
+
+use super::catalog::Catalog;
+
+/// Name of the function.
+pub(super) const NAME: &str = "intervals_as_of";
+
+/// The table function over the tables of one session.
+#[derive(Debug)]
+pub(super) struct IntervalsAsOf(pub(super) Arc<Catalog>);
+
+impl TableFunctionImpl for IntervalsAsOf {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let text = match args.exprs() {
+            [Expr::Literal(ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)), _)] => text,
+            _ => return plan_err!("{NAME} needs one instant as text, such as {NAME}('2024-05-01T00:00:00Z')"),
+        };
+        match Stamp::parse(text).and_then(|stamp| stamp.instant(&jiff::tz::TimeZone::UTC)) {
+            Some(at) => Ok(Arc::new(AsOf { catalog: Arc::clone(&self.0), at, schema: schema() })),
+            None => plan_err!("{NAME}: `{text}` is no instant; write it as 2024-05-01T00:00:00Z"),
+        }
+    }
+}
+
+/// The columns of `intervals`.
+fn schema() -> SchemaRef {
+    let all = tables::intervals();
+    let kept = all.fields().iter().filter(|field| field.name() != "layer");
+    Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()))
+}
+
+#[derive(Debug)]
+struct AsOf {
+    catalog: Arc<Catalog>,
+    at: Micros,
+    schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for AsOf {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Exact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = self.catalog.intervals(Some(self.at)).await.map_err(DataFusionError::from)?;
+        table.scan(state, projection, filters, limit).await
+    }
+}

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, lexsort_to_indices, take, take_record_batch};
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -83,10 +84,10 @@ fn bound(value: &Value) -> Option<Bound> {
 /// A file that is encoded but not yet stored.
 pub(super) struct Encoded {
     pub(super) file: DataFile,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
 }
 
-/// Files of one table in the making; see [`super::TableOwner::write_with`].
+/// Files of one table in the making; see [`super::TableOwner::encode`].
 pub struct FileSet {
     table: TableDefinition,
     pub(super) done: Vec<Encoded>,
@@ -134,7 +135,7 @@ impl FileSet {
             partition: partition.into_iter().collect(),
             stats: statistics.to_json().to_string(),
         };
-        self.done.push(Encoded { file, bytes });
+        self.done.push(Encoded { file, bytes: bytes.into() });
         Ok(())
     }
 

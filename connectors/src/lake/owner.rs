@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake_core::kernel::{Action, Add, StructType, Transaction};
@@ -134,29 +135,41 @@ impl TableOwner {
     /// [`LakeError::Encode`] or [`LakeError::Store`].
     pub async fn write(&self, rows: &RecordBatch) -> Result<Vec<DataFile>, LakeError> {
         let rows = rows.clone();
-        self.write_with(move |files| files.rows(&rows)).await
+        let files = self.encode(move |files| files.rows(&rows)).await?;
+        self.store(&files).await
     }
 
-    /// Writes the files that `fill` makes, off the async threads. They are durable, and invisible until they are committed.
+    /// The files that `fill` makes, encoded off the async threads, and not stored anywhere yet.
     ///
     /// # Errors
     ///
-    /// That of `fill`, [`LakeError::Encode`] or [`LakeError::Store`].
-    pub async fn write_with(
+    /// That of `fill`, or [`LakeError::Encode`].
+    pub async fn encode(
         &self,
         fill: impl FnOnce(&mut FileSet) -> Result<(), LakeError> + Send + 'static,
-    ) -> Result<Vec<DataFile>, LakeError> {
+    ) -> Result<FileSet, LakeError> {
         let mut files = FileSet::new(self.definition.clone());
-        let encoded = tokio::task::spawn_blocking(move || fill(&mut files).map(|()| files.done))
+        tokio::task::spawn_blocking(move || fill(&mut files).map(|()| files))
             .await
-            .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })??;
+            .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })?
+    }
+
+    /// Stores encoded files. They are durable, and invisible until they are committed. It may be tried again: the files keep
+    /// their names.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Store`].
+    pub async fn store(&self, files: &FileSet) -> Result<Vec<DataFile>, LakeError> {
         let store = self.lake.store();
-        let puts = encoded.into_iter().map(|part| {
+        let name = self.definition.name;
+        let encoded: Vec<(DataFile, Bytes)> = files.done.iter().map(|e| (e.file.clone(), e.bytes.clone())).collect();
+        let puts = encoded.into_iter().map(|(file, bytes)| {
             let store = &store;
             async move {
-                let path = ObjectPath::from(self.definition.name).join_all(&part.file.path);
-                match store.put(&path, part.bytes.into()).await {
-                    Ok(_) => Ok(part.file),
+                let path = ObjectPath::from(name).join_all(&file.path);
+                match store.put(&path, bytes.into()).await {
+                    Ok(_) => Ok(file),
                     Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
                 }
             }

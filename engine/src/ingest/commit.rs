@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use meterline_connectors::lake::{
-    CommitError, DataFile, Fence, Lake, LakeError, TableDefinition, TableOwner, snapshot,
+    CommitError, DataFile, Fence, Lake, LakeError, TableDefinition, TableOwner, TableSnapshot, snapshot,
 };
 use meterline_schemas::tables::INTERVALS;
 
@@ -56,9 +56,18 @@ pub struct Committed {
 /// The lake or the state file cannot be read.
 pub async fn load_committed(lake: &Lake) -> Result<Option<Committed>, IngestError> {
     let doing = "looking for the last ingest commit";
-    let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? else {
-        return Ok(None);
-    };
+    match snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? {
+        Some(table) => committed_at(lake, &table).await,
+        None => Ok(None),
+    }
+}
+
+/// The commit that made a snapshot of `intervals`; `None` before the first one.
+///
+/// # Errors
+/// The lake or the state file cannot be read. State files of old commits are deleted.
+pub async fn committed_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<Committed>, IngestError> {
+    let doing = "looking for an ingest commit";
     let seq = table.transaction(SEQ).await.map_err(IngestError::lake(doing))?;
     let fence = table.transaction(FENCE).await.map_err(IngestError::lake(doing))?;
     let (Some(seq), Some(fence)) = (seq, fence) else { return Ok(None) };
@@ -167,12 +176,9 @@ impl Committer {
 
         let mut files: Vec<DataFile> = Vec::new();
         if !intervals.is_empty() {
-            let (table, rows) = (&self.intervals, Arc::new(intervals));
-            let write = || {
-                let rows = Arc::clone(&rows);
-                table.write_with(move |files| rows.write(files))
-            };
-            files = retry(&stopping, "writing intervals", write).await?;
+            let (table, doing) = (&self.intervals, "writing intervals");
+            let encoded = table.encode(move |files| intervals.write(files)).await.map_err(IngestError::lake(doing))?;
+            files = retry(&stopping, doing, || table.store(&encoded)).await?;
         }
         if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
             let table = &self.dead_letters;

@@ -12,12 +12,13 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
-use meterline_connectors::lake::{DataFile, TableDefinition, snapshot};
+use meterline_connectors::lake::{DataFile, TableDefinition, TableSnapshot, snapshot};
+use meterline_schemas::Micros;
 use tokio::sync::OnceCell;
 
 use super::layers::Layers;
 use super::provider::SnapshotTable;
-use super::{SqlError, TableVersions, memory, views};
+use super::{SqlError, TableVersions, as_of, memory, views};
 use crate::environment::Environment;
 use crate::ingest;
 use crate::ingest::state::IngestState;
@@ -52,20 +53,21 @@ pub(super) struct Catalog {
     env: Environment,
     versions: TableVersions,
     tables: BTreeMap<&'static str, OnceCell<Table>>,
-    interval_files: OnceCell<Vec<DataFile>>,
+    // What intervals, series, feeds and partitions are read from: one commit of the stream.
+    commit: OnceCell<Option<TableSnapshot>>,
     state: OnceCell<Arc<IngestState>>,
 }
 
 impl Catalog {
     pub(super) fn new(env: Environment, versions: TableVersions) -> Catalog {
         let tables = TABLES.into_iter().map(|name| (name, OnceCell::new())).collect();
-        Catalog { env, versions, tables, interval_files: OnceCell::new(), state: OnceCell::new() }
+        Catalog { env, versions, tables, commit: OnceCell::new(), state: OnceCell::new() }
     }
 
     /// Looks up the versions that were asked for.
     pub(super) async fn check_versions(&self) -> Result<(), SqlError> {
         if self.versions.intervals.is_some() {
-            self.interval_files().await?;
+            self.commit().await?;
         }
         Ok(())
     }
@@ -85,9 +87,9 @@ impl Catalog {
     async fn make(&self, name: &'static str) -> Result<Table, SqlError> {
         let metadata = &self.env.metadata;
         let batch: RecordBatch = match name {
-            "intervals" => return self.intervals().await,
+            "intervals" => return self.intervals(None).await,
             "interval_revisions" => {
-                let files = self.interval_files().await?.clone();
+                let files = self.interval_files().await?.to_vec();
                 return Ok(Arc::new(SnapshotTable::new(&TableDefinition::intervals(), files)));
             }
             "forecasts" => return self.delta(&TableDefinition::forecasts()).await,
@@ -107,30 +109,35 @@ impl Catalog {
         Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
     }
 
-    async fn interval_files(&self) -> Result<&Vec<DataFile>, SqlError> {
+    async fn commit(&self) -> Result<Option<&TableSnapshot>, SqlError> {
         let load = || async {
             let table = TableDefinition::intervals().name;
             match (snapshot(&self.env.lake, table, self.versions.intervals).await?, self.versions.intervals) {
-                (Some(found), _) => Ok(found.files),
                 (None, Some(version)) => Err(SqlError::NoVersion { table, version }),
-                (None, None) => Ok(Vec::new()),
+                (found, _) => Ok(found),
             }
         };
-        self.interval_files.get_or_try_init(load).await
+        Ok(self.commit.get_or_try_init(load).await?.as_ref())
+    }
+
+    async fn interval_files(&self) -> Result<&[DataFile], SqlError> {
+        Ok(self.commit().await?.map(|snapshot| snapshot.files.as_slice()).unwrap_or_default())
     }
 
     async fn state(&self) -> Result<&IngestState, SqlError> {
         let load = || async {
-            let committed = ingest::load_committed(&self.env.lake).await?;
+            let Some(snapshot) = self.commit().await? else { return Ok(Arc::default()) };
+            let committed = ingest::committed_at(&self.env.lake, snapshot).await?;
             Ok::<_, SqlError>(committed.map(|c| c.state).unwrap_or_default())
         };
         self.state.get_or_try_init(load).await.map(Arc::as_ref)
     }
 
-    async fn intervals(&self) -> Result<Table, SqlError> {
+    /// The latest revisions, of all rows or of those that were known at an instant.
+    pub(super) async fn intervals(&self, known_by: Option<Micros>) -> Result<Table, SqlError> {
         let definition = TableDefinition::intervals();
         let layers = Layers::of(self.interval_files().await?);
-        let sql = views::intervals(&layers);
+        let sql = views::intervals(&layers, known_by);
         let table = |files| Arc::new(SnapshotTable::new(&definition, files)) as Table;
         let parts = [
             (views::SETTLED, table(layers.settled)),
@@ -171,6 +178,10 @@ impl SchemaProvider for Catalog {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Table>, DataFusionError> {
+        // The planner asks for functions, too.
+        if name == as_of::NAME {
+            return Ok(None);
+        }
         Ok(Some(self.find(name).await?))
     }
 

@@ -15,7 +15,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
 
 use super::catalog::Catalog;
-use super::{SqlError, provider};
+use super::{SqlError, as_of, provider};
 use crate::environment::Environment;
 
 /// Memory of one session, in bytes; what sorts and aggregates need beyond it goes to temporary files.
@@ -38,13 +38,14 @@ pub(super) async fn session(env: &Environment, versions: TableVersions) -> Resul
     let mut config = SessionConfig::new().with_information_schema(true).with_create_default_catalog_and_schema(false);
     config.options_mut().execution.time_zone = Some("+00:00".into());
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(MEMORY_MAX))).build_arc()?;
-    let tables = Catalog::new(env.clone(), versions);
+    let tables = Arc::new(Catalog::new(env.clone(), versions));
     tables.check_versions().await?;
     let context = SessionContext::new_with_config_rt(config, runtime);
     let options = context.copied_config();
     let defaults = &options.options().catalog;
     let catalog = MemoryCatalogProvider::new();
-    catalog.register_schema(&defaults.default_schema, Arc::new(tables))?;
+    context.register_udtf(as_of::NAME, Arc::new(as_of::IntervalsAsOf(Arc::clone(&tables))));
+    catalog.register_schema(&defaults.default_schema, tables)?;
     context.register_catalog(&defaults.default_catalog, Arc::new(catalog));
     let url = url::Url::parse(provider::LAKE_URL).map_err(|e| DataFusionError::External(Box::new(e)))?;
     context.register_object_store(&url, env.lake.store());

@@ -95,6 +95,20 @@ async fn of_several_revisions_the_greatest_position_is_seen_whatever_the_order_o
     // Pinned to a version, nothing later is seen.
     assert_eq!(numbers(&env, ALL, TableVersions { intervals: Some(base) }).await, [1.0, 2.0, 3.0]);
     assert_eq!(count(&env, "SELECT count(*) FROM interval_revisions").await, 7);
+    // As it was known at 5, 7, 8 and 9 ms, whenever it was committed.
+    for (ms, known) in [
+        (5, vec![1.0, 0.5, 4.0]),
+        (7, vec![1.0, 2.0, 3.0, 4.0]),
+        (8, vec![8.0, 2.0, 3.0, 4.0]),
+        (9, vec![10.0, 2.0, 3.0, 4.0]),
+    ] {
+        let sql = format!("SELECT value FROM intervals_as_of('1970-01-01T00:00:00.00{ms}Z') ORDER BY series_id, start");
+        assert_eq!(numbers(&env, &sql, newest).await, known, "at {ms} ms");
+    }
+    let one = "SELECT value FROM intervals_as_of('1970-01-01T00:00:00.008Z') WHERE series_id = 'a' AND value > 3";
+    assert_eq!(numbers(&env, one, newest).await, [8.0]);
+    let refused = query_batches(&env, "SELECT * FROM intervals_as_of('yesterday')", newest).await.unwrap_err();
+    assert!(refused.to_string().contains("2024-05-01T00:00:00Z"), "{refused}");
     let one = "SELECT value FROM intervals WHERE series_id = 'a' AND start >= '1970-01-01T01:00:00Z'";
     assert_eq!(numbers(&env, one, newest).await, [2.0]);
 }

@@ -1,5 +1,6 @@
 //! Tables that are computed from others, as SQL.
 
+use meterline_schemas::Micros;
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
 
 use super::layers::Layers;
@@ -13,22 +14,27 @@ pub(super) const REVISIONS: &str = "revisions";
 
 /// The latest revision of every interval: base rows that no revision touches, and of each touched interval the row with
 /// the greatest position. Where there are no revisions, it is a plain scan. `month` follows from `start`; it is part of
-/// the window so that filters by it reach the scans.
-pub(super) fn intervals(layers: &Layers) -> String {
+/// the window so that filters by it reach the scans. With `known_by`, only rows that were known at that instant count.
+pub(super) fn intervals(layers: &Layers, known_by: Option<Micros>) -> String {
+    let known = |table: &str| match known_by {
+        None => table.to_owned(),
+        Some(at) => format!("(SELECT * FROM {table} WHERE position_timestamp <= {})", at.div_euclid(1_000)),
+    };
+    let (settled, revised, revisions) = (known(SETTLED), known(REVISED), known(REVISIONS));
     let columns = "series_id, start, \"end\", frequency, value, unit, count, quality, feed, position_timestamp, \
                    partition, \"offset\", month";
-    let settled = format!("SELECT {columns} FROM {SETTLED}");
+    let settled = format!("SELECT {columns} FROM {settled}");
     if layers.revisions.is_empty() {
         return settled;
     }
-    let touched = format!("(SELECT 1 FROM {REVISIONS} r WHERE r.series_id = b.series_id AND r.start = b.start)");
+    let touched = format!("(SELECT 1 FROM {revisions} r WHERE r.series_id = b.series_id AND r.start = b.start)");
     format!(
         "{settled} UNION ALL \
-         SELECT {columns} FROM {REVISED} b WHERE NOT EXISTS {touched} UNION ALL \
+         SELECT {columns} FROM {revised} b WHERE NOT EXISTS {touched} UNION ALL \
          SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, month \
              ORDER BY position_timestamp DESC, partition DESC, \"offset\" DESC) AS revision FROM \
-           (SELECT {columns} FROM {REVISIONS} UNION ALL \
-            SELECT {columns} FROM {REVISED} b WHERE EXISTS {touched})) \
+           (SELECT {columns} FROM {revisions} UNION ALL \
+            SELECT {columns} FROM {revised} b WHERE EXISTS {touched})) \
          WHERE revision = 1"
     )
 }

@@ -5,6 +5,7 @@
 //! * [`pipelines`]: build and infer, each run a child process with recorded steps;
 //! * [`metadata`]: runs, registry and decisions in SQLite;
 //! * [`sql`]: the tables as people query them;
+//! * [`server`]: metrics and health over HTTP;
 //! * [`cli`]: one file a command; [`demo`]: everything at once.
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod environment;
 pub mod ingest;
 pub mod metadata;
 pub mod pipelines;
+pub mod server;
 pub mod service;
 pub mod sql;
 pub mod triggers;

@@ -17,6 +17,7 @@ use crate::ingest::service::{Ingest, IngestOptions};
 use crate::ingest::state::IngestState;
 use crate::ingest::{Committed, IngestError};
 use crate::pipelines::{RunError, Runner};
+use crate::server::{self, Server, ServerError, Subject};
 use crate::{ingest, triggers};
 
 /// Why the service does not start or does not go on.
@@ -28,6 +29,9 @@ pub enum ServiceError {
     /// Runs of an earlier service cannot be resumed.
     #[error("unfinished runs cannot be resumed: {0}")]
     Resume(#[from] RunError),
+    /// The endpoints for monitoring cannot be opened.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The task that evaluates the triggers died.
     #[error("the triggers died: {0}; this is a fault of meterline, please report it")]
     Died(#[from] tokio::task::JoinError),
@@ -39,6 +43,8 @@ pub struct Service {
     runner: Runner,
     triggers: JoinHandle<()>,
     stop: watch::Sender<bool>,
+    // Open as long as the service lives.
+    server: Option<Server>,
 }
 
 impl Service {
@@ -53,9 +59,16 @@ impl Service {
             tracing::info!(runs = resumed, "going on with runs that an earlier service left unfinished");
         }
         let ingest = ingest::service::start(&env.config, &env.lake, IngestOptions::default()).await?;
+        let subject = Subject { committed: ingest.committed(), brokers: ingest.brokers() };
+        let server = server::start(&env.config.http, subject).await?;
         let (stop, stopped) = watch::channel(false);
         let triggers = tokio::spawn(triggers::service::run(env, ingest.committed(), runner.clone(), stopped));
-        Ok(Service { ingest, runner, triggers, stop })
+        Ok(Service { ingest, runner, triggers, stop, server })
+    }
+
+    /// Where metrics and health are served; `None` where they are not.
+    pub fn http(&self) -> Option<std::net::SocketAddr> {
+        self.server.as_ref().map(|server| server.address)
     }
 
     /// The newest commit, as it changes.

@@ -10,6 +10,8 @@ use rdkafka::util::Timeout;
 
 use crate::kafka::client;
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// One record of a topic.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -80,6 +82,26 @@ pub struct Outgoing {
 /// Sends `records` in order, and waits until the broker has them all.
 pub fn send(brokers: &str, topic: &str, records: &[Outgoing]) {
     let producer: BaseProducer = client(brokers).set("linger.ms", "5").create().expect("create a producer");
+    queue(&producer, topic, records);
+    producer.flush(Timeout::After(LIMIT)).expect("deliver the records");
+}
+
+/// Sends `records` in one transaction, which is committed or aborted.
+pub fn send_in_transaction(brokers: &str, topic: &str, records: &[Outgoing], commit: bool) {
+    let producer: BaseProducer =
+        client(brokers).set("transactional.id", "tests").create().expect("create a transactional producer");
+    producer.init_transactions(LIMIT).expect("begin with transactions");
+    producer.begin_transaction().expect("begin a transaction");
+    queue(&producer, topic, records);
+    // On their way before the end: an aborted transaction is to leave records behind.
+    producer.flush(Timeout::After(LIMIT)).expect("deliver the records");
+    match commit {
+        true => producer.commit_transaction(LIMIT).expect("commit the transaction"),
+        false => producer.abort_transaction(LIMIT).expect("abort the transaction"),
+    }
+}
+
+fn queue(producer: &BaseProducer, topic: &str, records: &[Outgoing]) {
     for record in records {
         let mut next = BaseRecord::to(topic).key(record.key.as_bytes());
         if let Some(payload) = &record.payload {
@@ -88,5 +110,4 @@ pub fn send(brokers: &str, topic: &str, records: &[Outgoing]) {
         // Far fewer records than the producer's queue holds.
         producer.send(next).map_err(|(e, _)| e).expect("queue a record");
     }
-    producer.flush(Timeout::After(Duration::from_secs(60))).expect("deliver the records");
 }

@@ -145,7 +145,7 @@ impl Client {
         }
     }
 
-    /// The end of a partition as the broker last said; `None` before it did.
+    /// The end of a partition as the broker last said, 0 where nothing is left to read; `None` before it did.
     pub(super) fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
         let ends = self.ends.lock().ok()?;
         ends.get(topic)?.get(&partition).copied().filter(|end| *end >= 0)
@@ -167,6 +167,19 @@ struct TopicStatistics {
 struct PartitionStatistics {
     hi_offset: i64,
     ls_offset: i64,
+    // The next one to fetch.
+    next_offset: i64,
+    fetchq_cnt: i64,
+}
+
+impl PartitionStatistics {
+    // What a reader of committed records can reach is the last stable offset. What lies before it and is nothing to hand
+    // out (records of transactions that were aborted, and the marks of transactions) is behind once it was fetched: where
+    // nothing waits to be handed out, the reader is at the end, whatever the number of its last record.
+    fn end(&self) -> i64 {
+        let end = if self.ls_offset >= 0 { self.ls_offset } else { self.hi_offset };
+        if self.fetchq_cnt == 0 && self.next_offset >= end { end.min(0) } else { end }
+    }
 }
 
 impl ClientContext for Client {
@@ -192,8 +205,7 @@ impl ClientContext for Client {
         for (topic, statistics) in read.topics {
             let known = ends.entry(topic).or_default();
             for (partition, statistics) in statistics.partitions {
-                // The last stable offset is what a reader of committed records can reach.
-                let end = if statistics.ls_offset >= 0 { statistics.ls_offset } else { statistics.hi_offset };
+                let end = statistics.end();
                 if partition >= 0 && end >= 0 {
                     known.insert(partition, end);
                 }

@@ -36,7 +36,7 @@ pub struct RawRecord<'a> {
     pub assignment: usize,
     /// Its offset.
     pub offset: i64,
-    /// Its Kafka time stamp, milliseconds since the epoch; 0 where it has none.
+    /// Its Kafka time stamp, milliseconds since the epoch; -1 where it has none.
     pub timestamp_ms: i64,
     /// Its key.
     pub key: Option<&'a [u8]>,
@@ -125,7 +125,7 @@ impl Source {
         Ok(records_max)
     }
 
-    /// The end of a partition as the broker last said.
+    /// The end of a partition as the broker last said; 0 where nothing is left to read.
     pub fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
         self.consumer.context().end_offset(topic, partition)
     }

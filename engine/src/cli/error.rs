@@ -84,6 +84,7 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
     }
     let ingest = match error.downcast_ref::<ServiceError>() {
         Some(ServiceError::Ingest(inner)) => Some(inner),
+        Some(ServiceError::Server(_)) => return true,
         _ => error.downcast_ref::<IngestError>(),
     };
     match ingest {

@@ -125,6 +125,9 @@ url = {lake}
 [ingest]
 commit_interval = "1s"       # intervals, offsets and state become visible together, this often
 
+[http]
+listen = "off"               # metrics and health; by default at 127.0.0.1:9464
+
 [feed.{FEED}]
 topic      = {topic}
 series     = "meter_id"

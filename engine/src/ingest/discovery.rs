@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::brokers::Brokers;
 use meterline_connectors::kafka::SourceError;
 use meterline_connectors::kafka::cluster::Cluster;
 use meterline_connectors::kafka::source::Assignment;
@@ -42,6 +43,10 @@ pub struct Discovery {
     pub kafka: KafkaConfig,
     /// Topics, by number of the feed.
     pub topics: Vec<Arc<str>>,
+    /// Names of the feeds, by number.
+    pub feeds: Vec<String>,
+    /// What monitoring is told.
+    pub brokers: Brokers,
     /// The offsets that come next, by feed and partition, from the last commit.
     pub positions: BTreeMap<(u16, i32), i64>,
     /// One a worker.
@@ -72,7 +77,10 @@ impl Discovery {
                 }
                 match self.look(&cluster, number as u16, watch) {
                     Ok(()) => watch.found(&self.topics[number]),
-                    Err(error) if error.passes() => watch.wait(&error),
+                    Err(error) if error.passes() => {
+                        self.brokers.failed(&self.feeds[number], error.to_string());
+                        watch.wait(&error);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -113,6 +121,10 @@ impl Discovery {
             // A worker that has ended says so itself.
             let _ = self.workers[worker_of(feed, partition, self.workers.len())].send(new);
             watch.partitions = partition + 1;
+        }
+        for partition in 0..partitions {
+            let (_, end) = cluster.offsets(topic, partition)?;
+            self.brokers.answered(&self.feeds[usize::from(feed)], partition, end);
         }
         Ok(())
     }

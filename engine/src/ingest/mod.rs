@@ -4,11 +4,12 @@
 //! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
 //! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
-//! What runs: [`discovery`] finds partitions, [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
+//! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
 //! protocol, and [`service`] holds it together. [`backfill`] takes files the same way.
 
 pub mod aggregate;
 pub mod backfill;
+pub mod brokers;
 pub mod commit;
 pub mod dataflow;
 pub mod dead_letters;
@@ -28,11 +29,13 @@ pub mod state;
 pub mod watermark;
 pub mod written;
 
-pub use commit::{Committed, load_committed};
+pub use commit::{Committed, committed_at, load_committed};
 pub use error::IngestError;
 pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]
 mod aggregate_tests;
+#[cfg(test)]
+mod commit_tests;
 #[cfg(test)]
 mod stream_tests;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc as channel, watch};
 use tokio::task::JoinHandle;
 
 use super::aggregate::Rules;
+use super::brokers::Brokers;
 use super::commit::{Batch, Committer};
 use super::dataflow::{self, Common, Control, Event, Setup};
 use super::discovery::{Discovery, Report};
@@ -46,6 +47,7 @@ pub struct IngestOptions {
 /// A running stream. Dropping it ends it as a crash would, without a last commit; [`Ingest::stop`] ends it cleanly.
 pub struct Ingest {
     committed: watch::Receiver<Option<Arc<Committed>>>,
+    brokers: Brokers,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
     // `None` once its end was reported.
@@ -82,9 +84,12 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let (setups, senders) = set_up(config, &feeds, &state, workers)?;
     let names: Vec<String> = config.feed.keys().cloned().collect();
     let report = Arc::new(Mutex::new(None));
+    let brokers = Brokers::default();
     let discovery = Discovery {
         kafka: config.kafka.clone(),
         topics: feeds.iter().map(|feed| Arc::clone(&feed.topic)).collect(),
+        feeds: names.clone(),
+        brokers: brokers.clone(),
         positions: positions(&names, &state),
         workers: senders,
         report: Arc::clone(&report),
@@ -122,13 +127,18 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         threads.end().await;
         result
     });
-    Ok(Ingest { committed, stop, stopping, coordinator: Some(coordinator) })
+    Ok(Ingest { committed, brokers, stop, stopping, coordinator: Some(coordinator) })
 }
 
 impl Ingest {
     /// The newest commit, as it changes; `None` before the first one.
     pub fn committed(&self) -> watch::Receiver<Option<Arc<Committed>>> {
         self.committed.clone()
+    }
+
+    /// What the brokers last said.
+    pub fn brokers(&self) -> Brokers {
+        self.brokers.clone()
     }
 
     /// Resolves when the stream cannot go on, with the reason; never after it was told once.
@@ -327,7 +337,7 @@ impl Coordinator {
             was_full = self.control.full();
             let epoch = self.control.open_next();
             let parts = self.collect(epoch).await?;
-            if parts.records() > 0 {
+            if parts.records() > 0 || self.caught_up(&parts) {
                 self.commit(parts).await?;
             }
             if stop {
@@ -354,6 +364,10 @@ impl Coordinator {
             if records == 0 && looked.elapsed() >= IDLE_LOOK {
                 self.commit_idle().await?;
                 looked = Instant::now();
+                // What is behind may be nothing to read (an aborted transaction): ask the sources how far they are.
+                if self.lags() {
+                    return Ok(false);
+                }
             }
             tokio::select! {
                 event = self.events.recv() => match event {
@@ -368,6 +382,21 @@ impl Coordinator {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    // Whether something is behind, as far as the newest commit knows.
+    fn lags(&self) -> bool {
+        let feeds = &self.committer.committed().state.feeds;
+        feeds.values().flat_map(|feed| feed.partitions.values()).any(|p| p.end_offset > p.next_offset)
+    }
+
+    // Whether a partition that was behind no longer is.
+    fn caught_up(&self, parts: &Parts) -> bool {
+        let feeds = &self.committer.committed().state.feeds;
+        parts.sources.iter().flat_map(|part| &part.partitions).any(|now| {
+            let known = feeds.get(&self.feeds[usize::from(now.feed)]).and_then(|f| f.partitions.get(&now.partition));
+            known.is_some_and(|p| p.end_offset > p.next_offset) && now.end_offset <= now.next_offset
+        })
     }
 
     async fn collect(&mut self, epoch: u64) -> Result<Parts, IngestError> {

@@ -131,6 +131,22 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
     if !(device == "auto" || device == "cpu" || cuda) {
         return refuse("device.device", format!("device.device `{device}` is unknown"), "use auto, cpu or cuda:N");
     }
+    if let Some(listen) = config.http.listen.as_deref().filter(|_| !config.http.is_off()) {
+        let Ok(address) = listen.parse::<std::net::SocketAddr>() else {
+            return refuse(
+                "http.listen",
+                format!("http.listen `{listen}` is no address and port"),
+                "use one such as 127.0.0.1:9464 or [::1]:9464, or \"off\"",
+            );
+        };
+        if !address.ip().is_loopback() && config.http.password_file.is_none() {
+            return refuse(
+                "http.listen",
+                format!("http.listen `{listen}` can be reached from other machines, without a password"),
+                "set http.password_file, or listen on 127.0.0.1",
+            );
+        }
+    }
     let mut topics = std::collections::BTreeMap::new();
     for (name, feed) in &config.feed {
         let key = |k: &str| format!("feed.{name}.{k}");
@@ -213,6 +229,8 @@ mod tests {
             ("[lake]\nurl = 3\n", 2, "lake.url: invalid type: integer `3`, expected a string; put it in quotes"),
             ("[ingest]\n\nworkers = \"4\"\n", 3, "ingest.workers: invalid type: string \"4\", expected usize; use a"),
             ("[device]\ndevice = \"gpu\"\n", 2, "cuda:N"),
+            ("[http]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
+            ("[http]\nlisten = \"0.0.0.0:9464\"\n", 2, "set http.password_file"),
             ("[policy.a]\nfrequency = \"PT7M\"\n", 2, "PT15M"),
             ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwen = \"true\"\n", 4, "did you mean `when`?"),
         ] {

@@ -34,6 +34,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// What trains and predicts.
     pub device: DeviceConfig,
+    /// What monitoring can ask.
+    pub http: HttpConfig,
     /// One entry a topic.
     pub feed: BTreeMap<String, FeedConfig>,
     /// One entry a frequency; each has defaults, so none is needed.
@@ -120,6 +122,28 @@ impl Default for IngestConfig {
             idle_timeout: Span(MINUTE / 2),
             catch_up_records: 20_000,
         }
+    }
+}
+
+/// Where the endpoints of `[http]` are by default.
+pub const HTTP_DEFAULT: &str = "127.0.0.1:9464";
+
+/// `[http]`: the endpoints `/metrics`, `/healthz` and `/readyz` of `meterline run`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// `address:port`, or `off`. Default `127.0.0.1:9464`; where another program has that, the engine says so and runs
+    /// without.
+    pub listen: Option<String>,
+    /// File with the password that clients have to send (HTTP basic authentication, with any user). Default none; an
+    /// address that other machines can reach needs one.
+    pub password_file: Option<String>,
+}
+
+impl HttpConfig {
+    /// Whether there are to be no endpoints.
+    pub fn is_off(&self) -> bool {
+        self.listen.as_deref() == Some("off")
     }
 }
 

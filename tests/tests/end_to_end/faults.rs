@@ -69,6 +69,31 @@ fn a_second_engine_fences_the_first() {
 }
 
 #[test]
+fn aborted_transactions_are_not_counted_and_leave_no_lag() {
+    let Some(kafka) = kafka("transactions") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("transactions", 1);
+    let sandbox = Sandbox::reading(&brokers, "transactions", "\n[ingest]\ncommit_interval = \"200ms\"\n");
+    topic::send_in_transaction(&brokers, "transactions", &hours(0, 60), true);
+    topic::send_in_transaction(&brokers, "transactions", &hours(30, 60), false);
+    let engine = sandbox.engine();
+    let read = |what: &str, hours: i64| {
+        wait::until(what, MINUTE, || {
+            let rows = sandbox.sql("SELECT records, lag_records FROM partitions");
+            let number = |name: &str| rows.first()?.get(name)?.as_i64();
+            (number("records") == Some(hours) && number("lag_records") == Some(0)).then_some(())
+        });
+    };
+    // The end of the topic is an aborted transaction: nothing of it is read, and nothing of it is behind.
+    read("what was committed is read", 60);
+    topic::send_in_transaction(&brokers, "transactions", &hours(60, 30), true);
+    read("what was committed later is read", 90);
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(90));
+    assert_eq!(sandbox.number("SELECT CAST(sum(value) AS BIGINT) FROM intervals"), Some((0..90).sum::<i64>()));
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
 fn a_bad_configuration_names_line_key_and_remedy() {
     let sandbox = Sandbox::new();
     let config = sandbox.config().display().to_string();

@@ -5,7 +5,7 @@
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
 
 mod auth;
-mod metrics;
+pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

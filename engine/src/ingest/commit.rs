@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io::BufWriter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,7 +35,7 @@ const DEAD_LETTERS: &str = "meterline/dead_letters";
 const STATE_DIRECTORY: &str = "state";
 /// Old state files that are kept, for readers of an old snapshot.
 const STATE_FILES_KEPT: usize = 20;
-const COMPRESSION_LEVEL: i32 = 3;
+const COMPRESSION_LEVEL: i32 = 1;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
@@ -93,8 +94,11 @@ async fn load_state(lake: &Lake, seq: i64, fence: i64) -> Result<IngestState, In
 
 fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
     let fault = |reason: String| IngestError::Fault(format!("encoding the state of commit {}: {reason}", state.seq));
-    let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))?;
-    serde_json::to_writer(&mut encoder, state).map_err(|error| fault(error.to_string()))?;
+    let encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))?;
+    // The serializer writes a few bytes at a time, and each write costs the compressor far more than that.
+    let mut buffered = BufWriter::with_capacity(1 << 20, encoder);
+    serde_json::to_writer(&mut buffered, state).map_err(|error| fault(error.to_string()))?;
+    let encoder = buffered.into_inner().map_err(|error| fault(error.to_string()))?;
     encoder.finish().map_err(|error| fault(error.to_string()))
 }
 

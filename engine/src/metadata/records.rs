@@ -120,6 +120,25 @@ pub struct RunRecord {
     pub model_version: Option<String>,
 }
 
+impl RunRecord {
+    /// A run that was just asked for.
+    pub fn queued(spec: RunSpec, cause: &str, decision_id: Option<&str>, created_at: Micros) -> RunRecord {
+        RunRecord {
+            spec,
+            cause: cause.to_owned(),
+            decision_id: decision_id.map(str::to_owned),
+            status: Status::Queued,
+            created_at,
+            started_at: None,
+            finished_at: None,
+            attempts: 0,
+            device_seconds: 0.0,
+            error: None,
+            model_version: None,
+        }
+    }
+}
+
 /// One step of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {

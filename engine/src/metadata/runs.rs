@@ -137,15 +137,6 @@ impl MetadataStore {
         self.parse_all(doing, docs)
     }
 
-    /// The newest run of a pipeline for a group.
-    ///
-    /// # Errors
-    ///
-    /// [`MetadataError`].
-    pub async fn last_run(&self, group_id: &str, pipeline: Pipeline) -> Result<Option<RunRecord>, MetadataError> {
-        Ok(self.group_runs(group_id, pipeline, 1).await?.into_iter().next())
-    }
-
     /// Adds or replaces a step.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod infer;
 mod lock;
 pub mod manual;
 mod model;
+mod process;
 pub mod progress;
 pub mod recorder;
 pub mod runner;

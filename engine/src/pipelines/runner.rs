@@ -1,16 +1,13 @@
-//! Starts runs as child processes, watches them, and says what to do when one dies.
+//! Sees to runs: gives them slots, starts their processes, and decides what to do when one dies.
 //!
 //! Builds share `device.slots` slots. Infer runs have one slot of their own beside them, so that a long training never
 //! holds up the forecasts: an infer run takes the device for seconds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -18,6 +15,7 @@ use super::child::{is_terminal, load};
 use super::error::RunError;
 use super::graph;
 use super::lock::{Role, RunLock};
+use super::process;
 use super::recorder::now;
 use super::stop::Stop;
 use super::sweep::sweep;
@@ -27,10 +25,6 @@ use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
 
 /// Processes that may die, without having been asked to end, before their run is failed.
 pub const ATTEMPTS_MAX: i64 = 2;
-/// How long a child may take to reach a safe point and end once it was asked to.
-const END_PATIENCE: Duration = Duration::from_secs(15);
-/// Lines of a dead child's error output that go into the run's log.
-const STDERR_LINES: usize = 40;
 /// How often a run that another process executes is looked at.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
 /// How long a run must have been seen to by nobody before this engine takes it over.
@@ -87,19 +81,7 @@ impl Runner {
 
     /// Queues a run; its process starts when a slot is free. Returns the record as queued.
     pub async fn start(&self, spec: RunSpec, cause: &str, decision_id: Option<&str>) -> Result<RunRecord, RunError> {
-        let run = RunRecord {
-            spec,
-            cause: cause.to_owned(),
-            decision_id: decision_id.map(str::to_owned),
-            status: Status::Queued,
-            created_at: now(),
-            started_at: None,
-            finished_at: None,
-            attempts: 0,
-            device_seconds: 0.0,
-            error: None,
-            model_version: None,
-        };
+        let run = RunRecord::queued(spec, cause, decision_id, now());
         if self.shared.stop.is_requested() {
             return Err(RunError::Stopping(run.spec.run_id));
         }
@@ -132,15 +114,7 @@ impl Runner {
         // Beside the start, not before it: there may be a lot to delete.
         tokio::spawn(async move { sweep(&shared.env).await });
         let abandoned = self.abandoned().await?;
-        for run in &abandoned {
-            tracing::info!(
-                run = run.spec.run_id,
-                group = %run.spec.group_id,
-                pipeline = run.spec.pipeline.as_str(),
-                "an earlier process left the run unfinished; it goes on at its first unfinished step"
-            );
-            self.drive(run);
-        }
+        self.take_over(&abandoned);
         Ok(abandoned.len())
     }
 
@@ -162,16 +136,20 @@ impl Runner {
             seen.retain(|run_id, _| orphans.iter().any(|run| run.spec.run_id == *run_id));
             orphans.retain(|run| seen.entry(run.spec.run_id.clone()).or_insert_with(Instant::now).elapsed() >= after);
         }
-        for run in &orphans {
+        self.take_over(&orphans);
+        Ok(orphans.len())
+    }
+
+    fn take_over(&self, runs: &[RunRecord]) {
+        for run in runs {
             tracing::warn!(
                 run = run.spec.run_id,
                 group = %run.spec.group_id,
                 pipeline = run.spec.pipeline.as_str(),
-                "nobody sees to the run any more; this engine takes it over, at its first unfinished step"
+                "an earlier process left the run unfinished; it goes on at its first unfinished step"
             );
             self.drive(run);
         }
-        Ok(orphans.len())
     }
 
     // Runs that are queued or running and that no process sees to, neither this one nor another.
@@ -260,30 +238,6 @@ fn after_end(recorded: Status, end: &str, step: Option<&str>, attempts: i64, sto
     ))
 }
 
-/// How a process ended, in words.
-fn describe_end(status: ExitStatus) -> String {
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-        let name = match signal {
-            2 => "SIGINT",
-            4 => "SIGILL",
-            6 => "SIGABRT",
-            7 => "SIGBUS",
-            8 => "SIGFPE",
-            9 => return "was killed by SIGKILL (often: out of memory; the kernel's log tells)".to_owned(),
-            11 => "SIGSEGV",
-            15 => "SIGTERM",
-            _ => return format!("was killed by signal {signal}"),
-        };
-        return format!("was killed by {name}");
-    }
-    match status.code() {
-        Some(0) => "ended without a result".to_owned(),
-        Some(code) => format!("ended with exit status {code}"),
-        None => "ended".to_owned(),
-    }
-}
-
 impl Shared {
     /// Sees to a run until it has ended or this runner stops. A database that does not answer is no reason to leave a
     /// run: while it is recorded as active, its group has no other.
@@ -344,7 +298,8 @@ impl Shared {
             if is_terminal(self.env.metadata.update_run(&run).await?) {
                 return Ok(true);
             }
-            let (end, tail) = match self.execute(spec).await {
+            let (end, tail) = match process::run(self.program.as_deref(), &self.env.config_path, spec, &self.stop).await
+            {
                 Ok(ended) => ended,
                 Err(error) => (format!("could not be started: {error}"), Vec::new()),
             };
@@ -395,65 +350,6 @@ impl Shared {
         }
     }
 
-    /// Runs one child to its end. Returns how it ended, in words, and the last lines of its error output.
-    async fn execute(&self, spec: &RunSpec) -> Result<(String, Vec<String>), RunError> {
-        let program = match &self.program {
-            Some(program) => program.clone(),
-            None => this_program().map_err(|e| RunError::io("finding this program's own file", e))?,
-        };
-        let mut command = Command::new(&program);
-        #[cfg(unix)]
-        if let (None, Some(name)) = (&self.program, std::env::args_os().next()) {
-            // Lists of processes should not show how the file was found.
-            command.arg0(name);
-        }
-        command
-            .arg("execute-run")
-            .arg("-c")
-            .arg(&self.env.config_path)
-            .arg("--run")
-            .arg(&spec.run_id)
-            .arg("--parent-pipe")
-            // Kept open by this process alone: its end tells the child that the engine died, however it died.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child =
-            command.spawn().map_err(|e| RunError::io(format!("starting {} for the run", program.display()), e))?;
-        tracing::info!(
-            run = %spec.run_id,
-            group = %spec.group_id,
-            pipeline = spec.pipeline.as_str(),
-            process = child.id(),
-            "the run's process starts"
-        );
-        let stderr = child.stderr.take();
-        let tail = tokio::spawn(read_tail(spec.run_id.clone(), stderr));
-        let ended = self.watch(&mut child).await;
-        let tail = tail.await.unwrap_or_default();
-        let status = ended.map_err(|e| RunError::io("waiting for the run's process", e))?;
-        Ok((describe_end(status), tail))
-    }
-
-    async fn watch(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
-        // `wait` would close the pipe at once.
-        let pipe = child.stdin.take();
-        tokio::select! {
-            status = child.wait() => return status,
-            () = self.stop.requested() => {}
-        }
-        drop(pipe);
-        match tokio::time::timeout(END_PATIENCE, child.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                tracing::warn!(process = child.id(), "the run's process did not stop in time and is killed");
-                child.kill().await?;
-                child.wait().await
-            }
-        }
-    }
-
     /// Books the device time of a step that its process did not live to book. Returns the step's name.
     async fn account_for_crash(&self, run: &mut RunRecord) -> Result<Option<String>, RunError> {
         if run.status != Status::Running {
@@ -481,28 +377,6 @@ impl Shared {
         let record = LogRecord { run_id: run_id.to_owned(), step, at: now(), level: level.to_owned(), message };
         Ok(self.env.metadata.append_log(&record).await?)
     }
-}
-
-// On Linux by its open file, which stays this very program after an update has replaced the file of its name.
-fn this_program() -> std::io::Result<PathBuf> {
-    if cfg!(target_os = "linux") { Ok(PathBuf::from("/proc/self/exe")) } else { std::env::current_exe() }
-}
-
-async fn read_tail(run_id: String, stderr: Option<ChildStderr>) -> Vec<String> {
-    let mut tail = VecDeque::new();
-    let Some(stderr) = stderr else { return Vec::new() };
-    let mut reader = BufReader::new(stderr);
-    let mut bytes = Vec::new();
-    while matches!(reader.read_until(b'\n', &mut bytes).await, Ok(n) if n > 0) {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        bytes.clear();
-        tracing::debug!(run = run_id, "{line}");
-        if tail.len() == STDERR_LINES {
-            tail.pop_front();
-        }
-        tail.push_back(line);
-    }
-    tail.into()
 }
 
 #[cfg(test)]
@@ -654,14 +528,6 @@ mod tests {
         env.metadata.update_run(&done).await.unwrap();
         runner.shutdown().await;
         assert!(!artifacts.exists());
-    }
-
-    #[tokio::test]
-    async fn this_program_starts_under_its_own_name() {
-        let program = this_program().unwrap();
-        let mut command = Command::new(program);
-        let output = command.arg("--list").output().await.unwrap();
-        assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("pipelines::runner"));
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::metadata::MetadataStore;
-    use crate::metadata::records::{RunRecord, Status};
+    use crate::metadata::records::RunRecord;
 
     /// An environment below `directory`.
     pub(crate) async fn environment(directory: &Path) -> Arc<Environment> {
@@ -60,19 +60,7 @@ pub(crate) mod tests {
 
     /// A queued run of `spec`.
     pub(crate) fn queued(spec: RunSpec) -> RunRecord {
-        RunRecord {
-            spec,
-            cause: "test".into(),
-            decision_id: None,
-            status: Status::Queued,
-            created_at: 0,
-            started_at: None,
-            finished_at: None,
-            attempts: 0,
-            device_seconds: 0.0,
-            error: None,
-            model_version: None,
-        }
+        RunRecord::queued(spec, "test", None, 0)
     }
 
     /// An hourly run with the default policy.

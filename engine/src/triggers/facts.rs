@@ -323,31 +323,20 @@ mod tests {
     }
 
     fn run(id: &str, of: &GroupSummary, origin: Micros, status: Status) -> RunRecord {
-        RunRecord {
-            spec: RunSpec {
-                run_id: id.into(),
-                pipeline: Pipeline::Infer,
-                group_id: of.group_id.clone(),
-                frequency: of.frequency,
-                zone: of.zone.clone(),
-                origin,
-                closed_intervals: 0,
-                watermark: origin,
-                intervals_version: 1,
-                policy: resolve_policy(of.frequency, &Default::default()),
-                device: "cpu".into(),
-            },
-            cause: "trigger".into(),
-            decision_id: None,
-            status,
-            created_at: 0,
-            started_at: None,
-            finished_at: None,
-            attempts: 1,
-            device_seconds: 0.0,
-            error: None,
-            model_version: None,
-        }
+        let spec = RunSpec {
+            run_id: id.into(),
+            pipeline: Pipeline::Infer,
+            group_id: of.group_id.clone(),
+            frequency: of.frequency,
+            zone: of.zone.clone(),
+            origin,
+            closed_intervals: 0,
+            watermark: origin,
+            intervals_version: 1,
+            policy: resolve_policy(of.frequency, &Default::default()),
+            device: "cpu".into(),
+        };
+        RunRecord { status, ..RunRecord::queued(spec, "trigger", None, 0) }
     }
 
     fn champion(trained_until: Micros, mase: Value) -> ModelRecord {

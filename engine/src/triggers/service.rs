@@ -346,7 +346,7 @@ mod tests {
         evaluator.evaluate_if_changed(&commit(2, &[Frequency::HOUR], 11 * HOUR), now()).await.unwrap();
         let metadata = &evaluator.env.metadata;
         let fired = metadata.last_decision("PT1H", Pipeline::Infer, true).await.unwrap().unwrap();
-        let run = metadata.last_run("PT1H", Pipeline::Infer).await.unwrap().unwrap();
+        let run = metadata.group_runs("PT1H", Pipeline::Infer, 1).await.unwrap().remove(0);
         assert_eq!(fired.run_id.as_deref(), Some(run.spec.run_id.as_str()));
         assert_eq!(run.decision_id.as_deref(), Some(fired.decision_id.as_str()));
         assert_eq!((fired.commit_seq, fired.facts.values["new_intervals"].as_i64()), (1, Some(10)));

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use meterline_connectors::kafka::mock::MockBroker;
 use meterline_connectors::kafka::sink::Sink;
 use meterline_models::backtest::Evaluation;
-use serde::Serialize;
 
 use super::chart::Size;
 use super::drive::{Driver, Phase, Plan};
+use super::goal::{Milestones, is_by_model, share_known};
 use super::narrate::{Narrator, View, better, minute, thousands};
+use super::outcome::{Outcome, Scored, peak_memory_bytes};
 use super::score::{Published, published};
 use super::screen::Screen;
 use super::setup::{self, Directory, FEED, Settings};
@@ -22,7 +23,7 @@ use crate::cli::{CommandError, CommandResult};
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
 use crate::metadata::records::{Pipeline, RunRecord, Status};
-use crate::pipelines::{SEASONAL_NAIVE, progress};
+use crate::pipelines::progress;
 use crate::service::{Service, Standing};
 
 /// How often everything is looked at.
@@ -59,51 +60,6 @@ pub struct Options {
     pub json: bool,
 }
 
-/// What came of it: the demo's JSON document.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    /// Readings sent.
-    pub readings: u64,
-    /// Intervals with a value.
-    pub intervals: u64,
-    /// Cells and rows of the file left out because they could not be read.
-    pub skipped: u64,
-    /// Seconds from the start to the first forecast by a model; null without one.
-    pub first_forecast_seconds: Option<f64>,
-    /// Seconds from the start to the score of a later forecast; null without one.
-    pub scored_seconds: Option<f64>,
-    /// The re-forecast that was scored against actuals; null without one.
-    pub scored: Option<Scored>,
-    /// Seconds from start to end.
-    pub seconds: f64,
-    /// Highest resident memory of this process (broker, fleet and engine; runs are processes of their own); null where
-    /// the system does not say.
-    pub peak_memory_bytes: Option<u64>,
-}
-
-/// Figures of one forecast beside seasonal naive's, on the same series and steps.
-#[derive(Debug, Clone, Serialize)]
-pub struct Scored {
-    /// Model group.
-    pub group_id: String,
-    /// The forecast's run.
-    pub run_id: String,
-    /// Version that made it.
-    pub model_version: String,
-    /// Steps with an actual value.
-    pub points: usize,
-    /// Weighted quantile loss.
-    pub wql: Option<f64>,
-    /// Seasonal naive's.
-    pub naive_wql: Option<f64>,
-    /// Mean absolute scaled error.
-    pub mase: Option<f64>,
-    /// Seasonal naive's.
-    pub naive_mase: Option<f64>,
-    /// Share of the actual values within the 80 % interval.
-    pub coverage: Option<f64>,
-}
-
 /// Runs the demo until Ctrl-C, or with `exit` until its goal is reached.
 ///
 /// # Errors
@@ -112,7 +68,9 @@ pub async fn run(options: &Options, directory: &Directory) -> CommandResult<Outc
     let started = Instant::now();
     let shutdown = Shutdown::install()?;
     // A large file takes its time to look through, and a cluster to answer.
-    let Some(stage) = shutdown.unless_requested(Stage::set(options)).await else { return Ok(nothing(started)) };
+    let Some(stage) = shutdown.unless_requested(Stage::set(options)).await else {
+        return Ok(Outcome::nothing(started));
+    };
     let stage = stage?;
     let farewell = options.brokers.as_ref().map(|brokers| {
         let topic = &stage.topic;
@@ -188,7 +146,7 @@ async fn perform(
         let service = Service::start(env.clone()).await?;
         Ok::<_, CommandError>((partitions, env, service))
     };
-    let Some(opened) = shutdown.unless_requested(opening).await else { return Ok(nothing(started)) };
+    let Some(opened) = shutdown.unless_requested(opening).await else { return Ok(Outcome::nothing(started)) };
     let (partitions, env, mut service) = opened?;
     let plan = Plan {
         records: supply.records,
@@ -216,31 +174,6 @@ async fn perform(
     outcome.seconds = started.elapsed().as_secs_f64();
     outcome.peak_memory_bytes = peak_memory_bytes();
     Ok(outcome)
-}
-
-/// The end was asked for before anything was sent.
-fn nothing(started: Instant) -> Outcome {
-    Outcome {
-        readings: 0,
-        intervals: 0,
-        skipped: 0,
-        first_forecast_seconds: None,
-        scored_seconds: None,
-        scored: None,
-        seconds: started.elapsed().as_secs_f64(),
-        peak_memory_bytes: peak_memory_bytes(),
-    }
-}
-
-/// Highest resident memory of this process so far; Linux alone says it.
-fn peak_memory_bytes() -> Option<u64> {
-    peak_in(&std::fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn peak_in(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 fn introduce(
@@ -345,7 +278,7 @@ impl Show {
             first_forecast_seconds: self.first_forecast_seconds,
             scored_seconds: self.scored_seconds,
             scored: self.scored.clone(),
-            ..nothing(self.started)
+            ..Outcome::nothing(self.started)
         })
     }
 
@@ -523,102 +456,8 @@ impl Show {
     }
 }
 
-/// The two runs that the demo is about.
-struct Milestones<'a> {
-    /// The first forecast by a model.
-    first: Option<&'a RunRecord>,
-    /// The first later one of the same group.
-    later: Option<&'a RunRecord>,
-}
-
-impl Milestones<'_> {
-    fn of(runs: &[RunRecord]) -> Milestones<'_> {
-        let mut by_model: Vec<&RunRecord> = runs.iter().filter(|r| is_by_model(r)).collect();
-        by_model.sort_by(|a, b| a.spec.run_id.cmp(&b.spec.run_id));
-        let first = by_model.first().copied();
-        let later = first.and_then(|first| {
-            by_model
-                .iter()
-                .copied()
-                .find(|r| r.spec.group_id == first.spec.group_id && r.spec.origin > first.spec.origin)
-        });
-        Milestones { first, later }
-    }
-}
-
-fn is_by_model(run: &RunRecord) -> bool {
-    let model = run.model_version.as_deref().is_some_and(|version| version != SEASONAL_NAIVE);
-    run.spec.pipeline == Pipeline::Infer && run.status == Status::Succeeded && model
-}
-
-/// Share of the run's horizon that lies before its group's origin of now.
-fn share_known(run: &RunRecord, groups: &[GroupSummary]) -> f64 {
-    let Some(group) = groups.iter().find(|g| g.group_id == run.spec.group_id) else { return 0.0 };
-    let horizon = run.spec.policy.horizon as f64 * run.spec.frequency.nominal_micros() as f64;
-    (group.origin - run.spec.origin) as f64 / horizon
-}
-
 /// How this program is called: through cargo, where it was built by it.
 fn program() -> &'static str {
     let built = std::env::current_exe().is_ok_and(|path| path.ends_with(Path::new("release/meterline")));
     if built { "cargo run --release --" } else { "meterline" }
-}
-
-#[cfg(test)]
-mod tests {
-    use meterline_schemas::Frequency;
-    use meterline_schemas::config::resolve_policy;
-    use meterline_schemas::time::HOUR;
-
-    use super::*;
-    use crate::metadata::records::RunSpec;
-
-    fn infer(run_id: &str, group: &str, origin_hours: i64, version: Option<&str>) -> RunRecord {
-        RunRecord {
-            spec: RunSpec {
-                run_id: run_id.into(),
-                pipeline: Pipeline::Infer,
-                group_id: group.into(),
-                frequency: Frequency::HOUR,
-                zone: "UTC".into(),
-                origin: origin_hours * HOUR,
-                closed_intervals: 0,
-                watermark: 0,
-                intervals_version: 1,
-                policy: resolve_policy(Frequency::HOUR, &Default::default()),
-                device: "cpu".into(),
-            },
-            cause: "trigger".into(),
-            decision_id: None,
-            status: Status::Succeeded,
-            created_at: 0,
-            started_at: None,
-            finished_at: None,
-            attempts: 1,
-            device_seconds: 0.0,
-            error: None,
-            model_version: version.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn the_peak_is_read_from_what_linux_says() {
-        let status = "Name:\tmeterline\nVmPeak:\t  900000 kB\nVmHWM:\t  123456 kB\nVmRSS:\t  100000 kB\n";
-        assert_eq!(peak_in(status), Some(123_456 * 1024));
-        assert_eq!(peak_in("Name:\tmeterline\n"), None);
-    }
-
-    #[test]
-    fn the_goal_is_a_model_forecast_and_a_later_one_of_its_group() {
-        let runs = [
-            infer("4", "PT1H", 30, Some("PT1H-0001")),
-            infer("3", "PT15M", 30, Some("PT15M-0001")),
-            infer("2", "PT1H", 24, Some("PT1H-0001")),
-            infer("1", "PT1H", 12, Some(SEASONAL_NAIVE)),
-        ];
-        let found = Milestones::of(&runs);
-        assert_eq!(found.first.map(|r| r.spec.run_id.as_str()), Some("2"));
-        assert_eq!(found.later.map(|r| r.spec.run_id.as_str()), Some("4"));
-        assert!(Milestones::of(&runs[3..]).first.is_none());
-    }
 }

@@ -67,16 +67,6 @@ pub fn compare(models: &[&dyn Forecaster], panel: &Panel, origins: &[Micros], ho
     models.iter().zip(scores).map(|(model, scores)| scores.finish(model.name(), left_out)).collect()
 }
 
-/// The last `windows` origins, `horizon` intervals apart, whose whole horizon lies in the panel; oldest first.
-///
-/// Nothing at or after the first of them may be trained on.
-pub fn last_origins(panel: &Panel, windows: usize, horizon: usize) -> Vec<Micros> {
-    let ends = panel.series.iter().map(|s| s.origin(panel.frequency, &panel.zone));
-    let Some(end) = ends.max() else { return Vec::new() };
-    let back = |n: usize| panel.frequency.advance(end, -((n * horizon) as i64), &panel.zone);
-    (1..=windows).rev().map(back).collect()
-}
-
 fn score_origin(
     models: &[&dyn Forecaster],
     panel: &Panel,
@@ -243,8 +233,7 @@ mod tests {
     fn compared_models_are_scored_on_identical_windows() {
         let panel = panel(20);
         let naive = SeasonalNaive::short(Frequency::HOUR);
-        let origins = last_origins(&panel, 2, 24);
-        assert_eq!(origins, [18 * DAY, 19 * DAY]);
+        let origins = [18 * DAY, 19 * DAY];
         let found = compare(&[&naive, &Picky], &panel, &origins, 24);
         assert_eq!((found[0].windows, found[0].windows_without_forecast), (4, 2));
         assert_eq!((found[0].nd, found[0].points), (found[1].nd, found[1].points));

@@ -23,13 +23,13 @@ pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<[Scalar<'a>; F
     let mut found = [const { Scalar::Missing }; FIELDS];
     let mut at = Cursor { text, at: 0 };
     at.space();
-    at.expect(b'{')?;
+    at.byte(b'{')?;
     at.space();
     if !at.eat(b'}') {
         loop {
             let key = at.string()?;
             at.space();
-            at.expect(b':')?;
+            at.byte(b':')?;
             at.space();
             let value = at.value()?;
             paths.keep_child(key, value, &mut found);
@@ -37,7 +37,7 @@ pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<[Scalar<'a>; F
             if at.eat(b'}') {
                 break;
             }
-            at.expect(b',')?;
+            at.byte(b',')?;
             at.space();
         }
     }
@@ -67,13 +67,13 @@ impl<'a> Cursor<'a> {
         there
     }
 
-    fn expect(&mut self, byte: u8) -> Option<()> {
+    fn byte(&mut self, byte: u8) -> Option<()> {
         self.eat(byte).then_some(())
     }
 
     // A text without escapes; control characters have no place in one.
     fn string(&mut self) -> Option<&'a str> {
-        self.expect(b'"')?;
+        self.byte(b'"')?;
         let start = self.at;
         loop {
             match self.peek()? {

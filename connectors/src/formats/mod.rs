@@ -17,6 +17,7 @@ use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{FeedConfig, Format};
 use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
+use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
 
 use crate::stamp::{self, Stamp};
@@ -67,6 +68,26 @@ impl Refusal {
     pub fn new(reason: &'static str, detail: impl Into<String>) -> Refusal {
         Refusal { reason, detail: detail.into() }
     }
+}
+
+/// Whether a reading that did not come through a [`Decoder`], such as one of a file, is one that it would have let through.
+///
+/// # Errors
+/// The refusal, with the values and the remedy.
+pub fn check(series: &str, at: Micros, value: f64, unit: &Unit, kind: ValueKind) -> Result<(), Refusal> {
+    let of = || format!("the reading of series `{}` at {} (value {value})", shortened(series), format_micros(at));
+    if series.is_empty() || series.len() > SERIES_BYTES_MAX {
+        let detail = format!("{}: an identifier must have 1 to {SERIES_BYTES_MAX} bytes", of());
+        return Err(Refusal::new(reason::SERIES_INVALID, detail));
+    }
+    if !(stamp::EARLIEST..stamp::LATEST).contains(&at) {
+        let detail = format!("{} is not between the years 1900 and 2199", of());
+        return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
+    }
+    if !value.is_finite() {
+        return Err(Refusal::new(reason::VALUE_INVALID, format!("{} is not finite", of())));
+    }
+    unit.check(kind).map_err(|remedy| Refusal::new(reason::UNIT_INVALID, format!("{}: {remedy}", of())))
 }
 
 /// Number of fields that a record may have.

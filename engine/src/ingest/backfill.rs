@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use meterline_connectors::files::{self, FileOptions, FileReadings};
+use meterline_connectors::formats::check;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, FeedConfig, Label};
@@ -188,7 +189,7 @@ impl Run<'_> {
         let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
         let count_max = self.config.ingest.commit_records.clamp(1, COMMIT_READINGS_MAX);
         let first_row = self.next_row;
-        let prefix = self.settings.series_prefix.clone();
+        let (prefix, kind) = (self.settings.series_prefix.clone(), self.settings.kind);
         let filling = move || -> Result<(Shard, FileReadings, Filled), IngestError> {
             let mut count = 0;
             while count < count_max {
@@ -198,21 +199,20 @@ impl Run<'_> {
                     "" => reading.series,
                     prefix => format!("{prefix}{}", reading.series).into(),
                 };
-                let routed = Routed {
-                    feed,
-                    route: route(&series),
-                    series,
-                    reading: PendingReading {
-                        at: reading.at,
-                        value: reading.value,
-                        unit: reading.unit.unwrap_or_else(|| unit.clone()),
-                        quality: reading.quality,
-                        position: Position::backfill(started_ms, first_row + count as i64),
-                    },
+                let reading = PendingReading {
+                    at: reading.at,
+                    value: reading.value,
+                    unit: reading.unit.unwrap_or_else(|| unit.clone()),
+                    quality: reading.quality,
+                    position: Position::backfill(started_ms, first_row + count as i64),
                 };
-                // Nothing of a backfill is late.
-                shard.apply(routed, Micros::MIN);
                 count += 1;
+                if let Err(refusal) = check(&series, reading.at, reading.value, &reading.unit, kind) {
+                    shard.refuse(feed, &reading, refusal.reason, refusal.detail);
+                    continue;
+                }
+                // Nothing of a backfill is late.
+                shard.apply(Routed { feed, route: route(&series), series, reading }, Micros::MIN);
             }
             let part = shard.finish()?;
             Ok((shard, readings, Filled { count, part }))

@@ -44,6 +44,8 @@ const BATCH: usize = 4096;
 const NAP: Duration = Duration::from_millis(3);
 /// Bytes of dead letters after which a worker counts its epoch as full.
 const DEAD_BYTES_MAX: usize = 64 << 20;
+/// Readings that cannot be used (a few hundred bytes each) after which a shard counts its epoch as full.
+const REFUSED_MAX: usize = 250_000;
 
 /// What workers tell the coordinator.
 #[derive(Debug)]
@@ -291,6 +293,9 @@ fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, control: &Con
     for routed in readings {
         let watermark = control.watermark(routed.feed);
         shard.apply(routed, watermark);
+    }
+    if shard.refused() >= REFUSED_MAX {
+        control.fill();
     }
 }
 

@@ -192,7 +192,13 @@ impl Shard {
         Ok(part)
     }
 
-    fn refuse(&mut self, feed: u16, reading: &PendingReading, reason: &'static str, detail: String) {
+    /// Readings of the running epoch that cannot be used.
+    pub fn refused(&self) -> usize {
+        self.outputs.iter().map(|output| output.dead.len()).sum()
+    }
+
+    /// Counts a reading of the running epoch that cannot be used, and keeps why.
+    pub fn refuse(&mut self, feed: u16, reading: &PendingReading, reason: &'static str, detail: String) {
         let out = &mut self.outputs[usize::from(feed)];
         out.tally.dead(reading.position.partition);
         out.dead.push(Dead { position: reading.position, reason, detail });

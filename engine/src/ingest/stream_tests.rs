@@ -305,11 +305,18 @@ async fn a_backfill_is_idempotent_and_the_stream_wins_over_it() {
     run().await.unwrap();
     assert_eq!(read(&lake).await, expected);
 
+    // What a record could not say, a file cannot either: it is counted, and told in dead_letters.
+    let bad = directory.path().join("bad.csv");
+    std::fs::write(&bad, "meter_id,ts,value\nq0,0001-01-01T00:15:00Z,1\nq0,2023-11-15T00:15:00Z,1001\n").unwrap();
+    let report = backfill::run(&config, &lake, "meters", &[bad], &Default::default(), |_| {}).await.unwrap();
+    assert_eq!((report.readings, report.dead), (2, 1));
+    assert_eq!(read(&lake).await, expected);
+
     let all = fleet();
     send(broker.brokers(), &all);
     let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
     assert!(matches!(run().await, Err(IngestError::EngineRunning)));
-    let both = 2 * 101 + all.len();
+    let both = 2 * 101 + 2 + all.len();
     wait_for_records(&ingest, both).await;
     ingest.stop().await.unwrap();
     run().await.unwrap();

@@ -14,7 +14,6 @@ use tokio::task::JoinHandle;
 
 use crate::environment::Environment;
 use crate::ingest::service::{Ingest, IngestOptions};
-use crate::ingest::state::IngestState;
 use crate::ingest::{Committed, IngestError};
 use crate::pipelines::{RunError, Runner};
 use crate::server::{self, Server, ServerError, Subject};
@@ -120,12 +119,13 @@ pub struct Standing {
 
 impl Standing {
     /// The standing at a commit.
-    pub fn of(state: &IngestState) -> Standing {
+    pub fn of(committed: &Committed) -> Standing {
+        let Committed { state, census, .. } = committed;
         let partitions = || state.feeds.values().flat_map(|feed| feed.partitions.values());
         Standing {
             records: partitions().map(|p| p.counts.records).sum(),
             dead: partitions().map(|p| p.counts.dead).sum(),
-            intervals: state.series.iter().map(|s| s.intervals).sum(),
+            intervals: census.feeds().map(|(number, _)| census.intervals(number)).sum(),
             lag_records: partitions().map(|p| (p.end_offset - p.next_offset).max(0)).sum(),
             watermark: state.feeds.values().filter_map(|feed| feed.watermark).min(),
         }
@@ -140,7 +140,7 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::state::{Counts, FeedState, PartitionState};
+    use crate::ingest::state::{Counts, FeedState, IngestState, PartitionState};
 
     #[test]
     fn a_standing_sums_partitions_and_takes_the_least_watermark() {
@@ -159,7 +159,8 @@ mod tests {
         state.feeds.insert("a".into(), feed(Some(50), vec![partition(10, 10, 15), partition(5, 5, 5)]));
         state.feeds.insert("b".into(), feed(Some(40), vec![partition(1, 9, 8)]));
         state.feeds.insert("silent".into(), feed(None, vec![]));
-        let standing = Standing::of(&state);
+        let (state, census) = (state.into(), Default::default());
+        let standing = Standing::of(&Committed { state, census, intervals_version: 1 });
         assert_eq!(standing, Standing { records: 16, dead: 3, intervals: 0, lag_records: 5, watermark: Some(40) });
         assert_eq!(standing.rate(&Standing { records: 6, ..Standing::default() }, 5.0), 2.0);
         assert_eq!(standing.rate(&standing, 0.0), 0.0);

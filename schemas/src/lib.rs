@@ -12,6 +12,7 @@
 //! Nothing here does I/O or reads a clock. Instants are [`Micros`]: microseconds since the Unix epoch, UTC.
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 pub mod config;
 pub mod facts;
 pub mod frequency;
@@ -21,5 +22,6 @@ pub mod tables;
 pub mod time;
 pub mod unit;
 
+pub use bytes::Bytes;
 pub use frequency::Frequency;
 pub use time::Micros;

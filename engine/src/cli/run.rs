@@ -41,7 +41,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     };
     let mut service = started?;
     let committed = service.committed();
-    let standing = || committed.borrow().as_ref().map(|c| Standing::of(&c.state)).unwrap_or_default();
+    let standing = || committed.borrow().as_ref().map(|c| Standing::of(c)).unwrap_or_default();
     let mut status = Status { env: env.clone(), last: standing(), at: Instant::now() };
     let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + STATUS_EVERY, STATUS_EVERY);
     let failure = loop {

@@ -91,7 +91,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 }
 
 async fn standings(env: &Environment, group: Option<&str>, trigger: Option<&str>) -> CommandResult<Vec<Standing>> {
-    let all = match load_committed(&env.lake).await? {
+    let all = match load_committed(&env.lake, &env.config).await? {
         Some(committed) => FactSource::default().assemble(env, &committed).await?,
         None => Vec::new(),
     };

@@ -257,7 +257,7 @@ impl Show {
             }
             let newest = committed.borrow().clone();
             let (standing, groups) = match &newest {
-                Some(c) => (Standing::of(&c.state), groups(&c.state, &self.env.config)),
+                Some(c) => (Standing::of(c), groups(&c.state, &c.census, &self.env.config)),
                 None => (Standing::default(), Vec::new()),
             };
             let view = self.look(driver, standing, &groups).await?;
@@ -271,7 +271,7 @@ impl Show {
             }
             self.check_hope(&view)?;
         }
-        let standing = committed.borrow().as_ref().map(|c| Standing::of(&c.state)).unwrap_or_default();
+        let standing = committed.borrow().as_ref().map(|c| Standing::of(c)).unwrap_or_default();
         Ok(Outcome {
             readings: driver.sent().records,
             intervals: standing.intervals,

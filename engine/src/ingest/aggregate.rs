@@ -25,7 +25,7 @@ use super::frequency::settle;
 use super::memory::{Memory, Remembered};
 use super::outcome::{Dead, Outcome, Tally};
 use super::rows::{Content, Layer, Row, Rows};
-use super::state::{PendingReading, SeriesState};
+use super::series::{PendingReading, SeriesState};
 use super::written::{mark, surely_unwritten};
 
 /// Samples of a gauge that are kept at most.
@@ -98,7 +98,9 @@ impl Rules {
 #[derive(Debug, Default)]
 pub struct Output {
     /// Number of the epoch.
-    pub epoch: u64,
+    pub epoch: u32,
+    /// Intervals that a series may remember.
+    pub remembered: usize,
     /// Rows.
     pub rows: Rows,
     /// Readings that cannot be used.
@@ -164,7 +166,7 @@ impl Series {
 
     // The native frequency is not known yet.
     fn wait(&mut self, reading: PendingReading, context: &mut Context<'_>) {
-        let pending = &mut self.state.pending;
+        let pending = &mut self.state.extra_mut().pending;
         match pending.binary_search_by_key(&reading.at, |known| known.at) {
             Ok(index) if pending[index].position >= reading.position => {
                 context.out.tally.count(&reading, Outcome::Duplicate, false);
@@ -186,13 +188,13 @@ impl Series {
     fn settle(&mut self, context: &mut Context<'_>) {
         let declared = context.rules.frequency;
         let found = declared.or_else(|| {
-            let stamps: Vec<Micros> = self.state.pending.iter().map(|reading| reading.at).collect();
+            let stamps: Vec<Micros> = self.state.extra().pending.iter().map(|reading| reading.at).collect();
             settle(&stamps)
         });
         let Some(frequency) = found else { return };
         self.state.frequency = Some(frequency);
         self.state.declared = declared.is_some();
-        for reading in std::mem::take(&mut self.state.pending) {
+        for reading in std::mem::take(&mut self.state.extra_mut().pending) {
             context.out.tally.released(&reading);
             self.read(frequency, reading, context);
         }
@@ -220,9 +222,9 @@ impl Series {
             position: reading.position,
         };
         let outcome = match self.memory.find(start) {
-            Some(known) if known.content.position >= content.position => Outcome::Duplicate,
+            Some(known) if known.position() >= content.position => Outcome::Duplicate,
             Some(known) => {
-                let same = same_content(&known.content, &content);
+                let same = same_content(&known.content(), &content);
                 revise(known, end, content, context);
                 if same { Outcome::Duplicate } else { Outcome::Corrected }
             }
@@ -239,7 +241,7 @@ impl Series {
         };
         let start = slot(reading.at);
         let end = frequency.advance(start, 1, &rules.zone);
-        let samples = &mut self.state.samples;
+        let samples = &mut self.state.extra_mut().samples;
         let inside = |samples: &[PendingReading]| {
             samples.partition_point(|s| !rules.begins_by(s.at, start))
                 ..samples.partition_point(|s| !rules.begins_by(s.at, end))
@@ -260,7 +262,7 @@ impl Series {
                     let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
                     return context.bury(&reading, TOO_MANY_SAMPLES, detail);
                 }
-                let samples = &mut self.state.samples;
+                let samples = &mut self.state.extra_mut().samples;
                 samples.insert(index, reading.clone());
                 if others == 0 || samples.len() > SAMPLES_MAX {
                     let surplus = surplus(samples, rules, slot);
@@ -273,7 +275,7 @@ impl Series {
                 }
             }
         }
-        let samples = &self.state.samples;
+        let samples = &self.state.extra().samples;
         if let Some(content) = mean(samples[inside(samples)].iter(), end - start) {
             self.derive(frequency, start, end, content, context);
         }
@@ -285,7 +287,7 @@ impl Series {
         let boundary = frequency.round(reading.at, zone);
         let register = PendingReading { at: boundary, ..reading.clone() };
         let kept_max = context.rules.remembered;
-        let samples = &mut self.state.samples;
+        let samples = &mut self.state.extra_mut().samples;
         let full = samples.len() >= kept_max;
         // The left neighbour of the oldest register may be gone: its interval could not be corrected any more.
         if full && samples.first().is_some_and(|oldest| boundary <= oldest.at) {
@@ -307,7 +309,8 @@ impl Series {
         };
         for right in [index, index + 1] {
             let Some(left) = right.checked_sub(1) else { continue };
-            let (Some(from), Some(to)) = (self.state.samples.get(left), self.state.samples.get(right)) else {
+            let (Some(from), Some(to)) = (self.state.extra().samples.get(left), self.state.extra().samples.get(right))
+            else {
                 continue;
             };
             if frequency.advance(from.at, 1, zone) != to.at {
@@ -322,7 +325,7 @@ impl Series {
                 self.derive(frequency, start, end, content, context);
             }
         }
-        let samples = &mut self.state.samples;
+        let samples = &mut self.state.extra_mut().samples;
         let excess = samples.len().saturating_sub(kept_max);
         samples.drain(..excess);
         context.count(&reading, outcome, boundary);
@@ -338,17 +341,15 @@ impl Series {
         context: &mut Context<'_>,
     ) {
         let known = self.memory.find(start);
-        if known
-            .as_ref()
-            .is_some_and(|known| same_content(&known.content, &content) && known.content.count == content.count)
-        {
+        let same = |known: &Content| same_content(known, &content) && known.count == content.count;
+        if known.as_ref().is_some_and(|known| same(&known.content())) {
             return;
         }
         // A part that arrives late has a smaller position than the others; its row must win all the same.
-        if let Some(last) = self.state.last_position.filter(|last| content.position <= *last) {
+        if let Some(last) = self.state.extra().last_position.filter(|last| content.position <= *last) {
             content.position = Position { offset: last.offset + 1, ..last };
         }
-        self.state.last_position = Some(content.position);
+        self.state.extra_mut().last_position = Some(content.position);
         match known {
             Some(known) => revise(known, end, content, context),
             None => {
@@ -373,8 +374,7 @@ impl Series {
         if new {
             mark(&mut self.state, start, frequency, zone);
         }
-        let epoch = context.out.epoch;
-        self.memory.insert(Remembered { start, content, epoch, row }, context.rules.remembered);
+        self.memory.insert(Remembered::new(start, &content, context.out.epoch, row), context.out.remembered);
         if new { Outcome::Accepted } else { Outcome::Corrected }
     }
 }
@@ -403,14 +403,17 @@ impl Context<'_> {
 // Changes a remembered interval: its row, while the epoch that wrote it runs; else by a row of its own.
 fn revise(known: &mut Remembered, end: Micros, content: Content, context: &mut Context<'_>) {
     let out = &mut *context.out;
-    if known.epoch == out.epoch {
-        out.rows.revise(known.row, content);
-    } else {
-        let row = Row { series: context.number, start: known.start, end, layer: Layer::Revision, content };
-        known.row = out.rows.push(row);
-        known.epoch = out.epoch;
-    }
-    known.content = content;
+    let row = match known.row_in(out.epoch) {
+        Some(row) => {
+            out.rows.revise(row, content);
+            row
+        }
+        None => {
+            let start = known.start;
+            out.rows.push(Row { series: context.number, start, end, layer: Layer::Revision, content })
+        }
+    };
+    known.set(&content, out.epoch, row);
 }
 
 fn same_content(a: &Content, b: &Content) -> bool {

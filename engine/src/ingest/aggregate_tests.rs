@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use super::aggregate::{Output, Rules, Series};
 use super::outcome::{Change, Tally};
 use super::rows::{Layer, Row};
-use super::state::{Counts, PendingReading};
+use super::segments::{Frames, MAGIC};
+use super::series::PendingReading;
+use super::state::Counts;
 use super::*;
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Label;
@@ -43,7 +45,15 @@ impl Run {
     fn new(rules: Rules, unit: &Unit) -> Run {
         let series = Series::new("f", "s", unit, &rules);
         let committed = series.clone();
-        Run { rules, series, committed, out: Output::default(), rows: vec![], counts: BTreeMap::new(), dead: 0 }
+        Run {
+            rules,
+            series,
+            committed,
+            out: Output { remembered: 8, ..Output::default() },
+            rows: vec![],
+            counts: BTreeMap::new(),
+            dead: 0,
+        }
     }
 
     fn apply(&mut self, reading: &PendingReading) {
@@ -52,7 +62,7 @@ impl Run {
 
     fn commit(&mut self) {
         let out = std::mem::take(&mut self.out);
-        self.out.epoch = out.epoch + 1;
+        (self.out.epoch, self.out.remembered) = (out.epoch + 1, out.remembered);
         self.rows.extend(out.rows.iter().copied());
         self.dead += out.dead.len();
         for (partition, change) in out.tally.changes() {
@@ -63,8 +73,9 @@ impl Run {
 
     /// The process ends and starts again: memory is lost, and what was not committed.
     fn restart(&mut self) {
-        let text = serde_json::to_string(&self.committed.state).unwrap();
-        self.series = Series::restore(serde_json::from_str(&text).unwrap());
+        let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
+        segments::decode(&[MAGIC.as_slice(), &frames.bytes].concat(), |state| self.series = Series::restore(state))
+            .unwrap();
         self.out = Output { epoch: self.out.epoch, ..Output::default() };
     }
 
@@ -143,7 +154,7 @@ fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event])
     let total = |count: fn(&Counts) -> u64| run.counts.values().map(count).sum::<u64>();
     let sum = total(|c| c.accepted + c.corrected + c.duplicate + c.dead + c.pending);
     assert_eq!(sum, readings.len() as u64, "the counts do not add up: {:?}", run.counts);
-    assert_eq!(total(|c| c.pending), run.series.state.pending.len() as u64);
+    assert_eq!(total(|c| c.pending), run.series.state.extra().pending.len() as u64);
     run
 }
 
@@ -252,7 +263,7 @@ proptest! {
                 prop_assert_eq!(values, wanted);
             }
             None => {
-                let waiting: Vec<&PendingReading> = run.series.state.pending.iter().collect();
+                let waiting: Vec<&PendingReading> = run.series.state.extra().pending.iter().collect();
                 let wanted: Vec<&PendingReading> = expected.into_values().collect();
                 prop_assert_eq!(waiting, wanted);
             }
@@ -368,7 +379,7 @@ fn what_is_older_than_the_horizon_is_a_dead_letter_with_its_reason() {
         }
         assert_eq!(run.out.dead.len(), 1, "{kind:?}");
         assert_eq!(run.out.dead[0].reason, aggregate::BEYOND_HORIZON);
-        assert!(run.series.state.samples.len() <= 8, "{kind:?}");
+        assert!(run.series.state.extra().samples.len() <= 8, "{kind:?}");
         run.commit();
         assert_eq!(run.counts[&0].dead, 1);
     }

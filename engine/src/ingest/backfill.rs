@@ -18,16 +18,17 @@ use meterline_schemas::config::{Config, FeedConfig, Label};
 use meterline_schemas::reading::Position;
 use serde::Serialize;
 
+use super::bounds::Bounds;
+use super::census::Census;
 use super::commit::{Batch, Committer};
 use super::epoch::{self, Idleness, Parts, Progress, SourcePart};
 use super::error::IngestError;
 use super::lock::EngineLock;
-use super::service::{add_feeds, check_feeds, feed_rules, numbered};
-use super::shard::{FeedRules, Routed, Shard, ShardPart, route};
-use super::state::{IngestState, PendingReading};
-
-/// Readings between two commits at most: an epoch is in memory as a whole.
-const COMMIT_READINGS_MAX: u64 = 2_000_000;
+use super::segments::rewrite_from;
+use super::series::PendingReading;
+use super::service::{add_feeds, check_feeds, feed_rules, restore};
+use super::shard::{FeedRules, Place, Routed, Shard, ShardPart, route};
+use super::state::IngestState;
 
 /// How far a backfill is.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,18 +107,25 @@ pub async fn run(
         files::open(path, &options)?;
     }
     let _lock = EngineLock::exclusive(lake)?;
-    let committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
-    check_feeds(config, &committer.committed().state)?;
+    let mut committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
+    let state = Arc::clone(&committer.committed().state);
+    check_feeds(config, &state)?;
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
-    let series = numbered(&committer.committed().state, &rules);
-    let shard = Shard::new(Arc::clone(&rules), 1, series);
+    let bounds = Bounds::of(&config.ingest, 1);
+    let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);
+    restore(config, lake, &state, &rules, |(feed, series, written)| shard.restore(feed, series, written)).await?;
+    let mut census = Census::new(config);
+    census.change(shard.census_changes());
+    committer.set_census(Arc::new(census));
     let mut run = Run {
         config,
         committer,
         feed: number,
         settings: settings.clone(),
+        count_max: bounds.records,
         started_ms: jiff::Timestamp::now().as_millisecond(),
         next_row: 0,
+        states: 0,
         report: BackfillReport { feed: feed.to_owned(), ..BackfillReport::default() },
     };
     let mut shard = Some(shard);
@@ -129,7 +137,8 @@ pub async fn run(
             shard = Some(mine);
             readings = rest;
             let ended = part.count == 0;
-            if !ended {
+            // A part without readings may have states that were to be written again.
+            if !ended || part.part.states.series > 0 {
                 run.commit(part).await?;
             }
             progress(BackfillProgress {
@@ -167,6 +176,8 @@ fn lost() -> IngestError {
 struct Filled {
     count: u64,
     part: ShardPart,
+    place: Place,
+    census: Census,
 }
 
 struct Run<'a> {
@@ -174,8 +185,12 @@ struct Run<'a> {
     committer: Committer,
     feed: u16,
     settings: FeedConfig,
+    // Readings between two commits at most: an epoch is in memory as a whole.
+    count_max: u64,
     started_ms: i64,
     next_row: i64,
+    // States that a commit writes, about.
+    states: u64,
     report: BackfillReport,
 }
 
@@ -187,9 +202,12 @@ impl Run<'_> {
         mut readings: FileReadings,
     ) -> Result<(Shard, FileReadings, Filled), IngestError> {
         let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
-        let count_max = self.config.ingest.commit_records.clamp(1, COMMIT_READINGS_MAX);
+        let count_max = self.count_max;
+        let known = &self.committer.committed().state;
+        let place = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, self.states) };
         let first_row = self.next_row;
         let (prefix, kind) = (self.settings.series_prefix.clone(), self.settings.kind);
+        let known_census = Arc::clone(&self.committer.committed().census);
         let filling = move || -> Result<(Shard, FileReadings, Filled), IngestError> {
             let mut count = 0;
             while count < count_max {
@@ -214,8 +232,10 @@ impl Run<'_> {
                 // Nothing of a backfill is late.
                 shard.apply(Routed { feed, route: route(&series), series, reading }, Micros::MIN);
             }
-            let part = shard.finish()?;
-            Ok((shard, readings, Filled { count, part }))
+            let part = shard.finish(place)?;
+            let mut census = Census::clone(&known_census);
+            census.change(shard.census_changes());
+            Ok((shard, readings, Filled { count, part, place, census }))
         };
         let filled = tokio::task::spawn_blocking(filling)
             .await
@@ -241,14 +261,16 @@ impl Run<'_> {
             dead: 0,
         };
         let source = SourcePart { epoch: filled.part.epoch, partitions: vec![progress], dead: vec![] };
-        let mut parts = Parts { sources: vec![source], shards: vec![filled.part] };
-        epoch::add(&mut state, &mut parts, &names);
+        let mut parts = Parts { sources: vec![source], shards: vec![filled.part], census: vec![] };
+        epoch::add(&mut state, &parts, &names);
+        let states = parts.take_states();
+        self.states = states.series;
         // Where there is a stream, its partitions alone say how far it is.
         if let Some(mine) = state.feeds.remove(&self.report.feed) {
             let only_files = mine.partitions.keys().all(|known| *known == partition);
             let mut alone = BTreeMap::from([(self.report.feed.clone(), mine)]);
             if only_files {
-                Idleness::default().advance(&mut alone, &state.series, self.config, Instant::now());
+                Idleness::default().advance(&mut alone, &filled.census, self.config, Instant::now());
             }
             state.feeds.append(&mut alone);
         }
@@ -264,7 +286,9 @@ impl Run<'_> {
         self.report.readings += filled.count;
         self.report.commits += 1;
         let (intervals, dead_letters) = epoch::rows(parts)?;
-        let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
+        let (rewrite_from, census) = (filled.place.rewrite_from, Arc::new(filled.census));
+        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
+        let committed = self.committer.commit(batch).await?;
         tracing::info!(commit = committed.state.seq, readings = filled.count, "committed a part of the backfill");
         Ok(())
     }

@@ -2,8 +2,9 @@
 //!
 //! For commit `seq`, in this order, each step durable before the next begins:
 //!
-//! 1. data files of `intervals` and of `dead_letters` (nobody sees them yet);
-//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names the dead letters' files;
+//! 1. data files of `intervals` and of `dead_letters`, and the segment `state/series-{seq}-{fence}.zst` with the states of the
+//!    series that changed (nobody sees them yet);
+//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the dead letters' files;
 //! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
 //!    `meterline/ingest_fence` = fence, which together name the state file;
 //! 4. `dead_letters` gets its files, with the transaction `meterline/dead_letters` = seq.
@@ -12,29 +13,33 @@
 //! next start, from the state file. A writer that was fenced out cannot make step 3, and its state file has a name of
 //! its own.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
-use std::io::BufWriter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use meterline_connectors::lake::{
     CommitError, DataFile, Fence, Lake, LakeError, TableDefinition, TableOwner, TableSnapshot, snapshot,
 };
+use meterline_schemas::config::Config;
 use meterline_schemas::tables::INTERVALS;
 
+use super::census::Census;
 use super::error::IngestError;
 use super::layout::EpochRows;
+use super::segments::{self, Frames, MAGIC, Segment};
+use super::series::SeriesState;
 use super::state::IngestState;
 
 const SEQ: &str = "meterline/ingest";
 const FENCE: &str = "meterline/ingest_fence";
 const DEAD_LETTERS: &str = "meterline/dead_letters";
 const STATE_DIRECTORY: &str = "state";
-/// Old state files that are kept, for readers of an old snapshot.
-const STATE_FILES_KEPT: usize = 20;
+/// States of old commits that are kept, for readers of an old snapshot.
+const STATES_KEPT: usize = 20;
 const COMPRESSION_LEVEL: i32 = 1;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -47,6 +52,8 @@ const ATTEMPTS_WHEN_STOPPING: u32 = 5;
 pub struct Committed {
     /// Its state.
     pub state: Arc<IngestState>,
+    /// The census of its series.
+    pub census: Arc<Census>,
     /// Version of the table `intervals` that holds its rows.
     pub intervals_version: i64,
 }
@@ -54,52 +61,94 @@ pub struct Committed {
 /// The newest commit, from the lake alone; `None` before the first one.
 ///
 /// # Errors
-/// The lake or the state file cannot be read.
-pub async fn load_committed(lake: &Lake) -> Result<Option<Committed>, IngestError> {
+/// The lake or a file of the state cannot be read.
+pub async fn load_committed(lake: &Lake, config: &Config) -> Result<Option<Committed>, IngestError> {
     let doing = "looking for the last ingest commit";
-    match snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? {
-        Some(table) => committed_at(lake, &table).await,
-        None => Ok(None),
-    }
+    let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? else { return Ok(None) };
+    let Some(state) = state_at(lake, &table).await? else { return Ok(None) };
+    let series = load_series(lake, &state).await?;
+    let census = Arc::new(Census::of(config, &series));
+    Ok(Some(Committed { state: Arc::new(state), census, intervals_version: table.version }))
 }
 
-/// The commit that made a snapshot of `intervals`; `None` before the first one.
+/// The state of the commit that made a snapshot of `intervals`; `None` before the first one.
 ///
 /// # Errors
 /// The lake or the state file cannot be read. State files of old commits are deleted.
-pub async fn committed_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<Committed>, IngestError> {
+pub async fn state_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<IngestState>, IngestError> {
     let doing = "looking for an ingest commit";
     let seq = table.transaction(SEQ).await.map_err(IngestError::lake(doing))?;
     let fence = table.transaction(FENCE).await.map_err(IngestError::lake(doing))?;
-    let (Some(seq), Some(fence)) = (seq, fence) else { return Ok(None) };
-    let state = load_state(lake, seq, fence).await?;
-    Ok(Some(Committed { state: Arc::new(state), intervals_version: table.version }))
+    match (seq, fence) {
+        (Some(seq), Some(fence)) => Ok(Some(load_state(lake, seq, fence).await?)),
+        _ => Ok(None),
+    }
+}
+
+/// All series of a state, ordered by feed and identifier.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesState>, IngestError> {
+    let mut all = Vec::new();
+    each_series(lake, state, |series, _| all.push(series)).await?;
+    all.sort_unstable_by(|a, b| (&a.feed, &a.id).cmp(&(&b.feed, &b.id)));
+    Ok(all)
+}
+
+/// Hands every series of a state to `take`, with the commit whose segment holds it.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn each_series(
+    lake: &Lake,
+    state: &IngestState,
+    mut take: impl FnMut(SeriesState, i64),
+) -> Result<(), IngestError> {
+    let mut seen = std::collections::HashSet::new();
+    // The newest first: what is seen again is older.
+    for segment in state.segments.iter().rev() {
+        let loading = IngestError::lake("loading the states of series");
+        let bytes = lake.get_object(&segment.path).await.map_err(loading)?;
+        let decoded = segments::decode(&bytes, |series| {
+            if seen.insert(Arc::clone(&series.id)) {
+                take(series, segment.seq);
+            }
+        });
+        decoded.map_err(|reason| IngestError::State { path: segment.path.clone(), reason })?;
+    }
+    Ok(())
 }
 
 fn state_path(seq: i64, fence: i64) -> String {
     format!("{STATE_DIRECTORY}/ingest-{seq:012}-{fence}.zst")
 }
 
+fn segment_path(seq: i64, fence: i64) -> String {
+    format!("{STATE_DIRECTORY}/series-{seq:012}-{fence}.zst")
+}
+
 async fn load_state(lake: &Lake, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
     let path = state_path(seq, fence);
     let bytes = lake.get_object(&path).await.map_err(IngestError::lake("loading the state of the last commit"))?;
-    let damaged = |reason: String| IngestError::State { path: path.clone(), reason };
-    let text = zstd::decode_all(bytes.as_ref()).map_err(|error| damaged(error.to_string()))?;
-    let state: IngestState = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    let state = decode_state(&path, &bytes)?;
     if state.seq != seq || state.fence != fence {
-        return Err(damaged(format!("it is of commit {} by writer {}", state.seq, state.fence)));
+        let reason = format!("it is of commit {} by writer {}", state.seq, state.fence);
+        return Err(IngestError::State { path, reason });
     }
     Ok(state)
 }
 
+fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, IngestError> {
+    let damaged = |reason: String| IngestError::State { path: path.to_owned(), reason };
+    let text = zstd::decode_all(bytes).map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+}
+
 fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
     let fault = |reason: String| IngestError::Fault(format!("encoding the state of commit {}: {reason}", state.seq));
-    let encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))?;
-    // The serializer writes a few bytes at a time, and each write costs the compressor far more than that.
-    let mut buffered = BufWriter::with_capacity(1 << 20, encoder);
-    serde_json::to_writer(&mut buffered, state).map_err(|error| fault(error.to_string()))?;
-    let encoder = buffered.into_inner().map_err(|error| fault(error.to_string()))?;
-    encoder.finish().map_err(|error| fault(error.to_string()))
+    let text = serde_json::to_vec(state).map_err(|error| fault(error.to_string()))?;
+    zstd::bulk::compress(&text, COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))
 }
 
 /// What one commit adds.
@@ -109,8 +158,15 @@ pub struct Batch {
     pub intervals: EpochRows,
     /// Rows of `dead_letters`.
     pub dead_letters: Option<RecordBatch>,
-    /// The state after it, but for its number, its fence and its dead letters' files.
+    /// The state after it, but for its number, its fence, its dead letters' files and its segments, which are those of the
+    /// last commit.
     pub state: IngestState,
+    /// The states of the series that changed, and of those in the segments to be written again.
+    pub states: Frames,
+    /// Segments of this commit and later ones go: their series are among `states`.
+    pub rewrite_from: i64,
+    /// The census after it.
+    pub census: Arc<Census>,
 }
 
 /// The one writer of `intervals` and `dead_letters`, as long as nobody newer claims them.
@@ -120,7 +176,8 @@ pub struct Committer {
     dead_letters: TableOwner,
     fence: Fence,
     committed: Committed,
-    state_files: VecDeque<String>,
+    // The newest states by path, with the segments that they name.
+    states: VecDeque<(String, Vec<String>)>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -145,19 +202,12 @@ impl Committer {
             (Some(seq), Some(theirs)) => load_state(lake, seq, theirs).await?,
             _ => IngestState::default(),
         };
-        let listing = lake.list_objects(STATE_DIRECTORY).await.map_err(IngestError::lake("listing state files"))?;
-        let mut state_files: Vec<String> = listing.into_iter().filter(|path| path.ends_with(".zst")).collect();
-        state_files.sort();
-        let committed = Committed { state: Arc::new(state), intervals_version: intervals.version() };
-        let mut committer = Committer {
-            lake: lake.clone(),
-            intervals,
-            dead_letters,
-            fence,
-            committed,
-            state_files: state_files.into(),
-            stopping,
-        };
+        let states = known_states(lake, state.seq).await?;
+        // Who reads the series next makes a census of them.
+        let census = Arc::default();
+        let committed = Committed { state: Arc::new(state), census, intervals_version: intervals.version() };
+        let mut committer =
+            Committer { lake: lake.clone(), intervals, dead_letters, fence, committed, states, stopping };
         committer.finish_dead_letters().await?;
         Ok(committer)
     }
@@ -172,7 +222,7 @@ impl Committer {
     /// # Errors
     /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to stop.
     pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
-        let Batch { intervals, dead_letters, mut state } = batch;
+        let Batch { intervals, dead_letters, mut state, states, rewrite_from, census } = batch;
         state.seq = self.committed.state.seq + 1;
         state.fence = self.fence.value();
         state.dead_letter_files.clear();
@@ -189,17 +239,19 @@ impl Committer {
             state.dead_letter_files = retry(&stopping, "writing dead letters", || table.write(&rows)).await?;
         }
 
-        let state = Arc::new(state);
-        let path = state_path(state.seq, state.fence);
-        let encoded = {
-            let state = Arc::clone(&state);
-            tokio::task::spawn_blocking(move || encode_state(&state))
-                .await
-                .map_err(|error| IngestError::Fault(format!("encoding the state: {error}")))??
-        };
-        let encoded = bytes::Bytes::from(encoded);
         let lake = &self.lake;
+        state.segments.retain(|segment| segment.seq < rewrite_from);
+        if states.series > 0 {
+            let path = segment_path(state.seq, state.fence);
+            let bytes = Bytes::from([MAGIC.as_slice(), &states.bytes].concat());
+            retry(&stopping, "writing the states of series", || lake.put_object(&path, bytes.clone())).await?;
+            let (seq, series, bytes) = (state.seq, states.series, bytes.len() as u64);
+            state.segments.push(Segment { path, seq, series, bytes });
+        }
+        let path = state_path(state.seq, state.fence);
+        let encoded = Bytes::from(encode_state(&state)?);
         retry(&stopping, "writing the state", || lake.put_object(&path, encoded.clone())).await?;
+        let state = Arc::new(state);
 
         let transactions = [(SEQ.to_owned(), state.seq), (FENCE.to_owned(), state.fence)];
         let mut attempt = Attempt::new(&stopping);
@@ -210,9 +262,10 @@ impl Committer {
                 Err(CommitError::Lake(error)) => attempt.wait("committing intervals", error).await?,
             }
         };
-        self.committed = Committed { state, intervals_version };
+        let segments = state.segments.iter().map(|segment| segment.path.clone()).collect();
+        self.committed = Committed { state, census, intervals_version };
         self.finish_dead_letters().await?;
-        self.prune(path).await;
+        self.prune(path, segments).await;
         Ok(self.committed.clone())
     }
 
@@ -234,16 +287,56 @@ impl Committer {
         }
     }
 
+    /// Makes the census of the newest commit known.
+    pub fn set_census(&mut self, census: Arc<Census>) {
+        self.committed.census = census;
+    }
+
     // What cannot be deleted now is deleted after the next start.
-    async fn prune(&mut self, newest: String) {
-        self.state_files.push_back(newest);
-        while self.state_files.len() > STATE_FILES_KEPT {
-            let Some(path) = self.state_files.pop_front() else { return };
+    async fn prune(&mut self, newest: String, segments: Vec<String>) {
+        self.states.push_back((newest, segments));
+        let mut unwanted = BTreeSet::new();
+        while self.states.len() > STATES_KEPT {
+            let Some((path, segments)) = self.states.pop_front() else { break };
+            unwanted.insert(path);
+            unwanted.extend(segments);
+        }
+        for path in self.states.iter().flat_map(|(_, segments)| segments) {
+            unwanted.remove(path);
+        }
+        for path in unwanted {
             if let Err(error) = self.lake.delete_object(&path).await {
-                tracing::debug!(path, %error, "an old state file cannot be deleted; it is tried again after the next start");
+                tracing::debug!(path, %error, "an old file of the state cannot be deleted; it is tried again after the next start");
             }
         }
     }
+}
+
+// The states up to commit `newest` that the lake has, the oldest first, with the segments that they name. A left-over segment
+// that none of them names stands as a state of its own, before them all.
+async fn known_states(lake: &Lake, newest: i64) -> Result<VecDeque<(String, Vec<String>)>, IngestError> {
+    let listing = lake.list_objects(STATE_DIRECTORY).await.map_err(IngestError::lake("listing state files"))?;
+    let (manifests, others): (Vec<String>, Vec<String>) =
+        listing.into_iter().partition(|path| path.starts_with(&format!("{STATE_DIRECTORY}/ingest-")));
+    let mut states = VecDeque::new();
+    for path in manifests {
+        let loading = IngestError::lake("loading the states of old commits");
+        // One that cannot be read names nothing; if it is the newest, this was said already.
+        let named = match lake.get_object(&path).await {
+            Ok(bytes) => decode_state(&path, &bytes).map(|state| (state.seq, state.segments)).unwrap_or_default(),
+            Err(LakeError::NotFound { .. }) => continue,
+            Err(error) => return Err(loading(error)),
+        };
+        // Of a writer that was fenced out or died before its commit.
+        let segments = if named.0 > newest { Vec::new() } else { named.1 };
+        states.push_back((path, segments.into_iter().map(|segment| segment.path).collect()));
+    }
+    let named: BTreeSet<String> =
+        states.iter().flat_map(|(_, segments): &(String, Vec<String>)| segments).cloned().collect();
+    for path in others.into_iter().filter(|path| !named.contains(path)) {
+        states.push_front((path, Vec::new()));
+    }
+    Ok(states)
 }
 
 fn refused(doing: &'static str, error: CommitError) -> IngestError {

@@ -13,6 +13,7 @@ use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use meterline_connectors::lake::Lake;
+use meterline_schemas::config::Config;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::HOUR;
 use meterline_schemas::unit::Unit;
@@ -25,9 +26,11 @@ use object_store::{
 };
 
 use super::commit::{Batch, Committer};
-use super::layout::{EpochRows, SeriesTexts, ShardRows};
+use super::layout::{EpochRows, ShardRows, TextMaker};
 use super::rows::{Content, Layer, Row, Rows};
-use super::state::{IngestState, SeriesState};
+use super::segments::{Frames, rewrite_from};
+use super::series::SeriesState;
+use super::state::IngestState;
 use super::{IngestError, load_committed};
 use crate::environment::Environment;
 use crate::metadata::MetadataStore;
@@ -123,13 +126,17 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
         let start: Micros = offset * HOUR;
         rows.push(Row { series: 0, start, end: start + HOUR, layer: Layer::Base, content });
     }
-    let intervals = EpochRows::new(vec![ShardRows { rows, series: vec![(0, SeriesTexts::of(&series))] }]);
+    let intervals = EpochRows::new(vec![ShardRows { rows, series: vec![(0, TextMaker::default().texts(&series))] }]);
     let mut state = state.clone();
     let partition = state.feeds.entry(FEED.into()).or_default().partitions.entry(0).or_default();
     (partition.next_offset, partition.end_offset) = (to, to);
     partition.counts.records += (to - from) as u64;
-    state.series = vec![series];
-    Batch { intervals, dead_letters: None, state }
+    // A series of its own in each commit, so that all of them must be found again.
+    let rewrite_from = rewrite_from(&state.segments, 1);
+    let gone = state.segments.iter().filter(|segment| segment.seq >= rewrite_from).map(|segment| segment.seq);
+    let series = gone.chain([state.seq + 1]).map(|seq| SeriesState::new(FEED, &format!("m{seq}"), Unit::KWH));
+    let states = Frames::of(series.collect::<Vec<_>>().iter()).unwrap();
+    Batch { intervals, dead_letters: None, state, states, rewrite_from, census: Arc::default() }
 }
 
 fn next_offset(state: &IngestState) -> i64 {
@@ -196,7 +203,8 @@ async fn case(seed: u64) -> u64 {
     }
     odds.store(0, Ordering::Relaxed);
 
-    let records = load_committed(&lake).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
+    let records =
+        load_committed(&lake, &Config::default()).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
     let env =
         Environment { config: Default::default(), config_path: dir.path().join("meterline.toml"), lake, metadata };

@@ -1,10 +1,10 @@
 //! The timely graph, on one screen:
 //!
 //! ```text
-//! worker 0: poll ▸ decode ─┐ exchange by  ┌─▶ aggregate (shard 0) ─▶ part ─┐
-//! worker 1: poll ▸ decode ─┼ feed, series ┼─▶ aggregate (shard 1) ─▶ part ─┼─▶ coordinator
-//!                          └──────────────┘                                │
-//!      └── positions, counts, dead letters of each epoch ─────────────────-┘
+//! worker 0: poll ▸ decode ─┐ exchange  ┌─▶ aggregate (shard 0) ─┬─▶ part ──────────────▶ coordinator
+//! worker 1: poll ▸ decode ─┼ by series ┼─▶ aggregate (shard 1) ─┤                          ▲  ▲
+//!                          └───────────┘                        └─ facts ─▶ count ─ census ┘  │
+//!      └── positions, counts, dead letters of each epoch ─────────────────────────────────────┘
 //! ```
 //!
 //! The dataflow's time is the epoch. The coordinator opens the next one by [`Control::open_next`]; each source hands in
@@ -12,12 +12,14 @@
 //! epoch takes at most `ingest.commit_records` records, and only the next one is open while one is being committed: so
 //! much is in memory at once, and a slow store slows the sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use differential_dataflow::AsCollection;
+use differential_dataflow::operators::CountTotal;
 use meterline_connectors::formats::Decoder;
 use meterline_connectors::kafka::source::{RawRecord, Source};
 use meterline_schemas::Micros;
@@ -25,18 +27,20 @@ use meterline_schemas::config::{BadRecords, KafkaConfig};
 use meterline_schemas::reading::Position;
 use timely::communication::initialize::WorkerGuards;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::InputHandle;
-use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::{InputHandle, Stream};
 use timely::worker::Worker;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::bounds::Bounds;
+use super::census::Counted;
 use super::dead_letters::DeadLetter;
 use super::discovery::NewPartition;
 use super::epoch::{Progress, SourcePart};
 use super::error::IngestError;
-use super::shard::{FeedRules, Routed, Shard, ShardPart, route};
-use super::state::{PendingReading, SeriesState};
+use super::series::{PendingReading, SeriesState};
+use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart, route};
 
 /// Records that are polled before the dataflow gets its turn.
 const BATCH: usize = 4096;
@@ -50,6 +54,8 @@ const REFUSED_MAX: usize = 250_000;
 /// What workers tell the coordinator.
 #[derive(Debug)]
 pub enum Event {
+    /// A worker's share of the census as of an epoch.
+    Census(CensusPart),
     /// A source has left an epoch.
     Source(SourcePart),
     /// A shard has finished an epoch.
@@ -73,6 +79,8 @@ pub struct Control {
     pub done: Arc<AtomicBool>,
     /// By number of the feed, as of the last commit.
     watermarks: Vec<AtomicI64>,
+    // Where the states of the epoch that was closed last go.
+    place: Mutex<Place>,
 }
 
 impl Control {
@@ -87,6 +95,7 @@ impl Control {
             stopping,
             done: Arc::new(AtomicBool::new(false)),
             watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
+            place: Mutex::new(Place { seq: 0, rewrite_from: i64::MAX }),
         }
     }
 
@@ -110,10 +119,16 @@ impl Control {
         self.records() >= self.records_max
     }
 
-    /// Closes the open epoch, whose number is returned, and opens the next one.
-    pub fn open_next(&self) -> u64 {
+    /// Closes the open epoch, whose number is returned and whose states go to `place`, and opens the next one.
+    pub fn open_next(&self, place: Place) -> u64 {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
         self.records.store(0, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release)
+    }
+
+    // Asked only between the end of an epoch and its commit, while no other one can end.
+    fn place(&self) -> Place {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a feed's watermark known, for counting late readings.
@@ -138,8 +153,10 @@ pub struct Setup {
     pub decoders: Vec<Decoder>,
     /// Partitions for it.
     pub partitions: Receiver<NewPartition>,
-    /// The series of its shard.
-    pub series: Vec<(u16, SeriesState)>,
+    /// The series of its shard, each with the number of its feed and the commit whose segment holds it.
+    pub series: Vec<(u16, SeriesState, i64)>,
+    /// What its shard may keep in memory.
+    pub budget: Budget,
 }
 
 /// What is the same for all workers.
@@ -153,17 +170,12 @@ pub struct Common {
     pub events: UnboundedSender<Event>,
 }
 
-/// Queue of a worker's consumer. It counts payload alone: in memory, small records take several times as much.
-pub fn queue_kib(workers: usize) -> usize {
-    (32 * 1024 / workers.max(1)).max(8 * 1024)
-}
-
 /// A source for worker `index`.
 ///
 /// # Errors
 /// Wrong settings.
-pub fn connect(kafka: &KafkaConfig, index: usize, workers: usize) -> Result<Source, IngestError> {
-    Ok(Source::connect(kafka, &format!("worker-{index}"), queue_kib(workers))?)
+pub fn connect(kafka: &KafkaConfig, index: usize, bounds: &Bounds) -> Result<Source, IngestError> {
+    Ok(Source::connect(kafka, &format!("worker-{index}"), bounds.queue_kib)?)
 }
 
 /// The number of the worker that has the shard of a series: what timely's exchange does with its route.
@@ -204,7 +216,10 @@ impl Drop for DeathNotice {
 fn run(worker: &mut Worker, common: Common, setup: Setup) {
     let control = Arc::clone(&common.control);
     let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>> = InputHandle::new();
-    let shard = Shard::new(Arc::clone(&common.feeds), 1, setup.series);
+    let mut shard = Shard::new(Arc::clone(&common.feeds), setup.budget);
+    for (feed, state, written) in setup.series {
+        shard.restore(feed, state, written);
+    }
     build(worker, &mut input, shard, &common);
     input.advance_to(1);
     let mut reader = Reader {
@@ -254,28 +269,40 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
 fn build(
     worker: &mut Worker,
     input: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>>,
-    mut shard: Shard,
+    shard: Shard,
     common: &Common,
 ) {
     let common = common.clone();
     worker.dataflow(|scope| {
-        // Readings of an epoch that not every source has left yet's successor: they wait, so that the state of a shard
-        // is that of one epoch.
-        let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
-        input.to_stream(scope).sink(
-            Exchange::new(|routed: &Routed| routed.route),
-            "aggregate",
-            move |(readings, frontier)| {
-                readings.for_each(|capability, batch| {
-                    let Some(epoch) = capability.least().copied() else { return };
-                    if epoch == shard.epoch() {
-                        take(&mut shard, batch.drain(..), &common.control);
-                    } else {
-                        early.entry(epoch).or_default().append(batch);
-                    }
-                });
-                while frontier.frontier().first().is_some_and(|reached| *reached > shard.epoch()) {
-                    let event = match shard.finish() {
+        let facts = aggregate(input.to_stream(scope), shard, common.clone());
+        let counts = facts.as_collection().count_total();
+        report(counts.inner, common.events);
+    });
+}
+
+type Facts<'scope> = Stream<'scope, u64, Vec<(Counted, u64, i64)>>;
+
+// Readings of an epoch become rows and states, which the coordinator gets, and facts that came and went.
+fn aggregate<'scope>(readings: Stream<'scope, u64, Vec<Routed>>, mut shard: Shard, common: Common) -> Facts<'scope> {
+    // Readings of epochs that not every source has reached yet: they wait, so that the state of a shard is that of one
+    // epoch.
+    let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
+    let route = Exchange::new(|routed: &Routed| routed.route);
+    readings.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(route, "aggregate", move |mut capability, _| {
+        move |(readings, frontier), output| {
+            readings.for_each(|capability, batch| {
+                let Some(epoch) = capability.least().copied() else { return };
+                if epoch == shard.epoch() {
+                    take(&mut shard, batch.drain(..), &common.control);
+                } else {
+                    early.entry(epoch).or_default().append(batch);
+                }
+            });
+            // What the shard began with counts before the first epoch.
+            let mut ended = *capability.time();
+            while ended < shard.epoch() || frontier.frontier().first().is_some_and(|reached| *reached > shard.epoch()) {
+                if ended == shard.epoch() {
+                    let event = match shard.finish(common.control.place()) {
                         Ok(part) => Event::Shard(part),
                         Err(error) => Event::Failed(error),
                     };
@@ -284,8 +311,46 @@ fn build(
                         take(&mut shard, readings.into_iter(), &common.control);
                     }
                 }
-            },
-        );
+                let mut session = output.session(&capability);
+                for (counted, change) in shard.census_changes().drain() {
+                    session.give((counted, ended, change));
+                }
+                drop(session);
+                ended += 1;
+                capability.downgrade(&ended);
+            }
+        }
+    })
+}
+
+/// A worker's share of the census.
+#[derive(Debug)]
+pub struct CensusPart {
+    /// The epoch that it is as of.
+    pub epoch: u64,
+    /// Counts that are no longer what they were.
+    pub counts: Vec<(Counted, i64)>,
+}
+
+// At the end of each epoch the coordinator gets the counts that changed.
+fn report(counts: Stream<'_, u64, Vec<((Counted, i64), u64, isize)>>, events: UnboundedSender<Event>) {
+    let mut open: BTreeMap<u64, HashMap<Counted, i64>> = BTreeMap::new();
+    let mut ended = 0;
+    counts.sink(Pipeline, "census", move |(counts, frontier)| {
+        counts.for_each(|_, batch| {
+            for ((counted, count), epoch, change) in batch.drain(..) {
+                // The old count goes, the new one comes; a count that comes to nothing only goes.
+                let now = open.entry(epoch).or_default().entry(counted).or_default();
+                if change > 0 {
+                    *now = count;
+                }
+            }
+        });
+        while frontier.frontier().first().is_some_and(|reached| *reached > ended) {
+            let counts = open.remove(&ended).unwrap_or_default().into_iter().collect();
+            let _ = events.send(Event::Census(CensusPart { epoch: ended, counts }));
+            ended += 1;
+        }
     });
 }
 

@@ -1,20 +1,20 @@
 //! The parts of one epoch, from every worker, and the state that they add up to. Pure.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
-use jiff::tz::TimeZone;
-use meterline_schemas::Micros;
 use meterline_schemas::config::Config;
 use meterline_schemas::reading::Position;
 
+use super::census::Census;
+use super::dataflow::CensusPart;
 use super::dead_letters::{self, DeadLetter};
 use super::error::IngestError;
 use super::layout::EpochRows;
+use super::segments::Frames;
 use super::shard::ShardPart;
-use super::state::{FeedState, IngestState, SeriesState};
+use super::state::{FeedState, IngestState};
 use super::watermark;
 
 /// How far one partition was read.
@@ -52,12 +52,30 @@ pub struct Parts {
     pub sources: Vec<SourcePart>,
     /// From the shards.
     pub shards: Vec<ShardPart>,
+    /// From the census.
+    pub census: Vec<CensusPart>,
 }
 
 impl Parts {
-    /// Whether every worker has handed in both of its parts.
+    /// Whether every worker has handed in all of its parts.
     pub fn complete(&self, workers: usize) -> bool {
-        self.sources.len() == workers && self.shards.len() == workers
+        [self.sources.len(), self.shards.len(), self.census.len()] == [workers; 3]
+    }
+
+    /// Whether there are states to be written.
+    pub fn has_states(&self) -> bool {
+        self.shards.iter().any(|part| part.states.series > 0)
+    }
+
+    /// The states to be written, in a row.
+    pub fn take_states(&mut self) -> Frames {
+        let mut all = Frames::default();
+        for part in &mut self.shards {
+            let mut states = std::mem::take(&mut part.states);
+            all.series += states.series;
+            all.bytes.append(&mut states.bytes);
+        }
+        all
     }
 
     /// Records read in this epoch.
@@ -66,8 +84,8 @@ impl Parts {
     }
 }
 
-/// Adds an epoch's positions, counts and series to a state. Watermarks stay; see [`Idleness::advance`].
-pub fn add(state: &mut IngestState, parts: &mut Parts, feeds: &[String]) {
+/// Adds an epoch's positions and counts to a state. Watermarks stay; see [`Idleness::advance`].
+pub fn add(state: &mut IngestState, parts: &Parts, feeds: &[String]) {
     for part in &parts.sources {
         for progress in &part.partitions {
             let Some(feed) = state.feeds.get_mut(&feeds[usize::from(progress.feed)]) else { continue };
@@ -78,17 +96,14 @@ pub fn add(state: &mut IngestState, parts: &mut Parts, feeds: &[String]) {
             partition.counts.dead += progress.dead;
         }
     }
-    let mut touched = Vec::new();
-    for part in &mut parts.shards {
+    for part in &parts.shards {
         for (feed, tally) in feeds.iter().zip(&part.tallies) {
             let Some(feed) = state.feeds.get_mut(feed) else { continue };
             for (partition, change) in tally.changes() {
                 change.apply(&mut feed.partitions.entry(partition).or_default().counts);
             }
         }
-        touched.append(&mut part.series);
     }
-    merge(&mut state.series, touched);
 }
 
 /// Rows for the tables `intervals` and `dead_letters`.
@@ -105,27 +120,6 @@ pub fn rows(parts: Parts) -> Result<(EpochRows, Option<RecordBatch>), IngestErro
     let fault = |error| IngestError::Fault(format!("making a batch of dead letters: {error}"));
     let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead).map_err(fault)?) };
     Ok((EpochRows::new(rows), letters))
-}
-
-fn order(a: &SeriesState, b: &SeriesState) -> Ordering {
-    (&a.feed, &a.id).cmp(&(&b.feed, &b.id))
-}
-
-// Both become one list, ordered by (feed, id); of two states of one series the new one stays.
-fn merge(known: &mut Vec<SeriesState>, mut new: Vec<SeriesState>) {
-    new.sort_unstable_by(order);
-    let mut added = Vec::new();
-    for state in new {
-        match known.binary_search_by(|probe| order(probe, &state)) {
-            Ok(index) => known[index] = state,
-            Err(_) => added.push(state),
-        }
-    }
-    if !added.is_empty() {
-        known.append(&mut added);
-        // Two ordered runs: the stable sort merges them.
-        known.sort_by(order);
-    }
 }
 
 /// When partitions were last heard of. The clock comes from outside.
@@ -166,21 +160,14 @@ impl Idleness {
     pub fn advance(
         &self,
         feeds: &mut BTreeMap<String, FeedState>,
-        series: &[SeriesState],
+        census: &Census,
         config: &Config,
         now: Instant,
     ) -> bool {
         let timeout = config.ingest.idle_timeout.to_std();
-        let mut times: BTreeMap<&str, BTreeMap<i32, Micros>> = BTreeMap::new();
-        for members in series.chunk_by(|a, b| a.feed == b.feed) {
-            let Some(name) = members.first().map(|series| series.feed.as_str()) else { continue };
-            let zone = config.feed.get(name).and_then(|feed| TimeZone::get(&feed.zone).ok()).unwrap_or(TimeZone::UTC);
-            times.insert(name, watermark::event_times(members.iter(), &zone));
-        }
-        let none = BTreeMap::new();
         let mut moved = false;
-        for (name, feed) in feeds {
-            let Some(lateness) = config.feed.get(name).map(|feed| feed.lateness.micros()) else { continue };
+        for (number, (name, configured)) in config.feed.iter().enumerate() {
+            let Some(feed) = feeds.get_mut(name) else { continue };
             let lagging: BTreeMap<i32, bool> =
                 feed.partitions.iter().map(|(p, state)| (*p, state.end_offset > state.next_offset)).collect();
             let idle = |partition: i32| {
@@ -190,7 +177,8 @@ impl Idleness {
                 now.saturating_duration_since(*last) >= patience
             };
             let before = feed.watermark;
-            watermark::advance(feed, times.get(name.as_str()).unwrap_or(&none), lateness, idle);
+            let times = watermark::event_times(census, number as u16);
+            watermark::advance(feed, &times, configured.lateness.micros(), idle);
             moved |= feed.watermark != before;
         }
         moved
@@ -206,6 +194,7 @@ mod tests {
     use meterline_schemas::time::HOUR;
     use meterline_schemas::unit::Unit;
 
+    use super::super::series::SeriesState;
     use super::*;
 
     fn series(feed: &str, id: &str, partition: i32, hours: i64) -> SeriesState {
@@ -213,17 +202,8 @@ mod tests {
         state.frequency = Some(Frequency::HOUR);
         state.partition = partition;
         state.last_start = Some((hours - 1) * HOUR);
+        state.first_start = state.last_start;
         state
-    }
-
-    #[test]
-    fn series_stay_ordered_and_the_newer_state_stays() {
-        let mut known = vec![series("a", "1", 0, 1), series("a", "3", 0, 1), series("b", "2", 0, 1)];
-        merge(&mut known, vec![series("b", "1", 0, 2), series("a", "2", 0, 2), series("a", "3", 0, 2)]);
-        let shown: Vec<(&str, &str, Option<Micros>)> =
-            known.iter().map(|s| (s.feed.as_str(), s.id.as_str(), s.last_start)).collect();
-        let (old, new) = (Some(0), Some(HOUR));
-        assert_eq!(shown, [("a", "1", old), ("a", "2", new), ("a", "3", new), ("b", "1", new), ("b", "2", old)]);
     }
 
     fn progress(partition: i32, records: u64, lag: i64) -> Progress {
@@ -238,22 +218,23 @@ mod tests {
             .insert("f".into(), FeedConfig { lateness: Default::default(), ..FeedConfig::new("t", "s", "t", "v") });
         let names = ["f".to_owned()];
         let members = [series("f", "a", 0, 9), series("f", "b", 1, 4)];
+        let census = Census::of(&config, &members);
         let start = Instant::now();
         for (lag, held_s, free_s) in [(0, 29, 30), (5, 299, 300)] {
             let mut state = IngestState::default();
             state.feeds.insert("f".into(), FeedState::default());
             let source =
                 SourcePart { epoch: 1, partitions: vec![progress(0, 3, 0), progress(1, 3, lag)], dead: vec![] };
-            let mut parts = Parts { sources: vec![source], shards: vec![] };
-            add(&mut state, &mut parts, &names);
+            let parts = Parts { sources: vec![source], ..Parts::default() };
+            add(&mut state, &parts, &names);
             let mut idleness = Idleness::default();
             idleness.heard(&parts, &names, start);
             let mut after = |seconds: u64| {
                 // The other partition goes on.
                 let now = start + Duration::from_secs(seconds);
                 let source = SourcePart { epoch: 2, partitions: vec![progress(0, 1, 0)], dead: vec![] };
-                idleness.heard(&Parts { sources: vec![source], shards: vec![] }, &names, now);
-                idleness.advance(&mut state.feeds, &members, &config, now);
+                idleness.heard(&Parts { sources: vec![source], ..Parts::default() }, &names, now);
+                idleness.advance(&mut state.feeds, &census, &config, now);
                 state.feeds["f"].watermark
             };
             assert_eq!(after(held_s), Some(4 * HOUR));

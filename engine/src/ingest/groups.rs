@@ -1,13 +1,14 @@
 //! Model groups as the stream sees them: the series of one frequency, how far they are closed and how complete. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
 
-use super::state::{IngestState, SeriesState};
-use super::watermark::{last_end, reached};
+use super::census::{Census, Fact};
+use super::state::{FeedState, IngestState};
+use super::watermark::reached;
 
 /// Intervals before the origin that completeness looks at.
 const CONTEXT: i64 = 96;
@@ -41,13 +42,6 @@ pub struct GroupSummary {
     pub lag_records: i64,
 }
 
-/// End of the last closed interval of one series: how far the feed's watermark has closed its intervals, but not beyond
-/// the last one that is there. `None` while it has none.
-pub fn closed_end(series: &SeriesState, feed_watermark: Micros, zone: &TimeZone) -> Option<Micros> {
-    let closed = series.frequency?.floor(feed_watermark, zone);
-    Some(last_end(series, zone)?.min(closed))
-}
-
 /// The group of a frequency in a feed of `zone`.
 pub fn group_id(frequency: Frequency, zone: &str) -> String {
     match frequency {
@@ -58,109 +52,97 @@ pub fn group_id(frequency: Frequency, zone: &str) -> String {
 }
 
 /// The model groups, by frequency from the finest. Series without a frequency, and feeds without a watermark, are in
-/// none yet.
-pub fn groups(state: &IngestState, config: &Config) -> Vec<GroupSummary> {
-    let feeds: BTreeMap<&str, (Micros, TimeZone, &str)> = state
-        .feeds
-        .iter()
-        .filter_map(|(name, feed)| {
-            let zone = config.feed.get(name).map_or("UTC", |feed| feed.zone.as_str());
-            let time_zone = TimeZone::get(zone).unwrap_or(TimeZone::UTC);
-            Some((name.as_str(), (feed.watermark?, time_zone, zone)))
-        })
-        .collect();
-    let mut members: BTreeMap<(Frequency, String), Vec<&SeriesState>> = BTreeMap::new();
-    for series in &state.series {
-        if let (Some(frequency), Some(_), Some((_, _, zone))) =
-            (series.frequency, series.first_start, feeds.get(series.feed.as_str()))
-        {
-            members.entry((frequency, group_id(frequency, zone))).or_default().push(series);
+/// none yet; nor are the series of feeds that are no longer configured.
+pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<GroupSummary> {
+    let mut members: BTreeMap<(Frequency, String), Vec<Member<'_>>> = BTreeMap::new();
+    for (number, (name, configured)) in config.feed.iter().enumerate() {
+        let Some(feed) = state.feeds.get(name) else { continue };
+        let Some(watermark) = feed.watermark else { continue };
+        for frequency in census.frequencies(number as u16).flatten() {
+            let zone = TimeZone::get(&configured.zone).unwrap_or(TimeZone::UTC);
+            let zone_name = configured.zone.as_str();
+            let member = Member { number: number as u16, feed, watermark, zone, zone_name };
+            members.entry((frequency, group_id(frequency, zone_name))).or_default().push(member);
         }
     }
-    members.into_iter().filter_map(|((frequency, id), members)| group(state, id, frequency, &members, &feeds)).collect()
+    members.into_iter().filter_map(|((frequency, id), members)| group(id, frequency, &members, census)).collect()
 }
 
-fn group(
-    state: &IngestState,
-    group_id: String,
-    frequency: Frequency,
-    members: &[&SeriesState],
-    feeds: &BTreeMap<&str, (Micros, TimeZone, &str)>,
-) -> Option<GroupSummary> {
-    let names: BTreeSet<&str> = members.iter().map(|series| series.feed.as_str()).collect();
-    let (_, zone, zone_name) = feeds.get(names.first()?)?;
-    let mut ends: Vec<Micros> = members
-        .iter()
-        .filter_map(|series| {
-            let (watermark, zone, _) = feeds.get(series.feed.as_str())?;
-            closed_end(series, *watermark, zone)
-        })
-        .collect();
-    let origin = reached(&mut ends)?;
-    // As for the origin: one meter in twenty may have sent a stamp of long ago.
-    let mut starts: Vec<Micros> = members.iter().filter_map(|series| Some(-series.first_start?)).collect();
-    let first_start = -reached(&mut starts)?;
-    let (mut expected, mut present) = (0, 0);
-    for series in members {
-        let (is_expected, is_present) = completeness(series, frequency, origin, zone);
-        expected += is_expected;
-        present += is_present;
+/// A feed that has series in a group.
+struct Member<'a> {
+    number: u16,
+    feed: &'a FeedState,
+    watermark: Micros,
+    zone: TimeZone,
+    zone_name: &'a str,
+}
+
+fn group(group_id: String, frequency: Frequency, members: &[Member<'_>], census: &Census) -> Option<GroupSummary> {
+    let Member { zone, zone_name, .. } = members.first()?;
+    let mut ends: BTreeMap<Micros, u64> = BTreeMap::new();
+    let mut starts: BTreeMap<Micros, u64> = BTreeMap::new();
+    for member in members {
+        let closed = frequency.floor(member.watermark, &member.zone);
+        for (_, end, count) in census.ends(member.number, frequency) {
+            *ends.entry(end.min(closed)).or_default() += count;
+        }
+        for (start, count) in census.firsts(member.number, frequency) {
+            // As for the origin: one meter in twenty may have sent a stamp of long ago.
+            *starts.entry(-start).or_default() += count;
+        }
     }
-    let lag_records = names
-        .iter()
-        .filter_map(|name| state.feeds.get(*name))
-        .flat_map(|feed| feed.partitions.values())
-        .map(|partition| (partition.end_offset - partition.next_offset).max(0))
-        .sum();
+    let origin = reached(&ends)?;
+    let first_start = -reached(&starts)?;
+    let all: u64 = members.iter().map(|m| census.count(m.number, Some(frequency), Fact::Interval)).sum();
+    let after = members.iter().flat_map(|m| census.present(m.number, frequency, origin));
+    let after: u64 = after.map(|(_, count)| count).sum();
     Some(GroupSummary {
         group_id,
         frequency,
         zone: (*zone_name).to_owned(),
-        series: members.len(),
+        series: ends.values().sum::<u64>() as usize,
         first_start,
         origin,
-        watermark: names.iter().filter_map(|name| feeds.get(name).map(|feed| feed.0)).min()?,
+        watermark: members.iter().map(|member| member.watermark).min()?,
         history_intervals: frequency.steps_between(first_start, origin, zone).max(0),
-        closed_intervals: members.iter().map(|series| closed_intervals(series, frequency, origin, zone)).sum(),
-        completeness: (expected > 0).then(|| present as f64 / expected as f64),
-        lag_records,
+        // Those after the origin are told from the last ones: a series is never further ahead of its group.
+        closed_intervals: all as i64 - after as i64,
+        completeness: completeness(members, frequency, origin, zone, census),
+        lag_records: members
+            .iter()
+            .flat_map(|member| member.feed.partitions.values())
+            .map(|partition| (partition.end_offset - partition.next_offset).max(0))
+            .sum(),
     })
 }
 
-/// Intervals of one series that end at or before the origin. Those after it are told from `recent`: a series is never
-/// further ahead of its group.
-fn closed_intervals(series: &SeriesState, frequency: Frequency, origin: Micros, zone: &TimeZone) -> i64 {
-    let all = i64::try_from(series.intervals).unwrap_or(i64::MAX);
-    let ahead = last_end(series, zone).map_or(0, |end| frequency.steps_between(origin, end, zone));
-    let after = match ahead {
-        ..=0 => 0,
-        1..128 => (series.recent & ((1u128 << ahead) - 1)).count_ones(),
-        _ => series.recent.count_ones(),
-    };
-    all - i64::from(after)
-}
-
-/// Intervals of one series in the context before the origin: how many are expected, and how many of them are there.
-fn completeness(series: &SeriesState, frequency: Frequency, origin: Micros, zone: &TimeZone) -> (i64, i64) {
-    let (Some(first), Some(last)) = (series.first_start, series.last_start) else { return (0, 0) };
-    // Bit i of `recent` is the interval i before the last one; the origin's last interval is bit `skip`.
-    let newest = frequency.advance(origin, -1, zone);
-    let expected = (frequency.steps_between(first, newest, zone) + 1).clamp(0, CONTEXT);
-    let skip = frequency.steps_between(newest, last, zone);
-    let bits = match skip {
-        128.. => 0,
-        0..128 => series.recent >> skip,
-        // The series ends before the origin: what is missing until there is not there.
-        _ => series.recent.checked_shl((-skip).min(128) as u32).unwrap_or(0),
-    };
-    let mask = (1u128 << expected) - 1;
-    (expected, i64::from((bits & mask).count_ones()))
+/// Share of the intervals in the context before the origin that are there, of those expected: each series is expected from
+/// its first interval on.
+fn completeness(
+    members: &[Member<'_>],
+    frequency: Frequency,
+    origin: Micros,
+    zone: &TimeZone,
+    census: &Census,
+) -> Option<f64> {
+    let from = frequency.advance(origin, -CONTEXT, zone);
+    let (mut expected, mut present) = (0, 0);
+    for member in members {
+        for (start, count) in census.firsts(member.number, frequency) {
+            let slots = frequency.steps_between(start.max(from), origin, zone).clamp(0, CONTEXT);
+            expected += count * slots as u64;
+        }
+        let counted = census.present(member.number, frequency, from).take_while(|(start, _)| *start < origin);
+        present += counted.map(|(_, count)| count).sum::<u64>();
+    }
+    (expected > 0).then(|| present as f64 / expected as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::state::{FeedState, PartitionState};
+    use crate::ingest::series::SeriesState;
+    use crate::ingest::state::PartitionState;
     use meterline_schemas::config::FeedConfig;
     use meterline_schemas::time::{HOUR, MINUTE};
     use meterline_schemas::unit::Unit;
@@ -175,27 +157,27 @@ mod tests {
         state
     }
 
-    fn state(series: Vec<SeriesState>, watermark: Micros) -> (IngestState, Config) {
+    fn found(series: Vec<SeriesState>, watermark: Micros) -> Vec<GroupSummary> {
         let partition = PartitionState { next_offset: 10, end_offset: 17, ..PartitionState::default() };
         let feed = FeedState {
             watermark: Some(watermark),
             partitions: BTreeMap::from([(0, partition.clone()), (1, partition)]),
             ..FeedState::default()
         };
-        let state = IngestState { feeds: BTreeMap::from([("f".into(), feed)]), series, ..IngestState::default() };
+        let state = IngestState { feeds: BTreeMap::from([("f".into(), feed)]), ..IngestState::default() };
         let mut config = Config::default();
         let mut feed = FeedConfig::new("t", "s", "t", "v");
         feed.zone = "Europe/Lisbon".into();
         config.feed.insert("f".into(), feed);
-        (state, config)
+        let census = Census::of(&config, &series);
+        groups(&state, &census, &config)
     }
 
     #[test]
     fn two_frequencies_in_one_feed_are_two_groups() {
-        let quarter = series("a", Frequency::QUARTER_HOUR, 0, 39, u128::MAX);
-        let hourly = series("b", Frequency::HOUR, 0, 9, u128::MAX);
-        let (state, config) = state(vec![quarter, hourly], 9 * HOUR + 20 * MINUTE);
-        let found = groups(&state, &config);
+        let quarter = series("a", Frequency::QUARTER_HOUR, 0, 39, (1 << 40) - 1);
+        let hourly = series("b", Frequency::HOUR, 0, 9, (1 << 10) - 1);
+        let found = found(vec![quarter, hourly], 9 * HOUR + 20 * MINUTE);
         let shown: Vec<_> =
             found.iter().map(|g| (g.group_id.as_str(), g.origin, g.history_intervals, g.completeness)).collect();
         assert_eq!(shown, [("PT15M", 9 * HOUR + 15 * MINUTE, 37, Some(1.0)), ("PT1H", 9 * HOUR, 9, Some(1.0))],);
@@ -212,8 +194,7 @@ mod tests {
         for (members, completeness) in
             [(vec![gap.clone()], 8.0 / 9.0), (vec![short.clone()], 1.0), (vec![gap, short], 10.0 / 13.0)]
         {
-            let (state, config) = state(members, 9 * HOUR);
-            assert_eq!(groups(&state, &config)[0].completeness, Some(completeness));
+            assert_eq!(found(members, 9 * HOUR)[0].completeness, Some(completeness));
         }
     }
 
@@ -221,7 +202,6 @@ mod tests {
     fn a_dead_series_does_not_hold_the_origin() {
         let mut members: Vec<SeriesState> = (0..9).map(|i| series(&i.to_string(), Frequency::HOUR, 0, 20, 1)).collect();
         members.push(series("dead", Frequency::HOUR, 0, 3, 1));
-        let (state, config) = state(members, 30 * HOUR);
-        assert_eq!(groups(&state, &config)[0].origin, 21 * HOUR);
+        assert_eq!(found(members, 30 * HOUR)[0].origin, 21 * HOUR);
     }
 }

@@ -16,32 +16,58 @@ use jiff::tz::TimeZone;
 use meterline_connectors::lake::{FileSet, LakeError, Partition};
 use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION};
 use meterline_schemas::time::format_micros;
+use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 use super::rows::{Layer, Rows};
-use super::state::SeriesState;
+use super::series::SeriesState;
 
 /// Rows of one batch.
 const BATCH: usize = 64 * 1024;
 
-/// What all rows of a series have in common, as the table writes it.
+/// What the rows of a series have in common, as the table writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesTexts {
-    id: String,
-    feed: String,
-    unit: String,
-    frequency: String,
+    id: Arc<str>,
+    common: Arc<Common>,
 }
 
-impl SeriesTexts {
-    /// Those of a series; its frequency is known where it has rows.
-    pub fn of(series: &SeriesState) -> SeriesTexts {
-        SeriesTexts {
-            id: series.id.clone(),
-            feed: series.feed.clone(),
-            unit: series.unit.to_string(),
-            frequency: series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default(),
-        }
+/// What many series have in common.
+#[derive(Debug, PartialEq, Eq)]
+struct Common {
+    feed: Arc<str>,
+    frequency: Option<Frequency>,
+    frequency_text: String,
+    unit: Unit,
+    unit_text: String,
+}
+
+/// Makes [`SeriesTexts`]; what many series have in common is kept once.
+#[derive(Debug, Default)]
+pub struct TextMaker {
+    // There are few feeds, units and frequencies.
+    common: Vec<Arc<Common>>,
+}
+
+impl TextMaker {
+    /// The texts of a series; its frequency is known where it has rows.
+    pub fn texts(&mut self, series: &SeriesState) -> SeriesTexts {
+        let same = |known: &&Arc<Common>| {
+            known.frequency == series.frequency && known.feed == series.feed && known.unit == series.unit
+        };
+        let known = self.common.iter().find(same).cloned();
+        let common = known.unwrap_or_else(|| {
+            let made = Arc::new(Common {
+                feed: Arc::clone(&series.feed),
+                frequency: series.frequency,
+                frequency_text: series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default(),
+                unit: series.unit.clone(),
+                unit_text: series.unit.to_string(),
+            });
+            self.common.push(Arc::clone(&made));
+            made
+        });
+        SeriesTexts { id: Arc::clone(&series.id), common }
     }
 }
 
@@ -88,7 +114,7 @@ impl EpochRows {
             all.extend(series.into_iter().map(|(number, texts)| (texts, joined.len(), number)));
             joined.push(Part { rows, rank: vec![0; numbers] });
         }
-        all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.feed).cmp(&(&b.id, &b.feed)));
+        all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.common.feed).cmp(&(&b.id, &b.common.feed)));
         let mut series = Vec::with_capacity(all.len());
         for (texts, part, number) in all {
             joined[part].rank[number as usize] = series.len() as u32;
@@ -184,12 +210,12 @@ impl EpochRows {
             id.append_value(&texts.id);
             start.append_value(row.start);
             end.append_value(row.end);
-            frequency.append_value(&texts.frequency);
+            frequency.append_value(&texts.common.frequency_text);
             value.append_value(row.content.value);
-            unit.append_value(&texts.unit);
+            unit.append_value(&texts.common.unit_text);
             count.append_value(row.content.count);
             quality.append_value(row.content.quality.as_str());
-            feed.append_value(&texts.feed);
+            feed.append_value(&texts.common.feed);
             timestamp.append_value(row.content.position.timestamp_ms);
             partition.append_value(row.content.position.partition);
             offset.append_value(row.content.position.offset);
@@ -242,7 +268,6 @@ mod tests {
     use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     use meterline_schemas::reading::{Position, Quality};
     use meterline_schemas::time::{DAY, HOUR};
-    use meterline_schemas::unit::Unit;
 
     use super::super::rows::{Content, Row};
     use super::*;
@@ -256,7 +281,7 @@ mod tests {
     fn texts(id: &str) -> SeriesTexts {
         let mut state = SeriesState::new("meters", id, Unit::KWH);
         state.frequency = Some(Frequency::HOUR);
-        SeriesTexts::of(&state)
+        TextMaker::default().texts(&state)
     }
 
     #[test]

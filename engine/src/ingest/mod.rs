@@ -2,14 +2,16 @@
 //!
 //! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (when it is known), [`written`] (what is
 //! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
-//! What is kept: [`state`] between commits, [`memory`] in between. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
+//! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
 //! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
 //! protocol, and [`service`] holds it together. [`backfill`] takes files the same way.
 
 pub mod aggregate;
 pub mod backfill;
+mod bounds;
 pub mod brokers;
+pub mod census;
 pub mod commit;
 pub mod dataflow;
 pub mod dead_letters;
@@ -23,13 +25,15 @@ mod lock;
 pub mod memory;
 pub mod outcome;
 pub mod rows;
+pub mod segments;
+pub mod series;
 pub mod service;
 pub mod shard;
 pub mod state;
 pub mod watermark;
 pub mod written;
 
-pub use commit::{Committed, committed_at, load_committed};
+pub use commit::{Committed, load_committed, load_series, state_at};
 pub use error::IngestError;
 pub use service::{Ingest, IngestOptions};
 

@@ -2,7 +2,8 @@
 
 use meterline_schemas::reading::Position;
 
-use super::state::{Counts, PendingReading};
+use super::series::PendingReading;
+use super::state::Counts;
 
 /// What became of one reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

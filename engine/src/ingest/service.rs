@@ -15,15 +15,19 @@ use tokio::sync::{mpsc as channel, watch};
 use tokio::task::JoinHandle;
 
 use super::aggregate::Rules;
+use super::bounds::Bounds;
 use super::brokers::Brokers;
-use super::commit::{Batch, Committer};
+use super::census::Census;
+use super::commit::{Batch, Committer, each_series};
 use super::dataflow::{self, Common, Control, Event, Setup};
 use super::discovery::{Discovery, Report};
 use super::epoch::{self, Idleness, Parts};
 use super::layout::EpochRows;
 use super::lock::EngineLock;
-use super::shard::{FeedRules, NOT_CONFIGURED, route};
-use super::state::{IngestState, SeriesState};
+use super::segments::{Frames, rewrite_from};
+use super::series::SeriesState;
+use super::shard::{FeedRules, NOT_CONFIGURED, Place, route};
+use super::state::IngestState;
 
 pub use super::commit::Committed;
 pub use super::error::IngestError;
@@ -70,18 +74,24 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let committer = Committer::claim(lake, Arc::clone(&stopping)).await?;
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    let mut shards: Vec<Vec<Restored>> = (0..workers).map(|_| Vec::new()).collect();
+    let take = |restored: Restored| shards[dataflow::shard_of(route(&restored.1.id), workers)].push(restored);
+    restore(config, lake, &state, &feeds, take).await?;
+    let bounds = Bounds::of(&config.ingest, workers);
     tracing::info!(
         commit = state.seq,
-        series = state.series.len(),
+        series = shards.iter().map(Vec::len).sum::<usize>(),
         workers,
         feeds = feeds.len(),
+        memory_limit = %config.ingest.memory_limit,
+        records_a_commit = bounds.records,
         "the stream goes on after this commit"
     );
 
-    let control = Arc::new(Control::new(config.ingest.commit_records.max(1), feeds.len(), Arc::clone(&stopping)));
+    let control = Arc::new(Control::new(bounds.records, feeds.len(), Arc::clone(&stopping)));
     let (events, received) = channel::unbounded_channel();
     let common = Common { feeds: feeds.clone().into(), control: Arc::clone(&control), events: events.clone() };
-    let (setups, senders) = set_up(config, &feeds, &state, workers)?;
+    let (setups, senders) = set_up(config, shards, &bounds)?;
     let names: Vec<String> = config.feed.keys().cloned().collect();
     let report = Arc::new(Mutex::new(None));
     let brokers = Brokers::default();
@@ -105,8 +115,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         })
         .map_err(|error| IngestError::Fault(format!("starting the discovery thread: {error}")))?;
 
-    let newest = (state.seq > 0).then(|| Arc::new(committer.committed().clone()));
-    let (publish, committed) = watch::channel(newest);
+    let (publish, committed) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
     let coordinator = Coordinator {
         config: config.clone(),
@@ -120,7 +129,6 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         report,
         stopped,
     };
-    coordinator.make_known();
     let threads = Threads { control, guards: Some(guards), discovery: Some(discovery), _lock: lock };
     let coordinator = tokio::spawn(async move {
         let result = coordinator.run().await;
@@ -212,18 +220,46 @@ pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), In
             );
             return Err(IngestError::Feed { feed: name.clone(), reason });
         }
-        let Some(declared) = feed.frequency else { continue };
-        let other = state.series.iter().find(|s| s.feed == *name && s.frequency.is_some_and(|f| f != declared));
-        if let Some(series) = other {
-            let known = series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default();
+    }
+    Ok(())
+}
+
+// A series has one frequency.
+fn check_series(config: &Config, series: &SeriesState) -> Result<(), IngestError> {
+    let declared = config.feed.get(&*series.feed).and_then(|feed| feed.frequency);
+    match (declared, series.frequency) {
+        (Some(declared), Some(known)) if declared != known => {
             let reason = format!(
                 "frequency {declared} is declared, but series `{}` was committed at {known}; leave the declaration out",
                 series.id
             );
-            return Err(IngestError::Feed { feed: name.clone(), reason });
+            Err(IngestError::Feed { feed: series.feed.to_string(), reason })
         }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// A series on its way into a shard: the number of its feed, its state, and the commit whose segment holds it.
+pub(super) type Restored = (u16, SeriesState, i64);
+
+/// Hands every series of a state to `take`.
+pub(super) async fn restore(
+    config: &Config,
+    lake: &Lake,
+    state: &IngestState,
+    feeds: &[FeedRules],
+    mut take: impl FnMut(Restored),
+) -> Result<(), IngestError> {
+    let mut refused = None;
+    each_series(lake, state, |series, written| {
+        if let Err(error) = check_series(config, &series) {
+            refused.get_or_insert(error);
+        }
+        let feed = feeds.iter().position(|feed| *feed.name == *series.feed);
+        take((feed.map_or(NOT_CONFIGURED, |number| number as u16), series, written));
+    })
+    .await?;
+    refused.map_or(Ok(()), Err)
 }
 
 /// Adds the feeds that a state does not have yet.
@@ -244,21 +280,9 @@ fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), i64>
     positions
 }
 
-/// The series of a state, each with the number of its feed.
-pub(super) fn numbered(state: &IngestState, feeds: &[FeedRules]) -> impl Iterator<Item = (u16, SeriesState)> {
-    state.series.iter().map(|series| {
-        let feed = feeds.iter().position(|feed| *feed.name == *series.feed);
-        (feed.map_or(NOT_CONFIGURED, |number| number as u16), series.clone())
-    })
-}
-
 type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>);
 
-fn set_up(config: &Config, feeds: &[FeedRules], state: &IngestState, workers: usize) -> Result<Setups, IngestError> {
-    let mut shards: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-    for (feed, series) in numbered(state, feeds) {
-        shards[dataflow::shard_of(route(&series.id), workers)].push((feed, series));
-    }
+fn set_up(config: &Config, shards: Vec<Vec<Restored>>, bounds: &Bounds) -> Result<Setups, IngestError> {
     let mut setups = Vec::new();
     let mut senders = Vec::new();
     for (index, series) in shards.into_iter().enumerate() {
@@ -268,10 +292,11 @@ fn set_up(config: &Config, feeds: &[FeedRules], state: &IngestState, workers: us
             Decoder::new(feed).map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })
         });
         setups.push(Setup {
-            source: dataflow::connect(&config.kafka, index, workers)?,
+            source: dataflow::connect(&config.kafka, index, bounds)?,
             decoders: decoders.collect::<Result<_, _>>()?,
             partitions,
             series,
+            budget: bounds.shard,
         });
     }
     Ok((setups, senders))
@@ -331,19 +356,41 @@ struct Coordinator {
 
 impl Coordinator {
     async fn run(mut self) -> Result<(), IngestError> {
+        self.begin().await?;
         let mut was_full = false;
+        // States that the next commit will write, about.
+        let mut states = 0;
         loop {
             let stop = self.wait_until_due(was_full).await?;
             was_full = self.control.full();
-            let epoch = self.control.open_next();
+            let known = &self.committer.committed().state;
+            let place = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, states) };
+            let epoch = self.control.open_next(place);
             let parts = self.collect(epoch).await?;
-            if parts.records() > 0 || self.caught_up(&parts) {
-                self.commit(parts).await?;
+            states = parts.shards.iter().map(|part| part.states.series).sum();
+            if parts.records() > 0 || parts.has_states() || self.caught_up(&parts) {
+                self.commit(parts, place).await?;
             }
             if stop {
                 return Ok(());
             }
         }
+    }
+
+    // The census of the series that the stream begins with comes from the workers.
+    async fn begin(&mut self) -> Result<(), IngestError> {
+        let mut census = Census::new(&self.config);
+        for _ in 0..self.workers {
+            match self.events.recv().await {
+                Some(Event::Census(part)) if part.epoch == 0 => census.add(part.counts),
+                Some(Event::Failed(error)) => return Err(error),
+                Some(_) => return Err(out_of_turn()),
+                None => return Err(IngestError::Fault("all workers of the stream ended".into())),
+            }
+        }
+        self.committer.set_census(Arc::new(census));
+        self.make_known();
+        Ok(())
     }
 
     // Until the open epoch is to be closed; whether it is the last one.
@@ -372,7 +419,7 @@ impl Coordinator {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(Event::Failed(error)) => return Err(error),
-                    Some(Event::Source(_) | Event::Shard(_)) => return Err(out_of_turn()),
+                    Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },
                 // A sender that is gone means that nobody can stop the stream any more but by ending it.
@@ -415,24 +462,30 @@ impl Coordinator {
                 Event::Failed(error) => return Err(error),
                 Event::Source(part) if part.epoch == epoch => parts.sources.push(part),
                 Event::Shard(part) if part.epoch == epoch => parts.shards.push(part),
-                Event::Source(_) | Event::Shard(_) => return Err(out_of_turn()),
+                Event::Census(part) if part.epoch == epoch => parts.census.push(part),
+                Event::Source(_) | Event::Shard(_) | Event::Census(_) => return Err(out_of_turn()),
             }
         }
         Ok(parts)
     }
 
-    async fn commit(&mut self, mut parts: Parts) -> Result<(), IngestError> {
+    async fn commit(&mut self, mut parts: Parts, place: Place) -> Result<(), IngestError> {
         let began = Instant::now();
         let records = parts.records();
         let mut state = IngestState::clone(&self.committer.committed().state);
         add_feeds(&self.config, &mut state);
-        epoch::add(&mut state, &mut parts, &self.feeds);
+        epoch::add(&mut state, &parts, &self.feeds);
+        let mut census = Census::clone(&self.committer.committed().census);
+        parts.census.drain(..).for_each(|part| census.add(part.counts));
         self.idleness.heard(&parts, &self.feeds, began);
-        self.idleness.advance(&mut state.feeds, &state.series, &self.config, began);
+        self.idleness.advance(&mut state.feeds, &census, &self.config, began);
         state.committed_at = jiff::Timestamp::now().as_microsecond();
+        let states = parts.take_states();
         let (intervals, dead_letters) = epoch::rows(parts)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
-        let committed = self.committer.commit(Batch { intervals, dead_letters, state }).await?;
+        let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
+        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
+        let committed = self.committer.commit(batch).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(|p| (p.end_offset - p.next_offset).max(0)).sum();
         let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
@@ -452,18 +505,25 @@ impl Coordinator {
 
     // No records, but partitions that have become idle may let the watermark go on.
     async fn commit_idle(&mut self) -> Result<(), IngestError> {
-        let known = Arc::clone(&self.committer.committed().state);
+        let Committed { state: known, census, .. } = self.committer.committed().clone();
         if known.seq == 0 {
             return Ok(());
         }
         let mut feeds = known.feeds.clone();
-        if !self.idleness.advance(&mut feeds, &known.series, &self.config, Instant::now()) {
+        if !self.idleness.advance(&mut feeds, &census, &self.config, Instant::now()) {
             return Ok(());
         }
         let state =
             IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
-        let committed =
-            self.committer.commit(Batch { intervals: EpochRows::default(), dead_letters: None, state }).await?;
+        let batch = Batch {
+            intervals: EpochRows::default(),
+            dead_letters: None,
+            state,
+            states: Frames::default(),
+            rewrite_from: i64::MAX,
+            census,
+        };
+        let committed = self.committer.commit(batch).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
         self.make_known();
         Ok(())

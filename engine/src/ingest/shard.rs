@@ -8,11 +8,14 @@ use meterline_schemas::config::BadRecords;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
+use super::census::{Changes, Stand};
 use super::dead_letters::DeadLetter;
 use super::error::IngestError;
-use super::layout::{SeriesTexts, ShardRows};
+use super::layout::{ShardRows, TextMaker};
+use super::memory::Remembered;
 use super::outcome::{Dead, Tally};
-use super::state::{PendingReading, SeriesState};
+use super::segments::Frames;
+use super::series::{PendingReading, SeriesState};
 
 /// A reading on its way to the shard of its series.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct FeedRules {
 /// In place of a feed's number: a series of a feed that is no longer configured. It only keeps its identifier from others.
 pub const NOT_CONFIGURED: u16 = u16::MAX;
 
+/// A series is new, and there is no room for it.
+pub const TOO_MANY_SERIES: &str = "too_many_series";
 /// The series has the identifier of another feed's.
 pub const SERIES_OF_ANOTHER_FEED: &str = "series_of_another_feed";
 
@@ -66,47 +71,125 @@ pub struct ShardPart {
     pub tallies: Vec<Tally>,
     /// Readings that cannot be used.
     pub dead: Vec<DeadLetter>,
-    /// The states of the series that got a reading.
-    pub series: Vec<SeriesState>,
+    /// The states that this commit writes.
+    pub states: Frames,
+}
+
+/// Where the states of the series of an epoch go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the commit.
+    pub seq: i64,
+    /// Series whose state is in a segment of this commit or a later one are written again.
+    pub rewrite_from: i64,
+}
+
+/// What a shard may keep in memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// For what series are: beyond it no new one is taken.
+    pub series: usize,
+    /// For the intervals that they remember.
+    pub intervals: usize,
+}
+
+impl Budget {
+    /// No limit that matters.
+    pub const AMPLE: Budget = Budget { series: usize::MAX, intervals: usize::MAX };
 }
 
 struct Member {
     feed: u16,
-    route: u64,
     // The last epoch in which it got a reading.
-    touched: u64,
+    touched: u32,
+    route: u64,
+    // The commit whose segment holds its state.
+    written: i64,
     series: Series,
 }
+
+/// Bytes of a series beside what its state takes.
+const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 8;
+/// Intervals that every series may remember, however many there are.
+const REMEMBERED_MIN: usize = 2;
 
 /// The series of one worker.
 pub struct Shard {
     feeds: Arc<[FeedRules]>,
-    epoch: u64,
+    budget: Budget,
+    epoch: u32,
     index: HashTable<u32>,
     members: Vec<Member>,
-    touched: Vec<u32>,
+    // Bytes of the members, about.
+    bytes: usize,
+    // Those that got a reading in the running epoch, with where they stood before.
+    touched: Vec<(u32, Option<Stand>)>,
     outputs: Vec<Output>,
+    changes: Changes,
+    texts: TextMaker,
 }
 
 impl Shard {
-    /// A shard that begins with `epoch`, and with the series that a commit remembers.
-    pub fn new(feeds: Arc<[FeedRules]>, epoch: u64, series: impl IntoIterator<Item = (u16, SeriesState)>) -> Shard {
-        let outputs = feeds.iter().map(|_| Output { epoch, ..Output::default() }).collect();
-        let mut shard =
-            Shard { feeds, epoch, index: HashTable::new(), members: Vec::new(), touched: Vec::new(), outputs };
-        for (feed, state) in series {
-            let route = route(&state.id);
-            shard.insert(Member { feed, route, touched: 0, series: Series::restore(state) });
-        }
+    /// A shard without series, that begins with epoch 1.
+    pub fn new(feeds: Arc<[FeedRules]>, budget: Budget) -> Shard {
+        let mut shard = Shard {
+            feeds,
+            budget,
+            epoch: 1,
+            index: HashTable::new(),
+            members: Vec::new(),
+            bytes: 0,
+            touched: Vec::new(),
+            outputs: Vec::new(),
+            changes: Changes::default(),
+            texts: TextMaker::default(),
+        };
+        shard.outputs = shard.fresh_outputs();
         shard
+    }
+
+    /// Takes a series that a commit remembers, of the feed with this number ([`NOT_CONFIGURED`] where it has none);
+    /// `written` is the commit whose segment holds it. One that is there already stays as it is.
+    pub fn restore(&mut self, feed: u16, state: SeriesState, written: i64) {
+        let route = route(&state.id);
+        if self.find(route, &state.id).is_none() {
+            if let Some(rules) = self.feeds.get(usize::from(feed)) {
+                self.changes.moved(feed, &rules.rules.zone, None, &Stand::of(&state));
+            }
+            self.insert(Member { feed, route, touched: 0, written, series: Series::restore(state) });
+        }
+        for number in 0..self.outputs.len() {
+            self.outputs[number].remembered = self.remembered(number);
+        }
+    }
+
+    // Intervals that each series of a feed may remember: the more series there are, the fewer.
+    fn remembered(&self, feed: usize) -> usize {
+        let each = self.budget.intervals / Remembered::BYTES / self.members.len().max(1);
+        each.clamp(REMEMBERED_MIN, self.feeds[feed].rules.remembered)
+    }
+
+    fn fresh_outputs(&self) -> Vec<Output> {
+        let output = |feed| Output { epoch: self.epoch, remembered: self.remembered(feed), ..Output::default() };
+        (0..self.feeds.len()).map(output).collect()
+    }
+
+    fn find(&self, route: u64, id: &str) -> Option<u32> {
+        let members = &self.members;
+        let same = |number: &u32| {
+            let member = &members[*number as usize];
+            member.route == route && *member.series.state.id == *id
+        };
+        self.index.find(route, same).copied()
     }
 
     /// The running epoch.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        u64::from(self.epoch)
     }
 
     fn insert(&mut self, member: Member) -> u32 {
+        self.bytes += MEMBER_BYTES + member.series.state.bytes();
         let number = self.members.len() as u32;
         let members = &self.members;
         self.index.insert_unique(member.route, number, |number| members[*number as usize].route);
@@ -121,47 +204,52 @@ impl Shard {
         if let Some(detail) = self.feeds[usize::from(feed)].rules.ahead(&series, &reading) {
             return self.refuse(feed, &reading, TIME_AHEAD, detail);
         }
-        let members = &self.members;
-        let found = self.index.find(route, |number| {
-            let member = &members[*number as usize];
-            member.route == route && *member.series.state.id == *series
-        });
-        let number = match found {
-            Some(number) if members[*number as usize].feed != feed => {
+        let number = match self.find(route, &series) {
+            Some(number) if self.members[number as usize].feed != feed => {
                 // Two meters under one name would overwrite each other in every table.
                 let detail = format!(
                     "series `{series}` belongs to the feed `{}`, which wrote it first; identifiers are unique over all \
                      feeds: set `series_prefix` for this feed",
-                    members[*number as usize].series.state.feed
+                    self.members[number as usize].series.state.feed
                 );
                 return self.refuse(feed, &reading, SERIES_OF_ANOTHER_FEED, detail);
             }
-            Some(number) => *number,
+            Some(number) => number,
+            None if self.bytes >= self.budget.series => {
+                let detail = format!(
+                    "series `{series}` is new, but {} series are all that fit in memory: raise `ingest.memory_limit`, or \
+                     check that the feed's `series` names a field that identifies meters",
+                    self.members.len()
+                );
+                return self.refuse(feed, &reading, TOO_MANY_SERIES, detail);
+            }
             None => {
                 let rules = &self.feeds[usize::from(feed)];
                 let series = Series::new(&rules.name, &series, &reading.unit, &rules.rules);
-                self.insert(Member { feed, route, touched: 0, series })
+                let number = self.insert(Member { feed, route, touched: self.epoch, written: i64::MAX, series });
+                self.touched.push((number, None));
+                number
             }
         };
         let member = &mut self.members[number as usize];
         if member.touched != self.epoch {
             member.touched = self.epoch;
-            self.touched.push(number);
+            self.touched.push((number, Some(Stand::of(&member.series.state))));
         }
         let rules = &self.feeds[usize::from(feed)].rules;
         member.series.apply(rules, number, watermark, reading, &mut self.outputs[usize::from(feed)]);
     }
 
-    /// Ends the epoch, and begins the next one.
+    /// Ends the epoch, whose states go to `place`, and begins the next one.
     ///
     /// # Errors
-    /// A reading that cannot be used, of a feed that is to fail then.
-    pub fn finish(&mut self) -> Result<ShardPart, IngestError> {
-        let epoch = self.epoch;
+    /// A reading that cannot be used, of a feed that is to fail then; or a fault.
+    pub fn finish(&mut self, place: Place) -> Result<ShardPart, IngestError> {
+        let epoch = u64::from(self.epoch);
         self.epoch += 1;
-        let fresh = self.feeds.iter().map(|_| Output { epoch: self.epoch, ..Output::default() }).collect();
+        let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
-        let mut part = ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], series: vec![] };
+        let mut part = ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], states: Frames::default() };
         for (number, (feed, output)) in self.feeds.iter().zip(outputs).enumerate() {
             if let (BadRecords::Fail, Some(dead)) = (feed.bad_records, output.dead.first()) {
                 return Err(IngestError::BadRecord {
@@ -184,12 +272,48 @@ impl Shard {
             }));
             part.tallies.push(output.tally);
             if !output.rows.is_empty() {
-                part.rows.push(ShardRows { rows: output.rows, series: self.texts(number as u16) });
+                let members = self.touched.iter().map(|(number, _)| (*number, &self.members[*number as usize]));
+                let mine = members.filter(|(_, member)| usize::from(member.feed) == number);
+                let texts = &mut self.texts;
+                let series = mine.map(|(number, member)| (number, texts.texts(&member.series.state))).collect();
+                part.rows.push(ShardRows { rows: output.rows, series });
             }
         }
-        let members = &self.members;
-        part.series = self.touched.drain(..).map(|number| members[number as usize].series.state.clone()).collect();
+        let mut changed = Vec::with_capacity(self.touched.len());
+        for (number, before) in self.touched.drain(..) {
+            let member = &mut self.members[number as usize];
+            member.written = i64::MAX;
+            changed.push(number);
+            if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
+                let now = Stand::of(&member.series.state);
+                self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
+            }
+        }
+        part.states = self.write_states(place, changed)?;
         Ok(part)
+    }
+
+    // The states that changed, and those of the segments that are to go.
+    fn write_states(&mut self, place: Place, changed: Vec<u32>) -> Result<Frames, IngestError> {
+        let due = match place.rewrite_from {
+            i64::MAX => changed,
+            from => {
+                let numbered = (0..).zip(&self.members);
+                numbered.filter(|(_, member)| member.written >= from).map(|(number, _)| number).collect()
+            }
+        };
+        let states = due.iter().map(|number| &self.members[*number as usize].series.state);
+        let frames = Frames::of(states)
+            .map_err(|reason| IngestError::Fault(format!("encoding the states of commit {}: {reason}", place.seq)))?;
+        for number in due {
+            self.members[number as usize].written = place.seq;
+        }
+        Ok(frames)
+    }
+
+    /// What the census has to learn of the epochs that ended.
+    pub fn census_changes(&mut self) -> &mut Changes {
+        &mut self.changes
     }
 
     /// Readings of the running epoch that cannot be used.
@@ -203,15 +327,6 @@ impl Shard {
         out.tally.dead(reading.position.partition);
         out.dead.push(Dead { position: reading.position, reason, detail });
     }
-
-    // Of a feed's series that got a reading in the running epoch.
-    fn texts(&self, feed: u16) -> Vec<(u32, SeriesTexts)> {
-        let touched = self.touched.iter().map(|number| (*number, &self.members[*number as usize]));
-        touched
-            .filter(|(_, member)| member.feed == feed)
-            .map(|(number, member)| (number, SeriesTexts::of(&member.series.state)))
-            .collect()
-    }
 }
 
 #[cfg(test)]
@@ -222,6 +337,8 @@ mod tests {
     use meterline_schemas::unit::Unit;
 
     use super::*;
+
+    const PLACE: Place = Place { seq: 2, rewrite_from: i64::MAX };
 
     fn feed(name: &str) -> FeedRules {
         let mut config = FeedConfig::new(name, "id", "ts", "value");
@@ -239,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_reading_from_a_clock_far_ahead_is_refused_and_begins_no_series() {
-        let mut shard = Shard::new([feed("f")].into(), 1, []);
+        let mut shard = Shard::new([feed("f")].into(), Budget::AMPLE);
         let at = |hour: i64, ahead: Micros, unit: Unit| {
             let mut routed = reading(0, "a", hour);
             routed.reading.at += ahead;
@@ -253,21 +370,52 @@ mod tests {
         let mut unstamped = at(3, 9 * DAY, Unit::KWH);
         unstamped.reading.position.timestamp_ms = -1;
         shard.apply(unstamped, Micros::MIN);
-        let part = shard.finish().unwrap();
+        let part = shard.finish(PLACE).unwrap();
         assert_eq!((part.dead.len(), part.dead[0].reason), (1, TIME_AHEAD));
         assert!(part.dead[0].detail.contains("max_ahead"), "{}", part.dead[0].detail);
         assert_eq!(part.rows[0].rows.len(), 2);
     }
 
     #[test]
+    fn series_beyond_the_budget_are_refused_and_the_others_go_on() {
+        let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, intervals: 0 });
+        for (series, hour) in [("a", 1), ("b", 1), ("a", 2)] {
+            shard.apply(reading(0, series, hour), Micros::MIN);
+        }
+        let part = shard.finish(PLACE).unwrap();
+        assert_eq!((part.rows[0].rows.len(), part.dead.len(), part.dead[0].reason), (2, 1, TOO_MANY_SERIES));
+    }
+
+    #[test]
+    fn a_commit_writes_what_changed_and_what_it_is_told_to_write_again() {
+        let mut shard = Shard::new([feed("f")].into(), Budget::AMPLE);
+        let written = |shard: &mut Shard, series: &[&str], seq: i64, rewrite_from: i64| {
+            for series in series {
+                shard.apply(reading(0, series, seq), Micros::MIN);
+            }
+            let mut bytes = crate::ingest::segments::MAGIC.to_vec();
+            bytes.extend(shard.finish(Place { seq, rewrite_from }).unwrap().states.bytes);
+            let mut ids = Vec::new();
+            crate::ingest::segments::decode(&bytes, |series| ids.push(series.id.to_string())).unwrap();
+            ids.join(" ")
+        };
+        assert_eq!(written(&mut shard, &["a", "b", "c"], 1, i64::MAX), "a b c");
+        assert_eq!(written(&mut shard, &["b"], 2, i64::MAX), "b");
+        assert_eq!(written(&mut shard, &["d"], 3, 2), "b d");
+        assert_eq!(written(&mut shard, &[], 4, 1), "a b c d");
+        assert_eq!(written(&mut shard, &[], 5, i64::MAX), "");
+    }
+
+    #[test]
     fn an_identifier_belongs_to_one_feed_also_when_that_is_no_longer_configured() {
         let mut gone = SeriesState::new("gone", "old", Unit::KWH);
         gone.frequency = Some(meterline_schemas::Frequency::HOUR);
-        let mut shard = Shard::new([feed("import"), feed("export")].into(), 1, [(NOT_CONFIGURED, gone)]);
+        let mut shard = Shard::new([feed("import"), feed("export")].into(), Budget::AMPLE);
+        shard.restore(NOT_CONFIGURED, gone, 1);
         for (feed, series) in [(0, "a"), (1, "a"), (1, "b"), (0, "old")] {
             shard.apply(reading(feed, series, 1), Micros::MIN);
         }
-        let part = shard.finish().unwrap();
+        let part = shard.finish(PLACE).unwrap();
         let dead: Vec<(&str, &str)> = part.dead.iter().map(|dead| (&*dead.feed, dead.reason)).collect();
         assert_eq!(dead, [("import", SERIES_OF_ANOTHER_FEED), ("export", SERIES_OF_ANOTHER_FEED)]);
         assert!(part.dead[1].detail.contains("`import`"), "{}", part.dead[1].detail);

@@ -200,7 +200,7 @@ async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers
     let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
     wait_for_records(&ingest, 1).await;
     ingest.stop().await.unwrap();
-    let committed = load_committed(&lake).await.unwrap().unwrap();
+    let committed = load_committed(&lake, &config).await.unwrap().unwrap();
     assert!(committed.state.seq > 0);
 
     // With one worker more, and aborted in the middle: as after a crash, nothing of the last epoch was committed.
@@ -219,7 +219,7 @@ async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers
     let letters: usize = table(&lake, tables::DEAD_LETTERS).await.iter().map(|(batch, _)| batch.num_rows()).sum();
     assert_eq!(letters, all.iter().filter(|record| record.reading.is_none()).count());
 
-    let found = groups(&committed.state, &config);
+    let found = groups(&committed.state, &committed.census, &config);
     let shown: Vec<(&str, usize)> = found.iter().map(|group| (group.group_id.as_str(), group.series)).collect();
     assert_eq!(shown, [("PT15M", 18), ("PT1H", 6)]);
     assert!(found[0].origin <= BEGIN + 120 * 15 * MINUTE && found[0].origin > BEGIN + 110 * 15 * MINUTE);
@@ -248,11 +248,12 @@ async fn a_second_engine_fences_the_first_out() {
 async fn an_unreachable_broker_is_waited_for_and_the_engine_still_stops() {
     let directory = tempfile::tempdir().unwrap();
     let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let mut ingest = start(&config("127.0.0.1:1"), &lake, IngestOptions::default()).await.unwrap();
+    let config = config("127.0.0.1:1");
+    let mut ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
     let early = tokio::time::timeout(Duration::from_secs(1), ingest.failed()).await;
     assert!(early.is_err(), "{early:?}");
     tokio::time::timeout(PATIENCE, ingest.stop()).await.expect("it stops in time").unwrap();
-    assert!(load_committed(&lake).await.unwrap().is_none());
+    assert!(load_committed(&lake, &config).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

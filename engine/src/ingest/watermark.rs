@@ -7,35 +7,29 @@
 
 use std::collections::BTreeMap;
 
-use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::reading::Position;
 
-use super::state::{FeedState, SeriesState};
+use super::census::Census;
+use super::state::FeedState;
 
-/// The k-th greatest of the ends of `n` series, with k = 1 + n / 20; `None` without any.
-pub fn reached(ends: &mut [Micros]) -> Option<Micros> {
-    let behind = ends.len() / 20;
-    (behind < ends.len()).then(|| {
-        let (_, reached, _) = ends.select_nth_unstable_by(behind, |a, b| b.cmp(a));
-        *reached
+/// The k-th greatest of the ends of `n` series, with k = 1 + n / 20; `None` without any. `ends` says how many series end
+/// at each.
+pub fn reached(ends: &BTreeMap<Micros, u64>) -> Option<Micros> {
+    let mut ahead = ends.values().sum::<u64>() / 20;
+    ends.iter().rev().find_map(|(end, count)| {
+        if ahead < *count {
+            return Some(*end);
+        }
+        ahead -= count;
+        None
     })
 }
 
-/// End of the last interval of a series; `None` while it has none.
-pub fn last_end(series: &SeriesState, zone: &TimeZone) -> Option<Micros> {
-    Some(series.frequency?.advance(series.last_start?, 1, zone))
-}
-
-/// Event time of each partition, from the series of one feed.
-pub fn event_times<'a>(series: impl Iterator<Item = &'a SeriesState>, zone: &TimeZone) -> BTreeMap<i32, Micros> {
-    let mut ends: BTreeMap<i32, Vec<Micros>> = BTreeMap::new();
-    for state in series {
-        if let Some(end) = last_end(state, zone) {
-            ends.entry(state.partition).or_default().push(end);
-        }
-    }
-    ends.into_iter().filter_map(|(partition, mut ends)| Some((partition, reached(&mut ends)?))).collect()
+/// Event time of each partition of a feed.
+pub fn event_times(census: &Census, feed: u16) -> BTreeMap<i32, Micros> {
+    let ends = census.ends_by_partition(feed);
+    ends.into_iter().filter_map(|(partition, ends)| Some((partition, reached(&ends)?))).collect()
 }
 
 /// Moves the watermarks of a feed forward. `idle` says of which partitions nothing is to be expected just now; a
@@ -67,18 +61,8 @@ pub fn advance(
 mod tests {
     use super::*;
     use crate::ingest::state::PartitionState;
-    use meterline_schemas::Frequency;
     use meterline_schemas::time::HOUR;
-    use meterline_schemas::unit::Unit;
     use proptest::prelude::*;
-
-    fn series(partition: i32, end: Micros) -> SeriesState {
-        let mut state = SeriesState::new("f", "s", Unit::KWH);
-        state.frequency = Some(Frequency::HOUR);
-        state.last_start = Some(end - HOUR);
-        state.partition = partition;
-        state
-    }
 
     fn feed(partitions: impl IntoIterator<Item = i32>) -> FeedState {
         let partitions = partitions.into_iter().map(|p| (p, PartitionState::default())).collect();
@@ -87,11 +71,9 @@ mod tests {
 
     #[test]
     fn a_few_fast_clocks_do_not_move_it() {
-        let mut all: Vec<SeriesState> = (0..95).map(|_| series(0, 10 * HOUR)).collect();
-        all.extend((0..5).map(|_| series(0, 9_000 * HOUR)));
-        assert_eq!(event_times(all.iter(), &TimeZone::UTC)[&0], 10 * HOUR);
-        all.push(series(0, 9_000 * HOUR));
-        assert_eq!(event_times(all.iter(), &TimeZone::UTC)[&0], 9_000 * HOUR);
+        let reached = |fast| reached(&BTreeMap::from([(10 * HOUR, 95), (9_000 * HOUR, fast)]));
+        assert_eq!(reached(5), Some(10 * HOUR));
+        assert_eq!(reached(6), Some(9_000 * HOUR));
     }
 
     #[test]

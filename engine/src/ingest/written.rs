@@ -7,7 +7,7 @@
 use jiff::tz::TimeZone;
 use meterline_schemas::{Frequency, Micros};
 
-use super::state::SeriesState;
+use super::series::SeriesState;
 
 /// Intervals that `SeriesState::recent` covers.
 const RECENT: i64 = u128::BITS as i64;
@@ -20,7 +20,7 @@ pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency
     if start > last || start < first {
         return true;
     }
-    if state.unwritten.iter().any(|(from, to)| (*from..*to).contains(&start)) {
+    if state.extra().unwritten.iter().any(|(from, to)| (*from..*to).contains(&start)) {
         return true;
     }
     let back = frequency.steps_between(start, last, zone);
@@ -54,8 +54,8 @@ pub fn mark(state: &mut SeriesState, start: Micros, frequency: Frequency, zone: 
     if start < first {
         state.first_start = Some(start);
         remember_hole(state, (next, first));
-    } else if let Some(index) = state.unwritten.iter().position(|(from, to)| (*from..*to).contains(&start)) {
-        let (from, to) = state.unwritten.swap_remove(index);
+    } else if let Some(index) = state.extra().unwritten.iter().position(|(from, to)| (*from..*to).contains(&start)) {
+        let (from, to) = state.extra_mut().unwritten.swap_remove(index);
         remember_hole(state, (from, start));
         remember_hole(state, (next, to));
     }
@@ -66,11 +66,12 @@ fn remember_hole(state: &mut SeriesState, hole: (Micros, Micros)) {
     if length(&hole) <= 0 {
         return;
     }
-    state.unwritten.push(hole);
-    if state.unwritten.len() > HOLES_MAX
-        && let Some(shortest) = (0..state.unwritten.len()).min_by_key(|i| length(&state.unwritten[*i]))
+    let holes = &mut state.extra_mut().unwritten;
+    holes.push(hole);
+    if holes.len() > HOLES_MAX
+        && let Some(shortest) = (0..holes.len()).min_by_key(|i| length(&holes[*i]))
     {
-        state.unwritten.swap_remove(shortest);
+        holes.swap_remove(shortest);
     }
 }
 

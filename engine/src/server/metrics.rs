@@ -18,7 +18,6 @@
 //! | `meterline_commit_age_seconds` | | since the newest of them |
 //! | `meterline_broker_silence_seconds` | | since a broker last said where the partitions end |
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use meterline_schemas::Micros;
@@ -29,6 +28,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Subject;
+use crate::ingest::Committed;
+use crate::ingest::census::Census;
 use crate::ingest::state::{FeedState, IngestState, PartitionState};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -59,7 +60,7 @@ impl Collector for Scrape {
         }
         let committed = self.subject.committed.borrow().clone();
         match &committed {
-            Some(committed) => self.state(&committed.state, &mut encoder),
+            Some(committed) => self.stream(committed, &mut encoder),
             None => Ok(()),
         }
     }
@@ -85,9 +86,10 @@ fn count<const N: usize>(metric: &mut MetricEncoder, labels: &Labels<'_, N>, val
 }
 
 impl Scrape {
-    fn state(&self, state: &IngestState, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    fn stream(&self, committed: &Committed, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let state = &*committed.state;
         self.partitions(state, encoder)?;
-        self.feeds(state, encoder)?;
+        self.feeds(state, &committed.census, encoder)?;
         counter(encoder, "commits", "commits of the stream, ever")?
             .encode_counter::<NoLabelSet, _, u64>(&u64::try_from(state.seq).unwrap_or_default(), None)?;
         gauge(encoder, "commit_age", "since the newest commit", SECONDS)?.encode_gauge(&self.age(state.committed_at))
@@ -136,7 +138,7 @@ impl Scrape {
         Ok(())
     }
 
-    fn feeds(&self, state: &IngestState, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    fn feeds(&self, state: &IngestState, census: &Census, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let with =
             |name: &'static str, help: &str, value: &dyn Fn(&FeedState) -> Option<f64>, e: &mut DescriptorEncoder| {
                 let mut metric = gauge(e, name, help, SECONDS)?;
@@ -151,19 +153,13 @@ impl Scrape {
         with("watermark_timestamp", closed, &|feed| feed.watermark.map(seconds), encoder)?;
         let age = "age of the instant up to which intervals are closed";
         with("freshness", age, &|feed| feed.watermark.map(|at| self.age(at)), encoder)?;
-        let mut of_feed: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for series in &state.series {
-            let (count, intervals) = of_feed.entry(&series.feed).or_default();
-            *count += 1;
-            *intervals += series.intervals;
-        }
         let mut metric = gauge(encoder, "series", "series seen", None)?;
-        for (feed, (count, _)) in &of_feed {
-            metric.encode_family(&[("feed", *feed)])?.encode_gauge(count)?;
+        for (number, feed) in census.feeds() {
+            metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.series(number))?;
         }
         let mut metric = gauge(encoder, "intervals", "intervals that have a value", None)?;
-        for (feed, (_, intervals)) in &of_feed {
-            metric.encode_family(&[("feed", *feed)])?.encode_gauge(intervals)?;
+        for (number, feed) in census.feeds() {
+            metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.intervals(number))?;
         }
         Ok(())
     }

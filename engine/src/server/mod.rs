@@ -176,7 +176,7 @@ mod tests {
             feeds: BTreeMap::from([("meters".into(), feed)]),
             ..IngestState::default()
         };
-        Arc::new(Committed { state: Arc::new(state), intervals_version: 4 })
+        Arc::new(Committed { state: Arc::new(state), census: Default::default(), intervals_version: 4 })
     }
 
     #[tokio::test]

@@ -96,7 +96,7 @@ impl Catalog {
             "dead_letters" => return self.delta(&TableDefinition::dead_letters()).await,
             "forecasts_latest" => return self.view(views::FORECASTS_LATEST, &["forecasts"]).await,
             "forecast_scores" => return self.view(&views::forecast_scores(), &["forecasts", "intervals"]).await,
-            "series" => memory::series(self.state().await?)?,
+            "series" => memory::series(&ingest::load_series(&self.env.lake, self.state().await?).await?)?,
             "feeds" => memory::feeds(self.state().await?)?,
             "partitions" => memory::partitions(self.state().await?)?,
             "models" => memory::models(&metadata.models().await?)?,
@@ -127,8 +127,8 @@ impl Catalog {
     async fn state(&self) -> Result<&IngestState, SqlError> {
         let load = || async {
             let Some(snapshot) = self.commit().await? else { return Ok(Arc::default()) };
-            let committed = ingest::committed_at(&self.env.lake, snapshot).await?;
-            Ok::<_, SqlError>(committed.map(|c| c.state).unwrap_or_default())
+            let state = ingest::state_at(&self.env.lake, snapshot).await?;
+            Ok::<_, SqlError>(Arc::new(state.unwrap_or_default()))
         };
         self.state.get_or_try_init(load).await.map(Arc::as_ref)
     }

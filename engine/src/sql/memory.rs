@@ -8,6 +8,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 use meterline_schemas::Micros;
 
+use crate::ingest::series::SeriesState;
 use crate::ingest::state::IngestState;
 use crate::metadata::records::{DecisionRecord, ModelRecord, RunRecord, StepRecord};
 
@@ -43,18 +44,18 @@ fn signed(value: u64) -> i64 {
 }
 
 /// What exists, at what frequency, since when.
-pub(super) fn series(state: &IngestState) -> Result<RecordBatch, ArrowError> {
-    let rows = || state.series.iter();
+pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
+    let rows = || series.iter();
     batch(vec![
-        text("series_id", rows().map(|s| Some(s.id.as_str()))),
-        text("feed", rows().map(|s| Some(s.feed.as_str()))),
+        text("series_id", rows().map(|s| Some(&*s.id))),
+        text("feed", rows().map(|s| Some(&*s.feed))),
         text("frequency", rows().map(|s| s.frequency.map(|f| f.to_string()))),
         truth("declared", rows().map(|s| Some(s.declared))),
         text("unit", rows().map(|s| Some(s.unit.to_string()))),
         instant("first_start", rows().map(|s| s.first_start)),
         instant("last_start", rows().map(|s| s.last_start)),
         integer("intervals", rows().map(|s| Some(signed(s.intervals)))),
-        integer("pending", rows().map(|s| Some(s.pending.len() as i64))),
+        integer("pending", rows().map(|s| Some(s.extra().pending.len() as i64))),
     ])
 }
 
@@ -192,7 +193,7 @@ mod tests {
     use meterline_schemas::unit::Unit;
 
     use super::*;
-    use crate::ingest::state::{Counts, FeedState, PartitionState, SeriesState};
+    use crate::ingest::state::{Counts, FeedState, PartitionState};
 
     fn state() -> IngestState {
         let partition = |next_offset, end_offset| PartitionState {
@@ -203,12 +204,7 @@ mod tests {
         };
         let partitions = [(0, partition(10, 15)), (1, partition(8, 8)), (-1, partition(3, 0))].into_iter().collect();
         let feed = FeedState { topic: "readings".into(), watermark: None, partitions };
-        IngestState {
-            seq: 4,
-            feeds: [("meters".to_owned(), feed)].into_iter().collect(),
-            series: vec![SeriesState::new("meters", "m1", Unit::KWH)],
-            ..IngestState::default()
-        }
+        IngestState { seq: 4, feeds: [("meters".to_owned(), feed)].into_iter().collect(), ..IngestState::default() }
     }
 
     fn numbers(batch: &RecordBatch, column: &str) -> Vec<i64> {
@@ -229,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_series_without_intervals_has_nulls_where_nothing_is_known() {
-        let series = series(&state()).unwrap();
+        let series = series(&[SeriesState::new("meters", "m1", Unit::KWH)]).unwrap();
         assert_eq!(series.num_rows(), 1);
         for column in ["frequency", "first_start", "last_start"] {
             assert!(series.column_by_name(column).unwrap().is_null(0), "{column}");

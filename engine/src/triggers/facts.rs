@@ -78,7 +78,7 @@ impl FactSource {
     /// [`FactsError`].
     pub async fn assemble(&self, env: &Environment, committed: &Committed) -> Result<Vec<GroupFacts>, FactsError> {
         let mut all = Vec::new();
-        for group in groups(&committed.state, &env.config) {
+        for group in groups(&committed.state, &committed.census, &env.config) {
             let champion = env.metadata.champion(&group.group_id).await?;
             let mut histories = Vec::with_capacity(Pipeline::ALL.len());
             for pipeline in Pipeline::ALL {
@@ -268,7 +268,7 @@ fn history(runs: &[RunRecord], group: &GroupSummary) -> RunHistory {
 ///
 /// [`FactsError`].
 pub async fn facts_table(env: &Environment) -> Result<RecordBatch, FactsError> {
-    let (all, seq) = match load_committed(&env.lake).await? {
+    let (all, seq) = match load_committed(&env.lake, &env.config).await? {
         Some(committed) => (FactSource::default().assemble(env, &committed).await?, committed.state.seq),
         None => (Vec::new(), 0),
     };

@@ -241,7 +241,9 @@ mod tests {
     use meterline_schemas::unit::Unit;
 
     use super::*;
-    use crate::ingest::state::{FeedState, IngestState, SeriesState};
+    use crate::ingest::census::Census;
+    use crate::ingest::series::SeriesState;
+    use crate::ingest::state::{FeedState, IngestState};
     use crate::metadata::MetadataStore;
     use crate::metadata::records::{RunRecord, Status};
 
@@ -267,21 +269,25 @@ mod tests {
 
     /// A commit up to which one series of every named frequency is closed.
     fn commit(seq: i64, frequencies: &[Frequency], until: Micros) -> Committed {
-        let series = frequencies
+        let series: Vec<SeriesState> = frequencies
             .iter()
             .map(|frequency| {
                 let mut series = SeriesState::new("meters", &frequency.to_string(), Unit::KWH);
                 series.frequency = Some(*frequency);
                 series.first_start = Some(0);
                 series.last_start = Some(until - frequency.nominal_micros());
-                series.recent = u128::MAX;
+                let intervals = until / frequency.nominal_micros();
+                series.recent = if intervals < 128 { (1 << intervals) - 1 } else { u128::MAX };
                 series
             })
             .collect();
         let feed = FeedState { watermark: Some(until), ..FeedState::default() };
         let feeds = BTreeMap::from([("meters".to_owned(), feed)]);
-        let state = Arc::new(IngestState { seq, feeds, series, ..IngestState::default() });
-        Committed { state, intervals_version: seq }
+        let mut config = Config::default();
+        config.feed.insert("meters".into(), FeedConfig::new("readings", "id", "ts", "v"));
+        let census = Arc::new(Census::of(&config, &series));
+        let state = Arc::new(IngestState { seq, feeds, ..IngestState::default() });
+        Committed { state, census, intervals_version: seq }
     }
 
     async fn runs(evaluator: &Evaluator) -> Vec<RunRecord> {

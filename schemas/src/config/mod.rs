@@ -18,6 +18,7 @@ pub use policy::{
     Approval, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig, resolve_policy,
 };
 
+use crate::bytes::Bytes;
 use crate::time::{MINUTE, SECOND, Span};
 
 /// The whole configuration.
@@ -102,9 +103,13 @@ pub struct IngestConfig {
     pub workers: usize,
     /// Longest time between two commits. Default `10s`.
     pub commit_interval: Span,
-    /// Readings after which a commit is made early; bounds memory. Default 2,000,000.
+    /// Memory that the stream may take: what it knows of series, what they remember, what is read and not yet committed. The
+    /// rest of the process needs some 200 MiB more. Default `2GiB`.
+    pub memory_limit: Bytes,
+    /// Readings after which a commit is made early; fewer where `memory_limit` allows fewer. Default 2,000,000.
     pub commit_records: u64,
-    /// Intervals per series that are remembered, to tell duplicates from corrections. Default 96.
+    /// Intervals per series that are remembered, to tell duplicates from corrections; fewer where `memory_limit` allows fewer.
+    /// Default 96.
     pub remembered_intervals: usize,
     /// A partition without a record for this long no longer holds the watermark. Default `30s`.
     pub idle_timeout: Span,
@@ -117,6 +122,7 @@ impl Default for IngestConfig {
         IngestConfig {
             workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(8)),
             commit_interval: Span(10 * SECOND),
+            memory_limit: Bytes::new(2 << 30),
             commit_records: 2_000_000,
             remembered_intervals: 96,
             idle_timeout: Span(MINUTE / 2),

@@ -2,13 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
+use meterline_connectors::lake::snapshot;
 use meterline_schemas::Micros;
+use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ingest::load_committed;
-use crate::ingest::state::SeriesState;
+use crate::ingest::series::SeriesState;
+use crate::ingest::{load_series, state_at};
 use crate::pipelines::artifacts;
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
@@ -73,13 +75,16 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
 
 // The series that ingest knows and the recent rows do not have, with the start of the last interval written for each.
 async fn silent_series(ctx: &StepContext, found: &History) -> Result<Vec<(String, Micros)>, StepError> {
-    let committed = load_committed(&ctx.env.lake).await.doing(|| "reading which series there are".to_owned())?;
-    let Some(committed) = committed else { return Ok(Vec::new()) };
+    let doing = || "reading which series there are".to_owned();
+    let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(Vec::new()) };
+    let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(Vec::new()) };
+    let known = load_series(&ctx.env.lake, &state).await.doing(doing)?;
     let there: HashSet<&str> = found.panel.series.iter().map(|s| s.id.as_str()).collect();
     let others = history::other_feeds(ctx);
-    let mine = |s: &&SeriesState| s.frequency == Some(ctx.spec.frequency) && !others.contains(&s.feed);
-    let known = committed.state.series.iter().filter(mine);
-    Ok(known.filter(|s| !there.contains(s.id.as_str())).filter_map(|s| Some((s.id.clone(), s.last_start?))).collect())
+    let mine =
+        |s: &&SeriesState| s.frequency == Some(ctx.spec.frequency) && !others.iter().any(|other| **other == *s.feed);
+    let silent = known.iter().filter(mine).filter(|s| !there.contains(&*s.id));
+    Ok(silent.filter_map(|s| Some((s.id.to_string(), s.last_start?))).collect())
 }
 
 /// Silent series that are read with one query.

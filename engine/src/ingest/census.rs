@@ -1,0 +1,334 @@
+//! The census: how many series a feed has, where they begin and end, and how many of them have a value for which of the last
+//! intervals. Watermarks, model groups and their completeness are read from it.
+//!
+//! Each series stands for a few [`Fact`]s, which follow from its state alone. Workers say which facts came and went; the
+//! dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use meterline_schemas::config::Config;
+use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
+
+use super::series::SeriesState;
+
+/// Intervals before the last one of a series that are counted.
+const RECENT: i64 = u128::BITS as i64;
+
+/// What a series stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Fact {
+    /// It is there.
+    Series,
+    /// One of its intervals was written.
+    Interval,
+    /// Its first interval starts here.
+    First(Micros),
+    /// Its last interval ends here, and it was last seen in this partition.
+    End(i32, Micros),
+    /// It has a value for the interval that starts here, which is one of its last 128.
+    Present(Micros),
+}
+
+/// The zones of the feeds, by number.
+fn zones(config: &Config) -> Vec<TimeZone> {
+    config.feed.values().map(|feed| TimeZone::get(&feed.zone).unwrap_or(TimeZone::UTC)).collect()
+}
+
+/// A fact about the series of one feed and frequency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Counted {
+    /// Number of the feed.
+    pub feed: u16,
+    /// Native frequency; `None` while it is being detected.
+    pub frequency: Option<Frequency>,
+    /// The fact.
+    pub fact: Fact,
+}
+
+/// What the facts of a series follow from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stand {
+    frequency: Option<Frequency>,
+    partition: i32,
+    first: Option<Micros>,
+    last: Option<Micros>,
+    recent: u128,
+    intervals: u64,
+}
+
+impl Stand {
+    /// That of a series now.
+    pub fn of(series: &SeriesState) -> Stand {
+        Stand {
+            frequency: series.frequency,
+            partition: series.partition,
+            first: series.first_start,
+            last: series.last_start,
+            recent: series.recent,
+            intervals: series.intervals,
+        }
+    }
+}
+
+/// Facts that came (positive) and went (negative).
+#[derive(Debug, Default)]
+pub struct Changes(HashMap<Counted, i64>);
+
+impl Changes {
+    /// A series of feed `feed` now stands elsewhere than before; `before` is `None` for a new one.
+    pub fn moved(&mut self, feed: u16, zone: &TimeZone, before: Option<&Stand>, now: &Stand) {
+        match before {
+            Some(before) if before.frequency == now.frequency => self.advanced(feed, zone, before, now),
+            before => {
+                if let Some(before) = before {
+                    self.all(feed, zone, before, -1);
+                }
+                self.all(feed, zone, now, 1);
+            }
+        }
+    }
+
+    /// The changes that are any, one by one.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Counted, i64)> + '_ {
+        self.0.drain().filter(|(_, change)| *change != 0)
+    }
+
+    fn add(&mut self, feed: u16, frequency: Option<Frequency>, fact: Fact, change: i64) {
+        *self.0.entry(Counted { feed, frequency, fact }).or_default() += change;
+    }
+
+    fn all(&mut self, feed: u16, zone: &TimeZone, stand: &Stand, sign: i64) {
+        let at = stand.frequency;
+        self.add(feed, at, Fact::Series, sign);
+        let (Some(frequency), Some(first), Some(last)) = (at, stand.first, stand.last) else { return };
+        self.add(feed, at, Fact::Interval, sign * stand.intervals as i64);
+        self.add(feed, at, Fact::First(first), sign);
+        self.add(feed, at, Fact::End(stand.partition, frequency.advance(last, 1, zone)), sign);
+        self.present(feed, frequency, zone, last, stand.recent, sign);
+    }
+
+    // Same frequency: what stayed is left alone.
+    fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand) {
+        let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
+        let at = Some(frequency);
+        self.add(feed, at, Fact::Interval, now.intervals as i64 - before.intervals as i64);
+        if before.first != now.first {
+            if let Some(first) = before.first {
+                self.add(feed, at, Fact::First(first), -1);
+            }
+            self.add(feed, at, Fact::First(first), 1);
+        }
+        if (before.last, before.partition) != (now.last, now.partition) {
+            if let Some(last) = before.last {
+                self.add(feed, at, Fact::End(before.partition, frequency.advance(last, 1, zone)), -1);
+            }
+            self.add(feed, at, Fact::End(now.partition, frequency.advance(last, 1, zone)), 1);
+        }
+        let Some(was) = before.last else { return self.present(feed, frequency, zone, last, now.recent, 1) };
+        let steps = if was == last { 0 } else { frequency.steps_between(was, last, zone) };
+        if !(0..RECENT).contains(&steps) {
+            self.present(feed, frequency, zone, was, before.recent, -1);
+            self.present(feed, frequency, zone, last, now.recent, 1);
+            return;
+        }
+        // Of the old bits, those that are now too long ago are the highest `steps`.
+        let dropped = if steps == 0 { 0 } else { before.recent & !(u128::MAX >> steps) };
+        self.present(feed, frequency, zone, was, dropped, -1);
+        let kept = before.recent.checked_shl(steps as u32).unwrap_or(0);
+        self.present(feed, frequency, zone, last, now.recent & !kept, 1);
+        self.present(feed, frequency, zone, last, kept & !now.recent, -1);
+    }
+
+    fn present(&mut self, feed: u16, frequency: Frequency, zone: &TimeZone, last: Micros, bits: u128, change: i64) {
+        let mut bits = bits;
+        while bits != 0 {
+            let back = bits.trailing_zeros();
+            bits &= bits - 1;
+            let start = frequency.advance(last, -i64::from(back), zone);
+            self.add(feed, Some(frequency), Fact::Present(start), change);
+        }
+    }
+}
+
+/// Facts with the number of series that stand for each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Census {
+    // By number.
+    feeds: Arc<[String]>,
+    counts: BTreeMap<Counted, i64>,
+}
+
+impl Census {
+    /// One of the feeds of a configuration, whose numbers are their places there; without any series yet.
+    pub fn new(config: &Config) -> Census {
+        Census { feeds: config.feed.keys().cloned().collect(), counts: BTreeMap::new() }
+    }
+
+    /// That of these series. Those of feeds that are not configured are not counted.
+    pub fn of<'a>(config: &Config, series: impl IntoIterator<Item = &'a SeriesState>) -> Census {
+        let mut census = Census::new(config);
+        let zones = zones(config);
+        let mut changes = Changes::default();
+        for state in series {
+            if let Some(number) = census.feeds.iter().position(|feed| **feed == *state.feed) {
+                changes.moved(number as u16, &zones[number], None, &Stand::of(state));
+            }
+        }
+        census.change(&mut changes);
+        census
+    }
+
+    /// The names of the feeds, with their numbers.
+    pub fn feeds(&self) -> impl Iterator<Item = (u16, &str)> + '_ {
+        (0..).zip(self.feeds.iter().map(String::as_str))
+    }
+
+    /// Counts facts that came and went.
+    pub fn change(&mut self, changes: &mut Changes) {
+        for (counted, change) in changes.drain() {
+            let count = self.counts.entry(counted).or_insert(0);
+            *count += change;
+            if *count == 0 {
+                self.counts.remove(&counted);
+            }
+        }
+    }
+
+    /// Takes counts in place of what was known of their facts.
+    pub fn add(&mut self, counts: Vec<(Counted, i64)>) {
+        for (counted, count) in counts {
+            match count {
+                0 => self.counts.remove(&counted),
+                count => self.counts.insert(counted, count),
+            };
+        }
+    }
+
+    /// Number of series of a feed.
+    pub fn series(&self, feed: u16) -> u64 {
+        self.frequencies(feed).map(|frequency| self.count(feed, frequency, Fact::Series)).sum()
+    }
+
+    /// Number of intervals of a feed that have a value.
+    pub fn intervals(&self, feed: u16) -> u64 {
+        self.frequencies(feed).map(|frequency| self.count(feed, frequency, Fact::Interval)).sum()
+    }
+
+    /// The frequencies of a feed's series; `None` is among them where some are being detected.
+    pub fn frequencies(&self, feed: u16) -> impl Iterator<Item = Option<Frequency>> + '_ {
+        let least = Counted { feed, frequency: None, fact: Fact::Series };
+        self.counts
+            .range(least..)
+            .take_while(move |(counted, _)| counted.feed == feed)
+            .filter(|(counted, _)| counted.fact == Fact::Series)
+            .map(|(counted, _)| counted.frequency)
+    }
+
+    /// How many series stand for one fact.
+    pub fn count(&self, feed: u16, frequency: Option<Frequency>, fact: Fact) -> u64 {
+        let count = self.counts.get(&Counted { feed, frequency, fact }).copied().unwrap_or(0);
+        u64::try_from(count).unwrap_or(0)
+    }
+
+    /// Starts of first intervals, with the number of series.
+    pub fn firsts(&self, feed: u16, frequency: Frequency) -> impl Iterator<Item = (Micros, u64)> + '_ {
+        self.between(feed, frequency, Fact::First(Micros::MIN), Fact::First(Micros::MAX)).filter_map(|(fact, count)| {
+            match fact {
+                Fact::First(start) => Some((start, count)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Partitions and ends of last intervals, with the number of series.
+    pub fn ends(&self, feed: u16, frequency: Frequency) -> impl Iterator<Item = (i32, Micros, u64)> + '_ {
+        let (from, to) = (Fact::End(i32::MIN, Micros::MIN), Fact::End(i32::MAX, Micros::MAX));
+        self.between(feed, frequency, from, to).filter_map(|(fact, count)| match fact {
+            Fact::End(partition, end) => Some((partition, end, count)),
+            _ => None,
+        })
+    }
+
+    /// Starts from `from` on, with the number of series that have a value there.
+    pub fn present(&self, feed: u16, frequency: Frequency, from: Micros) -> impl Iterator<Item = (Micros, u64)> + '_ {
+        self.between(feed, frequency, Fact::Present(from), Fact::Present(Micros::MAX)).filter_map(|(fact, count)| {
+            match fact {
+                Fact::Present(start) => Some((start, count)),
+                _ => None,
+            }
+        })
+    }
+
+    fn between(&self, feed: u16, frequency: Frequency, from: Fact, to: Fact) -> impl Iterator<Item = (Fact, u64)> + '_ {
+        let counted = move |fact| Counted { feed, frequency: Some(frequency), fact };
+        self.counts
+            .range(counted(from)..=counted(to))
+            .map(|(counted, count)| (counted.fact, u64::try_from(*count).unwrap_or(0)))
+    }
+
+    /// Ends of last intervals by partition, of all frequencies of a feed.
+    pub fn ends_by_partition(&self, feed: u16) -> BTreeMap<i32, BTreeMap<Micros, u64>> {
+        let mut ends: BTreeMap<i32, BTreeMap<Micros, u64>> = BTreeMap::new();
+        for frequency in self.frequencies(feed).flatten() {
+            for (partition, end, count) in self.ends(feed, frequency) {
+                *ends.entry(partition).or_default().entry(end).or_default() += count;
+            }
+        }
+        ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::config::FeedConfig;
+    use meterline_schemas::unit::Unit;
+    use proptest::prelude::*;
+
+    use super::super::written::{mark, surely_unwritten};
+    use super::*;
+
+    proptest! {
+        /// What came and went adds up to what a census of the same series says.
+        #[test]
+        fn changes_add_up(
+            steps in proptest::collection::vec((0..4usize, 0..400i64, 0..3i32, any::<bool>()), 1..120),
+            day in any::<bool>(),
+        ) {
+            let zone = TimeZone::get("Europe/Lisbon").unwrap();
+            let frequency = if day { Frequency::Day } else { Frequency::HOUR };
+            let mut states: Vec<SeriesState> =
+                (0..4).map(|i| SeriesState::new("f", &i.to_string(), Unit::KWH)).collect();
+            let mut stands: Vec<Option<Stand>> = vec![None; 4];
+            let mut config = Config::default();
+            let mut feed = FeedConfig::new("t", "s", "t", "v");
+            feed.zone = "Europe/Lisbon".into();
+            config.feed.insert("f".into(), feed);
+            let mut census = Census::new(&config);
+            for (series, slot, partition, ends) in steps {
+                let state = &mut states[series];
+                state.frequency = Some(frequency);
+                state.partition = partition;
+                let start = frequency.advance(frequency.floor(0, &zone), slot, &zone);
+                if surely_unwritten(state, start, frequency, &zone) {
+                    mark(state, start, frequency, &zone);
+                }
+                if ends {
+                    let mut changes = Changes::default();
+                    for (state, stand) in states.iter().zip(&mut stands) {
+                        if state.frequency.is_some() {
+                            let now = Stand::of(state);
+                            changes.moved(0, &zone, stand.as_ref(), &now);
+                            *stand = Some(now);
+                        }
+                    }
+                    census.change(&mut changes);
+                    let known = states.iter().filter(|state| state.frequency.is_some());
+                    prop_assert_eq!(&census, &Census::of(&config, known));
+                }
+            }
+        }
+    }
+}

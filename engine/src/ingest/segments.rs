@@ -1,0 +1,195 @@
+//! The files that hold the states of series.
+//!
+//! Each commit writes the series that changed, and no others: a file is called a segment, and of two states of one series
+//! that in the later segment counts. So that neither their number nor what is superseded in them grows, a commit now and then also
+//! writes the series of the newest segments again, which then go: those that are not much longer than what comes after
+//! them, so that each state is written a number of times that is logarithmic in the number of series.
+//!
+//! A segment is [`MAGIC`], and then frames: the length of the compressed bytes (32 bits, little-endian) and those bytes. Workers encode
+//! frames, the committer puts them in a row.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use meterline_schemas::unit::Unit;
+use serde::{Deserialize, Serialize};
+
+use super::series::{Record, SeriesState, Shared};
+
+/// What a segment begins with: its format, and the version of that.
+pub const MAGIC: &[u8; 8] = b"MLSERIE1";
+/// Series of one frame.
+const FRAME: usize = 32 * 1024;
+const COMPRESSION_LEVEL: i32 = 1;
+/// Segments of one state at most.
+const SEGMENTS_MAX: usize = 24;
+
+/// One file with states of series.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Path below the lake's root.
+    pub path: String,
+    /// Commit that wrote it.
+    pub seq: i64,
+    /// Number of series in it.
+    pub series: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Encoded series, on their way into a segment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// Number of series.
+    pub series: u64,
+    /// Frames, one after the other.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Frame<'a> {
+    feeds: Vec<Arc<str>>,
+    units: Vec<Unit>,
+    #[serde(borrow)]
+    series: Vec<Record<'a>>,
+}
+
+impl Frames {
+    /// Encodes series.
+    ///
+    /// # Errors
+    /// A fault of ours, in words.
+    pub fn of<'a>(series: impl Iterator<Item = &'a SeriesState>) -> Result<Frames, String> {
+        let mut frames = Frames::default();
+        let mut series = series.peekable();
+        while series.peek().is_some() {
+            let mut shared = Shared::default();
+            let members: Vec<Record<'a>> =
+                series.by_ref().take(FRAME).map(|series| Record::of(series, &mut shared)).collect();
+            frames.series += members.len() as u64;
+            let frame = Frame { feeds: shared.feeds, units: shared.units, series: members };
+            let plain = bincode::serialize(&frame).map_err(|error| error.to_string())?;
+            let packed = zstd::bulk::compress(&plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())?;
+            let length = u32::try_from(packed.len()).map_err(|_| "a frame is too long".to_owned())?;
+            frames.bytes.extend_from_slice(&length.to_le_bytes());
+            frames.bytes.extend_from_slice(&packed);
+        }
+        Ok(frames)
+    }
+}
+
+/// Hands every series of a segment to `take`, frame by frame.
+///
+/// # Errors
+/// What is wrong with the bytes, in words.
+pub fn decode(bytes: &[u8], mut take: impl FnMut(SeriesState)) -> Result<(), String> {
+    let mut rest = bytes.strip_prefix(MAGIC).ok_or("it is not a file with states of series")?;
+    // Of all frames: most series share their feed and unit.
+    let mut feeds: HashSet<Arc<str>> = HashSet::new();
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let (packed, after) = after.split_at_checked(length).ok_or("it ends in the middle of a frame")?;
+        rest = after;
+        let plain = zstd::decode_all(packed).map_err(|error| error.to_string())?;
+        let frame: Frame<'_> = bincode::deserialize(&plain).map_err(|error| error.to_string())?;
+        let shared = Shared {
+            feeds: frame.feeds.into_iter().map(|feed| intern(&mut feeds, feed)).collect(),
+            units: frame.units,
+        };
+        for record in frame.series {
+            take(record.series(&shared).ok_or("a series names a feed or a unit that is not there")?);
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err("it ends in the middle of a frame".into()) }
+}
+
+fn intern<T: Clone + Eq + Hash>(known: &mut HashSet<T>, one: T) -> T {
+    match known.get(&one) {
+        Some(known) => known.clone(),
+        None => {
+            known.insert(one.clone());
+            one
+        }
+    }
+}
+
+/// The commit from which on segments are to be written again by the next one, together with its own changes of (about)
+/// `changed` series; none of them where it is greater than all.
+pub fn rewrite_from(segments: &[Segment], changed: u64) -> i64 {
+    let mut together = changed;
+    let mut from = i64::MAX;
+    for (index, segment) in segments.iter().enumerate().rev() {
+        if segment.series > together && index + 1 < SEGMENTS_MAX {
+            break;
+        }
+        together += segment.series;
+        from = segment.seq;
+    }
+    from
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::Frequency;
+    use meterline_schemas::reading::{Position, Quality};
+    use proptest::prelude::*;
+
+    use super::super::series::PendingReading;
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_damage_is_an_error() {
+        let mut all: Vec<SeriesState> = (0..FRAME + 3)
+            .map(|i| SeriesState::new(if i % 2 == 0 { "a" } else { "b" }, &format!("m{i}"), Unit::KWH))
+            .collect();
+        all[5].frequency = Some(Frequency::Month);
+        all[5].recent = u128::MAX - 7;
+        let position = Position { timestamp_ms: 1, partition: 2, offset: 3 };
+        let reading =
+            PendingReading { at: -4, value: 0.1, unit: "degC".parse().unwrap(), quality: Quality::Estimated, position };
+        all[7].extra_mut().pending.push(reading);
+        let mut bytes = MAGIC.to_vec();
+        for part in all.chunks(FRAME - 1) {
+            bytes.extend(Frames::of(part.iter()).unwrap().bytes);
+        }
+        let mut found = Vec::new();
+        decode(&bytes, |series| found.push(series)).unwrap();
+        assert_eq!(found, all);
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..MAGIC.len() + 3], &bytes[1..], b"", b"MLSERIE2"] {
+            assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
+        }
+        assert_eq!(decode(MAGIC, |_| {}), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn segments_stay_few_and_every_series_is_in_one(changes in proptest::collection::vec(1..2_000u64, 1..300)) {
+            // Series 0..n change at random places; what a commit writes is what a shard would.
+            let mut written: Vec<i64> = vec![0; 10_000];
+            let mut segments: Vec<Segment> = Vec::new();
+            let mut work = 0;
+            for (seq, changed) in (1..).zip(&changes) {
+                let from = rewrite_from(&segments, *changed);
+                segments.retain(|segment| segment.seq < from);
+                let first = (seq as u64).wrapping_mul(7_919) % 10_000;
+                let mut series = 0;
+                for i in 0..10_000u64 {
+                    let is_changed = (i + 10_000 - first) % 10_000 < *changed;
+                    if is_changed || written[i as usize] >= from {
+                        written[i as usize] = seq;
+                        series += 1;
+                    }
+                }
+                work += series;
+                segments.push(Segment { path: String::new(), seq, series, bytes: 0 });
+                prop_assert!(segments.len() <= SEGMENTS_MAX);
+            }
+            for seq in written.iter().filter(|seq| **seq > 0) {
+                prop_assert!(segments.iter().any(|segment| segment.seq == *seq));
+            }
+            let all: u64 = changes.iter().sum();
+            prop_assert!(work <= 15 * all, "{} states were written for {} changes", work, all);
+        }
+    }
+}

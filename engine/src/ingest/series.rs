@@ -1,0 +1,173 @@
+//! What is remembered of one series. There may be millions, so what few of them need is kept apart.
+
+use std::sync::Arc;
+
+use meterline_schemas::reading::{Position, Quality};
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
+
+/// State of one series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesState {
+    /// Feed that it comes from.
+    pub feed: Arc<str>,
+    /// Identifier.
+    pub id: Arc<str>,
+    /// Unit of the stored values.
+    pub unit: Unit,
+    /// Native frequency; `None` while it is being detected.
+    pub frequency: Option<Frequency>,
+    /// Whether the frequency was declared (else detected).
+    pub declared: bool,
+    /// Kafka partition it was last seen in; its event time counts there.
+    pub partition: i32,
+    /// Start of the first interval written.
+    pub first_start: Option<Micros>,
+    /// Start of the last interval written.
+    pub last_start: Option<Micros>,
+    /// Bit i: the interval i steps before `last_start` was written. Completeness comes from it.
+    pub recent: u128,
+    /// Intervals written for the first time.
+    pub intervals: u64,
+    /// The rest, of which most series have nothing.
+    extra: Option<Box<Extra>>,
+}
+
+/// What few series need.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Extra {
+    /// Starts `[from, to)` before `last_start` where surely nothing was written: the longest holes that history, read
+    /// after newer data, may still fill without being taken for a correction.
+    pub unwritten: Vec<(Micros, Micros)>,
+    /// Greatest position of a row made from several readings (kinds `counter` and `gauge`): later rows are placed
+    /// above it, so that of two rows of one interval the later always wins.
+    pub last_position: Option<Position>,
+    /// Readings that wait for the native frequency: stamp, value, quality and position.
+    pub pending: Vec<PendingReading>,
+    /// Counter registers and gauge samples that later readings are compared with, by stamp; empty for `interval`.
+    pub samples: Vec<PendingReading>,
+}
+
+static NOTHING: Extra = Extra { unwritten: Vec::new(), last_position: None, pending: Vec::new(), samples: Vec::new() };
+
+impl SeriesState {
+    /// A series of which nothing is known yet but its feed, its identifier and the unit its values are stored in.
+    pub fn new(feed: &str, id: &str, unit: Unit) -> SeriesState {
+        SeriesState {
+            feed: feed.into(),
+            id: id.into(),
+            unit,
+            frequency: None,
+            declared: false,
+            partition: Position::BACKFILL_PARTITION,
+            first_start: None,
+            last_start: None,
+            recent: 0,
+            intervals: 0,
+            extra: None,
+        }
+    }
+
+    /// What few series need.
+    pub fn extra(&self) -> &Extra {
+        self.extra.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to be changed.
+    pub fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// Bytes that it takes, with what it points to; feeds and units are shared.
+    pub fn bytes(&self) -> usize {
+        let extra = self.extra.as_ref().map_or(0, |extra| {
+            size_of::<Extra>()
+                + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
+                + (extra.pending.capacity() + extra.samples.capacity()) * size_of::<PendingReading>()
+        });
+        size_of::<SeriesState>() + self.id.len() + 16 + extra
+    }
+}
+
+/// A series as a file has it: texts that many share are numbers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record<'a> {
+    feed: u32,
+    unit: u32,
+    id: &'a str,
+    frequency: Option<Frequency>,
+    declared: bool,
+    partition: i32,
+    first_start: Option<Micros>,
+    last_start: Option<Micros>,
+    recent: u128,
+    intervals: u64,
+    #[serde(borrow)]
+    extra: Option<std::borrow::Cow<'a, Extra>>,
+}
+
+/// Texts that many series share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) feeds: Vec<Arc<str>>,
+    pub(super) units: Vec<Unit>,
+}
+
+fn number<T: PartialEq + Clone>(known: &mut Vec<T>, wanted: &T) -> u32 {
+    let index = known.iter().position(|one| one == wanted).unwrap_or_else(|| {
+        known.push(wanted.clone());
+        known.len() - 1
+    });
+    index as u32
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn of(series: &'a SeriesState, shared: &mut Shared) -> Record<'a> {
+        Record {
+            feed: number(&mut shared.feeds, &series.feed),
+            unit: number(&mut shared.units, &series.unit),
+            id: &series.id,
+            frequency: series.frequency,
+            declared: series.declared,
+            partition: series.partition,
+            first_start: series.first_start,
+            last_start: series.last_start,
+            recent: series.recent,
+            intervals: series.intervals,
+            extra: series.extra.as_deref().map(std::borrow::Cow::Borrowed),
+        }
+    }
+
+    /// `None` where it names a text that is not there.
+    pub(super) fn series(self, shared: &Shared) -> Option<SeriesState> {
+        Some(SeriesState {
+            feed: Arc::clone(shared.feeds.get(self.feed as usize)?),
+            id: self.id.into(),
+            unit: shared.units.get(self.unit as usize)?.clone(),
+            frequency: self.frequency,
+            declared: self.declared,
+            partition: self.partition,
+            first_start: self.first_start,
+            last_start: self.last_start,
+            recent: self.recent,
+            intervals: self.intervals,
+            extra: self.extra.map(|extra| Box::new(extra.into_owned())),
+        })
+    }
+}
+
+/// A reading kept in the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PendingReading {
+    /// The reading's stamp.
+    pub at: Micros,
+    /// Its value in its own unit.
+    pub value: f64,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its quality.
+    pub quality: Quality,
+    /// Where it came from.
+    pub position: Position,
+}

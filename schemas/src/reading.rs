@@ -31,6 +31,9 @@ impl Position {
     /// Partition number of readings that came from a file.
     pub const BACKFILL_PARTITION: i32 = -1;
 
+    /// Before all others.
+    pub const LEAST: Position = Position { timestamp_ms: i64::MIN, partition: i32::MIN, offset: i64::MIN };
+
     /// Position of row `row` of a backfill that began at `started_ms`: before every Kafka position, after
     /// every earlier backfill.
     pub const fn backfill(started_ms: i64, row: i64) -> Position {

@@ -10,11 +10,15 @@ use crate::quantiles;
 pub const INTERVALS: &str = "intervals";
 /// Name of the table of forecasts.
 pub const FORECASTS: &str = "forecasts";
+/// Name of the table of samples and registers.
+pub const SAMPLES: &str = "samples";
 /// Name of the table of records that could not be read.
 pub const DEAD_LETTERS: &str = "dead_letters";
 
 /// Partition columns of [`INTERVALS`]: `month` (`2024-01`, UTC month of `start`) and `layer`.
 pub const INTERVALS_PARTITION: [&str; 2] = ["month", "layer"];
+/// Partition columns of [`SAMPLES`]: `month` (UTC month of `at`).
+pub const SAMPLES_PARTITION: [&str; 1] = ["month"];
 /// Partition columns of [`FORECASTS`].
 pub const FORECASTS_PARTITION: [&str; 1] = ["group_id"];
 
@@ -32,7 +36,7 @@ fn field(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, false)
 }
 
-/// One row is one revision of one interval of one series. `position_timestamp`, `partition` and `offset` are the
+/// One row is one revision of one interval of one series; one whose `count` is 0 takes the interval's value away. `position_timestamp`, `partition` and `offset` are the
 /// [`crate::reading::Position`] of the reading that caused it.
 pub fn intervals() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -50,6 +54,23 @@ pub fn intervals() -> SchemaRef {
         field("offset", DataType::Int64),
         field("month", DataType::Utf8),
         field("layer", DataType::Utf8),
+    ]))
+}
+
+/// One row is one reading of a gauge or a counter: what an interval was computed from, for when another one comes late. Among
+/// rows of one series and instant the greatest position wins.
+pub fn samples() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        field("series_id", DataType::Utf8),
+        field("at", instant()),
+        field("value", DataType::Float64),
+        field("unit", DataType::Utf8),
+        field("quality", DataType::Utf8),
+        field("feed", DataType::Utf8),
+        field("position_timestamp", DataType::Int64),
+        field("partition", DataType::Int32),
+        field("offset", DataType::Int64),
+        field("month", DataType::Utf8),
     ]))
 }
 

@@ -21,8 +21,39 @@ pub enum Unit {
     Other(Arc<str>),
 }
 
+/// How a value in some unit becomes one in the unit that it is stored in; all that is left of a [`Unit`] once that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Scale {
+    /// Power becomes kWh of an interval.
+    Power(PowerUnit),
+    /// Energy becomes kWh.
+    Energy(PowerUnit),
+    /// The unit is kept.
+    AsIs,
+}
+
+impl Scale {
+    /// The unit of power or energy that is scaled so; `None` where the unit is kept.
+    pub fn unit(self) -> Option<Unit> {
+        match self {
+            Scale::Power(prefix) => Some(Unit::Power(prefix)),
+            Scale::Energy(prefix) => Some(Unit::Energy(prefix)),
+            Scale::AsIs => None,
+        }
+    }
+
+    /// `value` in the stored unit, for an interval of `length`: 4 kW over 15 minutes are 1 kWh.
+    pub fn store(self, value: f64, length: Micros) -> f64 {
+        match self {
+            Scale::Power(prefix) => prefix.to_kilo(value) * (length as f64 / HOUR as f64),
+            Scale::Energy(prefix) => prefix.to_kilo(value),
+            Scale::AsIs => value,
+        }
+    }
+}
+
 /// Metric prefix of a power or energy unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PowerUnit {
     /// W, Wh
     One,
@@ -69,12 +100,20 @@ impl Unit {
         }
     }
 
-    /// `value` in the stored unit, for an interval of `length`: 4 kW over 15 minutes are 1 kWh.
-    pub fn store(&self, value: f64, length: Micros) -> f64 {
+    /// Whether values in this unit can be stored in `stored`.
+    pub fn is_stored_as(&self, stored: &Unit) -> bool {
         match self {
-            Unit::Power(prefix) => prefix.to_kilo(value) * (length as f64 / HOUR as f64),
-            Unit::Energy(prefix) => prefix.to_kilo(value),
-            Unit::Other(_) => value,
+            Unit::Power(_) | Unit::Energy(_) => *stored == Unit::KWH,
+            Unit::Other(_) => self == stored,
+        }
+    }
+
+    /// How values in this unit become values in the stored unit.
+    pub fn scale(&self) -> Scale {
+        match self {
+            Unit::Power(prefix) => Scale::Power(*prefix),
+            Unit::Energy(prefix) => Scale::Energy(*prefix),
+            Unit::Other(_) => Scale::AsIs,
         }
     }
 
@@ -159,7 +198,7 @@ mod tests {
             ("degC", 21.5, HOUR, 21.5),
         ] {
             let Ok(unit) = unit.parse::<Unit>();
-            assert_eq!(unit.store(value, length), stored, "{unit}");
+            assert_eq!(unit.scale().store(value, length), stored, "{unit}");
         }
     }
 }

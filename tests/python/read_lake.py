@@ -1,7 +1,8 @@
 """Reads a lake without Meterline: the Delta log with `deltalake`, the rows with DuckDB.
 
 The rule for `intervals` (ARCHITECTURE.md): of the rows of one series and interval, the one with the greatest position
-(Kafka time stamp, partition, offset) is its value. Prints one JSON document.
+(Kafka time stamp, partition, offset) is its value; if that row counts no readings, the interval has none. Prints one JSON
+document.
 """
 
 import json
@@ -12,11 +13,11 @@ import duckdb
 from deltalake import DeltaTable
 
 LATEST = """
-    SELECT * FROM revisions
+    SELECT * FROM (SELECT * FROM revisions
     QUALIFY row_number() OVER (
         PARTITION BY series_id, start
         ORDER BY position_timestamp DESC, partition DESC, "offset" DESC
-    ) = 1
+    ) = 1) WHERE count > 0
 """
 
 # Rows of the layer `base` are unique by series and start: two would mean that the engine broke its own rule.

@@ -9,6 +9,7 @@
 
 mod files;
 mod owner;
+mod reader;
 mod snapshot;
 mod statistics;
 mod store;
@@ -27,6 +28,7 @@ use url::Url;
 
 pub use files::{Bound, DataFile, FileSet, Partition};
 pub use owner::{CommitError, Fence, TableOwner};
+pub use reader::FileReader;
 pub use snapshot::{TableSnapshot, snapshot};
 pub use table::TableDefinition;
 
@@ -72,6 +74,14 @@ pub enum LakeError {
         table: String,
         /// The library's answer.
         source: Box<deltalake_core::DeltaTableError>,
+    },
+    /// A data file does not hold what was written.
+    #[error("`{path}` cannot be read as Parquet: {reason}; if it is damaged, restore it from a backup")]
+    Decode {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
     },
     /// Rows could not become a Parquet file.
     #[error("writing rows of table `{table}` as Parquet: {reason}")]
@@ -147,6 +157,12 @@ impl Lake {
     /// The lake's directory, where it is local.
     pub fn local_dir(&self) -> Option<&Path> {
         self.local_dir.as_deref()
+    }
+
+    /// Opens a data file of a table.
+    pub fn data_file(&self, table: &str, file: &DataFile) -> FileReader {
+        let path = file.path.split('/').fold(ObjectPath::from(table), |path, segment| path.join(segment));
+        FileReader::new(self.store(), path, file.size)
     }
 
     /// Writes an object whole; once this returns, it survives a power cut.

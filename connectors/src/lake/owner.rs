@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 
-use super::snapshot::{delta, load};
+use super::snapshot::{data_file, delta, load};
 use super::{DataFile, FileSet, Lake, LakeError, TableDefinition};
 
 /// Commits between two checkpoints. The table is then loaded anew: one that lives long slows down.
@@ -82,6 +82,21 @@ impl TableOwner {
             None => create(lake, definition).await?,
         };
         Ok(TableOwner { lake: lake.clone(), definition: definition.clone(), table, transactions: HashMap::new() })
+    }
+
+    /// Name of the table.
+    pub fn name(&self) -> &'static str {
+        self.definition.name
+    }
+
+    /// The data files of the table as this owner knows it.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Delta`] if the table is not loaded.
+    pub fn files(&self) -> Result<Vec<DataFile>, LakeError> {
+        let failed = |source| delta("reading the files of", self.definition.name, source);
+        Ok(self.table.snapshot().map_err(failed)?.log_data().iter().map(|view| data_file(&view)).collect())
     }
 
     /// Version of the table as this owner knows it.

@@ -88,7 +88,7 @@ pub(super) fn delta(doing: &'static str, table: &str, source: DeltaTableError) -
     LakeError::Delta { doing, table: table.to_owned(), source: Box::new(source) }
 }
 
-fn data_file(view: &deltalake_core::kernel::LogicalFileView) -> DataFile {
+pub(super) fn data_file(view: &deltalake_core::kernel::LogicalFileView) -> DataFile {
     DataFile {
         path: view.path().into_owned(),
         size: u64::try_from(view.size()).unwrap_or(0),

@@ -27,6 +27,16 @@ impl TableDefinition {
         }
     }
 
+    /// What intervals of gauges and counters are computed from.
+    pub fn samples() -> TableDefinition {
+        TableDefinition {
+            name: tables::SAMPLES,
+            schema: tables::samples(),
+            partition_by: &tables::SAMPLES_PARTITION,
+            sort_by: &["series_id", "at"],
+        }
+    }
+
     /// Published forecasts.
     pub fn forecasts() -> TableDefinition {
         TableDefinition {
@@ -48,7 +58,12 @@ impl TableDefinition {
     }
 
     /// All of them.
-    pub fn all() -> [TableDefinition; 3] {
-        [TableDefinition::intervals(), TableDefinition::forecasts(), TableDefinition::dead_letters()]
+    pub fn all() -> [TableDefinition; 4] {
+        [
+            TableDefinition::intervals(),
+            TableDefinition::samples(),
+            TableDefinition::forecasts(),
+            TableDefinition::dead_letters(),
+        ]
     }
 }

@@ -5,18 +5,20 @@
 //! * Kind `gauge`: an interval is the mean of its samples. With the label `end` it holds the samples in
 //!   `(start, end]`, with `begin` those in `[start, end)`.
 //! * Kind `counter`: an interval is the difference of the registers at its two boundaries. A negative difference (the
-//!   register was reset, rolled over or exchanged) gives no value; a correction that makes it negative leaves the
-//!   earlier value in place.
+//!   register was reset, rolled over or exchanged) gives no value; a correction that makes it negative takes the earlier
+//!   value away.
 //!
 //! Of two readings for one thing (interval, sample, register) the one with the greater
 //! [`Position`] wins, whatever the order of arrival. Rows follow the same rule: a
-//! reader takes the row with the greatest position of an interval, so what this file remembers decides only *where* a
-//! row goes and how it is counted, never what is true. That is also why a repeated value with a greater position is
+//! reader takes the row with the greatest position of an interval. That is also why a repeated value with a greater position is
 //! written again where its interval is already committed: otherwise a value from between the two, late, would win.
+//!
+//! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end of the
+//! epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
 
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{FeedConfig, Label};
-use meterline_schemas::reading::{Position, ValueKind};
+use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
@@ -25,14 +27,13 @@ use super::frequency::settle;
 use super::memory::{Memory, Remembered};
 use super::outcome::{Dead, Outcome, Tally};
 use super::rows::{Content, Layer, Row, Rows};
+use super::samples::{Repeated, Samples, Taken};
 use super::series::{PendingReading, SeriesState};
 use super::written::{mark, surely_unwritten};
 
-/// Samples of a gauge that are kept at most.
-const SAMPLES_MAX: usize = 4096;
+/// Samples of one interval of a gauge at most.
+const SAMPLES_MAX: usize = 100_000;
 
-/// Reason of a reading whose interval's parts are no longer kept.
-pub const BEYOND_HORIZON: &str = "beyond_correction_horizon";
 /// Reason of a reading from a clock that runs far ahead. One such reading would close intervals for all other meters.
 pub const TIME_AHEAD: &str = "time_ahead";
 /// Reason of a reading in a unit that cannot be stored with its series.
@@ -53,7 +54,7 @@ pub struct Rules {
     pub frequency: Option<Frequency>,
     /// How far a stamp may lie after its record's.
     pub max_ahead: Micros,
-    /// Intervals a series that are remembered.
+    /// Intervals a series that are remembered at most.
     pub remembered: usize,
 }
 
@@ -85,6 +86,14 @@ impl Rules {
         })
     }
 
+    // Start of the interval that a sample at `at` is in.
+    fn slot(&self, frequency: Frequency, at: Micros) -> Micros {
+        match self.label {
+            Label::End => frequency.floor(at - 1, &self.zone),
+            Label::Begin => frequency.floor(at, &self.zone),
+        }
+    }
+
     /// Whether a sample at `at` is in an interval that starts at `start` or later.
     fn begins_by(&self, at: Micros, start: Micros) -> bool {
         match self.label {
@@ -103,10 +112,42 @@ pub struct Output {
     pub remembered: usize,
     /// Rows.
     pub rows: Rows,
+    /// Samples and registers, by the number of their series.
+    pub samples: Vec<(u32, PendingReading)>,
     /// Readings that cannot be used.
     pub dead: Vec<Dead>,
     /// Counts.
     pub tally: Tally,
+    /// Readings that concern more than is remembered.
+    pub parked: Vec<Parked>,
+    // Intervals that are to be computed anew from their samples or registers: series, start, and whether everything of
+    // it is known.
+    stale: Vec<(u32, Micros, bool)>,
+}
+
+/// A reading that waits for what its series wrote earlier.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parked {
+    /// Number of its series.
+    pub series: u32,
+    /// The intervals that it concerns start from here on …
+    pub from: Micros,
+    /// … and before this.
+    pub to: Micros,
+    /// The reading.
+    pub reading: PendingReading,
+    watermark: Micros,
+}
+
+/// How much is known of what was written earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// What is remembered; the rest can be looked up.
+    Remembered,
+    /// Everything: it was looked up.
+    Everything,
+    /// What is remembered, and the rest cannot be looked up.
+    NoMore,
 }
 
 /// One series at work: its state, and what need not survive.
@@ -115,6 +156,7 @@ pub struct Series {
     /// What a commit remembers.
     pub state: SeriesState,
     memory: Memory,
+    samples: Samples,
 }
 
 /// A reading on its way, with what is the same for all of its series.
@@ -122,6 +164,7 @@ struct Context<'a> {
     rules: &'a Rules,
     number: u32,
     watermark: Micros,
+    known: Known,
     out: &'a mut Output,
 }
 
@@ -131,30 +174,41 @@ impl Series {
         let mut state = SeriesState::new(feed, id, unit.stored());
         state.frequency = rules.frequency;
         state.declared = rules.frequency.is_some();
-        Series { state, memory: Memory::default() }
+        Series { state, memory: Memory::default(), samples: Samples::none_yet() }
     }
 
     /// A series as a commit remembered it.
     pub fn restore(state: SeriesState) -> Series {
-        Series { state, memory: Memory::default() }
+        let samples = match state.last_start {
+            None if state.extra().last_register.is_none() => Samples::none_yet(),
+            _ => Samples::after(state.extra().last_register),
+        };
+        Series { state, memory: Memory::default(), samples }
     }
 
-    /// Takes one reading. `number` is the number of the series in its shard, `watermark` the feed's (for counting late
-    /// readings alone).
-    pub fn apply(&mut self, rules: &Rules, number: u32, watermark: Micros, reading: PendingReading, out: &mut Output) {
-        let mut context = Context { rules, number, watermark, out };
+    /// Takes one reading in `unit`. `number` is the number of the series in its shard, `watermark` the feed's (for counting
+    /// late readings alone).
+    pub fn apply(
+        &mut self,
+        rules: &Rules,
+        number: u32,
+        watermark: Micros,
+        unit: &Unit,
+        reading: PendingReading,
+        out: &mut Output,
+    ) {
+        let mut context = Context { rules, number, watermark, known: Known::Remembered, out };
         if reading.position.partition != Position::BACKFILL_PARTITION {
             self.state.partition = reading.position.partition;
         }
-        if reading.unit.stored() != self.state.unit {
+        if !unit.is_stored_as(&self.state.unit) {
             let detail = format!(
-                "series `{}` is stored in {}, but its reading {} at {} is in {}; give it an identifier of its own, or mend \
-                 the unit",
+                "series `{}` is stored in {}, but its reading {} at {} is in {unit}; give it an identifier of its own, or \
+                 mend the unit",
                 self.state.id,
                 self.state.unit,
                 reading.value,
                 format_micros(reading.at),
-                reading.unit
             );
             return context.bury(&reading, UNIT_MISMATCH, detail);
         }
@@ -179,6 +233,9 @@ impl Series {
             }
             Err(index) => {
                 context.out.tally.count(&reading, Outcome::Waits, false);
+                if pending.len() == pending.capacity() {
+                    pending.reserve_exact(4 + pending.len() / 2);
+                }
                 pending.insert(index, reading);
                 self.settle(context);
             }
@@ -194,7 +251,9 @@ impl Series {
         let Some(frequency) = found else { return };
         self.state.frequency = Some(frequency);
         self.state.declared = declared.is_some();
-        for reading in std::mem::take(&mut self.state.extra_mut().pending) {
+        let waiting = std::mem::take(&mut self.state.extra_mut().pending);
+        self.state.tidy();
+        for reading in waiting {
             context.out.tally.released(&reading);
             self.read(frequency, reading, context);
         }
@@ -216,7 +275,7 @@ impl Series {
             Label::Begin => (boundary, frequency.advance(boundary, 1, zone)),
         };
         let content = Content {
-            value: reading.unit.store(reading.value, end - start),
+            value: reading.scale.store(reading.value, end - start),
             count: 1,
             quality: reading.quality,
             position: reading.position,
@@ -228,56 +287,45 @@ impl Series {
                 revise(known, end, content, context);
                 if same { Outcome::Duplicate } else { Outcome::Corrected }
             }
-            None => self.write(frequency, start, end, content, context),
+            None => {
+                let new = surely_unwritten(&self.state, start, frequency, zone);
+                match context.known {
+                    Known::Remembered if !new => return context.park(reading, start, end),
+                    Known::Remembered | Known::Everything => {
+                        self.write(frequency, start, end, Layer::Base, content, context);
+                        Outcome::Accepted
+                    }
+                    Known::NoMore => {
+                        self.write(frequency, start, end, Layer::Revision, content, context);
+                        Outcome::Corrected
+                    }
+                }
+            }
         };
         context.count(&reading, outcome, end);
     }
 
     fn read_sample(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
         let rules = context.rules;
-        let slot = |at: Micros| match rules.label {
-            Label::End => frequency.floor(at - 1, &rules.zone),
-            Label::Begin => frequency.floor(at, &rules.zone),
-        };
-        let start = slot(reading.at);
+        let start = rules.slot(frequency, reading.at);
         let end = frequency.advance(start, 1, &rules.zone);
-        let samples = &mut self.state.extra_mut().samples;
-        let inside = |samples: &[PendingReading]| {
-            samples.partition_point(|s| !rules.begins_by(s.at, start))
-                ..samples.partition_point(|s| !rules.begins_by(s.at, end))
-        };
-        let mut outcome = Outcome::Accepted;
-        match samples.binary_search_by_key(&reading.at, |sample| sample.at) {
-            Ok(index) => match keep_greater(&mut samples[index], &reading) {
-                Kept::Changed => outcome = Outcome::Corrected,
-                Kept::Same => return context.count(&reading, Outcome::Duplicate, end),
-            },
-            Err(index) => {
-                // The other samples of its interval, if they are still there.
-                let others = inside(samples).len();
-                if others == 0 && !surely_unwritten(&self.state, start, frequency, &rules.zone) {
-                    return context.bury_old(&reading, &self.state.id);
-                }
-                if others >= SAMPLES_MAX {
-                    let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
-                    return context.bury(&reading, TOO_MANY_SAMPLES, detail);
-                }
-                let samples = &mut self.state.extra_mut().samples;
-                samples.insert(index, reading.clone());
-                if others == 0 || samples.len() > SAMPLES_MAX {
-                    let surplus = surplus(samples, rules, slot);
-                    // An interval whose samples go at once would be the mean of this one alone.
-                    if index < surplus {
-                        samples.remove(index);
-                        return context.bury_old(&reading, &self.state.id);
-                    }
-                    samples.drain(..surplus);
-                }
-            }
+        let new = surely_unwritten(&self.state, start, frequency, &rules.zone);
+        let complete = new || context.known != Known::Remembered || self.samples.complete_from(start);
+        if !complete {
+            return context.park(reading, start, end);
         }
-        let samples = &self.state.extra().samples;
-        if let Some(content) = mean(samples[inside(samples)].iter(), end - start) {
-            self.derive(frequency, start, end, content, context);
+        let looked_up = context.known == Known::Everything;
+        if (new || looked_up) && self.state.last_start.is_none_or(|last| last <= start) {
+            self.samples.extend_to(start);
+        }
+        let others = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end)).len();
+        if others >= SAMPLES_MAX && self.samples.at(reading.at).is_none() {
+            let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
+            return context.bury(&reading, TOO_MANY_SAMPLES, detail);
+        }
+        let outcome = context.keep(self.samples.take(reading), reading);
+        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
+            context.stale(start);
         }
         context.count(&reading, outcome, end);
     }
@@ -285,62 +333,90 @@ impl Series {
     fn read_register(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
         let zone = &context.rules.zone;
         let boundary = frequency.round(reading.at, zone);
-        let register = PendingReading { at: boundary, ..reading.clone() };
-        let kept_max = context.rules.remembered;
-        let samples = &mut self.state.extra_mut().samples;
-        let full = samples.len() >= kept_max;
-        // The left neighbour of the oldest register may be gone: its interval could not be corrected any more.
-        if full && samples.first().is_some_and(|oldest| boundary <= oldest.at) {
-            return context.bury_old(&reading, &self.state.id);
+        let (left, right) = (frequency.advance(boundary, -1, zone), frequency.advance(boundary, 1, zone));
+        let register = PendingReading { at: boundary, ..reading };
+        if context.known == Known::Remembered && !self.samples.complete_from(left) {
+            // A repetition of the last register, the most frequent one, needs no more than that.
+            let repeated = self.samples.at(boundary).is_some_and(|known| known.position >= register.position);
+            match repeated {
+                true => context.count(&reading, Outcome::Duplicate, boundary),
+                false => context.park(reading, left, right),
+            }
+            return;
         }
-        let mut outcome = Outcome::Accepted;
-        let index = match samples.binary_search_by_key(&boundary, |sample| sample.at) {
-            Ok(index) => match keep_greater(&mut samples[index], &register) {
-                Kept::Changed => {
-                    outcome = Outcome::Corrected;
-                    index
-                }
-                Kept::Same => return context.count(&reading, Outcome::Duplicate, boundary),
-            },
-            Err(index) => {
-                samples.insert(index, register);
-                index
-            }
-        };
-        for right in [index, index + 1] {
-            let Some(left) = right.checked_sub(1) else { continue };
-            let (Some(from), Some(to)) = (self.state.extra().samples.get(left), self.state.extra().samples.get(right))
-            else {
-                continue;
-            };
-            if frequency.advance(from.at, 1, zone) != to.at {
-                continue;
-            }
-            let (start, end) = (from.at, to.at);
-            let length = end - start;
-            let value = to.unit.store(to.value, length) - from.unit.store(from.value, length);
-            let quality = from.quality.max(to.quality);
-            let content = Content { value, count: 2, quality, position: from.position.max(to.position) };
-            if value >= 0.0 {
-                self.derive(frequency, start, end, content, context);
-            }
+        let last = self.state.extra().last_register.map(|last| last.at);
+        if context.known == Known::Everything && last.is_none_or(|last| last <= right) {
+            self.samples.extend_to(left);
         }
-        let samples = &mut self.state.extra_mut().samples;
-        let excess = samples.len().saturating_sub(kept_max);
-        samples.drain(..excess);
+        let outcome = context.keep(self.samples.take(register), register);
+        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
+            context.stale(left);
+            context.stale(boundary);
+        }
+        if outcome != Outcome::Duplicate || self.samples.last().is_some_and(|last| last.at == boundary) {
+            self.state.extra_mut().last_register = self.samples.last().copied();
+        }
         context.count(&reading, outcome, boundary);
     }
 
-    // Writes an interval that is made of several readings, if it changed.
-    fn derive(
-        &mut self,
-        frequency: Frequency,
-        start: Micros,
-        end: Micros,
-        mut content: Content,
-        context: &mut Context<'_>,
-    ) {
+    /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not be.
+    pub fn apply_parked(&mut self, rules: &Rules, parked: Parked, found: bool, out: &mut Output) {
+        let known = if found { Known::Everything } else { Known::NoMore };
+        let mut context = Context { rules, number: parked.series, watermark: parked.watermark, known, out };
+        if let Some(frequency) = self.state.frequency {
+            self.read(frequency, parked.reading, &mut context);
+        }
+    }
+
+    /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch.
+    pub fn recall_interval(&mut self, start: Micros, content: &Content, row: Option<(u32, u32)>) {
+        let (epoch, number) = row.unwrap_or_default();
+        self.memory.recall(Remembered::new(start, content, epoch, number), row.is_some());
+    }
+
+    /// Takes a sample or register that was looked up.
+    pub fn recall_sample(&mut self, sample: PendingReading) {
+        self.samples.take(sample);
+    }
+
+    /// Forgets what is not to be remembered in the next epoch.
+    pub fn trim(&mut self, rules: &Rules, remembered: usize) {
+        self.memory.trim(remembered);
+        if rules.kind != ValueKind::Interval
+            && let Some(oldest) = self.memory.oldest()
+        {
+            let from = match rules.label {
+                // The sample at an interval's start belongs to the one before; the register there to both.
+                Label::End if rules.kind == ValueKind::Gauge => oldest + 1,
+                _ => oldest,
+            };
+            self.samples.forget_before(from);
+        }
+    }
+
+    // Computes an interval that is made of several readings anew, and writes it if it changed.
+    fn derive(&mut self, frequency: Frequency, start: Micros, context: &mut Context<'_>) {
+        let rules = context.rules;
+        let end = frequency.advance(start, 1, &rules.zone);
+        let found = match rules.kind {
+            ValueKind::Counter => match (self.samples.at(start), self.samples.at(end)) {
+                (Some(from), Some(to)) => difference(from, to, end - start),
+                _ => return,
+            },
+            _ => {
+                let inside = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end));
+                mean(inside, end - start)
+            }
+        };
         let known = self.memory.find(start);
+        let new = known.is_none()
+            && (context.known == Known::Everything || surely_unwritten(&self.state, start, frequency, &rules.zone));
+        let mut content = match found {
+            Some(content) => content,
+            // Nothing was there, and nothing is to be taken away.
+            None if new || known.as_ref().is_some_and(|known| known.content().count == 0) => return,
+            None => Content { value: 0.0, count: 0, quality: Quality::Measured, position: Position::LEAST },
+        };
         let same = |known: &Content| same_content(known, &content) && known.count == content.count;
         if known.as_ref().is_some_and(|known| same(&known.content())) {
             return;
@@ -350,10 +426,11 @@ impl Series {
             content.position = Position { offset: last.offset + 1, ..last };
         }
         self.state.extra_mut().last_position = Some(content.position);
-        match known {
+        match self.memory.find(start) {
             Some(known) => revise(known, end, content, context),
             None => {
-                self.write(frequency, start, end, content, context);
+                let layer = if new { Layer::Base } else { Layer::Revision };
+                self.write(frequency, start, end, layer, content, context);
             }
         }
     }
@@ -364,18 +441,50 @@ impl Series {
         frequency: Frequency,
         start: Micros,
         end: Micros,
+        layer: Layer,
         content: Content,
         context: &mut Context<'_>,
-    ) -> Outcome {
-        let zone = &context.rules.zone;
-        let new = surely_unwritten(&self.state, start, frequency, zone);
-        let layer = if new { Layer::Base } else { Layer::Revision };
+    ) {
         let row = context.out.rows.push(Row { series: context.number, start, end, layer, content });
-        if new {
-            mark(&mut self.state, start, frequency, zone);
+        if layer == Layer::Base {
+            mark(&mut self.state, start, frequency, &context.rules.zone);
         }
-        self.memory.insert(Remembered::new(start, &content, context.out.epoch, row), context.out.remembered);
-        if new { Outcome::Accepted } else { Outcome::Corrected }
+        let written = Remembered::new(start, &content, context.out.epoch, row);
+        match (context.rules.kind, context.known) {
+            (ValueKind::Interval, Known::Remembered) => self.memory.insert(written, context.out.remembered),
+            // At the end of an epoch what was looked up must not make room before all of it is used.
+            _ => self.memory.recall(written, true),
+        }
+    }
+}
+
+impl Output {
+    /// An empty one.
+    pub fn new(epoch: u32, remembered: usize) -> Output {
+        Output { epoch, remembered, ..Output::default() }
+    }
+
+    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
+    /// of them is known; in order.
+    pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
+        let mut stale = std::mem::take(&mut self.stale);
+        stale.sort_unstable();
+        // Of two about one interval the one that knows more comes last.
+        stale.reverse();
+        stale.dedup_by_key(|(series, start, _)| (*series, *start));
+        stale.reverse();
+        stale
+    }
+}
+
+impl Series {
+    /// Computes an interval of [`Output::take_stale`].
+    pub fn refresh(&mut self, rules: &Rules, (number, start, everything): (u32, Micros, bool), out: &mut Output) {
+        let known = if everything { Known::Everything } else { Known::Remembered };
+        let mut context = Context { rules, number, watermark: Micros::MIN, known, out };
+        if let Some(frequency) = self.state.frequency {
+            self.derive(frequency, start, &mut context);
+        }
     }
 }
 
@@ -384,19 +493,34 @@ impl Context<'_> {
         self.out.tally.count(reading, outcome, end <= self.watermark);
     }
 
+    fn park(&mut self, reading: PendingReading, from: Micros, to: Micros) {
+        let (series, watermark) = (self.number, self.watermark);
+        self.out.parked.push(Parked { series, from, to, reading, watermark });
+    }
+
+    // A sample or register that was taken is written, unless it is older than what is there.
+    fn keep(&mut self, taken: Taken, reading: PendingReading) -> Outcome {
+        if taken != Taken::Repeated(Repeated::Older) {
+            self.out.samples.push((self.number, reading));
+        }
+        match taken {
+            Taken::New => Outcome::Accepted,
+            Taken::Changed => Outcome::Corrected,
+            Taken::Repeated(_) => Outcome::Duplicate,
+        }
+    }
+
+    fn stale(&mut self, start: Micros) {
+        let one = (self.number, start, self.known == Known::Everything);
+        // Neighbours are often alike.
+        if self.out.stale.last() != Some(&one) {
+            self.out.stale.push(one);
+        }
+    }
+
     fn bury(&mut self, reading: &PendingReading, reason: &'static str, detail: String) {
         self.out.tally.dead(reading.position.partition);
         self.out.dead.push(Dead { position: reading.position, reason, detail });
-    }
-
-    fn bury_old(&mut self, reading: &PendingReading, id: &str) {
-        let at = format_micros(reading.at);
-        let detail = format!(
-            "the reading of series `{id}` at {at} (value {}) is older than the {} intervals that are kept for \
-             corrections (ingest.remembered_intervals)",
-            reading.value, self.rules.remembered
-        );
-        self.bury(reading, BEYOND_HORIZON, detail);
     }
 }
 
@@ -420,53 +544,21 @@ fn same_content(a: &Content, b: &Content) -> bool {
     a.value == b.value && a.quality == b.quality
 }
 
-enum Kept {
-    Changed,
-    Same,
+// A negative difference is none.
+fn difference(from: &PendingReading, to: &PendingReading, length: Micros) -> Option<Content> {
+    let value = to.scale.store(to.value, length) - from.scale.store(from.value, length);
+    let (quality, position) = (from.quality.max(to.quality), from.position.max(to.position));
+    (value >= 0.0).then_some(Content { value, count: 2, quality, position })
 }
 
-// Of two readings of one thing the one with the greater position stays.
-fn keep_greater(known: &mut PendingReading, reading: &PendingReading) -> Kept {
-    if reading.position <= known.position {
-        return Kept::Same;
-    }
-    let same = known.value == reading.value && known.unit == reading.unit && known.quality == reading.quality;
-    *known = reading.clone();
-    if same { Kept::Same } else { Kept::Changed }
-}
-
-fn mean<'a>(samples: impl Iterator<Item = &'a PendingReading>, length: Micros) -> Option<Content> {
-    let mut sum = 0.0;
-    let mut found: Option<Content> = None;
+fn mean(samples: &[PendingReading], length: Micros) -> Option<Content> {
+    let first = samples.first()?;
+    let (mut sum, mut quality, mut position) = (0.0, first.quality, first.position);
     for sample in samples {
-        sum += sample.unit.store(sample.value, length);
-        let (count, quality, position) = match found {
-            None => (1, sample.quality, sample.position),
-            Some(so_far) => {
-                (so_far.count + 1, so_far.quality.max(sample.quality), so_far.position.max(sample.position))
-            }
-        };
-        found = Some(Content { value: sum / f64::from(count), count, quality, position });
+        sum += sample.scale.store(sample.value, length);
+        quality = quality.max(sample.quality);
+        position = position.max(sample.position);
     }
-    found
-}
-
-// How many of the first samples are those of the oldest intervals, which are forgotten: as many as are not to be
-// remembered, and more where there are too many samples. Those of the newest interval stay.
-fn surplus(samples: &[PendingReading], rules: &Rules, slot: impl Fn(Micros) -> Micros) -> usize {
-    if samples.len() <= rules.remembered {
-        return 0;
-    }
-    let mut keep_from = samples.len();
-    let mut slots = 0;
-    while let Some(last) = keep_from.checked_sub(1) {
-        let start = slot(samples[last].at);
-        let first = samples[..keep_from].partition_point(|sample| !rules.begins_by(sample.at, start));
-        if slots > 0 && (slots == rules.remembered || samples.len() - first > SAMPLES_MAX) {
-            break;
-        }
-        slots += 1;
-        keep_from = first;
-    }
-    keep_from
+    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
+    Some(Content { value: sum / f64::from(count), count, quality, position })
 }

@@ -33,10 +33,15 @@ fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
 /// A run of the aggregate with commits, restarts and crashes.
 struct Run {
     rules: Rules,
+    unit: Unit,
     series: Series,
     committed: Series,
     out: Output,
+    // What the lake has.
     rows: Vec<Row>,
+    samples: Vec<PendingReading>,
+    // Whether what was forgotten can be looked up.
+    declines: bool,
     counts: BTreeMap<i32, Counts>,
     dead: usize,
 }
@@ -45,25 +50,52 @@ impl Run {
     fn new(rules: Rules, unit: &Unit) -> Run {
         let series = Series::new("f", "s", unit, &rules);
         let committed = series.clone();
-        Run {
-            rules,
-            series,
-            committed,
-            out: Output { remembered: 8, ..Output::default() },
-            rows: vec![],
-            counts: BTreeMap::new(),
-            dead: 0,
-        }
+        let out = Output::new(1, rules.remembered);
+        let (unit, counts) = (unit.clone(), BTreeMap::new());
+        Run { rules, unit, series, committed, out, rows: vec![], samples: vec![], declines: false, counts, dead: 0 }
     }
 
     fn apply(&mut self, reading: &PendingReading) {
-        self.series.apply(&self.rules, 0, Micros::MIN, reading.clone(), &mut self.out);
+        self.apply_in(&self.unit.clone(), reading);
+    }
+
+    fn apply_in(&mut self, unit: &Unit, reading: &PendingReading) {
+        self.series.apply(&self.rules, 0, Micros::MIN, unit, *reading, &mut self.out);
+    }
+
+    // What a shard does at the end of an epoch.
+    fn end_epoch(&mut self) {
+        let parked = std::mem::take(&mut self.out.parked);
+        for parked in parked.iter().filter(|_| !self.declines) {
+            for row in self.rows.iter().filter(|row| (parked.from..parked.to).contains(&row.start)) {
+                let same = self.rows.iter().filter(|other| other.start == row.start);
+                let newest = same.max_by_key(|row| row.content.position).unwrap();
+                self.series.recall_interval(row.start, &newest.content, None);
+            }
+            for sample in self.samples.iter().filter(|sample| (parked.from..=parked.to).contains(&sample.at)) {
+                self.series.recall_sample(*sample);
+            }
+        }
+        for (number, row) in (0..).zip(self.out.rows.iter()) {
+            if parked.iter().any(|parked| parked.from == row.start) {
+                self.series.recall_interval(row.start, &row.content, Some((self.out.epoch, number)));
+            }
+        }
+        for parked in parked {
+            self.series.apply_parked(&self.rules, parked, !self.declines, &mut self.out);
+        }
+        for stale in self.out.take_stale() {
+            self.series.refresh(&self.rules, stale, &mut self.out);
+        }
+        self.series.trim(&self.rules, self.out.remembered);
     }
 
     fn commit(&mut self) {
-        let out = std::mem::take(&mut self.out);
-        (self.out.epoch, self.out.remembered) = (out.epoch + 1, out.remembered);
+        self.end_epoch();
+        let next = Output::new(self.out.epoch + 1, self.out.remembered);
+        let out = std::mem::replace(&mut self.out, next);
         self.rows.extend(out.rows.iter().copied());
+        self.samples.extend(out.samples.iter().map(|(_, sample)| *sample));
         self.dead += out.dead.len();
         for (partition, change) in out.tally.changes() {
             change.apply(self.counts.entry(partition).or_default());
@@ -76,7 +108,7 @@ impl Run {
         let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
         segments::decode(&[MAGIC.as_slice(), &frames.bytes].concat(), |state| self.series = Series::restore(state))
             .unwrap();
-        self.out = Output { epoch: self.out.epoch, ..Output::default() };
+        self.out = Output::new(1, self.rules.remembered);
     }
 
     /// What a reader of the table sees: by interval the row with the greatest position.
@@ -90,6 +122,7 @@ impl Run {
         }
         found
             .into_iter()
+            .filter(|(_, row)| row.content.count > 0)
             .map(|(start, row)| (start, (row.content.value, row.content.count, row.content.quality)))
             .collect()
     }
@@ -123,7 +156,10 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// Feeds the readings in the given order; after a crash those since the last commit come again.
 fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event]) -> Run {
-    let mut run = Run::new(rules, unit);
+    drive(Run::new(rules, unit), readings, events)
+}
+
+fn drive(mut run: Run, readings: &[PendingReading], events: &[Event]) -> Run {
     let mut committed = 0;
     let mut crashes = 0;
     let mut next = 0;
@@ -161,7 +197,7 @@ fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event])
 fn reading(at: Micros, value: f64, quality: Quality, position: (i64, i32, i64)) -> PendingReading {
     let (timestamp_ms, partition, offset) = position;
     let position = Position { timestamp_ms, partition, offset };
-    PendingReading { at, value, unit: Unit::KW, quality, position }
+    PendingReading { at, value, scale: Unit::KW.scale(), quality, position }
 }
 
 fn quality() -> impl Strategy<Value = Quality> {
@@ -185,9 +221,9 @@ proptest! {
             Just(Frequency::Month),
         ],
         label in prop_oneof![Just(Label::Begin), Just(Label::End)],
-        wide in any::<bool>(),
+        (wide, remembered, declines) in (any::<bool>(), 2..12usize, any::<bool>()),
     ) {
-        let rules = rules(ValueKind::Interval, label, Some(frequency));
+        let rules = Rules { remembered, ..rules(ValueKind::Interval, label, Some(frequency)) };
         let zone = rules.zone.clone();
         // Around the spring change of clocks; `wide` leaves holes longer than the state remembers.
         let origin = frequency.floor(1_711_000_000_000_000, &zone);
@@ -200,7 +236,13 @@ proptest! {
                 reading(boundary + skew * 30 * 1_000_000, f64::from(*value), *quality, (*ts, *partition, i as i64))
             })
             .collect();
-        let run = run(rules, &Unit::KW, &readings, &events);
+        let mut run = Run::new(rules, &Unit::KW);
+        run.declines = declines;
+        let run = drive(run, &readings, &events);
+        if !declines {
+            // Every interval is accepted once, whatever was forgotten.
+            prop_assert_eq!(run.counts.values().map(|c| c.accepted).sum::<u64>(), run.read().len() as u64);
+        }
 
         let mut expected: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
         for (reading, (slot, ..)) in readings.iter().zip(&raw) {
@@ -272,17 +314,18 @@ proptest! {
 
     #[test]
     fn counters_are_differences_of_adjacent_registers(
-        raw in proptest::collection::vec((0..8i64, 0..4i64, 0..50i64, 0..3i32), 1..80),
+        raw in proptest::collection::vec((0..20i64, 0..14i64, 0..50i64, 0..3i32), 1..120),
         events in proptest::collection::vec(event(), 1..40),
+        remembered in 2..9usize,
     ) {
-        // Within the horizon: nothing is too old. Corrections leave the register ascending.
+        // A correction may make a difference negative, and another one positive again.
         let frequency = Frequency::HOUR;
-        let rules = Rules { remembered: 9, ..rules(ValueKind::Counter, Label::End, Some(frequency)) };
+        let rules = Rules { remembered, ..rules(ValueKind::Counter, Label::End, Some(frequency)) };
         let readings: Vec<PendingReading> = raw
             .iter()
             .enumerate()
             .map(|(i, (slot, wobble, ts, partition))| PendingReading {
-                unit: Unit::KWH,
+                scale: Unit::KWH.scale(),
                 ..reading(slot * HOUR, (slot * 10 + wobble) as f64, Quality::Measured, (*ts, *partition, i as i64))
             })
             .collect();
@@ -297,6 +340,7 @@ proptest! {
         let expected: BTreeMap<Micros, f64> = registers
             .iter()
             .filter_map(|(at, register)| Some((*at, registers.get(&(at + HOUR))?.value - register.value)))
+            .filter(|(_, difference)| *difference >= 0.0)
             .collect();
         let found: BTreeMap<Micros, f64> = run.read().into_iter().map(|(start, row)| (start, row.0)).collect();
         prop_assert_eq!(found, expected);
@@ -305,11 +349,12 @@ proptest! {
 
     #[test]
     fn gauges_are_means_of_their_samples(
-        raw in proptest::collection::vec((0..8 * 6i64, 0..8i64, 0..50i64, 0..3i32), 1..120),
+        raw in proptest::collection::vec((0..16 * 6i64, 0..8i64, 0..50i64, 0..3i32), 1..160),
         events in proptest::collection::vec(event(), 1..40),
+        (remembered, label) in (2..9usize, prop_oneof![Just(Label::Begin), Just(Label::End)]),
     ) {
         let frequency = Frequency::HOUR;
-        let rules = Rules { remembered: 9, ..rules(ValueKind::Gauge, Label::End, Some(frequency)) };
+        let rules = Rules { remembered, ..rules(ValueKind::Gauge, label, Some(frequency)) };
         let readings: Vec<PendingReading> = raw
             .iter()
             .enumerate()
@@ -327,7 +372,7 @@ proptest! {
         }
         let mut expected: BTreeMap<Micros, (f64, i32, Quality)> = BTreeMap::new();
         for (at, sample) in samples {
-            let start = (at - 1).div_euclid(HOUR) * HOUR;
+            let start = (at - i64::from(label == Label::End)).div_euclid(HOUR) * HOUR;
             let interval = expected.entry(start).or_insert((0.0, 0, Quality::Measured));
             interval.0 += sample.value;
             interval.1 += 1;
@@ -362,7 +407,7 @@ fn a_register_that_falls_gives_no_value() {
     let mut run = Run::new(rules(ValueKind::Counter, Label::End, Some(Frequency::HOUR)), &Unit::KWH);
     for (slot, value) in [(1, 99_990.0), (2, 99_995.0), (3, 3.0), (4, 10.0)] {
         let register = reading(slot * HOUR, value, Quality::Measured, (slot, 0, slot));
-        run.apply(&PendingReading { unit: Unit::KWH, ..register });
+        run.apply(&PendingReading { scale: Unit::KWH.scale(), ..register });
     }
     run.commit();
     let values: Vec<(Micros, f64)> = run.read().into_iter().map(|(start, row)| (start / HOUR, row.0)).collect();
@@ -370,27 +415,39 @@ fn a_register_that_falls_gives_no_value() {
 }
 
 #[test]
-fn what_is_older_than_the_horizon_is_a_dead_letter_with_its_reason() {
+fn what_was_forgotten_is_looked_up_and_little_is_kept() {
     for kind in [ValueKind::Counter, ValueKind::Gauge] {
         let mut run = Run::new(rules(kind, Label::End, Some(Frequency::HOUR)), &Unit::KWH);
-        for slot in (0..30).chain([3]) {
-            let old = reading(slot * HOUR, slot as f64, Quality::Measured, (slot, 0, slot));
-            run.apply(&PendingReading { unit: Unit::KWH, ..old });
+        let mut offset = 0;
+        let mut apply = |run: &mut Run, slot: i64, value: f64| {
+            offset += 1;
+            let register = reading(slot * HOUR, value, Quality::Measured, (offset, 0, offset));
+            run.apply(&PendingReading { scale: Unit::KWH.scale(), ..register });
+        };
+        for slot in 0..30 {
+            apply(&mut run, slot, (10 * slot) as f64);
         }
-        assert_eq!(run.out.dead.len(), 1, "{kind:?}");
-        assert_eq!(run.out.dead[0].reason, aggregate::BEYOND_HORIZON);
-        assert!(run.series.state.extra().samples.len() <= 8, "{kind:?}");
         run.commit();
-        assert_eq!(run.counts[&0].dead, 1);
+        // Long ago, and after a restart.
+        apply(&mut run, 3, 35.0);
+        assert_eq!(run.out.parked.len(), 1, "{kind:?}");
+        run.commit();
+        run.restart();
+        apply(&mut run, 4, 46.0);
+        run.commit();
+        let found: Vec<f64> = run.read().into_values().map(|row| row.0).skip(2).take(3).collect();
+        match kind {
+            ValueKind::Counter => assert_eq!(found, [15.0, 11.0, 4.0]),
+            _ => assert_eq!(found, [20.0, 35.0, 46.0]),
+        }
+        assert_eq!((run.counts[&0].accepted, run.counts[&0].corrected, run.dead), (30, 2, 0));
     }
 }
 
 #[test]
 fn another_unit_than_the_series_has_is_a_dead_letter() {
     let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
-    let degrees =
-        PendingReading { unit: Unit::Other("degC".into()), ..reading(HOUR, 1.0, Quality::Measured, (1, 0, 1)) };
-    run.apply(&degrees);
+    run.apply_in(&Unit::Other("degC".into()), &reading(HOUR, 1.0, Quality::Measured, (1, 0, 1)));
     assert_eq!(run.out.dead[0].reason, aggregate::UNIT_MISMATCH);
     assert!(run.out.dead[0].detail.contains("degC"), "{}", run.out.dead[0].detail);
 }
@@ -423,7 +480,7 @@ fn readings_that_waited_leave_the_pending_count() {
 }
 
 #[test]
-fn an_old_gauge_interval_is_never_made_of_a_part_of_its_samples() {
+fn an_old_gauge_interval_is_made_of_all_of_its_samples() {
     let mut rules = rules(ValueKind::Gauge, Label::End, Some(Frequency::QUARTER_HOUR));
     rules.remembered = 4;
     let mut run = Run::new(rules, &Unit::KW);
@@ -440,7 +497,7 @@ fn an_old_gauge_interval_is_never_made_of_a_part_of_its_samples() {
         apply(&mut run, minute);
     }
     run.commit();
-    assert_eq!(run.dead, 30, "nothing of an interval that cannot be kept");
+    assert_eq!((run.dead, run.read().len()), (0, 20));
     for (start, interval) in run.read() {
         assert_eq!(interval.1, 3, "the interval at {start} lacks samples");
     }

@@ -133,7 +133,12 @@ pub async fn run(
         let mut readings = files::open(path, &options)?;
         loop {
             let Some(mine) = shard.take() else { return Err(lost()) };
-            let (mine, rest, part) = run.fill(mine, readings).await?;
+            let (mut mine, rest, count) = run.fill(mine, readings).await?;
+            let wanted = mine.wanted();
+            if !wanted.is_empty() {
+                mine.resolve(run.committer.look_up(&wanted).await?);
+            }
+            let (mine, part) = run.finish(mine, count).await?;
             shard = Some(mine);
             readings = rest;
             let ended = part.count == 0;
@@ -200,15 +205,12 @@ impl Run<'_> {
         &mut self,
         mut shard: Shard,
         mut readings: FileReadings,
-    ) -> Result<(Shard, FileReadings, Filled), IngestError> {
+    ) -> Result<(Shard, FileReadings, u64), IngestError> {
         let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
         let count_max = self.count_max;
-        let known = &self.committer.committed().state;
-        let place = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, self.states) };
         let first_row = self.next_row;
         let (prefix, kind) = (self.settings.series_prefix.clone(), self.settings.kind);
-        let known_census = Arc::clone(&self.committer.committed().census);
-        let filling = move || -> Result<(Shard, FileReadings, Filled), IngestError> {
+        let filling = move || -> Result<(Shard, FileReadings, u64), IngestError> {
             let mut count = 0;
             while count < count_max {
                 let Some(reading) = readings.next() else { break };
@@ -217,31 +219,45 @@ impl Run<'_> {
                     "" => reading.series,
                     prefix => format!("{prefix}{}", reading.series).into(),
                 };
+                let unit = reading.unit.unwrap_or_else(|| unit.clone());
                 let reading = PendingReading {
                     at: reading.at,
                     value: reading.value,
-                    unit: reading.unit.unwrap_or_else(|| unit.clone()),
+                    scale: unit.scale(),
                     quality: reading.quality,
                     position: Position::backfill(started_ms, first_row + count as i64),
                 };
                 count += 1;
-                if let Err(refusal) = check(&series, reading.at, reading.value, &reading.unit, kind) {
+                if let Err(refusal) = check(&series, reading.at, reading.value, &unit, kind) {
                     shard.refuse(feed, &reading, refusal.reason, refusal.detail);
                     continue;
                 }
                 // Nothing of a backfill is late.
-                shard.apply(Routed { feed, route: route(&series), series, reading }, Micros::MIN);
+                shard.apply(Routed { feed, route: route(&series), series, unit, reading }, Micros::MIN);
             }
-            let part = shard.finish(place)?;
-            let mut census = Census::clone(&known_census);
-            census.change(shard.census_changes());
-            Ok((shard, readings, Filled { count, part, place, census }))
+            Ok((shard, readings, count))
         };
         let filled = tokio::task::spawn_blocking(filling)
             .await
             .map_err(|error| IngestError::Fault(format!("reading a file: {error}")))??;
-        self.next_row += filled.2.count as i64;
+        self.next_row += filled.2 as i64;
         Ok(filled)
+    }
+
+    // Ends the epoch of `count` readings.
+    async fn finish(&mut self, mut shard: Shard, count: u64) -> Result<(Shard, Filled), IngestError> {
+        let known = self.committer.committed();
+        let rewrite_from = rewrite_from(&known.state.segments, self.states);
+        let place = Place { seq: known.state.seq + 1, rewrite_from };
+        let mut census = Census::clone(&known.census);
+        let finishing = move || -> Result<(Shard, Filled), IngestError> {
+            let part = shard.finish(place)?;
+            census.change(shard.census_changes());
+            Ok((shard, Filled { count, part, place, census }))
+        };
+        tokio::task::spawn_blocking(finishing)
+            .await
+            .map_err(|error| IngestError::Fault(format!("aggregating the readings of a file: {error}")))?
     }
 
     async fn commit(&mut self, filled: Filled) -> Result<(), IngestError> {

@@ -2,12 +2,13 @@
 //!
 //! For commit `seq`, in this order, each step durable before the next begins:
 //!
-//! 1. data files of `intervals` and of `dead_letters`, and the segment `state/series-{seq}-{fence}.zst` with the states of the
+//! 1. data files of `intervals`, `samples` and `dead_letters`, and the segment `state/series-{seq}-{fence}.zst` with the states of the
 //!    series that changed (nobody sees them yet);
-//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the dead letters' files;
+//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the files of `samples` and `dead_letters`;
 //! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
 //!    `meterline/ingest_fence` = fence, which together name the state file;
-//! 4. `dead_letters` gets its files, with the transaction `meterline/dead_letters` = seq.
+//! 4. `samples` and `dead_letters` get their files, with the transactions `meterline/samples` and `meterline/dead_letters` =
+//!    seq.
 //!
 //! A crash before 3 leaves files that nobody names; the readings come again. A crash between 3 and 4 is made good at the
 //! next start, from the state file. A writer that was fenced out cannot make step 3, and its state file has a name of
@@ -30,12 +31,14 @@ use meterline_schemas::tables::INTERVALS;
 use super::census::Census;
 use super::error::IngestError;
 use super::layout::EpochRows;
+use super::recall::{Recalled, Wanted, look_up};
 use super::segments::{self, Frames, MAGIC, Segment};
 use super::series::SeriesState;
 use super::state::IngestState;
 
 const SEQ: &str = "meterline/ingest";
 const FENCE: &str = "meterline/ingest_fence";
+const SAMPLES: &str = "meterline/samples";
 const DEAD_LETTERS: &str = "meterline/dead_letters";
 const STATE_DIRECTORY: &str = "state";
 /// States of old commits that are kept, for readers of an old snapshot.
@@ -169,10 +172,11 @@ pub struct Batch {
     pub census: Arc<Census>,
 }
 
-/// The one writer of `intervals` and `dead_letters`, as long as nobody newer claims them.
+/// The one writer of `intervals`, `samples` and `dead_letters`, as long as nobody newer claims them.
 pub struct Committer {
     lake: Lake,
     intervals: TableOwner,
+    samples: TableOwner,
     dead_letters: TableOwner,
     fence: Fence,
     committed: Committed,
@@ -182,7 +186,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Takes over: fences out every earlier writer, loads the last commit, and finishes its dead letters. Once
+    /// Takes over: fences out every earlier writer, loads the last commit, and finishes its step 4. Once
     /// `stopping` is set a failing store is no longer waited for.
     ///
     /// # Errors
@@ -191,6 +195,7 @@ impl Committer {
         let opening = "opening the tables of the stream";
         let mut intervals =
             TableOwner::open(lake, &TableDefinition::intervals()).await.map_err(IngestError::lake(opening))?;
+        let samples = TableOwner::open(lake, &TableDefinition::samples()).await.map_err(IngestError::lake(opening))?;
         let dead_letters =
             TableOwner::open(lake, &TableDefinition::dead_letters()).await.map_err(IngestError::lake(opening))?;
         let fence = intervals.claim(SEQ).await.map_err(|error| refused("taking over the stream", error))?;
@@ -207,8 +212,8 @@ impl Committer {
         let census = Arc::default();
         let committed = Committed { state: Arc::new(state), census, intervals_version: intervals.version() };
         let mut committer =
-            Committer { lake: lake.clone(), intervals, dead_letters, fence, committed, states, stopping };
-        committer.finish_dead_letters().await?;
+            Committer { lake: lake.clone(), intervals, samples, dead_letters, fence, committed, states, stopping };
+        committer.finish().await?;
         Ok(committer)
     }
 
@@ -225,14 +230,24 @@ impl Committer {
         let Batch { intervals, dead_letters, mut state, states, rewrite_from, census } = batch;
         state.seq = self.committed.state.seq + 1;
         state.fence = self.fence.value();
+        state.sample_files.clear();
         state.dead_letter_files.clear();
         let stopping = Arc::clone(&self.stopping);
 
         let mut files: Vec<DataFile> = Vec::new();
+        let intervals = Arc::new(intervals);
         if !intervals.is_empty() {
-            let (table, doing) = (&self.intervals, "writing intervals");
-            let encoded = table.encode(move |files| intervals.write(files)).await.map_err(IngestError::lake(doing))?;
+            let (rows, doing) = (Arc::clone(&intervals), "writing intervals");
+            let table = &self.intervals;
+            let encoded = table.encode(move |files| rows.write(files)).await.map_err(IngestError::lake(doing))?;
             files = retry(&stopping, doing, || table.store(&encoded)).await?;
+        }
+        if intervals.samples() > 0 {
+            let (rows, doing) = (intervals, "writing samples");
+            let table = &self.samples;
+            let encoded =
+                table.encode(move |files| rows.write_samples(files)).await.map_err(IngestError::lake(doing))?;
+            state.sample_files = retry(&stopping, doing, || table.store(&encoded)).await?;
         }
         if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
             let table = &self.dead_letters;
@@ -264,27 +279,42 @@ impl Committer {
         };
         let segments = state.segments.iter().map(|segment| segment.path.clone()).collect();
         self.committed = Committed { state, census, intervals_version };
-        self.finish_dead_letters().await?;
+        self.finish().await?;
         self.prune(path, segments).await;
         Ok(self.committed.clone())
     }
 
-    // Step 4. The transaction makes it idempotent.
-    async fn finish_dead_letters(&mut self) -> Result<(), IngestError> {
+    // Step 4. The transactions make it idempotent.
+    async fn finish(&mut self) -> Result<(), IngestError> {
         let state = Arc::clone(&self.committed.state);
-        if state.dead_letter_files.is_empty() {
-            return Ok(());
-        }
         let stopping = Arc::clone(&self.stopping);
-        let mut attempt = Attempt::new(&stopping);
-        loop {
-            let transactions = [(DEAD_LETTERS.to_owned(), state.seq)];
-            match self.dead_letters.commit(&state.dead_letter_files, &transactions, None).await {
-                Ok(_) => return Ok(()),
-                Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
-                Err(CommitError::Lake(error)) => attempt.wait("committing dead letters", error).await?,
+        let followers = [
+            (&mut self.samples, &state.sample_files, SAMPLES, "committing samples"),
+            (&mut self.dead_letters, &state.dead_letter_files, DEAD_LETTERS, "committing dead letters"),
+        ];
+        for (table, files, job, doing) in followers {
+            if files.is_empty() {
+                continue;
+            }
+            let mut attempt = Attempt::new(&stopping);
+            loop {
+                match table.commit(files, &[(job.to_owned(), state.seq)], None).await {
+                    Ok(_) => break,
+                    Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
+                    Err(CommitError::Lake(error)) => attempt.wait(doing, error).await?,
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Looks up what series no longer remember, as of the newest commit. Waits for a store that fails, and says so.
+    ///
+    /// # Errors
+    /// A file is damaged, or a store still fails when the engine is to stop.
+    pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
+        let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted);
+        retry(&self.stopping, "looking up what was written earlier", work).await
     }
 
     /// Makes the census of the newest commit known.
@@ -374,7 +404,7 @@ impl Attempt<'_> {
     async fn wait(&mut self, doing: &'static str, error: LakeError) -> Result<(), IngestError> {
         self.count += 1;
         let stopping = self.stopping.load(Ordering::Relaxed) && self.count >= ATTEMPTS_WHEN_STOPPING;
-        let hopeless = matches!(error, LakeError::Encode { .. } | LakeError::Url { .. });
+        let hopeless = matches!(error, LakeError::Encode { .. } | LakeError::Decode { .. } | LakeError::Url { .. });
         if stopping || hopeless {
             return Err(IngestError::Lake { doing, source: error });
         }

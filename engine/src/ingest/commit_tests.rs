@@ -126,7 +126,11 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
         let start: Micros = offset * HOUR;
         rows.push(Row { series: 0, start, end: start + HOUR, layer: Layer::Base, content });
     }
-    let intervals = EpochRows::new(vec![ShardRows { rows, series: vec![(0, TextMaker::default().texts(&series))] }]);
+    let intervals = EpochRows::new(vec![ShardRows {
+        rows,
+        samples: vec![],
+        series: vec![(0, TextMaker::default().texts(&series))],
+    }]);
     let mut state = state.clone();
     let partition = state.feeds.entry(FEED.into()).or_default().partitions.entry(0).or_default();
     (partition.next_offset, partition.end_offset) = (to, to);
@@ -171,7 +175,7 @@ async fn case(seed: u64) -> u64 {
     let odds = Arc::new(AtomicU64::new(0));
     let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
     // The objects are in memory, but the Delta library looks for a local table's directory.
-    for table in ["intervals", "dead_letters"] {
+    for table in ["intervals", "samples", "dead_letters"] {
         std::fs::create_dir(dir.path().join(table)).unwrap();
     }
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

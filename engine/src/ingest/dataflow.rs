@@ -39,6 +39,7 @@ use super::dead_letters::DeadLetter;
 use super::discovery::NewPartition;
 use super::epoch::{Progress, SourcePart};
 use super::error::IngestError;
+use super::recall::{Recalled, Wanted};
 use super::series::{PendingReading, SeriesState};
 use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart, route};
 
@@ -58,6 +59,13 @@ pub enum Event {
     Census(CensusPart),
     /// A source has left an epoch.
     Source(SourcePart),
+    /// A shard has to know more before it can finish an epoch.
+    Wanted {
+        /// The worker.
+        worker: usize,
+        /// What it has to know.
+        wanted: Wanted,
+    },
     /// A shard has finished an epoch.
     Shard(ShardPart),
     /// The stream cannot go on.
@@ -157,6 +165,8 @@ pub struct Setup {
     pub series: Vec<(u16, SeriesState, i64)>,
     /// What its shard may keep in memory.
     pub budget: Budget,
+    /// What was looked up for it.
+    pub recalled: Receiver<Recalled>,
 }
 
 /// What is the same for all workers.
@@ -220,7 +230,7 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     for (feed, state, written) in setup.series {
         shard.restore(feed, state, written);
     }
-    build(worker, &mut input, shard, &common);
+    build(worker, &mut input, shard, setup.recalled, &common);
     input.advance_to(1);
     let mut reader = Reader {
         common,
@@ -270,11 +280,12 @@ fn build(
     worker: &mut Worker,
     input: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>>,
     shard: Shard,
+    recalled: Receiver<Recalled>,
     common: &Common,
 ) {
-    let common = common.clone();
+    let (index, common) = (worker.index(), common.clone());
     worker.dataflow(|scope| {
-        let facts = aggregate(input.to_stream(scope), shard, common.clone());
+        let facts = aggregate(input.to_stream(scope), index, shard, recalled, common.clone());
         let counts = facts.as_collection().count_total();
         report(counts.inner, common.events);
     });
@@ -283,12 +294,22 @@ fn build(
 type Facts<'scope> = Stream<'scope, u64, Vec<(Counted, u64, i64)>>;
 
 // Readings of an epoch become rows and states, which the coordinator gets, and facts that came and went.
-fn aggregate<'scope>(readings: Stream<'scope, u64, Vec<Routed>>, mut shard: Shard, common: Common) -> Facts<'scope> {
+fn aggregate<'scope>(
+    readings: Stream<'scope, u64, Vec<Routed>>,
+    worker: usize,
+    mut shard: Shard,
+    recalled: Receiver<Recalled>,
+    common: Common,
+) -> Facts<'scope> {
     // Readings of epochs that not every source has reached yet: they wait, so that the state of a shard is that of one
     // epoch.
     let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
     let route = Exchange::new(|routed: &Routed| routed.route);
-    readings.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(route, "aggregate", move |mut capability, _| {
+    let scope = readings.scope();
+    // The epoch for which something is being looked up.
+    let mut waits = None;
+    readings.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(route, "aggregate", move |mut capability, info| {
+        let activator = scope.activator_for(info.address);
         move |(readings, frontier), output| {
             readings.for_each(|capability, batch| {
                 let Some(epoch) = capability.least().copied() else { return };
@@ -302,6 +323,19 @@ fn aggregate<'scope>(readings: Stream<'scope, u64, Vec<Routed>>, mut shard: Shar
             let mut ended = *capability.time();
             while ended < shard.epoch() || frontier.frontier().first().is_some_and(|reached| *reached > shard.epoch()) {
                 if ended == shard.epoch() {
+                    if waits != Some(ended) {
+                        let wanted = shard.wanted();
+                        if !wanted.is_empty() {
+                            waits = Some(ended);
+                            let _ = common.events.send(Event::Wanted { worker, wanted });
+                        }
+                    }
+                    if waits == Some(ended) {
+                        match recalled.try_recv() {
+                            Ok(found) => shard.resolve(found),
+                            Err(_) => return activator.activate_after(NAP),
+                        }
+                    }
                     let event = match shard.finish(common.control.place()) {
                         Ok(part) => Event::Shard(part),
                         Err(error) => Event::Failed(error),
@@ -410,10 +444,11 @@ impl Reader {
                     reading: PendingReading {
                         at: reading.at,
                         value: reading.value,
-                        unit: reading.unit,
+                        scale: reading.unit.scale(),
                         quality: reading.quality,
                         position,
                     },
+                    unit: reading.unit,
                 }),
                 Err(refusal) => {
                     progress.dead += 1;

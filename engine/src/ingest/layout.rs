@@ -8,19 +8,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Builder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, Float64Array, Float64Builder, Int32Array, Int32Builder, Int64Array, Int64Builder, RecordBatch,
+    StringArray, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use jiff::tz::TimeZone;
 use meterline_connectors::lake::{FileSet, LakeError, Partition};
-use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION};
+use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION, SAMPLES_PARTITION};
 use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 use super::rows::{Layer, Rows};
-use super::series::SeriesState;
+use super::series::{PendingReading, SeriesState};
 
 /// Rows of one batch.
 const BATCH: usize = 64 * 1024;
@@ -76,6 +77,8 @@ impl TextMaker {
 pub struct ShardRows {
     /// The rows.
     pub rows: Rows,
+    /// Samples and registers, by the number of their series.
+    pub samples: Vec<(u32, PendingReading)>,
     /// The series.
     pub series: Vec<(u32, SeriesTexts)>,
 }
@@ -91,6 +94,7 @@ pub struct EpochRows {
 #[derive(Debug)]
 struct Part {
     rows: Rows,
+    samples: Vec<(u32, PendingReading)>,
     // By the number of a series in its shard.
     rank: Vec<u32>,
 }
@@ -109,10 +113,10 @@ impl EpochRows {
     pub fn new(parts: Vec<ShardRows>) -> EpochRows {
         let mut all: Vec<(SeriesTexts, usize, u32)> = Vec::new();
         let mut joined = Vec::with_capacity(parts.len());
-        for ShardRows { rows, series } in parts {
+        for ShardRows { rows, samples, series } in parts {
             let numbers = series.iter().map(|(number, _)| *number as usize + 1).max().unwrap_or(0);
             all.extend(series.into_iter().map(|(number, texts)| (texts, joined.len(), number)));
-            joined.push(Part { rows, rank: vec![0; numbers] });
+            joined.push(Part { rows, samples, rank: vec![0; numbers] });
         }
         all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.common.feed).cmp(&(&b.id, &b.common.feed)));
         let mut series = Vec::with_capacity(all.len());
@@ -128,6 +132,54 @@ impl EpochRows {
         self.parts.iter().map(|part| part.rows.len()).sum()
     }
 
+    /// Number of samples and registers.
+    pub fn samples(&self) -> usize {
+        self.parts.iter().map(|part| part.samples.len()).sum()
+    }
+
+    /// Encodes the files of samples and registers: one a month, sorted by series and stamp.
+    ///
+    /// # Errors
+    /// A fault of ours: columns do not fit the table.
+    pub fn write_samples(&self, files: &mut FileSet) -> Result<(), LakeError> {
+        let schema = stored(&tables::samples(), &SAMPLES_PARTITION);
+        let mut months = Months::default();
+        let mut by_month: BTreeMap<Micros, Vec<(u32, &PendingReading)>> = BTreeMap::new();
+        for part in &self.parts {
+            for (series, sample) in &part.samples {
+                let month = months.start_of(sample.at);
+                by_month.entry(month).or_default().push((part.rank[*series as usize], sample));
+            }
+        }
+        for (month, mut samples) in by_month {
+            samples.sort_unstable_by_key(|(rank, sample)| (*rank, sample.at, sample.position));
+            let partition = vec![(SAMPLES_PARTITION[0].to_owned(), format_micros(month)[..7].to_owned())];
+            files.file(partition, samples.chunks(BATCH).map(|samples| self.sample_batch(&schema, samples)))?;
+        }
+        Ok(())
+    }
+
+    fn sample_batch(&self, schema: &SchemaRef, samples: &[(u32, &PendingReading)]) -> Result<RecordBatch, ArrowError> {
+        let texts = |rank: &u32| &self.series[*rank as usize];
+        let unit = |(rank, sample): &(u32, &PendingReading)| match sample.scale.unit() {
+            Some(unit) => unit.to_string(),
+            None => texts(rank).common.unit_text.clone(),
+        };
+        let of = || samples.iter().map(|(_, sample)| sample);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(samples.iter().map(|(rank, _)| &*texts(rank).id))),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(of().map(|s| s.at)).with_timezone("UTC")),
+            Arc::new(Float64Array::from_iter_values(of().map(|s| s.value))),
+            Arc::new(StringArray::from_iter_values(samples.iter().map(unit))),
+            Arc::new(StringArray::from_iter_values(of().map(|s| s.quality.as_str()))),
+            Arc::new(StringArray::from_iter_values(samples.iter().map(|(rank, _)| &*texts(rank).common.feed))),
+            Arc::new(Int64Array::from_iter_values(of().map(|s| s.position.timestamp_ms))),
+            Arc::new(Int32Array::from_iter_values(of().map(|s| s.position.partition))),
+            Arc::new(Int64Array::from_iter_values(of().map(|s| s.position.offset))),
+        ];
+        RecordBatch::try_new(Arc::clone(schema), columns)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -138,7 +190,7 @@ impl EpochRows {
     /// # Errors
     /// A fault of ours: columns do not fit the table.
     pub fn write(&self, files: &mut FileSet) -> Result<(), LakeError> {
-        let schema = stored();
+        let schema = stored(&tables::intervals(), &INTERVALS_PARTITION);
         for (partition, places) in self.files() {
             let batches = places.chunks(BATCH).map(|places| self.batch(&schema, places));
             files.file(partition, batches)?;
@@ -238,10 +290,9 @@ impl EpochRows {
     }
 }
 
-/// The columns of the table that files hold: all but the partition's.
-fn stored() -> SchemaRef {
-    let all = tables::intervals();
-    let kept = all.fields().iter().filter(|field| !INTERVALS_PARTITION.contains(&field.name().as_str()));
+/// The columns of a table that files hold: all but the partition's.
+fn stored(all: &Schema, partition_by: &[&str]) -> SchemaRef {
+    let kept = all.fields().iter().filter(|field| !partition_by.contains(&field.name().as_str()));
     Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()))
 }
 
@@ -301,11 +352,11 @@ mod tests {
         second.push(row(3, 31 * DAY, Layer::Base, 5));
         second.push(row(3, 2 * HOUR, Layer::Base, 6));
         let rows = EpochRows::new(vec![
-            ShardRows { rows: first, series: vec![(7, texts("c")), (3, texts("a"))] },
-            ShardRows { rows: second, series: vec![(3, texts("b"))] },
+            ShardRows { rows: first, samples: vec![], series: vec![(7, texts("c")), (3, texts("a"))] },
+            ShardRows { rows: second, samples: vec![], series: vec![(3, texts("b"))] },
         ]);
         assert_eq!(rows.len(), 7);
-        let schema = stored();
+        let schema = stored(&tables::intervals(), &INTERVALS_PARTITION);
         let mut found = Vec::new();
         for (partition, places) in rows.files() {
             let batch = rows.batch(&schema, &places).unwrap();

@@ -98,6 +98,29 @@ impl Memory {
         self.intervals.get_mut(index)
     }
 
+    /// Start of the oldest interval that is remembered.
+    pub fn oldest(&self) -> Option<Micros> {
+        self.intervals.front().map(|oldest| oldest.start)
+    }
+
+    /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless `replace`.
+    pub fn recall(&mut self, interval: Remembered, replace: bool) {
+        match self.intervals.binary_search_by_key(&interval.start, |known| known.start) {
+            Ok(index) if replace => self.intervals[index] = interval,
+            Ok(_) => {}
+            Err(index) => self.intervals.insert(index, interval),
+        }
+    }
+
+    /// Forgets the oldest intervals until there are `length_max` at most.
+    pub fn trim(&mut self, length_max: usize) {
+        let surplus = self.intervals.len().saturating_sub(length_max);
+        if surplus > 0 {
+            self.intervals.drain(..surplus);
+            self.intervals.shrink_to(length_max);
+        }
+    }
+
     /// Remembers an interval that is not remembered yet, in place of the oldest ones where there are `length_max` or more.
     pub fn insert(&mut self, interval: Remembered, length_max: usize) {
         if self.intervals.len() >= length_max {

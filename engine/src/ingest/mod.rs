@@ -24,7 +24,9 @@ pub mod layout;
 mod lock;
 pub mod memory;
 pub mod outcome;
+pub mod recall;
 pub mod rows;
+mod samples;
 pub mod segments;
 pub mod series;
 pub mod service;
@@ -41,5 +43,7 @@ pub use service::{Ingest, IngestOptions};
 mod aggregate_tests;
 #[cfg(test)]
 mod commit_tests;
+#[cfg(test)]
+mod kinds_tests;
 #[cfg(test)]
 mod stream_tests;

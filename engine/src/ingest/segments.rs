@@ -133,6 +133,7 @@ pub fn rewrite_from(segments: &[Segment], changed: u64) -> i64 {
 mod tests {
     use meterline_schemas::Frequency;
     use meterline_schemas::reading::{Position, Quality};
+    use meterline_schemas::unit::Scale;
     use proptest::prelude::*;
 
     use super::super::series::PendingReading;
@@ -146,8 +147,7 @@ mod tests {
         all[5].frequency = Some(Frequency::Month);
         all[5].recent = u128::MAX - 7;
         let position = Position { timestamp_ms: 1, partition: 2, offset: 3 };
-        let reading =
-            PendingReading { at: -4, value: 0.1, unit: "degC".parse().unwrap(), quality: Quality::Estimated, position };
+        let reading = PendingReading { at: -4, value: 0.1, scale: Scale::AsIs, quality: Quality::Estimated, position };
         all[7].extra_mut().pending.push(reading);
         let mut bytes = MAGIC.to_vec();
         for part in all.chunks(FRAME - 1) {

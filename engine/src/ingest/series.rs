@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use meterline_schemas::reading::{Position, Quality};
-use meterline_schemas::unit::Unit;
+use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +45,11 @@ pub struct Extra {
     pub last_position: Option<Position>,
     /// Readings that wait for the native frequency: stamp, value, quality and position.
     pub pending: Vec<PendingReading>,
-    /// Counter registers and gauge samples that later readings are compared with, by stamp; empty for `interval`.
-    pub samples: Vec<PendingReading>,
+    /// Of a counter: the last register. None comes after it.
+    pub last_register: Option<PendingReading>,
 }
 
-static NOTHING: Extra = Extra { unwritten: Vec::new(), last_position: None, pending: Vec::new(), samples: Vec::new() };
+static NOTHING: Extra = Extra { unwritten: Vec::new(), last_position: None, pending: Vec::new(), last_register: None };
 
 impl SeriesState {
     /// A series of which nothing is known yet but its feed, its identifier and the unit its values are stored in.
@@ -74,7 +74,14 @@ impl SeriesState {
         self.extra.as_deref().unwrap_or(&NOTHING)
     }
 
-    /// The same, to be changed.
+    /// Gives back what is kept of nothing.
+    pub fn tidy(&mut self) {
+        if self.extra.as_deref() == Some(&NOTHING) {
+            self.extra = None;
+        }
+    }
+
+    /// The same as [`SeriesState::extra`], to be changed.
     pub fn extra_mut(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
@@ -84,7 +91,7 @@ impl SeriesState {
         let extra = self.extra.as_ref().map_or(0, |extra| {
             size_of::<Extra>()
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
-                + (extra.pending.capacity() + extra.samples.capacity()) * size_of::<PendingReading>()
+                + extra.pending.capacity() * size_of::<PendingReading>()
         });
         size_of::<SeriesState>() + self.id.len() + 16 + extra
     }
@@ -157,15 +164,15 @@ impl<'a> Record<'a> {
     }
 }
 
-/// A reading kept in the state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A reading that is kept, whose series says in what unit it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PendingReading {
     /// The reading's stamp.
     pub at: Micros,
     /// Its value in its own unit.
     pub value: f64,
-    /// Its unit.
-    pub unit: Unit,
+    /// How that becomes a value in the stored unit.
+    pub scale: Scale,
     /// Its quality.
     pub quality: Quality,
     /// Where it came from.

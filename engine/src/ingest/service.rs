@@ -24,6 +24,7 @@ use super::discovery::{Discovery, Report};
 use super::epoch::{self, Idleness, Parts};
 use super::layout::EpochRows;
 use super::lock::EngineLock;
+use super::recall::Recalled;
 use super::segments::{Frames, rewrite_from};
 use super::series::SeriesState;
 use super::shard::{FeedRules, NOT_CONFIGURED, Place, route};
@@ -91,7 +92,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let control = Arc::new(Control::new(bounds.records, feeds.len(), Arc::clone(&stopping)));
     let (events, received) = channel::unbounded_channel();
     let common = Common { feeds: feeds.clone().into(), control: Arc::clone(&control), events: events.clone() };
-    let (setups, senders) = set_up(config, shards, &bounds)?;
+    let (setups, senders, recalled) = set_up(config, shards, &bounds)?;
     let names: Vec<String> = config.feed.keys().cloned().collect();
     let report = Arc::new(Mutex::new(None));
     let brokers = Brokers::default();
@@ -125,6 +126,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         feeds: names,
         workers,
         idleness: Idleness::new(&state, Instant::now()),
+        recalled,
         publish,
         report,
         stopped,
@@ -280,14 +282,16 @@ fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), i64>
     positions
 }
 
-type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>);
+type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>, Vec<mpsc::Sender<Recalled>>);
 
 fn set_up(config: &Config, shards: Vec<Vec<Restored>>, bounds: &Bounds) -> Result<Setups, IngestError> {
     let mut setups = Vec::new();
-    let mut senders = Vec::new();
+    let (mut senders, mut answers) = (Vec::new(), Vec::new());
     for (index, series) in shards.into_iter().enumerate() {
         let (sender, partitions) = mpsc::channel();
         senders.push(sender);
+        let (answer, recalled) = mpsc::channel();
+        answers.push(answer);
         let decoders = config.feed.iter().map(|(name, feed)| {
             Decoder::new(feed).map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })
         });
@@ -297,9 +301,10 @@ fn set_up(config: &Config, shards: Vec<Vec<Restored>>, bounds: &Bounds) -> Resul
             partitions,
             series,
             budget: bounds.shard,
+            recalled,
         });
     }
-    Ok((setups, senders))
+    Ok((setups, senders, answers))
 }
 
 /// The threads of the stream. However the coordinator ends, they do too.
@@ -349,6 +354,8 @@ struct Coordinator {
     feeds: Vec<String>,
     workers: usize,
     idleness: Idleness,
+    // By worker.
+    recalled: Vec<mpsc::Sender<Recalled>>,
     publish: watch::Sender<Option<Arc<Committed>>>,
     report: Arc<Mutex<Option<Report>>>,
     stopped: watch::Receiver<bool>,
@@ -463,6 +470,23 @@ impl Coordinator {
                 Event::Source(part) if part.epoch == epoch => parts.sources.push(part),
                 Event::Shard(part) if part.epoch == epoch => parts.shards.push(part),
                 Event::Census(part) if part.epoch == epoch => parts.census.push(part),
+                Event::Wanted { worker, wanted } => {
+                    let began = Instant::now();
+                    let found = self.committer.look_up(&wanted).await?;
+                    let (intervals, samples, declined) = (found.intervals.len(), found.samples.len(), found.declined);
+                    let took_ms = began.elapsed().as_millis() as u64;
+                    tracing::debug!(
+                        epoch,
+                        worker,
+                        intervals,
+                        samples,
+                        declined,
+                        took_ms,
+                        "looked up what was written earlier"
+                    );
+                    // A worker that has ended says so itself.
+                    let _ = self.recalled[worker].send(found);
+                }
                 Event::Source(_) | Event::Shard(_) | Event::Census(_) => return Err(out_of_turn()),
             }
         }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable};
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
+use meterline_schemas::reading::ValueKind;
+use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
@@ -14,6 +16,7 @@ use super::error::IngestError;
 use super::layout::{ShardRows, TextMaker};
 use super::memory::Remembered;
 use super::outcome::{Dead, Tally};
+use super::recall::{Recalled, Want, Wanted};
 use super::segments::Frames;
 use super::series::{PendingReading, SeriesState};
 
@@ -26,6 +29,8 @@ pub struct Routed {
     pub route: u64,
     /// Its series.
     pub series: Arc<str>,
+    /// Unit of the value.
+    pub unit: Unit,
     /// The rest.
     pub reading: PendingReading,
 }
@@ -124,6 +129,8 @@ pub struct Shard {
     bytes: usize,
     // Those that got a reading in the running epoch, with where they stood before.
     touched: Vec<(u32, Option<Stand>)>,
+    // Those for which something was looked up.
+    recalled: Vec<u32>,
     outputs: Vec<Output>,
     changes: Changes,
     texts: TextMaker,
@@ -140,6 +147,7 @@ impl Shard {
             members: Vec::new(),
             bytes: 0,
             touched: Vec::new(),
+            recalled: Vec::new(),
             outputs: Vec::new(),
             changes: Changes::default(),
             texts: TextMaker::default(),
@@ -170,7 +178,7 @@ impl Shard {
     }
 
     fn fresh_outputs(&self) -> Vec<Output> {
-        let output = |feed| Output { epoch: self.epoch, remembered: self.remembered(feed), ..Output::default() };
+        let output = |feed| Output::new(self.epoch, self.remembered(feed));
         (0..self.feeds.len()).map(output).collect()
     }
 
@@ -199,7 +207,7 @@ impl Shard {
 
     /// Takes one reading of the running epoch. `watermark` is that of its feed.
     pub fn apply(&mut self, routed: Routed, watermark: Micros) {
-        let Routed { feed, route, series, reading } = routed;
+        let Routed { feed, route, series, unit, reading } = routed;
         // Before its series is looked up: a reading that is refused must not be what a series begins with.
         if let Some(detail) = self.feeds[usize::from(feed)].rules.ahead(&series, &reading) {
             return self.refuse(feed, &reading, TIME_AHEAD, detail);
@@ -225,7 +233,7 @@ impl Shard {
             }
             None => {
                 let rules = &self.feeds[usize::from(feed)];
-                let series = Series::new(&rules.name, &series, &reading.unit, &rules.rules);
+                let series = Series::new(&rules.name, &series, &unit, &rules.rules);
                 let number = self.insert(Member { feed, route, touched: self.epoch, written: i64::MAX, series });
                 self.touched.push((number, None));
                 number
@@ -237,7 +245,78 @@ impl Shard {
             self.touched.push((number, Some(Stand::of(&member.series.state))));
         }
         let rules = &self.feeds[usize::from(feed)].rules;
-        member.series.apply(rules, number, watermark, reading, &mut self.outputs[usize::from(feed)]);
+        member.series.apply(rules, number, watermark, &unit, reading, &mut self.outputs[usize::from(feed)]);
+    }
+
+    /// What has to be looked up before the epoch can end.
+    pub fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (feed, output) in self.feeds.iter().zip(&self.outputs) {
+            let spans = match feed.rules.kind {
+                ValueKind::Interval => &mut wanted.intervals,
+                ValueKind::Gauge | ValueKind::Counter => &mut wanted.samples,
+            };
+            spans.extend(output.parked.iter().map(|parked| Want {
+                series: parked.series,
+                id: Arc::clone(&self.members[parked.series as usize].series.state.id),
+                from: parked.from,
+                to: parked.to,
+            }));
+        }
+        wanted.tidy();
+        wanted
+    }
+
+    /// Takes what was looked up, and the readings that waited for it.
+    pub fn resolve(&mut self, found: Recalled) {
+        for (number, start, content) in &found.intervals {
+            self.members[*number as usize].series.recall_interval(*start, content, None);
+        }
+        for (number, sample) in found.samples {
+            self.members[number as usize].series.recall_sample(sample);
+        }
+        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
+            let parked = std::mem::take(&mut output.parked);
+            // Rows of this epoch that their series has forgotten already.
+            let concerned: HashSet<(u32, Micros)> = parked.iter().map(|parked| (parked.series, parked.from)).collect();
+            for (row, number) in output.rows.iter().zip(0..) {
+                if concerned.contains(&(row.series, row.start)) {
+                    let series = &mut self.members[row.series as usize].series;
+                    series.recall_interval(row.start, &row.content, Some((self.epoch, number)));
+                }
+            }
+            let looked_up = feed.rules.kind != ValueKind::Interval || !found.declined;
+            for parked in parked {
+                let series = &mut self.members[parked.series as usize].series;
+                series.apply_parked(&feed.rules, parked, looked_up, output);
+                self.recalled.push(parked.series);
+            }
+        }
+    }
+
+    // Intervals of gauges and counters are computed once an epoch.
+    fn refresh(&mut self) {
+        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
+            for stale in output.take_stale() {
+                self.members[stale.0 as usize].series.refresh(&feed.rules, stale, output);
+            }
+        }
+    }
+
+    // Looked-up intervals and old samples are not kept for longer than an epoch.
+    fn trim(&mut self) {
+        let derived =
+            |feed: &u16| self.feeds.get(usize::from(*feed)).is_some_and(|f| f.rules.kind != ValueKind::Interval);
+        let touched = self.touched.iter().map(|(number, _)| *number);
+        let of_samples = touched.filter(|number| derived(&self.members[*number as usize].feed));
+        let due: Vec<u32> = of_samples.chain(std::mem::take(&mut self.recalled)).collect();
+        for number in due {
+            let member = &mut self.members[number as usize];
+            let (feed, series) = (usize::from(member.feed), &mut member.series);
+            if let (Some(feed), Some(output)) = (self.feeds.get(feed), self.outputs.get(feed)) {
+                series.trim(&feed.rules, output.remembered);
+            }
+        }
     }
 
     /// Ends the epoch, whose states go to `place`, and begins the next one.
@@ -245,6 +324,8 @@ impl Shard {
     /// # Errors
     /// A reading that cannot be used, of a feed that is to fail then; or a fault.
     pub fn finish(&mut self, place: Place) -> Result<ShardPart, IngestError> {
+        self.refresh();
+        self.trim();
         let epoch = u64::from(self.epoch);
         self.epoch += 1;
         let fresh = self.fresh_outputs();
@@ -271,12 +352,12 @@ impl Shard {
                 detail: dead.detail,
             }));
             part.tallies.push(output.tally);
-            if !output.rows.is_empty() {
+            if !output.rows.is_empty() || !output.samples.is_empty() {
                 let members = self.touched.iter().map(|(number, _)| (*number, &self.members[*number as usize]));
                 let mine = members.filter(|(_, member)| usize::from(member.feed) == number);
                 let texts = &mut self.texts;
                 let series = mine.map(|(number, member)| (number, texts.texts(&member.series.state))).collect();
-                part.rows.push(ShardRows { rows: output.rows, series });
+                part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series });
             }
         }
         let mut changed = Vec::with_capacity(self.touched.len());
@@ -334,7 +415,6 @@ mod tests {
     use meterline_schemas::config::FeedConfig;
     use meterline_schemas::reading::{Position, Quality};
     use meterline_schemas::time::{DAY, HOUR};
-    use meterline_schemas::unit::Unit;
 
     use super::*;
 
@@ -350,8 +430,8 @@ mod tests {
     fn reading(feed: u16, series: &str, hour: i64) -> Routed {
         let position = Position { timestamp_ms: hour * HOUR / 1_000, partition: 0, offset: hour };
         let (value, unit, quality) = (1.0, Unit::KWH, Quality::Measured);
-        let reading = PendingReading { at: hour * HOUR, value, unit, quality, position };
-        Routed { feed, route: route(series), series: series.into(), reading }
+        let reading = PendingReading { at: hour * HOUR, value, scale: unit.scale(), quality, position };
+        Routed { feed, route: route(series), series: series.into(), unit, reading }
     }
 
     #[test]
@@ -360,7 +440,8 @@ mod tests {
         let at = |hour: i64, ahead: Micros, unit: Unit| {
             let mut routed = reading(0, "a", hour);
             routed.reading.at += ahead;
-            routed.reading.unit = unit;
+            routed.reading.scale = unit.scale();
+            routed.unit = unit;
             routed
         };
         // A volt that is too far ahead must not decide the unit of the series.

@@ -26,6 +26,9 @@ pub struct IngestState {
     pub feeds: BTreeMap<String, FeedState>,
     /// The files with the states of all series, the oldest first: of two states of one series the later file's counts.
     pub segments: Vec<Segment>,
+    /// Data files of `samples` that belong to this commit; re-committed at start if the engine died in between.
+    #[serde(default)]
+    pub sample_files: Vec<DataFile>,
     /// Data files of `dead_letters` that belong to this commit; re-committed at start if the engine died in between.
     pub dead_letter_files: Vec<DataFile>,
 }

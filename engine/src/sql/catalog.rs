@@ -25,9 +25,10 @@ use crate::ingest::state::IngestState;
 use crate::triggers;
 
 /// Every table, for help and suggestions.
-pub const TABLES: [&str; 14] = [
+pub const TABLES: [&str; 15] = [
     "intervals",
     "interval_revisions",
+    "samples",
     "forecasts",
     "forecasts_latest",
     "forecast_scores",
@@ -93,6 +94,7 @@ impl Catalog {
                 return Ok(Arc::new(SnapshotTable::new(&TableDefinition::intervals(), files)));
             }
             "forecasts" => return self.delta(&TableDefinition::forecasts()).await,
+            "samples" => return self.delta(&TableDefinition::samples()).await,
             "dead_letters" => return self.delta(&TableDefinition::dead_letters()).await,
             "forecasts_latest" => return self.view(views::FORECASTS_LATEST, &["forecasts"]).await,
             "forecast_scores" => return self.view(&views::forecast_scores(), &["forecasts", "intervals"]).await,

@@ -1,6 +1,10 @@
 //! The `meterline` binary; everything is in [`meterline::cli`].
 #![forbid(unsafe_code)]
 
+// Readings and rows are allocated in one thread and freed in another, by the million.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     meterline::cli::main()
 }

@@ -1,10 +1,9 @@
 //! One reading, and the order that decides which of two readings for the same interval wins.
 
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::time::Micros;
 use crate::unit::Unit;
@@ -109,7 +108,7 @@ pub enum ValueKind {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// Series identifier as the feed gives it.
-    pub series: Arc<str>,
+    pub series: CompactString,
     /// The reading's own time stamp; [`crate::config::Label`] says which end of the interval it marks.
     pub at: Micros,
     /// The value in `unit`.

@@ -10,9 +10,8 @@ mod json;
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
-use std::sync::Arc;
 
-use hashbrown::HashSet;
+use compact_str::CompactString;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{FeedConfig, Format};
@@ -126,7 +125,7 @@ fn shortened(text: &str) -> String {
     short
 }
 
-/// Decodes the records of one feed. It keeps the identifiers that it has seen, so that equal ones share their memory.
+/// Decodes the records of one feed.
 #[derive(Debug)]
 pub struct Decoder {
     paths: json::Paths,
@@ -135,7 +134,6 @@ pub struct Decoder {
     zone: TimeZone,
     unit: Unit,
     kind: ValueKind,
-    series: HashSet<Arc<str>>,
     units: Vec<(String, Unit)>,
     scratch: String,
 }
@@ -164,7 +162,6 @@ impl Decoder {
             zone: TimeZone::get(&feed.zone)?,
             unit: feed.unit.clone(),
             kind: feed.kind,
-            series: HashSet::new(),
             units: Vec::new(),
             scratch: String::new(),
         })
@@ -184,7 +181,7 @@ impl Decoder {
         Ok(Reading { series, at, value, unit, quality, position })
     }
 
-    fn series(&mut self, field: &Scalar<'_>) -> Result<Arc<str>, Refusal> {
+    fn series(&mut self, field: &Scalar<'_>) -> Result<CompactString, Refusal> {
         let refuse = |scalar: &Scalar<'_>| {
             Refusal::new(
                 reason::SERIES_INVALID,
@@ -214,7 +211,7 @@ impl Decoder {
             let detail = format!("series field `{}` is `{}`; {wanted}", self.names[0], shortened(id));
             return Err(Refusal::new(reason::SERIES_INVALID, detail));
         }
-        Ok(Arc::clone(self.series.get_or_insert_with(id, |id| Arc::from(id))))
+        Ok(CompactString::from(id))
     }
 
     fn time(&self, field: &Scalar<'_>) -> Result<Micros, Refusal> {

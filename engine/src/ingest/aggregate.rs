@@ -280,7 +280,9 @@ impl Series {
             quality: reading.quality,
             position: reading.position,
         };
-        let outcome = match self.memory.find(start) {
+        // Most readings are newer than everything, which the state says without a look into memory.
+        let newer = self.state.last_start.is_none_or(|last| last < start);
+        let outcome = match if newer { None } else { self.memory.find(start) } {
             Some(known) if known.position() >= content.position => Outcome::Duplicate,
             Some(known) => {
                 let same = same_content(&known.content(), &content);

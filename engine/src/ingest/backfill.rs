@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use compact_str::CompactString;
 use meterline_connectors::files::{self, FileOptions, FileReadings};
 use meterline_connectors::formats::check;
 use meterline_connectors::lake::Lake;
@@ -215,10 +216,7 @@ impl Run<'_> {
             while count < count_max {
                 let Some(reading) = readings.next() else { break };
                 let reading = reading?;
-                let series = match prefix.as_str() {
-                    "" => reading.series,
-                    prefix => format!("{prefix}{}", reading.series).into(),
-                };
+                let series = CompactString::from(prefix.as_str()) + &reading.series;
                 let unit = reading.unit.unwrap_or_else(|| unit.clone());
                 let reading = PendingReading {
                     at: reading.at,

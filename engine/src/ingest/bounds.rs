@@ -11,8 +11,9 @@ use meterline_schemas::config::IngestConfig;
 
 use super::shard::Budget;
 
-/// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, places, encoded columns.
-const RECORD_BYTES: u64 = 256;
+/// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, readings between workers, places,
+/// encoded columns.
+const RECORD_BYTES: u64 = 400;
 /// What the client library needs for one byte of payload: small records take several times as much in memory.
 const QUEUE_FACTOR: u64 = 8;
 /// Kibibytes below which a consumer would starve.
@@ -57,7 +58,7 @@ mod tests {
         let of =
             |limit: &str| Bounds::of(&IngestConfig { memory_limit: limit.parse().unwrap(), ..Default::default() }, 2);
         let (ample, scarce) = (of("2 GiB"), of("256 MiB"));
-        assert_eq!((ample.records, scarce.records), (2_000_000, 262_144));
+        assert_eq!((ample.records, scarce.records), (1_342_177, 167_772));
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
         assert_eq!(of("1 KiB").records, RECORDS_MIN);

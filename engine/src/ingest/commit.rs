@@ -114,7 +114,7 @@ pub async fn each_series(
         let loading = IngestError::lake("loading the states of series");
         let bytes = lake.get_object(&segment.path).await.map_err(loading)?;
         let decoded = segments::decode(&bytes, |series| {
-            if seen.insert(Arc::clone(&series.id)) {
+            if seen.insert(series.id.clone()) {
                 take(series, segment.seq);
             }
         });

@@ -13,6 +13,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
+use compact_str::CompactString;
 use jiff::tz::TimeZone;
 use meterline_connectors::lake::{FileSet, LakeError, Partition};
 use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION, SAMPLES_PARTITION};
@@ -29,7 +30,7 @@ const BATCH: usize = 64 * 1024;
 /// What the rows of a series have in common, as the table writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesTexts {
-    id: Arc<str>,
+    id: CompactString,
     common: Arc<Common>,
 }
 
@@ -68,7 +69,7 @@ impl TextMaker {
             self.common.push(Arc::clone(&made));
             made
         });
-        SeriesTexts { id: Arc::clone(&series.id), common }
+        SeriesTexts { id: series.id.clone(), common }
     }
 }
 
@@ -167,7 +168,7 @@ impl EpochRows {
         };
         let of = || samples.iter().map(|(_, sample)| sample);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(samples.iter().map(|(rank, _)| &*texts(rank).id))),
+            Arc::new(StringArray::from_iter_values(samples.iter().map(|(rank, _)| texts(rank).id.as_str()))),
             Arc::new(TimestampMicrosecondArray::from_iter_values(of().map(|s| s.at)).with_timezone("UTC")),
             Arc::new(Float64Array::from_iter_values(of().map(|s| s.value))),
             Arc::new(StringArray::from_iter_values(samples.iter().map(unit))),

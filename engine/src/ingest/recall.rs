@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
+use compact_str::CompactString;
 use futures::{StreamExt, TryStreamExt};
 use meterline_connectors::lake::{Bound, DataFile, FileReader, Lake, LakeError, TableOwner};
 use meterline_schemas::Micros;
@@ -35,7 +36,7 @@ pub struct Want {
     /// Number of the series in its shard.
     pub series: u32,
     /// Its identifier.
-    pub id: Arc<str>,
+    pub id: CompactString,
     /// Intervals that start from here on …
     pub from: Micros,
     /// … and before this. Samples and registers up to it.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
@@ -13,7 +14,7 @@ pub struct SeriesState {
     /// Feed that it comes from.
     pub feed: Arc<str>,
     /// Identifier.
-    pub id: Arc<str>,
+    pub id: CompactString,
     /// Unit of the stored values.
     pub unit: Unit,
     /// Native frequency; `None` while it is being detected.
@@ -93,7 +94,8 @@ impl SeriesState {
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
                 + extra.pending.capacity() * size_of::<PendingReading>()
         });
-        size_of::<SeriesState>() + self.id.len() + 16 + extra
+        let id = if self.id.is_heap_allocated() { self.id.capacity() } else { 0 };
+        size_of::<SeriesState>() + id + extra
     }
 }
 

@@ -3,6 +3,7 @@
 //! * [`ingest`]: the timely dataflow, from raw records to committed intervals;
 //! * [`triggers`]: facts → policy → decision;
 //! * [`pipelines`]: build and infer, each run a child process with recorded steps;
+//! * [`maintenance`]: keeps the lake's tables small and fast;
 //! * [`metadata`]: runs, registry and decisions in SQLite;
 //! * [`sql`]: the tables as people query them;
 //! * [`server`]: metrics and health over HTTP;
@@ -13,6 +14,7 @@ pub mod cli;
 pub mod demo;
 pub mod environment;
 pub mod ingest;
+pub mod maintenance;
 pub mod metadata;
 pub mod pipelines;
 pub mod server;

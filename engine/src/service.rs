@@ -1,7 +1,9 @@
-//! The service: the stream, the triggers and the runs that they start, in one process.
+//! The service: the stream, the triggers and the runs that they start, and housekeeping, in one process.
 //!
 //! ```text
 //! ingest ──commits──▶ triggers ──decisions──▶ runner ──▶ child processes
+//!    ▲
+//!    └──rewrites── housekeeping
 //! ```
 //!
 //! Of two services on one lake the newer one goes on: it takes the right to commit from the older one when it starts.
@@ -15,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::environment::Environment;
 use crate::ingest::service::{Ingest, IngestOptions};
 use crate::ingest::{Committed, IngestError};
+use crate::maintenance::service::{Housekeeping, Summary};
 use crate::pipelines::{RunError, Runner};
 use crate::server::{self, Server, ServerError, Subject};
 use crate::{ingest, triggers};
@@ -41,6 +44,7 @@ pub struct Service {
     ingest: Ingest,
     runner: Runner,
     triggers: JoinHandle<()>,
+    housekeeping: JoinHandle<()>,
     stop: watch::Sender<bool>,
     // Open as long as the service lives.
     server: Option<Server>,
@@ -58,11 +62,15 @@ impl Service {
             tracing::info!(runs = resumed, "going on with runs that an earlier service left unfinished");
         }
         let ingest = ingest::service::start(&env.config, &env.lake, IngestOptions::default()).await?;
-        let subject = Subject { committed: ingest.committed(), brokers: ingest.brokers() };
+        let (summary, maintenance) = watch::channel(Summary::default());
+        let subject = Subject { committed: ingest.committed(), brokers: ingest.brokers(), maintenance };
         let server = server::start(&env.config.http, subject).await?;
         let (stop, stopped) = watch::channel(false);
+        let (requests, committed) = (ingest.requests(), ingest.committed());
+        let housekeeping = Housekeeping { env: env.clone(), requests, committed, summary };
+        let housekeeping = tokio::spawn(housekeeping.run(stopped.clone()));
         let triggers = tokio::spawn(triggers::service::run(env, ingest.committed(), runner.clone(), stopped));
-        Ok(Service { ingest, runner, triggers, stop, server })
+        Ok(Service { ingest, runner, triggers, housekeeping, stop, server })
     }
 
     /// Where metrics and health are served; `None` where they are not.
@@ -95,6 +103,9 @@ impl Service {
         // Without a receiver the triggers have ended already.
         let _ = self.stop.send(true);
         let (committed, ()) = tokio::join!(self.ingest.stop(), self.runner.shutdown());
+        if let Err(error) = self.housekeeping.await {
+            tracing::error!(%error, "housekeeping died; this is a fault of meterline, please report it");
+        }
         if !self.triggers.is_finished() {
             self.triggers.await?;
         }

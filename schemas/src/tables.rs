@@ -26,6 +26,8 @@ pub const FORECASTS_PARTITION: [&str; 1] = ["group_id"];
 pub const LAYER_BASE: &str = "base";
 /// Layer of rows that may revise another row; among rows of one interval the greatest position wins.
 pub const LAYER_REVISION: &str = "rev";
+/// Layer of rows that lost against a row of their interval: history, which `intervals` need not read.
+pub const LAYER_OLD: &str = "old";
 
 /// Data type of instants.
 pub fn instant() -> DataType {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, lexsort_to_indices, take, take_record_batch};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
@@ -108,34 +109,15 @@ impl FileSet {
         partition: Partition,
         batches: impl IntoIterator<Item = Result<RecordBatch, ArrowError>>,
     ) -> Result<(), LakeError> {
-        let failed = |reason: String| LakeError::Encode { table: self.table.name.to_owned(), reason };
+        let failed = |e: ArrowError| LakeError::Encode { table: self.table.name.to_owned(), reason: e.to_string() };
         let mut batches = batches.into_iter();
         let Some(first) = batches.next() else { return Ok(()) };
-        let first = first.map_err(|e| failed(e.to_string()))?;
-        let mut bytes = Vec::new();
-        let mut statistics = Statistics::default();
-        let properties = properties(&self.table, &first.schema()).map_err(|e| failed(e.to_string()))?;
-        let mut writer =
-            ArrowWriter::try_new(&mut bytes, first.schema(), Some(properties)).map_err(|e| failed(e.to_string()))?;
+        let first = first.map_err(failed)?;
+        let mut writer = FileWriter::new(&self.table, partition, &first.schema())?;
         for batch in std::iter::once(Ok(first)).chain(batches) {
-            let batch = batch.map_err(|e| failed(e.to_string()))?;
-            statistics.add(&batch);
-            writer.write(&batch).map_err(|e| failed(e.to_string()))?;
+            writer.write(&batch.map_err(failed)?)?;
         }
-        writer.close().map_err(|e| failed(e.to_string()))?;
-        let mut path = String::new();
-        for (column, value) in &partition {
-            path.push_str(&format!("{column}={}/", plain(value)));
-        }
-        path.push_str(&format!("{}.parquet", uuid::Uuid::now_v7()));
-        let file = DataFile {
-            path,
-            size: bytes.len() as u64,
-            rows: statistics.rows(),
-            partition: partition.into_iter().collect(),
-            stats: statistics.to_json().to_string(),
-        };
-        self.done.push(Encoded { file, bytes: bytes.into() });
+        self.done.push(writer.finish()?);
         Ok(())
     }
 
@@ -151,9 +133,65 @@ impl FileSet {
     }
 }
 
+/// One file while it is encoded.
+pub(super) struct FileWriter {
+    table: &'static str,
+    partition: Partition,
+    statistics: Statistics,
+    writer: ArrowWriter<Vec<u8>>,
+}
+
+impl FileWriter {
+    /// A file of the table, with the columns of `schema`: all but the partition's.
+    pub(super) fn new(
+        table: &TableDefinition,
+        partition: Partition,
+        schema: &SchemaRef,
+    ) -> Result<FileWriter, LakeError> {
+        let refuse = |e: ParquetError| failed(table.name, &e);
+        let properties = properties(table, schema).map_err(refuse)?;
+        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties)).map_err(refuse)?;
+        Ok(FileWriter { table: table.name, partition, statistics: Statistics::default(), writer })
+    }
+
+    /// Adds rows; they come in the order in which files of the table are sorted.
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), LakeError> {
+        self.statistics.add(rows);
+        self.writer.write(rows).map_err(|e| failed(self.table, &e))
+    }
+
+    /// About how many bytes the file has so far.
+    pub(super) fn bytes(&self) -> u64 {
+        // What waits for its row group is compressed later: it counts as it is.
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    pub(super) fn finish(self) -> Result<Encoded, LakeError> {
+        let FileWriter { table, partition, statistics, writer } = self;
+        let bytes = writer.into_inner().map_err(|e| failed(table, &e))?;
+        let mut path = String::new();
+        for (column, value) in &partition {
+            path.push_str(&format!("{column}={}/", plain(value)));
+        }
+        path.push_str(&format!("{}.parquet", uuid::Uuid::now_v7()));
+        let file = DataFile {
+            path,
+            size: bytes.len() as u64,
+            rows: statistics.rows(),
+            partition: partition.into_iter().collect(),
+            stats: statistics.to_json().to_string(),
+        };
+        Ok(Encoded { file, bytes: bytes.into() })
+    }
+}
+
+fn failed(table: &str, error: &ParquetError) -> LakeError {
+    LakeError::Encode { table: table.to_owned(), reason: error.to_string() }
+}
+
 /// Whole numbers and instants hardly repeat, but they are near to each other; and only the columns by which a file is
 /// sorted are worth statistics inside it.
-fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperties, parquet::errors::ParquetError> {
+fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(512 * 1024))

@@ -3,19 +3,26 @@
 //! * [`Lake`] opens the store; local writes survive a power cut;
 //! * [`TableDefinition`] says what a table is; [`TableOwner`] makes all commits of one table, behind a fence;
 //! * [`snapshot`] says what one version of a table consists of, for readers;
-//! * [`DataFile`] is one Parquet file with its exact statistics.
+//! * [`DataFile`] is one Parquet file with its exact statistics;
+//! * [`SortedMerge`] reads files as one sorted stream, [`RollingWriter`] writes one as files of a certain size, and a
+//!   [`Rewrite`] puts the new files in the place of the old ones;
+//! * [`expired_log`] and [`unnamed_files`] find what nobody needs any more.
 //!
 //! Only Meterline may compact or rewrite these tables; everybody may read them.
 
 mod files;
+mod merge;
 mod owner;
 mod reader;
+mod rewrite;
+mod rolling;
 mod snapshot;
 mod statistics;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vacuum;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,10 +34,14 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 pub use files::{Bound, DataFile, FileSet, Partition};
+pub use merge::SortedMerge;
 pub use owner::{CommitError, Fence, TableOwner};
 pub use reader::FileReader;
+pub use rewrite::{Rewrite, Rewritten};
+pub use rolling::RollingWriter;
 pub use snapshot::{TableSnapshot, snapshot};
 pub use table::TableDefinition;
+pub use vacuum::{REMEMBERED_MS, Unneeded, delete, expired_log, stored_files, unnamed_files};
 
 /// Why the lake could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -161,8 +172,20 @@ impl Lake {
 
     /// Opens a data file of a table.
     pub fn data_file(&self, table: &str, file: &DataFile) -> FileReader {
-        let path = file.path.split('/').fold(ObjectPath::from(table), |path, segment| path.join(segment));
-        FileReader::new(self.store(), path, file.size)
+        FileReader::new(self.store(), Lake::data_path(table, file), file.size)
+    }
+
+    /// Where a data file of a table is.
+    fn data_path(table: &str, file: &DataFile) -> ObjectPath {
+        file.path.split('/').fold(ObjectPath::from(table), |path, segment| path.join(segment))
+    }
+
+    async fn put_data_file(&self, table: &str, file: DataFile, bytes: Bytes) -> Result<DataFile, LakeError> {
+        let path = Lake::data_path(table, &file);
+        match self.store().put(&path, bytes.into()).await {
+            Ok(_) => Ok(file),
+            Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
+        }
     }
 
     /// Writes an object whole; once this returns, it survives a power cut.

@@ -14,8 +14,6 @@ use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
-use object_store::path::Path as ObjectPath;
 
 use super::snapshot::{data_file, delta, load};
 use super::{DataFile, FileSet, Lake, LakeError, TableDefinition};
@@ -25,7 +23,7 @@ const COMMITS_PER_CHECKPOINT: i64 = 50;
 /// Files of one [`TableOwner::write`] that are stored at a time.
 const PUTS_AT_A_TIME: usize = 4;
 /// Commits of others that are waited out before a commit is given up.
-const CONFLICTS_MAX: u32 = 64;
+pub(super) const CONFLICTS_MAX: u32 = 64;
 
 /// The right of one writer to commit as `job`; a later claim takes it away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,19 +174,9 @@ impl TableOwner {
     ///
     /// [`LakeError::Store`].
     pub async fn store(&self, files: &FileSet) -> Result<Vec<DataFile>, LakeError> {
-        let store = self.lake.store();
-        let name = self.definition.name;
+        let (lake, name) = (&self.lake, self.definition.name);
         let encoded: Vec<(DataFile, Bytes)> = files.done.iter().map(|e| (e.file.clone(), e.bytes.clone())).collect();
-        let puts = encoded.into_iter().map(|(file, bytes)| {
-            let store = &store;
-            async move {
-                let path = ObjectPath::from(name).join_all(&file.path);
-                match store.put(&path, bytes.into()).await {
-                    Ok(_) => Ok(file),
-                    Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
-                }
-            }
-        });
+        let puts = encoded.into_iter().map(|(file, bytes)| lake.put_data_file(name, file, bytes));
         futures::stream::iter(puts).buffered(PUTS_AT_A_TIME).try_collect().await
     }
 
@@ -208,13 +196,7 @@ impl TableOwner {
     ) -> Result<i64, CommitError> {
         for _ in 0..CONFLICTS_MAX {
             // The fence first: a newer writer may have used the same transaction version for other data.
-            if let Some(fence) = fence {
-                let theirs = self.transaction(&fence.app_id).await?.unwrap_or(0);
-                if theirs != fence.value {
-                    let job = fence.app_id.trim_end_matches("/fence").to_owned();
-                    return Err(CommitError::Fenced { job, ours: fence.value, theirs });
-                }
-            }
+            self.check(fence).await?;
             if let Some((app_id, version)) = transactions.first()
                 && self.transaction(app_id).await?.is_some_and(|known| known >= *version)
             {
@@ -239,9 +221,35 @@ impl TableOwner {
         Err(self.given_up())
     }
 
+    /// Refuses a writer whose claim is no longer the newest.
+    pub(super) async fn check(&mut self, fence: Option<&Fence>) -> Result<(), CommitError> {
+        let Some(fence) = fence else { return Ok(()) };
+        let theirs = self.transaction(&fence.app_id).await?.unwrap_or(0);
+        if theirs == fence.value {
+            return Ok(());
+        }
+        let job = fence.app_id.trim_end_matches("/fence").to_owned();
+        Err(CommitError::Fenced { job, ours: fence.value, theirs })
+    }
+
     async fn attempt(&mut self, files: &[DataFile], transactions: &[(String, i64)]) -> Result<(), DeltaTableError> {
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let actions = files.iter().map(|file| Action::Add(add_action(file, now_ms))).collect();
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: Some(self.definition.partition_by.iter().map(|c| (*c).to_owned()).collect()),
+            predicate: None,
+        };
+        self.attempt_actions(actions, operation, transactions).await
+    }
+
+    /// One try to make `actions` and `transactions` the next version of the table as this owner knows it.
+    pub(super) async fn attempt_actions(
+        &mut self,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+        transactions: &[(String, i64)],
+    ) -> Result<(), DeltaTableError> {
         let properties = CommitProperties::default()
             .with_max_retries(0)
             .with_create_checkpoint(false)
@@ -249,11 +257,6 @@ impl TableOwner {
             .with_application_transactions(
                 transactions.iter().map(|(app_id, version)| Transaction::new(app_id, *version)).collect(),
             );
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Append,
-            partition_by: Some(self.definition.partition_by.iter().map(|c| (*c).to_owned()).collect()),
-            predicate: None,
-        };
         let state = self.table.snapshot()?.clone();
         let done = CommitBuilder::from(properties)
             .with_actions(actions)
@@ -268,7 +271,7 @@ impl TableOwner {
 
     /// Keeps commits and readers fast. Nothing that fails here is lost: it is tried again later. The table's version
     /// decides, because the owner of `forecasts` is a new one in every run.
-    async fn maintain(&mut self) {
+    pub(super) async fn maintain(&mut self) {
         if self.version() % COMMITS_PER_CHECKPOINT != 0 {
             return;
         }
@@ -281,7 +284,7 @@ impl TableOwner {
         }
     }
 
-    async fn reload(&mut self) -> Result<(), LakeError> {
+    pub(super) async fn reload(&mut self) -> Result<(), LakeError> {
         self.transactions.clear();
         let mut fresh = DeltaTable::new(self.table.log_store());
         fresh.load().await.map_err(|source| delta("loading", self.definition.name, source))?;
@@ -289,7 +292,7 @@ impl TableOwner {
         Ok(())
     }
 
-    fn given_up(&self) -> CommitError {
+    pub(super) fn given_up(&self) -> CommitError {
         let reason = format!("{CONFLICTS_MAX} commits of other writers came first");
         delta("committing to", self.definition.name, DeltaTableError::Generic(reason)).into()
     }
@@ -313,7 +316,7 @@ async fn create(lake: &Lake, definition: &TableDefinition) -> Result<DeltaTable,
     }
 }
 
-fn add_action(file: &DataFile, now_ms: i64) -> Add {
+pub(super) fn add_action(file: &DataFile, now_ms: i64) -> Add {
     Add {
         path: file.path.clone(),
         partition_values: file.partition.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect(),
@@ -326,16 +329,5 @@ fn add_action(file: &DataFile, now_ms: i64) -> Add {
         base_row_id: None,
         default_row_commit_version: None,
         clustering_provider: None,
-    }
-}
-
-/// Joins a relative path of several segments.
-trait JoinAll {
-    fn join_all(&self, relative: &str) -> ObjectPath;
-}
-
-impl JoinAll for ObjectPath {
-    fn join_all(&self, relative: &str) -> ObjectPath {
-        relative.split('/').fold(self.clone(), |path, segment| path.join(segment))
     }
 }

@@ -281,3 +281,154 @@ async fn a_place_that_cannot_be_written_is_refused_with_its_name() {
     let error = Lake::open("gopher://x").await.unwrap_err().to_string();
     assert!(error.contains("gopher"), "{error}");
 }
+
+async fn files(lake: &Lake) -> Vec<DataFile> {
+    snapshot(lake, "dead_letters", None).await.unwrap().unwrap().files
+}
+
+async fn append(owner: &mut TableOwner, offsets: &[i64], version: i64) -> Vec<DataFile> {
+    let files = owner.write(&letters(offsets)).await.unwrap();
+    owner.commit(&files, &txn(version), None).await.unwrap();
+    files
+}
+
+/// The files' rows in one file, which nobody sees yet.
+async fn merged(lake: &Lake, files: Vec<DataFile>) -> Vec<DataFile> {
+    let table = TableDefinition::dead_letters();
+    let mut writer = RollingWriter::new(lake, &table, Vec::new(), 1 << 20);
+    let mut merge = SortedMerge::new(lake, &table, files).unwrap();
+    while let Some(rows) = merge.next().await.unwrap() {
+        writer.write(&rows).await.unwrap();
+    }
+    writer.finish().await.unwrap()
+}
+
+#[tokio::test]
+async fn files_are_merged_in_order_and_change_places_in_one_step() {
+    let (_dir, lake) = lake().await;
+    let mut owner = owner(&lake).await;
+    let mut old = append(&mut owner, &[9, 1, 5], 1).await;
+    old.extend(append(&mut owner, &(100..9_000).collect::<Vec<i64>>(), 2).await);
+    old.extend(append(&mut owner, &[2, 5, 8_000, 20_000], 3).await);
+    let new = merged(&lake, old.clone()).await;
+    assert_eq!((new.len(), new[0].rows), (1, 8_907));
+    assert_eq!(new[0].range("offset"), Some((Bound::Integer(1), Bound::Integer(20_000))));
+    let mut merge = SortedMerge::new(&lake, &TableDefinition::dead_letters(), new.clone()).unwrap();
+    let mut offsets = Vec::new();
+    while let Some(rows) = merge.next().await.unwrap() {
+        let column = rows.column_by_name("offset").unwrap();
+        offsets.extend(column.as_any().downcast_ref::<Int64Array>().unwrap().values().iter().copied());
+    }
+    assert!(offsets.is_sorted() && offsets.len() == 8_907, "{} rows", offsets.len());
+    let version = owner.version();
+    let rewrite = Rewrite { removes: old.clone(), adds: new.clone(), changes_rows: false };
+    assert_eq!(owner.rewrite(&rewrite, None).await.unwrap(), Rewritten::Done(version + 1));
+    assert_eq!(files(&lake).await, new);
+    // Nothing is done twice, whoever asks.
+    assert_eq!(owner.rewrite(&rewrite, None).await.unwrap(), Rewritten::Overtaken(old[0].path.clone()));
+    assert_eq!(rows(&lake).await, 8_907);
+    // Earlier versions and the transactions are still there.
+    let before = snapshot(&lake, "dead_letters", Some(version)).await.unwrap().unwrap();
+    assert_eq!(before.files.len(), old.len());
+    assert_eq!(snapshot(&lake, "dead_letters", None).await.unwrap().unwrap().transaction(JOB).await.unwrap(), Some(3));
+}
+
+#[tokio::test]
+async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
+    for (lands, rival) in [(true, false), (false, false), (true, true), (false, true)] {
+        let (_dir, lake) = lake().await;
+        let lies = Arc::new(AtomicU32::new(0));
+        let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
+        let mut first = owner(&lying).await;
+        let mut old = append(&mut first, &[1, 2], 1).await;
+        old.extend(append(&mut first, &[3], 2).await);
+        let new = merged(&lake, old.clone()).await;
+        let mut appended = 0;
+        if rival {
+            // An append that this owner does not know of.
+            append(&mut owner(&lake).await, &[4], 3).await;
+            appended = 1;
+        }
+        lies.store(1, Ordering::SeqCst);
+        let rewrite = Rewrite { removes: old, adds: new.clone(), changes_rows: false };
+        let result = first.rewrite(&rewrite, None).await;
+        match (lands, rival) {
+            (false, false) => assert!(result.is_err(), "{result:?}"),
+            // With a rival, the put that is lied about is refused anyway; the next one is made.
+            _ => assert!(matches!(result, Ok(Rewritten::Done(_))), "{lands} {rival} {result:?}"),
+        }
+        assert_eq!(rows(&lake).await, 3 + appended);
+        let again = first.rewrite(&rewrite, None).await.unwrap();
+        assert_eq!(matches!(again, Rewritten::Done(_)), (lands, rival) == (false, false), "{again:?}");
+        assert_eq!(rows(&lake).await, 3 + appended);
+        assert!(files(&lake).await.iter().any(|file| file.path == new[0].path));
+    }
+}
+
+#[tokio::test]
+async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none() {
+    let (_dir, lake) = lake().await;
+    let (mut a, mut b) = (owner(&lake).await, owner(&lake).await);
+    let fence = a.claim(JOB).await.unwrap();
+    let mut old = append(&mut a, &[1], 1).await;
+    old.extend(append(&mut a, &[2], 2).await);
+    let one = Rewrite { removes: old.clone(), adds: merged(&lake, old.clone()).await, changes_rows: false };
+    let other =
+        Rewrite { removes: old[..1].to_vec(), adds: merged(&lake, old[..1].to_vec()).await, changes_rows: false };
+    // It has not seen the files yet.
+    assert!(matches!(b.rewrite(&one, None).await.unwrap(), Rewritten::Done(_)));
+    assert!(matches!(a.rewrite(&other, Some(&fence)).await.unwrap(), Rewritten::Overtaken(_)));
+    assert_eq!(rows(&lake).await, 2);
+    b.claim(JOB).await.unwrap();
+    let all = files(&lake).await;
+    let late = Rewrite { removes: all.clone(), adds: merged(&lake, all).await, changes_rows: false };
+    assert!(matches!(a.rewrite(&late, Some(&fence)).await, Err(CommitError::Fenced { ours: 1, theirs: 2, .. })));
+    assert_eq!(rows(&lake).await, 2);
+}
+
+#[tokio::test]
+async fn only_what_no_kept_version_names_is_deleted() {
+    let (_dir, lake) = lake().await;
+    let mut owner = owner(&lake).await;
+    let mut old = Vec::new();
+    for i in 1..=60 {
+        old.extend(append(&mut owner, &[i], i).await);
+    }
+    let new = merged(&lake, old.clone()).await;
+    let rewrite = Rewrite { removes: old, adds: new, changes_rows: false };
+    owner.rewrite(&rewrite, None).await.unwrap();
+    // The left-over of a crash.
+    owner.write(&letters(&[99])).await.unwrap();
+    let unneeded = async |removed_before, written_before| {
+        let stored = stored_files(&lake, "dead_letters").await.unwrap();
+        assert!(stored.iter().all(|file| file.path.as_ref().ends_with(".parquet")));
+        unnamed_files(&lake, "dead_letters", stored, removed_before, written_before).await.unwrap()
+    };
+    let (past, future) = (0, i64::MAX);
+    assert_eq!(unneeded(past, past).await.len(), 0);
+    assert_eq!(unneeded(past, future).await.len(), 1);
+    assert_eq!(unneeded(future, past).await.len(), 60);
+    // What was taken away is remembered across checkpoints, too.
+    for i in 61..=120 {
+        owner.commit(&[], &txn(i), None).await.unwrap();
+    }
+    assert_eq!(checkpoints(&lake).await, 2);
+    assert_eq!((unneeded(past, past).await.len(), unneeded(future, past).await.len()), (0, 60));
+    let log = lake.list_objects("dead_letters/_delta_log").await.unwrap().len();
+    let expired = expired_log(&lake, "dead_letters", i64::MAX).await.unwrap();
+    // Versions 0 to 99, and the first checkpoint.
+    assert_eq!(expired.len(), 101);
+    delete(&lake, &expired).await.unwrap();
+    assert_eq!(lake.list_objects("dead_letters/_delta_log").await.unwrap().len(), log - 101);
+    let all = unneeded(future, future).await;
+    assert_eq!(delete(&lake, &all).await.unwrap().0, 61);
+    // Twice does no harm.
+    delete(&lake, &all).await.unwrap();
+    let stored = stored_files(&lake, "dead_letters").await.unwrap();
+    assert_eq!((stored.len(), rows(&lake).await), (1, 60));
+    let seen = snapshot(&lake, "dead_letters", None).await.unwrap().unwrap();
+    assert_eq!(seen.transaction(JOB).await.unwrap(), Some(120));
+    assert_eq!(snapshot(&lake, "dead_letters", Some(110)).await.unwrap().unwrap().files.len(), 1);
+    assert!(snapshot(&lake, "dead_letters", Some(60)).await.is_err());
+    owner.commit(&[], &txn(121), None).await.unwrap();
+}

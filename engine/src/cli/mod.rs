@@ -11,6 +11,7 @@ mod error;
 mod execute_run;
 mod generate;
 mod logging;
+mod maintain;
 mod models;
 mod reforecast;
 mod replay;
@@ -62,6 +63,8 @@ enum Command {
     Retrain(retrain::Args),
     /// Forecast every series now
     Reforecast(reforecast::Args),
+    /// Merge small files, fold revisions and delete what is too old, now
+    Maintain(maintain::Args),
     /// The model registry
     Models(models::Args),
     /// What the pipelines did and do
@@ -95,6 +98,7 @@ impl Command {
             Command::Generate(args) => generate::run(args, context).await,
             Command::Retrain(args) => retrain::run(args, context).await,
             Command::Reforecast(args) => reforecast::run(args, context).await,
+            Command::Maintain(args) => maintain::run(args, context).await,
             Command::Models(args) => models::run(args, context).await,
             Command::Runs(args) => runs::run(args, context).await,
             Command::Triggers(args) => triggers::run(args, context).await,

@@ -23,7 +23,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use meterline_connectors::lake::{
-    CommitError, DataFile, Fence, Lake, LakeError, TableDefinition, TableOwner, TableSnapshot, snapshot,
+    CommitError, DataFile, Fence, Lake, LakeError, Rewrite, Rewritten, TableDefinition, TableOwner, TableSnapshot,
+    snapshot,
 };
 use meterline_schemas::config::Config;
 use meterline_schemas::tables::INTERVALS;
@@ -315,6 +316,23 @@ impl Committer {
     pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
         let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted);
         retry(&self.stopping, "looking up what was written earlier", work).await
+    }
+
+    /// Puts files of one of its tables in the place of others, for housekeeping: between two commits, or not at all.
+    ///
+    /// # Errors
+    /// [`CommitError`]: not done, or nobody knows; the next commit finds out what it has to know.
+    pub async fn rewrite(&mut self, table: &str, rewrite: &Rewrite) -> Result<Rewritten, CommitError> {
+        if table != INTERVALS {
+            // The files that go are looked up in the newest version: that alone keeps two writers apart.
+            return self.dead_letters.rewrite(rewrite, None).await;
+        }
+        let rewritten = self.intervals.rewrite(rewrite, Some(&self.fence)).await?;
+        if matches!(rewritten, Rewritten::Done(_)) {
+            // The same rows; but who reads them from now on must not rely on files that will go.
+            self.committed.intervals_version = self.intervals.version();
+        }
+        Ok(rewritten)
     }
 
     /// Makes the census of the newest commit known.

@@ -42,10 +42,10 @@ const FEED: &str = "meters";
 
 /// Random numbers, the same for the same seed.
 #[derive(Debug)]
-struct Dice(AtomicU64);
+pub(crate) struct Dice(pub(crate) AtomicU64);
 
 impl Dice {
-    fn roll(&self, below: u64) -> u64 {
+    pub(crate) fn roll(&self, below: u64) -> u64 {
         // SplitMix64.
         let mut z = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).wrapping_add(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -56,11 +56,11 @@ impl Dice {
 
 /// A store that fails, lies and delays.
 #[derive(Debug)]
-struct Unreliable {
-    inner: Arc<dyn ObjectStore>,
-    dice: Arc<Dice>,
+pub(crate) struct Unreliable {
+    pub(crate) inner: Arc<dyn ObjectStore>,
+    pub(crate) dice: Arc<Dice>,
     // One put in so many goes wrong; 0: none does.
-    odds: Arc<AtomicU64>,
+    pub(crate) odds: Arc<AtomicU64>,
 }
 
 impl fmt::Display for Unreliable {

@@ -63,8 +63,8 @@ pub enum IngestError {
     /// An engine is running on the lake that a backfill wants to write.
     #[error("an engine is running on this lake; stop it, run the backfill, and start it again")]
     EngineRunning,
-    /// A backfill is writing the lake that an engine is to run on.
-    #[error("a backfill is running on this lake; start the engine when it has ended")]
+    /// A backfill or housekeeping is writing the lake that an engine is to run on.
+    #[error("a backfill or `meterline maintain` is running on this lake; start the engine when it has ended")]
     BackfillRunning,
     /// A thread ended, or something that cannot happen did.
     #[error("{0}; this is a fault of meterline, please report it")]

@@ -5,7 +5,7 @@
 //! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
 //! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
-//! protocol, and [`service`] holds it together. [`backfill`] takes files the same way.
+//! protocol, and [`service`] holds it together; housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 
 pub mod aggregate;
 pub mod backfill;
@@ -21,10 +21,11 @@ mod error;
 pub mod frequency;
 pub mod groups;
 pub mod layout;
-mod lock;
+pub(crate) mod lock;
 pub mod memory;
 pub mod outcome;
 pub mod recall;
+pub mod requests;
 pub mod rows;
 mod samples;
 pub mod segments;
@@ -42,7 +43,7 @@ pub use service::{Ingest, IngestOptions};
 #[cfg(test)]
 mod aggregate_tests;
 #[cfg(test)]
-mod commit_tests;
+pub(crate) mod commit_tests;
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]

@@ -25,6 +25,7 @@ use super::epoch::{self, Idleness, Parts};
 use super::layout::EpochRows;
 use super::lock::EngineLock;
 use super::recall::Recalled;
+use super::requests::{self, Request, Requests};
 use super::segments::{Frames, rewrite_from};
 use super::series::SeriesState;
 use super::shard::{FeedRules, NOT_CONFIGURED, Place, route};
@@ -53,6 +54,7 @@ pub struct IngestOptions {
 pub struct Ingest {
     committed: watch::Receiver<Option<Arc<Committed>>>,
     brokers: Brokers,
+    requests: Requests,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
     // `None` once its end was reported.
@@ -118,6 +120,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
 
     let (publish, committed) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
+    let (requests, asked) = requests::channel();
     let coordinator = Coordinator {
         config: config.clone(),
         committer,
@@ -129,6 +132,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         recalled,
         publish,
         report,
+        requests: asked,
         stopped,
     };
     let threads = Threads { control, guards: Some(guards), discovery: Some(discovery), _lock: lock };
@@ -137,7 +141,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         threads.end().await;
         result
     });
-    Ok(Ingest { committed, brokers, stop, stopping, coordinator: Some(coordinator) })
+    Ok(Ingest { committed, brokers, requests, stop, stopping, coordinator: Some(coordinator) })
 }
 
 impl Ingest {
@@ -149,6 +153,11 @@ impl Ingest {
     /// What the brokers last said.
     pub fn brokers(&self) -> Brokers {
         self.brokers.clone()
+    }
+
+    /// Where housekeeping asks for commits.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// Resolves when the stream cannot go on, with the reason; never after it was told once.
@@ -358,6 +367,7 @@ struct Coordinator {
     recalled: Vec<mpsc::Sender<Recalled>>,
     publish: watch::Sender<Option<Arc<Committed>>>,
     report: Arc<Mutex<Option<Report>>>,
+    requests: channel::Receiver<Request>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -368,6 +378,10 @@ impl Coordinator {
         // States that the next commit will write, about.
         let mut states = 0;
         loop {
+            // Also where the stream never has to wait.
+            if let Ok(request) = self.requests.try_recv() {
+                self.serve(request).await;
+            }
             let stop = self.wait_until_due(was_full).await?;
             was_full = self.control.full();
             let known = &self.committer.committed().state;
@@ -429,11 +443,30 @@ impl Coordinator {
                     Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },
+                Some(request) = self.requests.recv() => self.serve(request).await,
                 // A sender that is gone means that nobody can stop the stream any more but by ending it.
                 changed = self.stopped.changed() => if changed.is_err() {
                     return Ok(true);
                 },
                 () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    // Who asked may have gone away: then nobody is told.
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Settle(reply) => drop(reply.send(())),
+            Request::Rewrite { table, rewrite, reply } => {
+                let result = self.committer.rewrite(table, &rewrite).await;
+                // Nothing that anybody waits for is new.
+                self.publish.send_if_modified(|known| {
+                    if known.is_some() {
+                        *known = Some(Arc::new(self.committer.committed().clone()));
+                    }
+                    false
+                });
+                drop(reply.send(result));
             }
         }
     }

@@ -5,10 +5,12 @@
 //! database: the engine, its runs, and the commands.
 
 mod decisions;
+mod maintenance;
 pub mod records;
 mod registry;
 mod runs;
 mod store;
 
+pub use maintenance::{MaintenanceRecord, MaintenanceStatus};
 pub use registry::alias;
 pub use store::{MetadataError, MetadataStore};

@@ -13,7 +13,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// Statements that bring a database from version i to i + 1.
-const MIGRATIONS: &[&[&str]] = &[&[
+const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE];
+
+const MAINTENANCE: &[&str] =
+    &["CREATE TABLE maintenance (request_id TEXT PRIMARY KEY, status TEXT NOT NULL, doc TEXT NOT NULL)"];
+
+const TABLES: &[&str] = &[
     "CREATE TABLE runs (run_id TEXT PRIMARY KEY, group_id TEXT NOT NULL, pipeline TEXT NOT NULL, status TEXT NOT NULL, \
      created_at INTEGER NOT NULL, doc TEXT NOT NULL)",
     "CREATE INDEX runs_by_group ON runs (group_id, pipeline, run_id)",
@@ -31,7 +36,7 @@ const MIGRATIONS: &[&[&str]] = &[&[
     "CREATE TABLE decisions (decision_id TEXT PRIMARY KEY, group_id TEXT NOT NULL, pipeline TEXT NOT NULL, \
      commit_seq INTEGER NOT NULL, at INTEGER NOT NULL, fired INTEGER NOT NULL, doc TEXT NOT NULL)",
     "CREATE INDEX decisions_by_group ON decisions (group_id, pipeline, at)",
-]];
+];
 
 /// Why the metadata database did not answer.
 #[derive(Debug, thiserror::Error)]

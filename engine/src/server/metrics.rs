@@ -17,6 +17,11 @@
 //! | `meterline_commits_total` | | commits of the stream, ever |
 //! | `meterline_commit_age_seconds` | | since the newest of them |
 //! | `meterline_broker_silence_seconds` | | since a broker last said where the partitions end |
+//! | `meterline_table_files` | table | data files of its newest version, after the last housekeeping |
+//! | `meterline_table_size_bytes` | table | their size |
+//! | `meterline_maintenance_timestamp_seconds` | | when housekeeping last ended, Unix time |
+//! | `meterline_maintenance_duration_seconds` | | how long it took |
+//! | `meterline_maintenance_errors` | | tables for which it failed |
 
 use std::fmt;
 
@@ -31,6 +36,7 @@ use super::Subject;
 use crate::ingest::Committed;
 use crate::ingest::census::Census;
 use crate::ingest::state::{FeedState, IngestState, PartitionState};
+use crate::maintenance::service::{LastRound, Summary};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -58,6 +64,7 @@ impl Collector for Scrape {
                 gauge(&mut encoder, "broker_silence", "since a broker last said where partitions end", SECONDS)?;
             metric.encode_gauge(&silence.as_secs_f64())?;
         }
+        self.housekeeping(&mut encoder)?;
         let committed = self.subject.committed.borrow().clone();
         match &committed {
             Some(committed) => self.stream(committed, &mut encoder),
@@ -86,6 +93,23 @@ fn count<const N: usize>(metric: &mut MetricEncoder, labels: &Labels<'_, N>, val
 }
 
 impl Scrape {
+    fn housekeeping(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let Summary { tables, last } = self.subject.maintenance.borrow().clone();
+        let mut metric = gauge(encoder, "table_files", "data files after the last housekeeping", None)?;
+        for size in &tables {
+            metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.files)?;
+        }
+        let mut metric = gauge(encoder, "table_size", "bytes of its data files", Some(&Unit::Bytes))?;
+        for size in &tables {
+            metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.bytes)?;
+        }
+        let Some(LastRound { at, seconds: took, errors }) = last else { return Ok(()) };
+        let help = "when housekeeping last ended, Unix time";
+        gauge(encoder, "maintenance_timestamp", help, SECONDS)?.encode_gauge(&seconds(at))?;
+        gauge(encoder, "maintenance_duration", "how long it took", SECONDS)?.encode_gauge(&took)?;
+        gauge(encoder, "maintenance_errors", "tables for which it failed", None)?.encode_gauge(&errors)
+    }
+
     fn stream(&self, committed: &Committed, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let state = &*committed.state;
         self.partitions(state, encoder)?;

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use self::auth::Password;
 use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
+use crate::maintenance::service::Summary;
 
 /// Why the endpoints cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,8 @@ pub struct Subject {
     pub committed: watch::Receiver<Option<Arc<Committed>>>,
     /// What the brokers last said.
     pub brokers: Brokers,
+    /// What housekeeping did last.
+    pub maintenance: watch::Receiver<Summary>,
 }
 
 /// Open endpoints; dropping it closes them.
@@ -151,6 +154,8 @@ mod tests {
 
     use super::*;
     use crate::ingest::state::{Counts, FeedState, IngestState, PartitionState};
+    use crate::maintenance::round::TableSize;
+    use crate::maintenance::service::LastRound;
 
     async fn ask(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -179,13 +184,22 @@ mod tests {
         Arc::new(Committed { state: Arc::new(state), census: Default::default(), intervals_version: 4 })
     }
 
+    fn swept(now: i64) -> watch::Receiver<Summary> {
+        let tables = vec![TableSize { table: "intervals".into(), files: 4, bytes: 1000 }];
+        let last = Some(LastRound { at: now - SECOND, seconds: 0.5, errors: 0 });
+        watch::channel(Summary { tables, last }).1
+    }
+
     #[tokio::test]
     async fn figures_go_on_rising_when_the_stream_stands_still() {
         let now = jiff::Timestamp::now().as_microsecond();
         let (sender, committed) = watch::channel(Some(commit(now)));
         let brokers = Brokers::default();
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
-        let server = start(&http, Subject { committed, brokers: brokers.clone() }).await.unwrap().unwrap();
+        let server = start(&http, Subject { committed, brokers: brokers.clone(), maintenance: swept(now) })
+            .await
+            .unwrap()
+            .unwrap();
         let (status, reason) = ask(server.address, "/readyz", "").await;
         assert_eq!((status, reason.contains("Kafka")), (503, true), "{reason}");
         brokers.answered("meters", 0, 42);
@@ -198,6 +212,10 @@ mod tests {
             // The broker has more than the last commit knew.
             "meterline_lag_records{feed=\"meters\",partition=\"0\"} 32",
             "meterline_commits_total 3",
+            "meterline_table_files{table=\"intervals\"} 4",
+            "meterline_table_size_bytes{table=\"intervals\"} 1000",
+            "meterline_maintenance_duration_seconds 0.5",
+            "meterline_maintenance_errors 0",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
@@ -222,7 +240,10 @@ mod tests {
         let password_file = Some(file.path().to_str().unwrap().to_owned());
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file };
         let (_sender, committed) = watch::channel(None);
-        let server = start(&http, Subject { committed, brokers: Brokers::default() }).await.unwrap().unwrap();
+        let server = start(&http, Subject { committed, brokers: Brokers::default(), maintenance: swept(0) })
+            .await
+            .unwrap()
+            .unwrap();
         // Of anybody:geheim and anybody:falsch.
         for (headers, status) in [
             ("", 401),
@@ -242,7 +263,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listen = Some(taken.local_addr().unwrap().to_string());
         let (_sender, committed) = watch::channel(None);
-        let subject = Subject { committed, brokers: Brokers::default() };
+        let subject = Subject { committed, brokers: Brokers::default(), maintenance: swept(0) };
         let error = start(&HttpConfig { listen, password_file: None }, subject.clone()).await.unwrap_err().to_string();
         assert!(error.contains("http.listen") && error.contains("off"), "{error}");
         let off = HttpConfig { listen: Some("off".into()), password_file: None };

@@ -138,7 +138,7 @@ impl Catalog {
     /// The latest revisions, of all rows or of those that were known at an instant.
     pub(super) async fn intervals(&self, known_by: Option<Micros>) -> Result<Table, SqlError> {
         let definition = TableDefinition::intervals();
-        let layers = Layers::of(self.interval_files().await?);
+        let layers = Layers::of(self.interval_files().await?, known_by.is_some());
         let sql = views::intervals(&layers, known_by);
         let table = |files| Arc::new(SnapshotTable::new(&definition, files)) as Table;
         let parts = [

@@ -3,25 +3,31 @@
 use std::collections::{BTreeMap, HashMap};
 
 use meterline_connectors::lake::{Bound, DataFile};
-use meterline_schemas::tables::LAYER_REVISION;
+use meterline_schemas::tables::{LAYER_BASE, LAYER_OLD, LAYER_REVISION};
 
 /// The data files of one version of `intervals`.
 #[derive(Debug, Default)]
-pub(super) struct Layers {
+pub(crate) struct Layers {
     /// Of the base layer: files that no revision can concern.
-    pub(super) settled: Vec<DataFile>,
+    pub(crate) settled: Vec<DataFile>,
     /// Of the base layer: files with rows that a revision may replace.
-    pub(super) revised: Vec<DataFile>,
-    /// The revisions.
-    pub(super) revisions: Vec<DataFile>,
+    pub(crate) revised: Vec<DataFile>,
+    /// The revisions; with history, also those that lost.
+    pub(crate) revisions: Vec<DataFile>,
 }
 
 impl Layers {
     /// Sorts files by what they need. A revision concerns a file of its month whose series and starts it overlaps;
-    /// what the statistics do not say is taken to overlap.
-    pub(super) fn of(files: &[DataFile]) -> Layers {
-        let (revisions, base): (Vec<&DataFile>, Vec<&DataFile>) =
-            files.iter().partition(|file| value(file, "layer") == Some(LAYER_REVISION));
+    /// what the statistics do not say is taken to overlap. The rows of the layer `old` lost against others: only with
+    /// `history` they are revisions, too.
+    pub(crate) fn of(files: &[DataFile], history: bool) -> Layers {
+        let is_revision = |file: &&DataFile| match value(file, "layer") {
+            Some(LAYER_REVISION) => true,
+            Some(LAYER_OLD) => history,
+            _ => false,
+        };
+        let revisions: Vec<&DataFile> = files.iter().filter(is_revision).collect();
+        let base: Vec<&DataFile> = files.iter().filter(|file| value(file, "layer") == Some(LAYER_BASE)).collect();
         let mut by_month: HashMap<Option<&str>, Vec<Ranges>> = HashMap::new();
         for file in &revisions {
             by_month.entry(value(file, "month")).or_default().push(file.ranges());
@@ -89,7 +95,7 @@ mod tests {
         let mut unknown = file("unknown", "base", "2024-01", ["a", "z"], [1, 1]);
         unknown.stats = "{}".into();
         let odd = file("odd", "base", "2024-01", ["2024-01-01T00:00:00Z", "z"], [11, 11]);
-        let layers = Layers::of(&[
+        let files = [
             file("correction", "rev", "2024-01", ["m", "n"], [10, 12]),
             file("same days", "base", "2024-01", ["a", "z"], [12, 20]),
             file("earlier", "base", "2024-01", ["a", "z"], [1, 9]),
@@ -97,10 +103,15 @@ mod tests {
             file("other month", "base", "2024-02", ["a", "z"], [10, 12]),
             unknown,
             odd,
-        ]);
+            file("lost", "old", "2024-01", ["o", "z"], [10, 12]),
+        ];
+        let layers = Layers::of(&files, false);
         let names = |files: &[DataFile]| files.iter().map(|f| f.path.clone()).collect::<Vec<_>>();
         assert_eq!(names(&layers.revisions), ["correction"]);
         assert_eq!(names(&layers.revised), ["same days", "unknown", "odd"]);
         assert_eq!(names(&layers.settled), ["earlier", "other series", "other month"]);
+        let layers = Layers::of(&files, true);
+        assert_eq!(names(&layers.revisions), ["correction", "lost"]);
+        assert_eq!(names(&layers.settled), ["earlier", "other month"]);
     }
 }

@@ -8,7 +8,7 @@
 mod as_of;
 mod catalog;
 mod error;
-mod layers;
+pub(crate) mod layers;
 mod memory;
 mod provider;
 mod session;

@@ -147,6 +147,10 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
             );
         }
     }
+    if let Some((key, wrong, remedy)) = config.maintenance.fault() {
+        let key = format!("maintenance.{key}");
+        return refuse(&key, format!("{key} {wrong}"), remedy);
+    }
     let mut topics = std::collections::BTreeMap::new();
     for (name, feed) in &config.feed {
         let key = |k: &str| format!("feed.{name}.{k}");
@@ -231,6 +235,9 @@ mod tests {
             ("[device]\ndevice = \"gpu\"\n", 2, "cuda:N"),
             ("[http]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
             ("[http]\nlisten = \"0.0.0.0:9464\"\n", 2, "set http.password_file"),
+            ("[maintenance]\nfile_retention = \"30d\"\n", 2, "1h to 7d"),
+            ("[maintenance]\nevery = \"never\"\n", 2, "or off"),
+            ("[retention]\nforecasts = \"always\"\n", 2, "forever"),
             ("[policy.a]\nfrequency = \"PT7M\"\n", 2, "PT15M"),
             ("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nwen = \"true\"\n", 4, "did you mean `when`?"),
         ] {

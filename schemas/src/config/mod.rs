@@ -5,6 +5,7 @@
 
 mod feed;
 mod load;
+mod maintenance;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use feed::{BadRecords, FeedConfig, Format, Label};
 pub use load::{ConfigError, parse};
+pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
     Approval, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig, resolve_policy,
 };
@@ -37,6 +39,10 @@ pub struct Config {
     pub device: DeviceConfig,
     /// What monitoring can ask.
     pub http: HttpConfig,
+    /// How the lake is kept in order.
+    pub maintenance: MaintenanceConfig,
+    /// How long things are kept.
+    pub retention: RetentionConfig,
     /// One entry a topic.
     pub feed: BTreeMap<String, FeedConfig>,
     /// One entry a frequency; each has defaults, so none is needed.

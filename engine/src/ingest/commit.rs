@@ -324,8 +324,11 @@ impl Committer {
     /// [`CommitError`]: not done, or nobody knows; the next commit finds out what it has to know.
     pub async fn rewrite(&mut self, table: &str, rewrite: &Rewrite) -> Result<Rewritten, CommitError> {
         if table != INTERVALS {
+            let unknown = || CommitError::Lake(LakeError::NotFound { path: table.to_owned() });
+            let mut followers = [&mut self.dead_letters].into_iter();
+            let owner = followers.find(|owner| owner.name() == table).ok_or_else(unknown)?;
             // The files that go are looked up in the newest version: that alone keeps two writers apart.
-            return self.dead_letters.rewrite(rewrite, None).await;
+            return owner.rewrite(rewrite, None).await;
         }
         let rewritten = self.intervals.rewrite(rewrite, Some(&self.fence)).await?;
         if matches!(rewritten, Rewritten::Done(_)) {

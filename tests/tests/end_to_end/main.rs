@@ -8,4 +8,5 @@ mod demo;
 mod faults;
 mod fleet;
 mod harness;
+mod housekeeping;
 mod spine;

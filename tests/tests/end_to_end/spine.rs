@@ -20,7 +20,8 @@ use crate::checks;
 const TOPIC: &str = "readings";
 const KILLS: usize = 5;
 
-/// Small commits, so that a kill finds the stream in the middle; a forecast for every new interval.
+/// Small commits, so that a kill finds the stream in the middle; a forecast for every new interval, and
+/// housekeeping all the time.
 const SETTINGS: &str = r#"
 lateness = "0s"
 
@@ -29,6 +30,9 @@ commit_interval = "300ms"
 commit_records = 4000
 idle_timeout = "2s"
 catch_up_records = 0
+
+[maintenance]
+every = "10s"
 
 [policy.quarter_hours]
 frequency = "PT15M"

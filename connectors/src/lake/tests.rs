@@ -323,7 +323,8 @@ async fn files_are_merged_in_order_and_change_places_in_one_step() {
     let version = owner.version();
     let rewrite = Rewrite { removes: old.clone(), adds: new.clone(), changes_rows: false };
     assert_eq!(owner.rewrite(&rewrite, None).await.unwrap(), Rewritten::Done(version + 1));
-    assert_eq!(files(&lake).await, new);
+    let seen: Vec<(String, u64)> = files(&lake).await.into_iter().map(|file| (file.path, file.rows)).collect();
+    assert_eq!(seen, [(new[0].path.clone(), 8_907)]);
     // Nothing is done twice, whoever asks.
     assert_eq!(owner.rewrite(&rewrite, None).await.unwrap(), Rewritten::Overtaken(old[0].path.clone()));
     assert_eq!(rows(&lake).await, 8_907);
@@ -352,14 +353,13 @@ async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
         lies.store(1, Ordering::SeqCst);
         let rewrite = Rewrite { removes: old, adds: new.clone(), changes_rows: false };
         let result = first.rewrite(&rewrite, None).await;
-        match (lands, rival) {
-            (false, false) => assert!(result.is_err(), "{result:?}"),
-            // With a rival, the put that is lied about is refused anyway; the next one is made.
-            _ => assert!(matches!(result, Ok(Rewritten::Done(_))), "{lands} {rival} {result:?}"),
-        }
+        let done = matches!(result, Ok(Rewritten::Done(_)));
+        assert!(done || result.is_err(), "{result:?}");
+        // With a rival, the put that is lied about may be one that was refused anyway.
+        assert!(rival || done == lands, "{result:?}");
         assert_eq!(rows(&lake).await, 3 + appended);
         let again = first.rewrite(&rewrite, None).await.unwrap();
-        assert_eq!(matches!(again, Rewritten::Done(_)), (lands, rival) == (false, false), "{again:?}");
+        assert_eq!(matches!(again, Rewritten::Done(_)), !done, "{again:?}");
         assert_eq!(rows(&lake).await, 3 + appended);
         assert!(files(&lake).await.iter().any(|file| file.path == new[0].path));
     }

@@ -456,7 +456,9 @@ impl Coordinator {
     // Who asked may have gone away: then nobody is told.
     async fn serve(&mut self, request: Request) {
         match request {
-            Request::Settle(reply) => drop(reply.send(())),
+            Request::Settle(reply) => {
+                let _ = reply.send(());
+            }
             Request::Rewrite { table, rewrite, reply } => {
                 let result = self.committer.rewrite(table, &rewrite).await;
                 // Nothing that anybody waits for is new.
@@ -466,7 +468,7 @@ impl Coordinator {
                     }
                     false
                 });
-                drop(reply.send(result));
+                let _ = reply.send(result);
             }
         }
     }

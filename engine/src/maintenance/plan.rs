@@ -215,7 +215,7 @@ mod tests {
         let table = TableDefinition::intervals();
         let months = ["2023-12", "2024-01"];
         let files: Vec<DataFile> = ["base", "rev", "old"]
-            .iter()
+            .into_iter()
             .flat_map(|layer| months.map(|month| file(0, 1, &[("layer", layer), ("month", month)], 1)))
             .collect();
         let end = month_end("2023-12").unwrap();

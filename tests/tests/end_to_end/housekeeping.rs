@@ -13,6 +13,8 @@ use crate::harness::kafka;
 
 const TOPIC: &str = "housekeeping";
 const SETTINGS: &str = r#"
+frequency = "PT1H"
+
 [ingest]
 commit_interval = "100ms"
 

@@ -43,14 +43,6 @@ pub enum EnvironmentError {
         /// What is wrong, where, and the remedy.
         source: ConfigError,
     },
-    /// The lake is not on this machine, and no place for the metadata database is configured.
-    #[error(
-        "the lake {lake} is not a directory of this machine; say where runs are recorded: [metadata] url = \"sqlite:PATH\""
-    )]
-    NoMetadataPlace {
-        /// The lake's URL.
-        lake: String,
-    },
     /// The lake cannot be opened.
     #[error(transparent)]
     Lake(#[from] LakeError),
@@ -66,7 +58,6 @@ impl EnvironmentError {
             self,
             EnvironmentError::ReadConfig { .. }
                 | EnvironmentError::Config { .. }
-                | EnvironmentError::NoMetadataPlace { .. }
                 | EnvironmentError::Lake(LakeError::Url { .. })
                 | EnvironmentError::Metadata(MetadataError::Url { .. })
         )
@@ -80,8 +71,9 @@ impl Environment {
     /// See [`EnvironmentError`].
     pub async fn open(config_path: &Path) -> Result<Environment, EnvironmentError> {
         let config = read_config(config_path)?;
-        let lake = Lake::open(&config.lake.url).await?;
-        let metadata = MetadataStore::open(&metadata_url(&config, &lake)?).await?;
+        let mut lake = Lake::configured(&config.lake).await?;
+        let metadata = MetadataStore::open(&metadata_url(&config, &lake)).await?;
+        lake.keep_locks_in(metadata.path().with_extension("locks"));
         Ok(Environment { config, config_path: config_path.to_owned(), lake, metadata })
     }
 }
@@ -99,14 +91,11 @@ pub fn read_config(path: &Path) -> Result<Config, EnvironmentError> {
     Ok(config)
 }
 
-/// URL of the metadata database: as configured, else a file in the lake's directory.
-///
-/// # Errors
-/// [`EnvironmentError::NoMetadataPlace`].
-pub fn metadata_url(config: &Config, lake: &Lake) -> Result<String, EnvironmentError> {
-    match (&config.metadata.url, lake.local_dir()) {
-        (Some(url), _) => Ok(url.clone()),
-        (None, Some(directory)) => Ok(format!("sqlite:{}", directory.join(METADATA_FILE).display())),
-        (None, None) => Err(EnvironmentError::NoMetadataPlace { lake: lake.url().to_owned() }),
+/// URL of the metadata database: as configured, else a file in the lake's directory. (A configuration whose lake is on S3
+/// has one.)
+pub fn metadata_url(config: &Config, lake: &Lake) -> String {
+    match &config.metadata.url {
+        Some(url) => url.clone(),
+        None => format!("sqlite:{}", lake.lock_dir().join(METADATA_FILE).display()),
     }
 }

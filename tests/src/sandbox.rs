@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use crate::guard::{self, Guarded};
+use crate::s3::{ACCESS_KEY_ID, BUCKET, S3, SECRET_ACCESS_KEY};
 use crate::skip::note;
 use crate::wait::{self, Finished};
 
@@ -47,6 +48,9 @@ pub struct Sandbox {
     // Engines that were killed: pipeline runs that survived them go with the sandbox.
     killed: Mutex<Vec<Guarded>>,
     folder: TempDir,
+    lake: PathBuf,
+    // What the environment says beside what it says to this process.
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Sandbox {
@@ -54,33 +58,40 @@ impl Sandbox {
     pub fn new() -> Sandbox {
         let folder = tempfile::Builder::new().prefix("meterline-test-").tempdir().expect("make a sandbox");
         guard::remove_at_exit(folder.path());
-        Sandbox { killed: Mutex::new(Vec::new()), folder }
+        let lake = folder.path().join("lake");
+        Sandbox { killed: Mutex::new(Vec::new()), folder, lake, environment: Vec::new() }
     }
 
     /// A sandbox whose configuration reads the records of `replay` and `generate` from `topic`, with a lake in
     /// `lake` beside it; `more` is further TOML.
     pub fn reading(brokers: &str, topic: &str, more: &str) -> Sandbox {
         let sandbox = Sandbox::new();
-        sandbox.configure(&format!(
-            r#"
-[kafka]
-brokers = "{brokers}"
+        let lake = format!("[lake]\nurl = \"{}\"\n", sandbox.lake().display());
+        sandbox.configure(&feed(brokers, topic, &lake, more));
+        sandbox
+    }
 
-[lake]
-url = "{lake}"
-
-[feed.meters]
-topic = "{topic}"
-series = "meter_id"
-time = "ts"
-value = "value"
-unit_field = "unit"
-quality = "quality"
-label = "end"
-{more}
-"#,
-            lake = sandbox.lake().display(),
-        ));
+    /// As [`Sandbox::reading`], with a lake of its own on `server`, which is spoken to at `endpoint`: its own, or that of a
+    /// proxy before it. The credentials are in the environment of all processes.
+    pub fn reading_on_s3(brokers: &str, topic: &str, server: &S3, endpoint: &str, more: &str) -> Sandbox {
+        let mut sandbox = Sandbox::new();
+        let name =
+            sandbox.path().file_name().and_then(|name| name.to_str()).expect("the sandbox has a name").to_owned();
+        let lake = format!(
+            "[lake]\nurl = \"s3://{BUCKET}/{name}\"\n[lake.s3]\nendpoint = \"{endpoint}\"\n\
+             [metadata]\nurl = \"sqlite:{}\"\n",
+            sandbox.path().join("metadata.db").display()
+        );
+        sandbox.configure(&feed(brokers, topic, &lake, more));
+        sandbox.lake = server.folder().join(name);
+        sandbox.environment = vec![
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY),
+            // What else this process knows of S3 does not belong to it.
+            ("AWS_SESSION_TOKEN", ""),
+            // Where there is a proxy for the world outside, it is not for this machine.
+            ("NO_PROXY", "127.0.0.1"),
+        ];
         sandbox
     }
 
@@ -99,9 +110,9 @@ label = "end"
         self.path().join("meterline.toml")
     }
 
-    /// The lake's folder.
+    /// The lake's folder; that of the server's objects where it is on S3.
     pub fn lake(&self) -> PathBuf {
-        self.path().join("lake")
+        self.lake.clone()
     }
 
     /// The engine's log so far, of all engines of this sandbox.
@@ -132,6 +143,7 @@ label = "end"
             .expect("open the engine's log");
         let errors = log.try_clone().expect("share the engine's log");
         command.arg("run").arg("-c").arg(self.config()).current_dir(self.path());
+        command.envs(self.environment.iter().copied());
         command.stdin(std::process::Stdio::null()).stdout(log).stderr(errors);
         Engine { process: Guarded::spawn(&mut command).expect("start meterline run") }
     }
@@ -146,7 +158,7 @@ label = "end"
     /// `meterline` with `arguments`, in this sandbox.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(meterline());
-        command.args(arguments).current_dir(self.path());
+        command.args(arguments).current_dir(self.path()).envs(self.environment.iter().copied());
         command
     }
 
@@ -189,6 +201,27 @@ label = "end"
             entries.filter_map(Result::ok).filter(|e| e.path().extension().is_some_and(|x| x == "json")).count()
         })
     }
+}
+
+/// The configuration of a feed that reads the records of `replay` and `generate`.
+fn feed(brokers: &str, topic: &str, lake: &str, more: &str) -> String {
+    format!(
+        r#"
+[kafka]
+brokers = "{brokers}"
+
+{lake}
+[feed.meters]
+topic = "{topic}"
+series = "meter_id"
+time = "ts"
+value = "value"
+unit_field = "unit"
+quality = "quality"
+label = "end"
+{more}
+"#
+    )
 }
 
 impl Default for Sandbox {

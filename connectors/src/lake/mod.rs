@@ -1,6 +1,6 @@
 //! The lake: Delta tables and plain objects on an object store.
 //!
-//! * [`Lake`] opens the store; local writes survive a power cut;
+//! * [`Lake`] opens the store, a directory or a place on S3; local writes survive a power cut;
 //! * [`TableDefinition`] says what a table is; [`TableOwner`] makes all commits of one table, behind a fence;
 //! * [`snapshot`] says what one version of a table consists of, for readers;
 //! * [`DataFile`] is one Parquet file with its exact statistics;
@@ -16,6 +16,9 @@ mod owner;
 mod reader;
 mod rewrite;
 mod rolling;
+mod s3;
+#[cfg(test)]
+mod s3_tests;
 mod snapshot;
 mod statistics;
 mod store;
@@ -28,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use meterline_schemas::config::LakeConfig;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -47,7 +51,7 @@ pub use vacuum::{REMEMBERED_MS, Unneeded, delete, expired_log, stored_files, unn
 #[derive(Debug, thiserror::Error)]
 pub enum LakeError {
     /// The URL or directory is none that we can use.
-    #[error("lake.url `{url}` cannot be used: {reason}; use a directory or a file:// URL")]
+    #[error("lake.url `{url}` cannot be used: {reason}; use a directory, a file:// URL or s3://bucket/prefix")]
     Url {
         /// As configured.
         url: String,
@@ -61,6 +65,14 @@ pub enum LakeError {
         url: String,
         /// The store's answer.
         source: object_store::Error,
+    },
+    /// The store on S3 is not one that a lake can be kept on, or not with these settings.
+    #[error("lake `{url}` cannot be used: {reason}")]
+    Unusable {
+        /// As configured.
+        url: String,
+        /// What is wrong, with the remedy.
+        reason: String,
     },
     /// There is no such object.
     #[error("lake has no object `{path}`; if it should be there, restore it from a backup")]
@@ -113,16 +125,42 @@ pub struct Lake {
     // Ends with a slash.
     root_url: Url,
     local_dir: Option<PathBuf>,
+    lock_dir: PathBuf,
     shown: Arc<str>,
 }
 
 impl Lake {
-    /// Opens a directory or `file://` URL, creating it, and checks that it can be written.
+    /// Opens a directory or `file://` URL, creating it, and checks that it can be written; on S3, with default settings.
     ///
     /// # Errors
     ///
-    /// [`LakeError::Url`] or [`LakeError::NotWritable`], with the path and the remedy.
+    /// As [`Lake::configured`].
     pub async fn open(url: &str) -> Result<Lake, LakeError> {
+        Lake::configured(&LakeConfig { url: url.to_owned(), ..LakeConfig::default() }).await
+    }
+
+    /// Opens the lake of a configuration, creating its directory where it is local, and checks that it can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`LakeError::Url`], [`LakeError::NotWritable`] or [`LakeError::Unusable`], with the place and the remedy.
+    pub async fn configured(config: &LakeConfig) -> Result<Lake, LakeError> {
+        let url = config.url.as_str();
+        if !config.is_s3() {
+            return Lake::local(url).await;
+        }
+        let s3::Opened { store, prefix, url: root_url } = s3::open(url, &config.s3).await?;
+        Ok(Lake {
+            root: Arc::new(store),
+            prefix,
+            root_url,
+            local_dir: None,
+            lock_dir: std::env::temp_dir().join("meterline-locks").join(file_name(url)),
+            shown: url.into(),
+        })
+    }
+
+    async fn local(url: &str) -> Result<Lake, LakeError> {
         let refuse = |reason: String| LakeError::Url { url: url.to_owned(), reason };
         let directory = match url.split_once("://") {
             Some(("file", path)) if path.starts_with('/') => PathBuf::from(path),
@@ -135,7 +173,7 @@ impl Lake {
             url: url.to_owned(),
             source: object_store::Error::Generic { store: "local", source: Box::new(source) },
         };
-        std::fs::create_dir_all(&directory).map_err(not_writable)?;
+        store::create_directories(&directory).map_err(not_writable)?;
         let directory = directory.canonicalize().map_err(not_writable)?;
         let prefix = ObjectPath::from_absolute_path(&directory).map_err(|e| refuse(e.to_string()))?;
         let root_url = Url::from_directory_path(&directory).map_err(|()| refuse("it is no absolute path".into()))?;
@@ -143,6 +181,7 @@ impl Lake {
             root: Arc::new(store::DurableLocal::new()),
             prefix,
             root_url,
+            lock_dir: directory.clone(),
             local_dir: Some(directory),
             shown: url.into(),
         };
@@ -185,6 +224,19 @@ impl Lake {
         match self.store().put(&path, bytes.into()).await {
             Ok(_) => Ok(file),
             Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
+        }
+    }
+
+    /// Where processes of this machine that work on the lake keep the locks between them: the lake's directory, else one
+    /// that [`Lake::keep_locks_in`] names.
+    pub fn lock_dir(&self) -> &Path {
+        &self.lock_dir
+    }
+
+    /// Names the directory for locks of a lake that is not local: the processes of a machine must agree about it.
+    pub fn keep_locks_in(&mut self, directory: PathBuf) {
+        if self.local_dir.is_none() {
+            self.lock_dir = directory;
         }
     }
 
@@ -270,4 +322,9 @@ impl Lake {
             &deltalake_core::logstore::StorageConfig::default(),
         ))
     }
+}
+
+/// A URL as the name of a file or directory.
+fn file_name(url: &str) -> String {
+    url.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') { c } else { '_' }).collect()
 }

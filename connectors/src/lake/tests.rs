@@ -1,4 +1,4 @@
-//! What readers and rival writers see.
+//! What readers and rival writers see, on a directory and on S3.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::*;
 
 const JOB: &str = "meterline/ingest";
 
-fn letters(offsets: &[i64]) -> RecordBatch {
+pub(super) fn letters(offsets: &[i64]) -> RecordBatch {
     let n = offsets.len();
     let text = |s: &str| Arc::new(StringArray::from(vec![s; n])) as ArrayRef;
     RecordBatch::try_new(
@@ -39,27 +39,57 @@ fn letters(offsets: &[i64]) -> RecordBatch {
     .unwrap()
 }
 
-async fn lake() -> (tempfile::TempDir, Lake) {
-    let dir = tempfile::tempdir().unwrap();
-    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
-    (dir, lake)
+/// Places may be called anything.
+pub(super) const ODD_NAME: &str = "Zähler & Söhne 100%";
+
+/// Tests of what every store must do: on a directory and on S3.
+macro_rules! on_every_store {
+    ($($test:ident),* $(,)?) => {
+        mod local {
+            $(#[tokio::test]
+            async fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                let place = dir.path().join(super::ODD_NAME);
+                super::$test(super::Lake::open(place.to_str().unwrap()).await.unwrap()).await;
+            })*
+        }
+        mod on_s3 {
+            $(#[tokio::test]
+            async fn $test() {
+                let Some(server) = super::s3_tests::server(stringify!($test)) else { return };
+                super::$test(super::s3_tests::lake(&server.endpoint()).await.unwrap()).await;
+            })*
+        }
+    };
 }
 
-async fn owner(lake: &Lake) -> TableOwner {
+on_every_store!(
+    files_are_invisible_until_they_are_committed,
+    a_repeated_transaction_commits_once,
+    a_newer_claim_fences_the_older_writer,
+    writers_of_different_transactions_wait_for_each_other,
+    commits_go_on_past_checkpoints,
+    a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner,
+    a_claim_that_the_store_refuses_says_why,
+    an_upload_in_parts_appears_whole_or_not_at_all,
+    claims_made_at_once_get_different_numbers,
+    partition_values_may_be_called_anything,
+    a_commit_that_landed_behind_an_error_is_found_and_not_repeated,
+);
+
+pub(super) async fn owner(lake: &Lake) -> TableOwner {
     TableOwner::open(lake, &TableDefinition::dead_letters()).await.unwrap()
 }
 
-fn txn(version: i64) -> Vec<(String, i64)> {
+pub(super) fn txn(version: i64) -> Vec<(String, i64)> {
     vec![(JOB.to_owned(), version)]
 }
 
-async fn rows(lake: &Lake) -> u64 {
+pub(super) async fn rows(lake: &Lake) -> u64 {
     snapshot(lake, "dead_letters", None).await.unwrap().unwrap().files.iter().map(|f| f.rows).sum()
 }
 
-#[tokio::test]
-async fn files_are_invisible_until_they_are_committed() {
-    let (_dir, lake) = lake().await;
+async fn files_are_invisible_until_they_are_committed(lake: Lake) {
     assert!(snapshot(&lake, "dead_letters", None).await.unwrap().is_none());
     let mut owner = owner(&lake).await;
     let files = owner.write(&letters(&[3, 1, 2])).await.unwrap();
@@ -74,9 +104,7 @@ async fn files_are_invisible_until_they_are_committed() {
     assert!(before.files.is_empty());
 }
 
-#[tokio::test]
-async fn a_repeated_transaction_commits_once() {
-    let (_dir, lake) = lake().await;
+async fn a_repeated_transaction_commits_once(lake: Lake) {
     let mut owner = owner(&lake).await;
     let files = owner.write(&letters(&[1])).await.unwrap();
     let first = owner.commit(&files, &txn(1), None).await.unwrap();
@@ -84,9 +112,7 @@ async fn a_repeated_transaction_commits_once() {
     assert_eq!(rows(&lake).await, 1);
 }
 
-#[tokio::test]
-async fn a_newer_claim_fences_the_older_writer() {
-    let (_dir, lake) = lake().await;
+async fn a_newer_claim_fences_the_older_writer(lake: Lake) {
     let mut old = owner(&lake).await;
     let old_fence = old.claim(JOB).await.unwrap();
     let mut new = owner(&lake).await;
@@ -108,9 +134,23 @@ async fn a_newer_claim_fences_the_older_writer() {
     assert!(matches!(old.commit(&late, &txn(1), Some(&old_fence)).await, Err(CommitError::Fenced { .. })));
 }
 
-#[tokio::test]
-async fn writers_of_different_transactions_wait_for_each_other() {
-    let (_dir, lake) = lake().await;
+async fn claims_made_at_once_get_different_numbers(lake: Lake) {
+    owner(&lake).await;
+    let claims = (0..6).map(|_| {
+        let lake = lake.clone();
+        tokio::spawn(async move { owner(&lake).await.claim(JOB).await.unwrap().value() })
+    });
+    let mut numbers = Vec::new();
+    for claim in claims.collect::<Vec<_>>() {
+        numbers.push(claim.await.unwrap());
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 6, "{numbers:?}");
+    assert_eq!(owner(&lake).await.transaction("meterline/ingest/fence").await.unwrap(), numbers.last().copied());
+}
+
+async fn writers_of_different_transactions_wait_for_each_other(lake: Lake) {
     let (mut a, mut b) = (owner(&lake).await, owner(&lake).await);
     for i in 0..4 {
         let files = a.write(&letters(&[i])).await.unwrap();
@@ -121,9 +161,7 @@ async fn writers_of_different_transactions_wait_for_each_other() {
     assert_eq!(rows(&lake).await, 8);
 }
 
-#[tokio::test]
-async fn commits_go_on_past_checkpoints() {
-    let (_dir, lake) = lake().await;
+async fn commits_go_on_past_checkpoints(lake: Lake) {
     let mut owner = owner(&lake).await;
     let fence = owner.claim(JOB).await.unwrap();
     for i in 1..=60 {
@@ -144,9 +182,7 @@ async fn checkpoints(lake: &Lake) -> usize {
     log.iter().filter(|path| path.ends_with("checkpoint.parquet")).count()
 }
 
-#[tokio::test]
-async fn a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner() {
-    let (_dir, lake) = lake().await;
+async fn a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner(lake: Lake) {
     for i in 1..=51 {
         let mut owner = owner(&lake).await;
         owner.commit(&[], &txn(i), None).await.unwrap();
@@ -155,9 +191,7 @@ async fn a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner() {
     assert_eq!(owner(&lake).await.transaction(JOB).await.unwrap(), Some(51));
 }
 
-#[tokio::test]
-async fn a_claim_that_the_store_refuses_says_why() {
-    let (_dir, lake) = lake().await;
+async fn a_claim_that_the_store_refuses_says_why(lake: Lake) {
     let lies = Arc::new(AtomicU32::new(0));
     let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands: false }));
     let mut owner = owner(&lying).await;
@@ -167,11 +201,7 @@ async fn a_claim_that_the_store_refuses_says_why() {
     assert_eq!(owner.claim(JOB).await.unwrap().value(), 1);
 }
 
-#[tokio::test]
-async fn partition_values_and_directories_may_be_called_anything() {
-    let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("Zähler & Söhne 100%");
-    let lake = Lake::open(place.to_str().unwrap()).await.unwrap();
+async fn partition_values_may_be_called_anything(lake: Lake) {
     let schema = Arc::new(arrow::datatypes::Schema::new(vec![
         arrow::datatypes::Field::new("n", arrow::datatypes::DataType::Int64, false),
         arrow::datatypes::Field::new("kind", arrow::datatypes::DataType::Utf8, false),
@@ -196,9 +226,7 @@ async fn partition_values_and_directories_may_be_called_anything() {
     }
 }
 
-#[tokio::test]
-async fn an_upload_in_parts_appears_whole_or_not_at_all() {
-    let (_dir, lake) = lake().await;
+async fn an_upload_in_parts_appears_whole_or_not_at_all(lake: Lake) {
     let (store, path) = (lake.store(), Path::from("state/large"));
     let mut upload = store.put_multipart(&path).await.unwrap();
     upload.put_part("first ".into()).await.unwrap();
@@ -253,20 +281,18 @@ impl ObjectStore for Lying {
     }
 }
 
-#[tokio::test]
-async fn a_commit_that_landed_behind_an_error_is_found_and_not_repeated() {
-    for lands in [true, false] {
-        let (_dir, lake) = lake().await;
+async fn a_commit_that_landed_behind_an_error_is_found_and_not_repeated(lake: Lake) {
+    for (number, lands) in [(1, true), (2, false)] {
         let lies = Arc::new(AtomicU32::new(0));
         let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
         let mut owner = owner(&lying).await;
         let files = owner.write(&letters(&[1])).await.unwrap();
         lies.store(1, Ordering::SeqCst);
-        let result = owner.commit(&files, &txn(1), None).await;
+        let result = owner.commit(&files, &txn(number), None).await;
         assert_eq!(result.is_ok(), lands, "{result:?}");
         // Trying again is right in both cases.
-        owner.commit(&files, &txn(1), None).await.unwrap();
-        assert_eq!(rows(&lake).await, 1);
+        owner.commit(&files, &txn(number), None).await.unwrap();
+        assert_eq!(rows(&lake).await, number as u64);
     }
 }
 

@@ -156,7 +156,7 @@ async fn check_kafka(report: &mut Report, config: &Config) {
 
 /// Opening writes a probe; reading an object that does not exist asks the store for an answer too.
 async fn check_lake(report: &mut Report, config: &Config) -> Option<Lake> {
-    match Lake::open(&config.lake.url).await {
+    match Lake::configured(&config.lake).await {
         Ok(lake) => {
             let read = lake::snapshot(&lake, meterline_schemas::tables::INTERVALS, None).await;
             let found = read.map(|found| match found {
@@ -175,9 +175,7 @@ async fn check_lake(report: &mut Report, config: &Config) -> Option<Lake> {
 }
 
 async fn check_metadata(report: &mut Report, config: &Config, lake: &Lake) {
-    let opened = match metadata_url(config, lake) {
-        Ok(url) => MetadataStore::open(&url).await.map(|_| url).map_err(|e| one_line(&e)),
-        Err(error) => Err(one_line(&error)),
-    };
-    report.add("metadata", opened);
+    let url = metadata_url(config, lake);
+    let opened = MetadataStore::open(&url).await.map(|_| url);
+    report.add("metadata", opened.map_err(|e| one_line(&e)));
 }

@@ -1,7 +1,8 @@
 //! Whether an engine runs on a lake, for the commands that must not fence it out by accident.
 //!
-//! An engine holds a shared lock on a file of a local lake; the operating system lets go of it when the process ends,
-//! however it ends. It is a courtesy: what keeps two writers apart is the fence.
+//! An engine holds a shared lock on a file beside the lake, or, where that is on S3, beside the metadata database; the
+//! operating system lets go of it when the process ends, however it ends. It is a courtesy between the processes of one
+//! machine: what keeps two writers apart is the fence.
 
 use std::fs::{File, OpenOptions, TryLockError};
 
@@ -42,7 +43,7 @@ impl EngineLock {
 }
 
 fn open(lake: &Lake) -> Option<File> {
-    let directory = lake.local_dir()?.join("state");
+    let directory = lake.lock_dir().join("state");
     std::fs::create_dir_all(&directory).ok()?;
     OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("engine.lock")).ok()
 }

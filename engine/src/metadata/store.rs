@@ -139,6 +139,11 @@ impl MetadataStore {
         Ok(store)
     }
 
+    /// The database's file.
+    pub fn path(&self) -> &Path {
+        Path::new(&*self.path)
+    }
+
     async fn migrate(&self) -> Result<(), MetadataError> {
         let found = self
             .retry("migrating", || async {

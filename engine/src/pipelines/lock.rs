@@ -58,14 +58,11 @@ impl RunLock {
     }
 }
 
-// Beside the run's artifacts where the lake is a directory, else in this machine's temporary directory.
+// Beside the run's artifacts where the lake is a directory.
 fn path(lake: &Lake, run_id: &str, role: Role) -> PathBuf {
     let name = match role {
         Role::Execute => "run",
         Role::Drive => "driver",
     };
-    match lake.local_dir() {
-        Some(directory) => directory.join(FOLDER).join(run_id).join(format!("{name}.lock")),
-        None => std::env::temp_dir().join("meterline-runs").join(format!("{run_id}.{name}.lock")),
-    }
+    lake.lock_dir().join(FOLDER).join(run_id).join(format!("{name}.lock"))
 }

@@ -1,6 +1,8 @@
 //! Deletes the artifacts of runs that have ended: at once where the run succeeded (its result is published or
 //! registered elsewhere), after a week where somebody may want to look into it.
 
+use std::collections::BTreeSet;
+
 use meterline_connectors::lake::Lake;
 use meterline_schemas::Micros;
 use meterline_schemas::time::DAY;
@@ -56,22 +58,28 @@ fn is_over(run: &RunRecord, now: Micros) -> bool {
     }
 }
 
-// Names of the folders of artifacts, each that of a run.
-async fn folders(lake: &Lake) -> object_store::Result<Vec<String>> {
+// Names of the folders of artifacts, each that of a run. A run that ended before its first artifact has its locks, which
+// are not in the lake where that is on S3.
+async fn folders(lake: &Lake) -> object_store::Result<BTreeSet<String>> {
     let found = lake.store().list_with_delimiter(Some(&Path::from(FOLDER))).await?;
-    Ok(found.common_prefixes.iter().filter_map(|path| path.filename()).map(str::to_owned).collect())
+    let mut names: BTreeSet<String> =
+        found.common_prefixes.iter().filter_map(|path| path.filename()).map(str::to_owned).collect();
+    if let Ok(locks) = std::fs::read_dir(lake.lock_dir().join(FOLDER)) {
+        names.extend(locks.filter_map(|entry| entry.ok()?.file_name().into_string().ok()));
+    }
+    Ok(names)
 }
 
-// Directories are no objects: where the lake is one, they would stay behind, a few every hour.
+// Directories are no objects: where the lake is one, they would stay behind, a few every hour. On S3 the run's locks lie
+// elsewhere.
 async fn delete(lake: &Lake, run_id: &str) -> Result<(), String> {
     let folder = format!("{FOLDER}/{run_id}");
-    let Some(directory) = lake.local_dir() else {
+    if lake.local_dir().is_none() {
         for path in lake.list_objects(&folder).await.map_err(|e| e.to_string())? {
             lake.delete_object(&path).await.map_err(|e| e.to_string())?;
         }
-        return Ok(());
-    };
-    match tokio::fs::remove_dir_all(directory.join(&folder)).await {
+    }
+    match tokio::fs::remove_dir_all(lake.lock_dir().join(&folder)).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("deleting {folder}: {error}")),
         _ => Ok(()),
     }
@@ -87,7 +95,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let env = environment(directory.path()).await;
         let hours_ago = |hours: i64| Some(now() - hours * DAY / 24);
-        let mut expected = vec!["unknown".to_owned()];
+        let mut expected = BTreeSet::from(["unknown".to_owned()]);
         for (run_id, status, finished_at, stays) in [
             ("queued", Status::Queued, None, true),
             ("running", Status::Running, None, true),
@@ -100,17 +108,14 @@ mod tests {
             env.metadata.insert_run(&RunRecord { status, finished_at, ..queued(spec(run_id)) }).await.unwrap();
             env.lake.put_object(&format!("{FOLDER}/{run_id}/a/b"), "artifact".into()).await.unwrap();
             if stays {
-                expected.push(run_id.to_owned());
+                expected.insert(run_id.to_owned());
             }
         }
         env.lake.put_object(&format!("{FOLDER}/unknown/a"), "artifact".into()).await.unwrap();
         env.lake.put_object("models/PT1H-0001/weights", "weights".into()).await.unwrap();
         for _ in 0..2 {
             sweep(&env).await;
-            let mut found = folders(&env.lake).await.unwrap();
-            found.sort();
-            expected.sort();
-            assert_eq!(found, expected);
+            assert_eq!(folders(&env.lake).await.unwrap(), expected);
         }
         assert!(env.lake.get_object("models/PT1H-0001/weights").await.is_ok());
     }

@@ -99,6 +99,14 @@ fn suggestion(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// A key with a value that cannot be used, why, and the remedy.
+pub(super) type Refusal = (&'static str, String, &'static str);
+
+/// Refuses the value of a key.
+pub(super) fn refusal(key: &'static str, message: String, remedy: &'static str) -> Result<(), Refusal> {
+    Err((key, message, remedy))
+}
+
 fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
     let refuse = |key: &str, message: String, remedy: &str| {
         Err(ConfigError { line: find_key(text, key), message, remedy: Some(remedy.to_owned()) })
@@ -150,6 +158,9 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
     if let Some((key, wrong, remedy)) = config.maintenance.fault() {
         let key = format!("maintenance.{key}");
         return refuse(&key, format!("{key} {wrong}"), remedy);
+    }
+    if let Err((key, message, remedy)) = super::lake::check(&config.lake, config.metadata.url.is_some()) {
+        return refuse(key, message, remedy);
     }
     let mut topics = std::collections::BTreeMap::new();
     for (name, feed) in &config.feed {

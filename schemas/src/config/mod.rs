@@ -4,6 +4,7 @@
 //! the nearest known key.
 
 mod feed;
+mod lake;
 mod load;
 mod maintenance;
 mod policy;
@@ -14,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use feed::{BadRecords, FeedConfig, Format, Label};
+pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
@@ -78,26 +80,12 @@ impl fmt::Debug for KafkaConfig {
     }
 }
 
-/// `[lake]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LakeConfig {
-    /// Object store URL (`file:///var/lib/meterline`) or a directory; a relative one is below the working directory.
-    /// Default `meterline-data`.
-    pub url: String,
-}
-
-impl Default for LakeConfig {
-    fn default() -> Self {
-        LakeConfig { url: "meterline-data".into() }
-    }
-}
-
 /// `[metadata]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetadataConfig {
-    /// `sqlite:PATH`. Default: `metadata.db` in the lake's directory.
+    /// `sqlite:PATH`. Default: `metadata.db` in the lake's directory; where the lake is on S3 there is none, and it must be
+    /// given.
     pub url: Option<String>,
 }
 

@@ -17,12 +17,12 @@ use serde_json::Value;
 use crate::checks;
 use crate::harness::kafka;
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// An address where nothing listens.
 pub const NOBODY: &str = "127.0.0.1:1";
 
 /// `count` hourly readings of one meter from 2024-01-01 on.
-fn hours(first: usize, count: usize) -> Vec<Outgoing> {
+pub fn hours(first: usize, count: usize) -> Vec<Outgoing> {
     let record = |n: usize| {
         let (day, hour) = (1 + n / 24, n % 24);
         format!(r#"{{"meter_id":"m","ts":"2024-01-{day:02}T{hour:02}:00:00Z","value":{n},"unit":"kWh"}}"#)
@@ -35,7 +35,7 @@ fn told(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr)
 }
 
-fn await_log(sandbox: &Sandbox, what: &str, words: &[&str]) {
+pub fn await_log(sandbox: &Sandbox, what: &str, words: &[&str]) {
     wait::until(what, MINUTE, || {
         let log = sandbox.log();
         words.iter().all(|word| log.contains(word)).then_some(())

@@ -9,4 +9,5 @@ mod faults;
 mod fleet;
 mod harness;
 mod housekeeping;
+mod s3;
 mod spine;

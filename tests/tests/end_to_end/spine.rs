@@ -22,7 +22,7 @@ const KILLS: usize = 5;
 
 /// Small commits, so that a kill finds the stream in the middle; a forecast for every new interval, and
 /// housekeeping all the time.
-const SETTINGS: &str = r#"
+pub const SETTINGS: &str = r#"
 lateness = "0s"
 
 [ingest]

@@ -1,0 +1,129 @@
+//! A lake on a real S3 server: the same guarantees as on a directory, also where answers get lost and the store dies.
+
+use std::process::Command;
+use std::time::Duration;
+
+use meterline_tests::fault_proxy::{Fault, FaultProxy};
+use meterline_tests::oracle;
+use meterline_tests::reader::Reader;
+use meterline_tests::s3::{S3, SECRET_ACCESS_KEY};
+use meterline_tests::sandbox::Sandbox;
+use meterline_tests::skip::{note, or_skip};
+use meterline_tests::{topic, wait};
+
+use crate::faults::{MINUTE, await_log, hours};
+use crate::harness::kafka;
+use crate::{checks, spine};
+
+/// The commits of the stream. (Those of forecasts and dead letters are elsewhere.)
+const COMMIT: &str = "/intervals/_delta_log/";
+
+/// SIGKILL, from a thread of the proxy.
+fn killer(process: u32) -> Box<dyn FnMut() + Send> {
+    Box::new(move || {
+        let _ = Command::new("kill").args(["-s", "KILL", &process.to_string()]).status();
+    })
+}
+
+#[test]
+fn on_s3_nothing_is_lost_or_doubled_by_kills_lost_answers_and_a_store_that_dies() {
+    let Some(kafka) = kafka("the lake on S3") else { return };
+    let Some(mut server) = or_skip("the lake on S3", S3::start()) else { return };
+    let reader = or_skip("the independent reader of the lake on S3", Reader::prepare());
+    let proxy = FaultProxy::start(server.address());
+    let brokers = kafka.brokers();
+    kafka.create_topic("s3", 4);
+    let sandbox = Sandbox::reading_on_s3(&brokers, "s3", &server, &proxy.endpoint(), spine::SETTINGS);
+    let generate = "generate --meters 40 --days 20 --mix PT15M=0.5,PT1H=0.5 --forms kW=0.5,kWh=0.5 --clean --seed 4 \
+                    --topic s3 --brokers";
+    let send = || {
+        sandbox.run(&generate.split_whitespace().chain([brokers.as_str()]).collect::<Vec<_>>()).succeeded();
+        topic::send(&brokers, "s3", &[topic::Outgoing { key: "x".into(), payload: Some(b"no record".to_vec()) }]);
+    };
+    let commits = |sandbox: &Sandbox, more: usize| {
+        let before = sandbox.commits();
+        wait::until("the engine commits", MINUTE, || (sandbox.commits() >= before + more).then_some(()));
+    };
+    send();
+
+    // Killed when a commit is about to be made, when it has just been made, and at any time. The first commits of an
+    // engine are its claim and, where the table is new, the table.
+    for moment in ["before", "after", "between"] {
+        let mut engine = sandbox.engine();
+        commits(&sandbox, 2);
+        match moment {
+            "before" => proxy.on_put(COMMIT, 2, Fault::Before(killer(engine.id()))),
+            "after" => proxy.on_put(COMMIT, 2, Fault::After(killer(engine.id()))),
+            _ => killer(engine.id())(),
+        }
+        // There is always more to commit.
+        send();
+        assert_eq!(engine.wait(MINUTE).code(), None, "it is killed {moment} a commit");
+        sandbox.kill(engine);
+        let sent: i64 = topic::end_offsets(&brokers, "s3").iter().sum();
+        let committed = checks::committed(&sandbox, "s3");
+        note(&format!("killed {moment} a commit, with {committed} of {sent} records committed"));
+    }
+
+    // Commits that land, but whose answers get lost, and commits that do not land.
+    let mut engine = sandbox.engine();
+    commits(&sandbox, 2);
+    for fault in [Fault::LandThenRefuse, Fault::LandThenHangUp, Fault::Refuse, Fault::Delay(Duration::from_secs(2))] {
+        let fired = proxy.fired();
+        proxy.on_put(COMMIT, 1, fault);
+        send();
+        wait::until("the fault is met", MINUTE, || (proxy.fired() > fired).then_some(()));
+    }
+    // A store that is away is waited for, aloud.
+    server.kill();
+    send();
+    await_log(&sandbox, "it waits for the store", &["failed; reading waits, nothing is lost"]);
+    assert!(engine.runs(), "it waits");
+    server.restart();
+
+    checks::await_committed(&sandbox, &mut engine, &brokers, "s3");
+    let expected = oracle::intervals(&topic::drain(&brokers, "s3"));
+    assert!(expected.intervals.len() > 10_000 && !expected.dead.is_empty());
+    checks::assert_intervals(&sandbox, "meters", &expected);
+    checks::assert_accounted(&sandbox, &brokers, "s3", &expected);
+    // Pipelines run in processes of their own, which find the lake too.
+    checks::await_forecasts(&sandbox, &mut engine, Duration::from_secs(240));
+    checks::await_model(&sandbox, &mut engine, Duration::from_secs(240));
+    let report = sandbox.run(&["validate"]).succeeded().stdout;
+    assert!(report.contains("s3://"), "{report}");
+    // The file would be loaded into a lake that an engine fills.
+    let refused = sandbox.run(&["backfill", "--feed", "meters", "meterline.toml"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("meterline run"), "{}", refused.stderr);
+    assert_eq!(engine.stop().code(), Some(0), "SIGTERM ends it cleanly");
+    if let Some(reader) = reader {
+        checks::assert_reader_agrees(&sandbox, &reader);
+    }
+    checks::assert_models_serve(&sandbox);
+    assert!(!sandbox.log().contains(SECRET_ACCESS_KEY));
+}
+
+#[test]
+fn on_s3_a_second_engine_fences_the_first() {
+    let Some(kafka) = kafka("fencing on S3") else { return };
+    let Some(server) = or_skip("fencing on S3", S3::start()) else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic("fencing-s3", 1);
+    let settings = "\n[ingest]\ncommit_interval = \"200ms\"\n";
+    let sandbox = Sandbox::reading_on_s3(&brokers, "fencing-s3", &server, &server.endpoint(), settings);
+    topic::send(&brokers, "fencing-s3", &hours(0, 100));
+    let mut first = sandbox.engine();
+    checks::await_committed(&sandbox, &mut first, &brokers, "fencing-s3");
+    let mut second = sandbox.engine();
+    let mut sent = 100;
+    let ended = wait::until("the first engine is fenced", MINUTE, || {
+        topic::send(&brokers, "fencing-s3", &hours(sent, 10));
+        sent += 10;
+        std::thread::sleep(Duration::from_millis(300));
+        (!first.runs()).then(|| first.wait(MINUTE))
+    });
+    assert_eq!(ended.code(), Some(1));
+    assert!(sandbox.log().contains("another writer has taken over"), "it says why:\n{}", sandbox.log());
+    checks::await_committed(&sandbox, &mut second, &brokers, "fencing-s3");
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(sent as i64));
+    assert_eq!(second.stop().code(), Some(0));
+}

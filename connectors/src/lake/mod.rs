@@ -173,12 +173,12 @@ impl Lake {
             url: url.to_owned(),
             source: object_store::Error::Generic { store: "local", source: Box::new(source) },
         };
-        store::create_directories(&directory).map_err(not_writable)?;
+        let store = store::DurableLocal::new(&directory).map_err(not_writable)?;
         let directory = directory.canonicalize().map_err(not_writable)?;
         let prefix = ObjectPath::from_absolute_path(&directory).map_err(|e| refuse(e.to_string()))?;
         let root_url = Url::from_directory_path(&directory).map_err(|()| refuse("it is no absolute path".into()))?;
         let lake = Lake {
-            root: Arc::new(store::DurableLocal::new()),
+            root: Arc::new(store),
             prefix,
             root_url,
             lock_dir: directory.clone(),

@@ -54,7 +54,8 @@ pub enum CommitError {
         /// The newest claim.
         theirs: i64,
     },
-    /// The store or the log failed; the commit did not happen. It may be tried again.
+    /// The store or the log failed; the commit is not in the log. It may be tried again: a put that was still under way, and
+    /// lands late, is found then.
     #[error(transparent)]
     Lake(#[from] LakeError),
 }
@@ -186,8 +187,8 @@ impl TableOwner {
     ///
     /// # Errors
     ///
-    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit certainly
-    /// did not happen.
+    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit is not in the
+    /// log.
     pub async fn commit(
         &mut self,
         files: &[DataFile],

@@ -4,10 +4,12 @@
 //! content is flushed before the name appears, and the directory after. An upload in parts (a large checkpoint) is
 //! collected and written as a whole.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -22,11 +24,41 @@ use object_store::{
 #[derive(Debug)]
 pub(super) struct DurableLocal {
     inner: LocalFileSystem,
+    lasting: Arc<Lasting>,
 }
 
 impl DurableLocal {
-    pub(super) fn new() -> DurableLocal {
-        DurableLocal { inner: LocalFileSystem::new() }
+    /// Creates the lake's directory where it is missing.
+    pub(super) fn new(lake: &FilePath) -> io::Result<DurableLocal> {
+        create_directories(lake)?;
+        let lasting = Lasting(Mutex::new(HashSet::from([lake.canonicalize()?])));
+        Ok(DurableLocal { inner: LocalFileSystem::new(), lasting: Arc::new(lasting) })
+    }
+}
+
+/// Directories whose names are known to survive a power cut. One that is there already is not: whoever made it may not
+/// have flushed its name, or may have ended before that.
+#[derive(Debug)]
+struct Lasting(Mutex<HashSet<PathBuf>>);
+
+impl Lasting {
+    fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a directory below the lake's where it is missing, and flushes its name and those of its parents.
+    fn make(&self, directory: &FilePath) -> io::Result<()> {
+        if self.known().contains(directory) && directory.is_dir() {
+            return Ok(());
+        }
+        let Some(parent) = directory.parent() else { return Ok(()) };
+        self.make(parent)?;
+        match fs::create_dir(directory) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_directory(parent)?,
+        }
+        self.known().insert(directory.to_owned());
+        Ok(())
     }
 }
 
@@ -53,7 +85,7 @@ fn sync_directory(directory: &FilePath) -> io::Result<()> {
 }
 
 /// Creates missing directories, and flushes the entries of those that it created.
-pub(super) fn create_directories(directory: &FilePath) -> io::Result<()> {
+fn create_directories(directory: &FilePath) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
@@ -67,9 +99,9 @@ pub(super) fn create_directories(directory: &FilePath) -> io::Result<()> {
     Ok(())
 }
 
-fn write_durably(target: &FilePath, payloads: &[PutPayload], create_only: bool) -> io::Result<()> {
+fn write_durably(lasting: &Lasting, target: &FilePath, payloads: &[PutPayload], create_only: bool) -> io::Result<()> {
     let directory = target.parent().unwrap_or(FilePath::new("/"));
-    create_directories(directory)?;
+    lasting.make(directory)?;
     let staged = staging_path(target);
     let result = (|| {
         let mut file = File::create_new(&staged)?;
@@ -95,8 +127,8 @@ impl ObjectStore for DurableLocal {
             PutMode::Update(_) => return self.inner.put_opts(location, payload, opts).await,
         };
         let target = self.inner.path_to_filesystem(location)?;
-        let shown = location.to_string();
-        tokio::task::spawn_blocking(move || write_durably(&target, &[payload], create_only))
+        let (shown, lasting) = (location.to_string(), Arc::clone(&self.lasting));
+        tokio::task::spawn_blocking(move || write_durably(&lasting, &target, &[payload], create_only))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(|source| match source.kind() {
@@ -109,7 +141,8 @@ impl ObjectStore for DurableLocal {
     }
 
     async fn put_multipart_opts(&self, location: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Ok(Box::new(Upload { target: self.inner.path_to_filesystem(location)?, parts: Vec::new() }))
+        let target = self.inner.path_to_filesystem(location)?;
+        Ok(Box::new(Upload { target, parts: Vec::new(), lasting: Arc::clone(&self.lasting) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -144,6 +177,7 @@ impl ObjectStore for DurableLocal {
 struct Upload {
     target: PathBuf,
     parts: Vec<PutPayload>,
+    lasting: Arc<Lasting>,
 }
 
 #[async_trait]
@@ -155,7 +189,8 @@ impl MultipartUpload for Upload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let (target, parts) = (self.target.clone(), std::mem::take(&mut self.parts));
-        tokio::task::spawn_blocking(move || write_durably(&target, &parts, false))
+        let lasting = Arc::clone(&self.lasting);
+        tokio::task::spawn_blocking(move || write_durably(&lasting, &target, &parts, false))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(generic)?;

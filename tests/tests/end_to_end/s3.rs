@@ -91,9 +91,11 @@ fn on_s3_nothing_is_lost_or_doubled_by_kills_lost_answers_and_a_store_that_dies(
     checks::await_model(&sandbox, &mut engine, Duration::from_secs(240));
     let report = sandbox.run(&["validate"]).succeeded().stdout;
     assert!(report.contains("s3://"), "{report}");
-    // The file would be loaded into a lake that an engine fills.
-    let refused = sandbox.run(&["backfill", "--feed", "meters", "meterline.toml"]);
-    assert!(refused.code == Some(1) && refused.stderr.contains("meterline run"), "{}", refused.stderr);
+    // The lock that tells is not in the lake.
+    let few = "generate --meters 1 --days 1 --mix PT1H --forms kWh --clean --out few.csv";
+    sandbox.run(&few.split(' ').collect::<Vec<_>>()).succeeded();
+    let refused = sandbox.run(&["backfill", "--feed", "meters", "few.csv"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("an engine is running"), "{}", refused.stderr);
     assert_eq!(engine.stop().code(), Some(0), "SIGTERM ends it cleanly");
     if let Some(reader) = reader {
         checks::assert_reader_agrees(&sandbox, &reader);

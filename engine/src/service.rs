@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::environment::Environment;
 use crate::ingest::service::{Ingest, IngestOptions};
+use crate::ingest::state::PartitionState;
 use crate::ingest::{Committed, IngestError};
 use crate::maintenance::service::{Housekeeping, Summary};
 use crate::pipelines::{RunError, Runner};
@@ -63,7 +64,8 @@ impl Service {
         }
         let ingest = ingest::service::start(&env.config, &env.lake, IngestOptions::default()).await?;
         let (summary, maintenance) = watch::channel(Summary::default());
-        let subject = Subject { committed: ingest.committed(), brokers: ingest.brokers(), maintenance };
+        let (committed, brokers, pulse) = (ingest.committed(), ingest.brokers(), ingest.pulse());
+        let subject = Subject { committed, brokers, maintenance, pulse };
         let server = server::start(&env.config.http, subject).await?;
         let (stop, stopped) = watch::channel(false);
         let (requests, committed) = (ingest.requests(), ingest.committed());
@@ -137,7 +139,7 @@ impl Standing {
             records: partitions().map(|p| p.counts.records).sum(),
             dead: partitions().map(|p| p.counts.dead).sum(),
             intervals: census.feeds().map(|(number, _)| census.intervals(number)).sum(),
-            lag_records: partitions().map(|p| (p.end_offset - p.next_offset).max(0)).sum(),
+            lag_records: partitions().map(PartitionState::lag).sum(),
             watermark: state.feeds.values().filter_map(|feed| feed.watermark).min(),
         }
     }
@@ -151,20 +153,21 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::state::{Counts, FeedState, IngestState, PartitionState};
+    use crate::ingest::state::{Counts, FeedState, IngestState};
 
     #[test]
     fn a_standing_sums_partitions_and_takes_the_least_watermark() {
         let partition = |records, next_offset, end_offset| PartitionState {
             next_offset,
             end_offset,
-            watermark: None,
             counts: Counts { records, dead: 1, ..Counts::default() },
+            ..PartitionState::default()
         };
         let feed = |watermark, partitions: Vec<PartitionState>| FeedState {
             topic: "t".into(),
             watermark,
             partitions: (0..).zip(partitions).collect(),
+            ..FeedState::default()
         };
         let mut state = IngestState::default();
         state.feeds.insert("a".into(), feed(Some(50), vec![partition(10, 10, 15), partition(5, 5, 5)]));

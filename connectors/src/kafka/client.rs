@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use meterline_schemas::config::KafkaConfig;
@@ -12,8 +13,13 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use serde::Deserialize;
 
+use super::topic_id::{self, Change, TopicId};
+
 /// Equal complaints of the client library are logged at most this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Category of the client's log that tells topics' identifiers.
+const DEBUG: &str = "topic";
 
 /// Why Kafka cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +64,11 @@ pub enum SourceError {
         /// What the broker says.
         cause: RDKafkaErrorCode,
     },
-    /// The broker no longer has the records that come next, or never had them.
+    /// The broker no longer has the records that come next.
     #[error(
-        "offset {wanted} of {topic}/{partition} comes next, but the broker has {first} to {end}: the records between are \
-         gone (retention), or the topic was created anew; restore them, or start with an empty lake"
+        "offsets {wanted} to {last} of {topic}/{partition} are lost: they come next, but retention was faster, and the \
+         broker has {first} to {end}; restore them, or go on without them by on_expired = \"earliest\" in the feed",
+        last = .first - 1
     )]
     OffsetExpired {
         /// The topic.
@@ -74,6 +81,18 @@ pub enum SourceError {
         first: i64,
         /// The end of what it has.
         end: i64,
+    },
+    /// The topic is not the one that was read.
+    #[error(
+        "topic `{topic}` is not the one that was read before: it was deleted and created again ({evidence}); what was read \
+         of the old one stays in the lake; read the new one from its beginning by on_recreated = \"restart\" in the feed, or \
+         give it another name and a feed of its own"
+    )]
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// What tells.
+        evidence: String,
     },
     /// A record or the connection is broken in a way that going on would lose readings.
     #[error("reading Kafka failed: {cause}; nothing that was not committed is lost, start again when it is repaired")]
@@ -103,11 +122,15 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
         ("fetch.wait.max.ms", "100".into()),
         ("reconnect.backoff.max.ms", "5000".into()),
         ("statistics.interval.ms", "1000".into()),
+        ("debug", DEBUG.into()),
     ] {
         config.set(key, value);
     }
     for (key, value) in &kafka.properties {
-        config.set(key, value);
+        match key.as_str() {
+            "debug" => config.set(key, format!("{DEBUG},{value}")),
+            _ => config.set(key, value),
+        };
     }
     for (key, value) in [
         ("bootstrap.servers", kafka.brokers.as_str()),
@@ -119,7 +142,8 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
     ] {
         config.set(key, value);
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // What is not of interest is left out by `log`.
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config.create_with_context(Client::default()).map_err(|error| match error {
         KafkaError::ClientConfig(_, cause, key, _) => SourceError::Property { key, cause },
         other => SourceError::Client { brokers: kafka.brokers.clone(), cause: other.to_string() },
@@ -131,6 +155,8 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
 pub(super) struct Client {
     complaints: Mutex<HashMap<String, Instant>>,
     ends: Mutex<HashMap<String, HashMap<i32, i64>>>,
+    topics: Mutex<HashMap<String, TopicId>>,
+    topic_changed: AtomicBool,
 }
 
 impl Client {
@@ -145,10 +171,29 @@ impl Client {
         }
     }
 
-    /// The end of a partition as the broker last said, 0 where nothing is left to read; `None` before it did.
+    /// The end of a partition as the broker last said; `None` before it did.
     pub(super) fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
         let ends = self.ends.lock().ok()?;
-        ends.get(topic)?.get(&partition).copied().filter(|end| *end >= 0)
+        ends.get(topic)?.get(&partition).copied()
+    }
+
+    /// The identifier of a topic, if it is known.
+    pub(super) fn topic_id(&self, topic: &str) -> Option<TopicId> {
+        self.topics.lock().ok()?.get(topic).copied()
+    }
+
+    /// Whether a topic got another identifier than it had.
+    pub(super) fn topic_changed(&self) -> bool {
+        self.topic_changed.load(Ordering::Relaxed)
+    }
+
+    fn note_topic(&self, message: &str) {
+        let Some(Change { topic, before, now: Some(now) }) = topic_id::change(message) else { return };
+        let Ok(mut topics) = self.topics.lock() else { return };
+        let known = topics.insert(topic.to_owned(), now).or(before);
+        if known.is_some_and(|known| known != now) {
+            self.topic_changed.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -167,18 +212,12 @@ struct TopicStatistics {
 struct PartitionStatistics {
     hi_offset: i64,
     ls_offset: i64,
-    // The next one to fetch.
-    next_offset: i64,
-    fetchq_cnt: i64,
 }
 
 impl PartitionStatistics {
-    // What a reader of committed records can reach is the last stable offset. What lies before it and is nothing to hand
-    // out (records of transactions that were aborted, and the marks of transactions) is behind once it was fetched: where
-    // nothing waits to be handed out, the reader is at the end, whatever the number of its last record.
+    // What a reader of committed records can reach is the last stable offset.
     fn end(&self) -> i64 {
-        let end = if self.ls_offset >= 0 { self.ls_offset } else { self.hi_offset };
-        if self.fetchq_cnt == 0 && self.next_offset >= end { end.min(0) } else { end }
+        if self.ls_offset >= 0 { self.ls_offset } else { self.hi_offset }
     }
 }
 
@@ -189,6 +228,10 @@ impl ClientContext for Client {
                 if self.worth_logging(facility) {
                     tracing::warn!(facility, "Kafka client: {message}");
                 }
+            }
+            RDKafkaLogLevel::Debug => {
+                self.note_topic(message);
+                tracing::trace!(facility, "Kafka client: {message}");
             }
             _ => tracing::debug!(facility, "Kafka client: {message}"),
         }

@@ -7,11 +7,21 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::TopicId;
 use super::client::{Client, SourceError, consumer};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// This consumer fetches nothing; its queue may be small.
 const QUEUE_KIB: usize = 1024;
+
+/// What there is of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its identifier, if the broker has one.
+    pub id: Option<TopicId>,
+    /// The broker that leads each partition; `None` while there is none.
+    pub leaders: Vec<Option<i32>>,
+}
 
 /// A connection for questions.
 pub struct Cluster {
@@ -25,8 +35,11 @@ impl Cluster {
         Ok(Cluster { consumer: consumer(kafka, "cluster", QUEUE_KIB)?, brokers: kafka.brokers.clone() })
     }
 
-    /// Number of partitions of a topic.
-    pub fn partitions(&self, topic: &str) -> Result<i32, SourceError> {
+    /// What there is of a topic.
+    ///
+    /// # Errors
+    /// Nobody answers, there is no such topic, or it is refused.
+    pub fn topic(&self, topic: &str) -> Result<Topic, SourceError> {
         self.serve();
         let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT).map_err(|cause| self.unreachable(cause))?;
         let missing = || SourceError::TopicMissing { topic: topic.into(), brokers: self.brokers.clone() };
@@ -39,10 +52,15 @@ impl Cluster {
                 cause => SourceError::Refused { topic: topic.into(), cause },
             });
         }
-        match i32::try_from(found.partitions().len()) {
-            Ok(partitions) if partitions > 0 => Ok(partitions),
-            _ => Err(missing()),
+        let mut leaders: Vec<(i32, i32)> = found.partitions().iter().map(|p| (p.id(), p.leader())).collect();
+        if leaders.is_empty() {
+            return Err(missing());
         }
+        leaders.sort_unstable();
+        // The identifier comes by the client's log.
+        self.serve();
+        let leaders = leaders.into_iter().map(|(_, leader)| (leader >= 0).then_some(leader)).collect();
+        Ok(Topic { id: self.consumer.context().topic_id(topic), leaders })
     }
 
     /// The first offset that the broker has of a partition, and the end of what it has.

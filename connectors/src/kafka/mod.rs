@@ -9,5 +9,7 @@ pub mod cluster;
 pub mod mock;
 pub mod sink;
 pub mod source;
+mod topic_id;
 
 pub use client::SourceError;
+pub use topic_id::TopicId;

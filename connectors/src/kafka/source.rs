@@ -3,6 +3,10 @@
 //! A [`Source`] belongs to one thread. Partitions come to it by [`Source::assign`]; it never joins a consumer group, so
 //! nobody moves them. While a broker is away the client reconnects by itself and says so in the log; reading goes on
 //! where it stopped.
+//!
+//! Some things the client cannot know: whether a topic is still the one that was read, and what to do about records that
+//! are gone. Then the source is in [doubt](Source::doubt): it hands out nothing more until it was [closed](Source::close)
+//! and its partitions were assigned again, by a client that remembers nothing of the old topic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +19,6 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Client, SourceError, consumer};
 
-/// Time to ask a broker what it has, once reading has failed.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// One partition to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
@@ -27,13 +28,15 @@ pub struct Assignment {
     pub partition: i32,
     /// The offset that comes next; `None` reads from the beginning.
     pub next_offset: Option<i64>,
+    /// What its records are handed out with.
+    pub tag: usize,
 }
 
 /// One record, as long as the poll lasts.
 #[derive(Debug, Clone, Copy)]
 pub struct RawRecord<'a> {
-    /// Place of its partition in the order of assignment, from 0.
-    pub assignment: usize,
+    /// The tag of its partition's assignment.
+    pub tag: usize,
     /// Its offset.
     pub offset: i64,
     /// Its Kafka time stamp, milliseconds since the epoch; -1 where it has none.
@@ -44,28 +47,35 @@ pub struct RawRecord<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
-struct Assigned {
-    topic: Arc<str>,
-    partition: i32,
-    next_offset: Option<i64>,
-}
-
 /// A consumer of some partitions.
 pub struct Source {
-    consumer: BaseConsumer<Client>,
-    assigned: Vec<Assigned>,
+    kafka: KafkaConfig,
+    name: String,
+    queue_kib: usize,
+    // Made when it is first needed.
+    consumer: Option<BaseConsumer<Client>>,
+    assigned: Vec<Assignment>,
     // Records come in runs of one partition: the last one found is tried first.
     last: usize,
+    doubt: Option<String>,
 }
 
 impl Source {
-    /// Starts a client that holds at most `queue_kib` KiB of records that were not polled yet. It connects by itself:
-    /// this fails only for wrong settings.
+    /// A client that holds at most `queue_kib` KiB of records that were not polled yet. It connects by itself: this fails
+    /// only for wrong settings.
+    ///
+    /// # Errors
+    /// [`SourceError::Property`], [`SourceError::Client`].
     pub fn connect(kafka: &KafkaConfig, name: &str, queue_kib: usize) -> Result<Source, SourceError> {
-        Ok(Source { consumer: consumer(kafka, name, queue_kib)?, assigned: Vec::new(), last: 0 })
+        let consumer = Some(consumer(kafka, name, queue_kib)?);
+        let (kafka, name) = (kafka.clone(), name.to_owned());
+        Ok(Source { kafka, name, queue_kib, consumer, assigned: Vec::new(), last: 0, doubt: None })
     }
 
     /// Reads these partitions too, from now on.
+    ///
+    /// # Errors
+    /// The client refuses.
     pub fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SourceError> {
         let broken = |cause| SourceError::Broken { cause };
         let mut list = TopicPartitionList::with_capacity(assignments.len());
@@ -73,37 +83,61 @@ impl Source {
             let offset = assignment.next_offset.map_or(Offset::Beginning, Offset::Offset);
             list.add_partition_offset(&assignment.topic, assignment.partition, offset).map_err(broken)?;
         }
-        self.consumer.incremental_assign(&list).map_err(broken)?;
-        self.assigned.extend(assignments.iter().map(|assignment| Assigned {
-            topic: Arc::clone(&assignment.topic),
-            partition: assignment.partition,
-            next_offset: assignment.next_offset,
-        }));
+        let consumer = match &mut self.consumer {
+            Some(consumer) => consumer,
+            none => none.insert(consumer(&self.kafka, &self.name, self.queue_kib)?),
+        };
+        consumer.incremental_assign(&list).map_err(broken)?;
+        self.assigned.extend_from_slice(assignments);
         Ok(())
+    }
+
+    /// Reads nothing any more, and forgets what it was in doubt about.
+    pub fn close(&mut self) {
+        self.consumer = None;
+        self.assigned.clear();
+        self.doubt = None;
+    }
+
+    /// Why nothing is handed out any more: a topic may not be the one that was read, or records are gone.
+    pub fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     /// Hands at most `records_max` records to `each`, in the order of each partition, and waits at most `wait` for the
     /// first. Returns how many there were.
+    ///
+    /// # Errors
+    /// Going on would lose records.
     pub fn poll(
         &mut self,
         records_max: usize,
         wait: Duration,
         mut each: impl FnMut(RawRecord<'_>),
     ) -> Result<usize, SourceError> {
-        let Source { consumer, assigned, last } = self;
+        let Source { consumer: Some(consumer), assigned, last, doubt, .. } = self else { return Ok(0) };
+        if doubt.is_some() {
+            return Ok(0);
+        }
         let mut timeout = wait;
         for count in 0..records_max {
-            let message = match consumer.poll(timeout) {
+            let polled = consumer.poll(timeout);
+            // Looked at before the record, which may be one of the new topic.
+            if consumer.context().topic_changed() {
+                *doubt = Some("a topic is no longer the one that was read".into());
+                return Ok(count);
+            }
+            let message = match polled {
                 None => return Ok(count),
                 Some(Ok(message)) => message,
                 Some(Err(error)) => {
-                    Self::complain(consumer, assigned, error)?;
+                    *doubt = Self::complain(consumer, error)?;
                     return Ok(count);
                 }
             };
             timeout = Duration::ZERO;
             let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-            let is = |a: &Assigned| a.partition == partition && *a.topic == *topic;
+            let is = |a: &Assignment| a.partition == partition && *a.topic == *topic;
             if !assigned.get(*last).is_some_and(is) {
                 let Some(found) = assigned.iter().position(is) else { continue };
                 *last = found;
@@ -115,7 +149,7 @@ impl Source {
             }
             assignment.next_offset = Some(offset + 1);
             each(RawRecord {
-                assignment: *last,
+                tag: assignment.tag,
                 offset,
                 timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
                 key: message.key(),
@@ -125,18 +159,35 @@ impl Source {
         Ok(records_max)
     }
 
-    /// The end of a partition as the broker last said; 0 where nothing is left to read.
-    pub fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.consumer.context().end_offset(topic, partition)
+    /// How far each partition was handed out, by its tag: beyond its last record where marks of transactions follow,
+    /// which are nothing to read. Says nothing of partitions of which nothing came yet.
+    pub fn positions(&self) -> Vec<(usize, i64)> {
+        let Some(consumer) = self.consumer.as_ref().filter(|_| self.doubt.is_none()) else { return Vec::new() };
+        let Ok(list) = consumer.position() else { return Vec::new() };
+        let at = |a: &Assignment| match list.find_partition(&a.topic, a.partition)?.offset() {
+            Offset::Offset(offset) => Some((a.tag, offset)),
+            _ => None,
+        };
+        self.assigned.iter().filter_map(at).collect()
     }
 
-    // Most errors pass: the client reconnects and goes on. Those after which records would be missing do not.
-    fn complain(consumer: &BaseConsumer<Client>, assigned: &[Assigned], error: KafkaError) -> Result<(), SourceError> {
-        let code = error.rdkafka_error_code();
-        match code {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Err(Self::expired(consumer, assigned, error))
-            }
+    /// The end of a partition as the broker last said.
+    pub fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.consumer.as_ref()?.context().end_offset(topic, partition)
+    }
+
+    // Most errors pass: the client reconnects and goes on. Of others the client does not say what they are about, and
+    // they are looked into. Those after which records would be missing end it.
+    fn complain(consumer: &BaseConsumer<Client>, error: KafkaError) -> Result<Option<String>, SourceError> {
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicId,
+            ) => Ok(Some(error.to_string())),
             Some(
                 RDKafkaErrorCode::BadMessage
                 | RDKafkaErrorCode::BadCompression
@@ -145,31 +196,13 @@ impl Source {
                 | RDKafkaErrorCode::Fatal,
             ) => Err(SourceError::Broken { cause: error }),
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(SourceError::Broken { cause: error }),
-            Some(RDKafkaErrorCode::PartitionEOF) => Ok(()),
+            Some(RDKafkaErrorCode::PartitionEOF) => Ok(None),
             _ => {
                 if consumer.context().worth_logging(&error.to_string()) {
                     tracing::warn!(%error, "reading Kafka waits; the client tries again by itself, nothing is lost");
                 }
-                Ok(())
+                Ok(None)
             }
         }
-    }
-
-    // The client does not say which partition it is about: ask.
-    fn expired(consumer: &BaseConsumer<Client>, assigned: &[Assigned], cause: KafkaError) -> SourceError {
-        for Assigned { topic, partition, next_offset } in assigned {
-            let Some(wanted) = *next_offset else { continue };
-            let Ok((first, end)) = consumer.fetch_watermarks(topic, *partition, QUESTION_TIMEOUT) else { continue };
-            if wanted < first || wanted > end {
-                return SourceError::OffsetExpired {
-                    topic: topic.to_string(),
-                    partition: *partition,
-                    wanted,
-                    first,
-                    end,
-                };
-            }
-        }
-        SourceError::Broken { cause }
     }
 }

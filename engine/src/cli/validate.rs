@@ -127,7 +127,7 @@ async fn check_kafka(report: &mut Report, config: &Config) {
         let cluster = Cluster::connect(&kafka)?;
         let mut answers = Vec::new();
         for (feed, topic) in topics {
-            let answer = cluster.partitions(&topic);
+            let answer = cluster.topic(&topic);
             let unreachable = matches!(answer, Err(SourceError::Unreachable { .. }));
             answers.push((feed, topic, answer));
             if unreachable {
@@ -149,7 +149,8 @@ async fn check_kafka(report: &mut Report, config: &Config) {
         }
     };
     for (feed, topic, answer) in answers {
-        let found = answer.map(|n| format!("topic {topic} at {}: {n} partitions", config.kafka.brokers));
+        let found =
+            answer.map(|t| format!("topic {topic} at {}: {} partitions", config.kafka.brokers, t.leaders.len()));
         report.add(format!("feed.{feed}"), found.map_err(|e| one_line(&e)));
     }
 }

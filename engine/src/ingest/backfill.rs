@@ -20,10 +20,12 @@ use meterline_schemas::reading::Position;
 use serde::Serialize;
 
 use super::bounds::Bounds;
+use super::brokers::Brokers;
 use super::census::Census;
 use super::commit::{Batch, Committer};
-use super::epoch::{self, Idleness, Parts, Progress, SourcePart};
+use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
+use super::idleness::Idleness;
 use super::lock::EngineLock;
 use super::segments::rewrite_from;
 use super::series::PendingReading;
@@ -267,12 +269,10 @@ impl Run<'_> {
         let before = known.map(|known| known.counts).unwrap_or_default();
         let read = known.map_or(0, |known| known.next_offset) + filled.count as i64;
         let progress = Progress {
-            feed: self.feed,
-            partition,
             next_offset: read,
             end_offset: read,
             records: filled.count,
-            dead: 0,
+            ..Progress::begin(self.feed, partition, 0)
         };
         let source = SourcePart { epoch: filled.part.epoch, partitions: vec![progress], dead: vec![] };
         let mut parts = Parts { sources: vec![source], shards: vec![filled.part], census: vec![] };
@@ -284,7 +284,8 @@ impl Run<'_> {
             let only_files = mine.partitions.keys().all(|known| *known == partition);
             let mut alone = BTreeMap::from([(self.report.feed.clone(), mine)]);
             if only_files {
-                Idleness::default().advance(&mut alone, &filled.census, self.config, Instant::now());
+                let (now, nobody) = (Instant::now(), Brokers::new(Instant::now()));
+                Idleness::default().advance(&mut alone, &filled.census, self.config, &nobody, now);
             }
             state.feeds.append(&mut alone);
         }

@@ -32,6 +32,7 @@ use meterline_schemas::tables::INTERVALS;
 use super::census::Census;
 use super::error::IngestError;
 use super::layout::EpochRows;
+use super::pulse::Pulse;
 use super::recall::{Recalled, Wanted, look_up};
 use super::segments::{self, Frames, MAGIC, Segment};
 use super::series::SeriesState;
@@ -184,6 +185,7 @@ pub struct Committer {
     // The newest states by path, with the segments that they name.
     states: VecDeque<(String, Vec<String>)>,
     stopping: Arc<AtomicBool>,
+    pulse: Pulse,
 }
 
 impl Committer {
@@ -212,10 +214,25 @@ impl Committer {
         // Who reads the series next makes a census of them.
         let census = Arc::default();
         let committed = Committed { state: Arc::new(state), census, intervals_version: intervals.version() };
-        let mut committer =
-            Committer { lake: lake.clone(), intervals, samples, dead_letters, fence, committed, states, stopping };
+        let mut committer = Committer {
+            lake: lake.clone(),
+            intervals,
+            samples,
+            dead_letters,
+            fence,
+            committed,
+            states,
+            stopping,
+            pulse: Pulse::default(),
+        };
         committer.finish().await?;
         Ok(committer)
+    }
+
+    /// Tells `pulse` how commits fare.
+    pub fn watched_by(mut self, pulse: Pulse) -> Committer {
+        self.pulse = pulse;
+        self
     }
 
     /// The newest commit; its `seq` is 0 before the first one.
@@ -233,7 +250,7 @@ impl Committer {
         state.fence = self.fence.value();
         state.sample_files.clear();
         state.dead_letter_files.clear();
-        let stopping = Arc::clone(&self.stopping);
+        let (stopping, pulse) = (Arc::clone(&self.stopping), self.pulse.clone());
 
         let mut files: Vec<DataFile> = Vec::new();
         let intervals = Arc::new(intervals);
@@ -241,18 +258,18 @@ impl Committer {
             let (rows, doing) = (Arc::clone(&intervals), "writing intervals");
             let table = &self.intervals;
             let encoded = table.encode(move |files| rows.write(files)).await.map_err(IngestError::lake(doing))?;
-            files = retry(&stopping, doing, || table.store(&encoded)).await?;
+            files = retry(&stopping, &pulse, doing, || table.store(&encoded)).await?;
         }
         if intervals.samples() > 0 {
             let (rows, doing) = (intervals, "writing samples");
             let table = &self.samples;
             let encoded =
                 table.encode(move |files| rows.write_samples(files)).await.map_err(IngestError::lake(doing))?;
-            state.sample_files = retry(&stopping, doing, || table.store(&encoded)).await?;
+            state.sample_files = retry(&stopping, &pulse, doing, || table.store(&encoded)).await?;
         }
         if let Some(rows) = dead_letters.filter(|rows| rows.num_rows() > 0) {
             let table = &self.dead_letters;
-            state.dead_letter_files = retry(&stopping, "writing dead letters", || table.write(&rows)).await?;
+            state.dead_letter_files = retry(&stopping, &pulse, "writing dead letters", || table.write(&rows)).await?;
         }
 
         let lake = &self.lake;
@@ -260,17 +277,17 @@ impl Committer {
         if states.series > 0 {
             let path = segment_path(state.seq, state.fence);
             let bytes = Bytes::from([MAGIC.as_slice(), &states.bytes].concat());
-            retry(&stopping, "writing the states of series", || lake.put_object(&path, bytes.clone())).await?;
+            retry(&stopping, &pulse, "writing the states of series", || lake.put_object(&path, bytes.clone())).await?;
             let (seq, series, bytes) = (state.seq, states.series, bytes.len() as u64);
             state.segments.push(Segment { path, seq, series, bytes });
         }
         let path = state_path(state.seq, state.fence);
         let encoded = Bytes::from(encode_state(&state)?);
-        retry(&stopping, "writing the state", || lake.put_object(&path, encoded.clone())).await?;
+        retry(&stopping, &pulse, "writing the state", || lake.put_object(&path, encoded.clone())).await?;
         let state = Arc::new(state);
 
         let transactions = [(SEQ.to_owned(), state.seq), (FENCE.to_owned(), state.fence)];
-        let mut attempt = Attempt::new(&stopping);
+        let mut attempt = Attempt::new(&stopping, &pulse);
         let intervals_version = loop {
             match self.intervals.commit(&files, &transactions, Some(&self.fence)).await {
                 Ok(version) => break version,
@@ -288,7 +305,7 @@ impl Committer {
     // Step 4. The transactions make it idempotent.
     async fn finish(&mut self) -> Result<(), IngestError> {
         let state = Arc::clone(&self.committed.state);
-        let stopping = Arc::clone(&self.stopping);
+        let (stopping, pulse) = (Arc::clone(&self.stopping), self.pulse.clone());
         let followers = [
             (&mut self.samples, &state.sample_files, SAMPLES, "committing samples"),
             (&mut self.dead_letters, &state.dead_letter_files, DEAD_LETTERS, "committing dead letters"),
@@ -297,7 +314,7 @@ impl Committer {
             if files.is_empty() {
                 continue;
             }
-            let mut attempt = Attempt::new(&stopping);
+            let mut attempt = Attempt::new(&stopping, &pulse);
             loop {
                 match table.commit(files, &[(job.to_owned(), state.seq)], None).await {
                     Ok(_) => break,
@@ -315,7 +332,7 @@ impl Committer {
     /// A file is damaged, or a store still fails when the engine is to stop.
     pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
         let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted);
-        retry(&self.stopping, "looking up what was written earlier", work).await
+        retry(&self.stopping, &self.pulse, "looking up what was written earlier", work).await
     }
 
     /// Puts files of one of its tables in the place of others, for housekeeping: between two commits, or not at all.
@@ -397,11 +414,16 @@ fn refused(doing: &'static str, error: CommitError) -> IngestError {
     }
 }
 
-async fn retry<T, F>(stopping: &AtomicBool, doing: &'static str, work: impl Fn() -> F) -> Result<T, IngestError>
+async fn retry<T, F>(
+    stopping: &AtomicBool,
+    pulse: &Pulse,
+    doing: &'static str,
+    work: impl Fn() -> F,
+) -> Result<T, IngestError>
 where
     F: Future<Output = Result<T, LakeError>>,
 {
-    let mut attempt = Attempt::new(stopping);
+    let mut attempt = Attempt::new(stopping, pulse);
     loop {
         match work().await {
             Ok(done) => return Ok(done),
@@ -413,13 +435,14 @@ where
 /// Waits between attempts: longer each time, aloud, and not for ever once the engine is to stop.
 struct Attempt<'a> {
     stopping: &'a AtomicBool,
+    pulse: &'a Pulse,
     count: u32,
     wait: Duration,
 }
 
-impl Attempt<'_> {
-    fn new(stopping: &AtomicBool) -> Attempt<'_> {
-        Attempt { stopping, count: 0, wait: RETRY_FIRST }
+impl<'a> Attempt<'a> {
+    fn new(stopping: &'a AtomicBool, pulse: &'a Pulse) -> Attempt<'a> {
+        Attempt { stopping, pulse, count: 0, wait: RETRY_FIRST }
     }
 
     async fn wait(&mut self, doing: &'static str, error: LakeError) -> Result<(), IngestError> {
@@ -429,6 +452,7 @@ impl Attempt<'_> {
         if stopping || hopeless {
             return Err(IngestError::Lake { doing, source: error });
         }
+        self.pulse.store_failed(format!("{doing}: {error}"));
         tracing::warn!(
             %error, attempt = self.count, next_attempt_s = self.wait.as_secs_f64(),
             "{doing} failed; reading waits, nothing is lost"

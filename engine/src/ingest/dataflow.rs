@@ -14,17 +14,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::operators::CountTotal;
 use meterline_connectors::formats::Decoder;
-use meterline_connectors::kafka::source::{RawRecord, Source};
+use meterline_connectors::kafka::source::Source;
 use meterline_schemas::Micros;
-use meterline_schemas::config::{BadRecords, KafkaConfig};
-use meterline_schemas::reading::Position;
+use meterline_schemas::config::KafkaConfig;
 use timely::communication::initialize::WorkerGuards;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -35,20 +34,16 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::bounds::Bounds;
 use super::census::Counted;
-use super::dead_letters::DeadLetter;
-use super::discovery::NewPartition;
-use super::epoch::{Progress, SourcePart};
+use super::discovery::{Command, GivenBack};
+use super::epoch::SourcePart;
 use super::error::IngestError;
+use super::reader::Reader;
 use super::recall::{Recalled, Wanted};
-use super::series::{PendingReading, SeriesState};
-use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart, route};
+use super::series::SeriesState;
+use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart};
 
-/// Records that are polled before the dataflow gets its turn.
-const BATCH: usize = 4096;
 /// How long an idle worker sleeps; a message from another worker wakes it.
 const NAP: Duration = Duration::from_millis(3);
-/// Bytes of dead letters after which a worker counts its epoch as full.
-const DEAD_BYTES_MAX: usize = 64 << 20;
 /// Readings that cannot be used (a few hundred bytes each) after which a shard counts its epoch as full.
 const REFUSED_MAX: usize = 250_000;
 
@@ -78,6 +73,7 @@ pub struct Control {
     epoch: AtomicU64,
     records: AtomicU64,
     records_max: u64,
+    passed: AtomicBool,
     // Milliseconds from `began` to when a source last found something.
     last_read_ms: AtomicU64,
     began: Instant,
@@ -98,6 +94,7 @@ impl Control {
             epoch: AtomicU64::new(1),
             records: AtomicU64::new(0),
             records_max,
+            passed: AtomicBool::new(false),
             last_read_ms: AtomicU64::new(0),
             began: Instant::now(),
             stopping,
@@ -117,9 +114,20 @@ impl Control {
         self.began.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
     }
 
-    fn found(&self, records: u64) {
+    /// Sources found records.
+    pub(super) fn found(&self, records: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
         self.last_read_ms.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Offsets were passed in the open epoch that are no records.
+    pub(super) fn passed(&self) {
+        self.passed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is anything in the open epoch to be committed.
+    pub fn has_news(&self) -> bool {
+        self.records() > 0 || self.passed.load(Ordering::Relaxed)
     }
 
     /// Whether the open epoch takes no more records.
@@ -131,6 +139,7 @@ impl Control {
     pub fn open_next(&self, place: Place) -> u64 {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
         self.records.store(0, Ordering::Relaxed);
+        self.passed.store(false, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release)
     }
 
@@ -148,7 +157,8 @@ impl Control {
         self.watermarks[usize::from(feed)].load(Ordering::Relaxed)
     }
 
-    fn fill(&self) {
+    /// The open epoch takes no more records.
+    pub(super) fn fill(&self) {
         self.records.fetch_max(self.records_max, Ordering::Relaxed);
     }
 }
@@ -159,8 +169,10 @@ pub struct Setup {
     pub source: Source,
     /// By number of the feed.
     pub decoders: Vec<Decoder>,
-    /// Partitions for it.
-    pub partitions: Receiver<NewPartition>,
+    /// From discovery.
+    pub commands: Receiver<Command>,
+    /// To discovery.
+    pub given_back: Sender<GivenBack>,
     /// The series of its shard, each with the number of its feed and the commit whose segment holds it.
     pub series: Vec<(u16, SeriesState, i64)>,
     /// What its shard may keep in memory.
@@ -232,34 +244,24 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     }
     build(worker, &mut input, shard, setup.recalled, &common);
     input.advance_to(1);
-    let mut reader = Reader {
-        common,
-        source: setup.source,
-        decoders: setup.decoders,
-        new: setup.partitions,
-        partitions: Vec::new(),
-        dead: Vec::new(),
-        dead_bytes: 0,
-        batch: Vec::with_capacity(BATCH),
-    };
+    let mut reader =
+        Reader::new(worker.index(), common, setup.source, setup.decoders, setup.commands, setup.given_back);
     while !control.done.load(Ordering::Acquire) {
         let open = control.epoch.load(Ordering::Acquire);
         if open > *input.time() {
             reader.hand_in(*input.time());
             input.advance_to(open);
         }
-        let mut count = 0;
-        if !control.stopping.load(Ordering::Relaxed) && !control.full() {
-            match reader.read() {
-                Ok(records) => count = records,
-                Err(error) => {
-                    let _ = reader.common.events.send(Event::Failed(error));
-                    break;
-                }
+        let may_read = !control.stopping.load(Ordering::Relaxed) && !control.full();
+        let count = match reader.obey().and_then(|()| if may_read { reader.read() } else { Ok(0) }) {
+            Ok(count) => count,
+            Err(error) => {
+                reader.fail(error);
+                break;
             }
-            input.send_batch(&mut reader.batch);
-            reader.batch.clear();
-        }
+        };
+        input.send_batch(&mut reader.batch);
+        reader.batch.clear();
         match count {
             0 => worker.step_or_park(Some(NAP)),
             _ => worker.step(),
@@ -395,129 +397,5 @@ fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, control: &Con
     }
     if shard.refused() >= REFUSED_MAX {
         control.fill();
-    }
-}
-
-/// The source side of one worker.
-struct Reader {
-    common: Common,
-    source: Source,
-    decoders: Vec<Decoder>,
-    new: Receiver<NewPartition>,
-    // In the order of assignment.
-    partitions: Vec<Progress>,
-    dead: Vec<DeadLetter>,
-    dead_bytes: usize,
-    batch: Vec<Routed>,
-}
-
-impl Reader {
-    // Polls and decodes one batch.
-    fn read(&mut self) -> Result<usize, IngestError> {
-        for new in self.new.try_iter() {
-            self.source.assign(std::slice::from_ref(&new.assignment))?;
-            self.partitions.push(Progress {
-                feed: new.feed,
-                partition: new.assignment.partition,
-                next_offset: new.first_offset,
-                end_offset: new.end_offset,
-                records: 0,
-                dead: 0,
-            });
-        }
-        if self.partitions.is_empty() {
-            return Ok(0);
-        }
-        let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, .. } = self;
-        let mut failed = None;
-        let count = source.poll(BATCH, Duration::ZERO, |record| {
-            let progress = &mut partitions[record.assignment];
-            progress.next_offset = record.offset + 1;
-            progress.records += 1;
-            let position =
-                Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
-            match decoders[usize::from(progress.feed)].decode(record.payload, position) {
-                Ok(reading) => batch.push(Routed {
-                    feed: progress.feed,
-                    route: route(&reading.series),
-                    series: reading.series,
-                    reading: PendingReading {
-                        at: reading.at,
-                        value: reading.value,
-                        scale: reading.unit.scale(),
-                        quality: reading.quality,
-                        position,
-                    },
-                    unit: reading.unit,
-                }),
-                Err(refusal) => {
-                    progress.dead += 1;
-                    let feed = &common.feeds[usize::from(progress.feed)];
-                    match feed.bad_records {
-                        BadRecords::Skip => {}
-                        BadRecords::DeadLetter => {
-                            let letter = dead_letter(feed, position, &record, refusal.reason, refusal.detail);
-                            *dead_bytes += letter.payload.as_ref().map_or(0, |bytes| bytes.len()) + letter.detail.len();
-                            dead.push(letter);
-                        }
-                        BadRecords::Fail => {
-                            failed.get_or_insert_with(|| IngestError::BadRecord {
-                                feed: feed.name.to_string(),
-                                topic: feed.topic.to_string(),
-                                partition: position.partition,
-                                offset: position.offset,
-                                refusal: refusal.to_string(),
-                            });
-                        }
-                    }
-                }
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        if count > 0 {
-            common.control.found(count as u64);
-        }
-        if *dead_bytes > DEAD_BYTES_MAX {
-            common.control.fill();
-        }
-        Ok(count)
-    }
-
-    // The source leaves an epoch.
-    fn hand_in(&mut self, epoch: u64) {
-        let mut partitions = self.partitions.clone();
-        for progress in &mut partitions {
-            let topic = &self.common.feeds[usize::from(progress.feed)].topic;
-            if let Some(end) = self.source.end_offset(topic, progress.partition) {
-                progress.end_offset = end.max(progress.next_offset);
-            }
-        }
-        for progress in &mut self.partitions {
-            progress.records = 0;
-            progress.dead = 0;
-        }
-        self.dead_bytes = 0;
-        let part = SourcePart { epoch, partitions, dead: std::mem::take(&mut self.dead) };
-        let _ = self.common.events.send(Event::Source(part));
-    }
-}
-
-fn dead_letter(
-    feed: &FeedRules,
-    position: Position,
-    record: &RawRecord<'_>,
-    reason: &'static str,
-    detail: String,
-) -> DeadLetter {
-    DeadLetter {
-        feed: Arc::clone(&feed.name),
-        topic: Arc::clone(&feed.topic),
-        position,
-        key: record.key.map(Box::from),
-        payload: record.payload.map(Box::from),
-        reason,
-        detail,
     }
 }

@@ -1,60 +1,136 @@
 //! Finds the partitions of every feed's topic, gives them to the workers, and goes on looking for new ones.
 //!
+//! It also decides how reading goes on where a worker cannot know: when a topic is gone, was created anew, or has lost
+//! records to retention. Then the worker gives its partitions back, with the offsets that it has reached; what
+//! [`judge`] makes of them, and what the feed's configuration says to that, is how they are given out again.
+//!
 //! What is missing (a broker, a topic, a permission) is waited for, aloud: the log says what, for how long, and when
 //! the next attempt is. It has a thread of its own, because every question to the cluster blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::brokers::Brokers;
-use meterline_connectors::kafka::SourceError;
-use meterline_connectors::kafka::cluster::Cluster;
-use meterline_connectors::kafka::source::Assignment;
-use meterline_schemas::config::KafkaConfig;
+use super::epoch::Progress;
+use super::judge::{Found, Verdict, judge};
+use meterline_connectors::kafka::cluster::{Cluster, Topic};
+use meterline_connectors::kafka::{SourceError, TopicId};
+use meterline_schemas::config::{KafkaConfig, OnExpired, OnRecreated};
 
 const REFRESH: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// How often the log repeats that nobody says where a partition ends.
+const REMINDER: Duration = Duration::from_secs(60);
 /// How long the thread sleeps at a time, so that it ends soon when it is to.
 const NAP: Duration = Duration::from_millis(50);
 
+/// What a worker is to do.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Read a partition.
+    Read(Order),
+    /// Stop reading, and say how far each partition was read.
+    GiveBack,
+}
+
 /// A partition for a worker.
 #[derive(Debug, Clone)]
-pub struct NewPartition {
-    /// Number of its feed.
-    pub feed: u16,
-    /// What to read.
-    pub assignment: Assignment,
-    /// Where reading begins.
-    pub first_offset: i64,
+pub struct Order {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its identifier.
+    pub topic_id: Option<TopicId>,
+    /// Where reading stands, if the worker does not know better.
+    pub begin: Progress,
+    /// What happened to the partition.
+    pub change: Change,
     /// The broker's end offset.
     pub end_offset: i64,
 }
 
-/// Positions to report to the broker: topic, partition, next offset.
-pub type Report = Vec<(Arc<str>, i32, i64)>;
+/// What happened to a partition before it is read (on).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Records before this offset are gone.
+    Lost(i64),
+    /// The topic was created anew, and begins with this offset.
+    Anew(i64),
+    /// The topic was created anew, and has no such partition.
+    Gone,
+}
+
+/// How far a worker had read when it stopped.
+#[derive(Debug)]
+pub struct GivenBack {
+    /// Number of the worker.
+    pub worker: usize,
+    /// Why.
+    pub reason: String,
+    /// All partitions that it was reading.
+    pub partitions: Vec<Progress>,
+}
+
+/// A position that is part of a commit; it is reported to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// Number of the feed.
+    pub feed: u16,
+    /// Partition.
+    pub partition: i32,
+    /// Which of the topics that had this name.
+    pub incarnation: u32,
+    /// Where reading began.
+    pub first_offset: i64,
+    /// What comes next.
+    pub next_offset: i64,
+}
+
+/// The positions of a commit.
+pub type Report = Vec<Reported>;
+
+/// A feed as it is looked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// What happens when the topic is another one.
+    pub on_recreated: OnRecreated,
+    /// What happens when records are gone.
+    pub on_expired: OnExpired,
+}
 
 /// What the thread works on.
 pub struct Discovery {
     /// Where.
     pub kafka: KafkaConfig,
-    /// Topics, by number of the feed.
-    pub topics: Vec<Arc<str>>,
-    /// Names of the feeds, by number.
-    pub feeds: Vec<String>,
-    /// What monitoring is told.
+    /// By number.
+    pub feeds: Vec<Wanted>,
+    /// What it hears from the brokers.
     pub brokers: Brokers,
-    /// The offsets that come next, by feed and partition, from the last commit.
-    pub positions: BTreeMap<(u16, i32), i64>,
+    /// How long a partition whose end nobody knows holds the watermark; for the log.
+    pub unreachable_timeout: Duration,
+    /// How far partitions were read, by feed and partition: at first from the last commit.
+    pub read: BTreeMap<(u16, i32), Progress>,
     /// One a worker.
-    pub workers: Vec<Sender<NewPartition>>,
+    pub workers: Vec<Sender<Command>>,
+    /// What workers stopped reading.
+    pub given_back: Receiver<GivenBack>,
     /// The newest positions to report.
     pub report: Arc<Mutex<Option<Report>>>,
     /// Set when the thread is to end.
     pub done: Arc<AtomicBool>,
+    /// Partitions that a worker is reading.
+    pub given: BTreeSet<(u16, i32)>,
+    /// Workers that were asked to give back.
+    pub asked: BTreeSet<usize>,
 }
 
 /// The worker that reads a partition: neighbours go to different workers, and so do the first partitions of feeds.
@@ -66,19 +142,36 @@ impl Discovery {
     /// Runs until `done` is set.
     ///
     /// # Errors
-    /// What waiting cannot heal: wrong settings, or an offset that the broker no longer has.
-    pub fn run(self) -> Result<(), SourceError> {
+    /// What waiting cannot heal: wrong settings, or a topic or records that are gone where the feed is to fail then.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        for (feed, partition) in self.read.keys() {
+            self.brokers.expected(&self.feeds[usize::from(*feed)].name, *partition);
+        }
         let cluster = Cluster::connect(&self.kafka)?;
-        let mut topics: Vec<TopicWatch> = self.topics.iter().map(|_| TopicWatch::default()).collect();
+        let mut topics: Vec<TopicWatch> = self.feeds.iter().map(|_| TopicWatch::default()).collect();
         while !self.done.load(Ordering::Relaxed) {
+            while let Ok(back) = self.given_back.try_recv() {
+                self.take_back(back);
+                // A client that finds itself in doubt again and again must not spin.
+                let soon = Instant::now() + RETRY_FIRST;
+                topics.iter_mut().for_each(|watch| watch.next = watch.next.min(soon));
+            }
             for (number, watch) in topics.iter_mut().enumerate() {
                 if self.done.load(Ordering::Relaxed) || Instant::now() < watch.next {
                     continue;
                 }
+                let name = self.feeds[number].name.clone();
                 match self.look(&cluster, number as u16, watch) {
-                    Ok(()) => watch.found(&self.topics[number]),
+                    Ok(()) => {
+                        self.brokers.found(&name);
+                        watch.found(&self.feeds[number].topic);
+                    }
                     Err(error) if error.passes() => {
-                        self.brokers.failed(&self.feeds[number], error.to_string());
+                        if matches!(error, SourceError::TopicMissing { .. }) {
+                            // Whatever comes back under that name is looked at before it is read.
+                            self.recall(number as u16);
+                        }
+                        self.brokers.failed(&name, error.to_string(), Instant::now());
                         watch.wait(&error);
                     }
                     Err(error) => return Err(error),
@@ -91,66 +184,225 @@ impl Discovery {
         Ok(())
     }
 
-    fn look(&self, cluster: &Cluster, feed: u16, watch: &mut TopicWatch) -> Result<(), SourceError> {
-        let topic = &self.topics[usize::from(feed)];
-        let partitions = cluster.partitions(topic)?;
-        if watch.partitions == 0
-            && let Some(((_, last), _)) = self.positions.range((feed, 0)..=(feed, i32::MAX)).next_back()
-            && *last >= partitions
-        {
-            tracing::warn!(
-                %topic, partitions, last_known = *last,
-                "the topic has fewer partitions than were read before: was it created anew?"
-            );
+    fn take_back(&mut self, back: GivenBack) {
+        let GivenBack { worker, reason, partitions } = back;
+        tracing::info!(worker, partitions = partitions.len(), "looking at what is being read: {reason}");
+        self.asked.remove(&worker);
+        for progress in partitions {
+            let key = (progress.feed, progress.partition);
+            self.given.remove(&key);
+            self.read.insert(key, progress);
         }
-        for partition in watch.partitions..partitions {
-            let (first, end) = cluster.offsets(topic, partition)?;
-            let next_offset = self.positions.get(&(feed, partition)).copied();
-            if let Some(wanted) = next_offset
-                && !(first..=end).contains(&wanted)
-            {
-                return Err(SourceError::OffsetExpired { topic: topic.to_string(), partition, wanted, first, end });
+    }
+
+    // Asks for the partitions of a feed; whether any are to come.
+    fn recall(&mut self, feed: u16) -> bool {
+        let workers: BTreeSet<usize> = self
+            .given
+            .range((feed, 0)..=(feed, i32::MAX))
+            .map(|(feed, partition)| worker_of(*feed, *partition, self.workers.len()))
+            .collect();
+        for worker in &workers {
+            if self.asked.insert(*worker) {
+                // A worker that has ended says so itself.
+                let _ = self.workers[*worker].send(Command::GiveBack);
             }
-            let new = NewPartition {
-                feed,
-                assignment: Assignment { topic: Arc::clone(topic), partition, next_offset },
-                first_offset: next_offset.unwrap_or(first),
-                end_offset: end,
-            };
-            tracing::info!(%topic, partition, from_offset = new.first_offset, end_offset = end, "reading a partition");
-            // A worker that has ended says so itself.
-            let _ = self.workers[worker_of(feed, partition, self.workers.len())].send(new);
-            watch.partitions = partition + 1;
         }
-        for partition in 0..partitions {
-            let (_, end) = cluster.offsets(topic, partition)?;
-            self.brokers.answered(&self.feeds[usize::from(feed)], partition, end);
+        !workers.is_empty()
+    }
+
+    fn look(&mut self, cluster: &Cluster, feed: u16, watch: &mut TopicWatch) -> Result<(), SourceError> {
+        let wanted = self.feeds[usize::from(feed)].clone();
+        let topic = cluster.topic(&wanted.topic)?;
+        let found = self.ask(cluster, &wanted, &topic, watch)?;
+        watch.partitions = topic.leaders.len();
+        let read: BTreeMap<i32, Progress> =
+            self.read.range((feed, 0)..=(feed, i32::MAX)).map(|((_, p), progress)| (*p, *progress)).collect();
+        let verdicts = judge(&read, &found);
+        let anew = |partition: &i32| matches!(verdicts.get(partition), Some(Verdict::Anew { .. }));
+        // What is being read must first be given back: only the worker knows how far it is.
+        if read.keys().any(|partition| anew(partition) && self.given.contains(&(feed, *partition))) {
+            self.recall(feed);
+            return Ok(());
+        }
+        let there = (0..).zip(&found.offsets).map(|(partition, _)| partition);
+        let all: BTreeSet<i32> = there.chain(verdicts.keys().copied()).collect();
+        for partition in all {
+            if self.given.contains(&(feed, partition)) {
+                continue;
+            }
+            let known = read.get(&partition).copied();
+            let offsets = usize::try_from(partition).ok().and_then(|number| found.offsets.get(number).copied());
+            let (first, end) = match offsets {
+                Some(Some(offsets)) => offsets,
+                // Nobody says where it begins.
+                Some(None) => continue,
+                None => (0, 0),
+            };
+            let change = match verdicts.get(&partition) {
+                Some(Verdict::Unknown) => continue,
+                Some(Verdict::Expired(first)) => self.expired(&wanted, known, *first, end)?,
+                Some(Verdict::Anew { evidence, first }) => self.anew(&wanted, partition, evidence, *first)?,
+                Some(Verdict::GoesOn) | None => Change::None,
+            };
+            let mut begin = known.unwrap_or_else(|| Progress::begin(feed, partition, first));
+            if begin.is_new() {
+                (begin.first_offset, begin.next_offset) = (first, first);
+            }
+            let order = Order { topic: Arc::clone(&wanted.topic), topic_id: topic.id, begin, change, end_offset: end };
+            self.give(order);
         }
         Ok(())
     }
 
-    // For monitoring alone: a failure is nobody's loss.
-    fn report(&self, cluster: &Cluster) {
-        let Some(positions) = self.report.lock().ok().and_then(|mut newest| newest.take()) else { return };
+    // Where the partitions begin and end; a broker that does not answer is asked once.
+    fn ask(
+        &self,
+        cluster: &Cluster,
+        wanted: &Wanted,
+        topic: &Topic,
+        watch: &mut TopicWatch,
+    ) -> Result<Found, SourceError> {
+        let mut silent: BTreeMap<i32, String> = BTreeMap::new();
+        let mut offsets = Vec::with_capacity(topic.leaders.len());
+        for (partition, leader) in (0..).zip(&topic.leaders) {
+            let answer = match leader {
+                None => Err("it has no leader".to_owned()),
+                Some(leader) => match silent.get(leader) {
+                    Some(reason) => Err(reason.clone()),
+                    None => match cluster.offsets(&wanted.topic, partition) {
+                        Ok(offsets) => Ok(offsets),
+                        Err(error) if error.passes() => {
+                            silent.insert(*leader, error.to_string());
+                            Err(error.to_string())
+                        }
+                        Err(error) => return Err(error),
+                    },
+                },
+            };
+            let now = Instant::now();
+            match answer {
+                Ok((first, end)) => {
+                    self.brokers.answered(&wanted.name, partition, first, end, now);
+                    if watch.silent.remove(&partition).is_some() {
+                        tracing::info!(topic = %wanted.topic, partition, "a broker says again where the partition ends");
+                    }
+                    offsets.push(Some((first, end)));
+                }
+                Err(reason) => {
+                    if watch.silent.get(&partition).is_none_or(|told| now - *told >= REMINDER) {
+                        watch.silent.insert(partition, now);
+                        tracing::warn!(
+                            topic = %wanted.topic, partition, limit_s = self.unreachable_timeout.as_secs(),
+                            "no broker says where the partition ends: {reason}; it may have unread records, and holds the \
+                             watermark up to ingest.unreachable_timeout"
+                        );
+                    }
+                    self.brokers.unanswered(&wanted.name, partition, reason, now);
+                    offsets.push(None);
+                }
+            }
+        }
+        Ok(Found { id: topic.id, offsets })
+    }
+
+    fn expired(&self, wanted: &Wanted, known: Option<Progress>, first: i64, end: i64) -> Result<Change, SourceError> {
+        let Some(Progress { partition, next_offset, .. }) = known else { return Ok(Change::None) };
+        match wanted.on_expired {
+            OnExpired::Fail => {
+                let topic = wanted.topic.to_string();
+                Err(SourceError::OffsetExpired { topic, partition, wanted: next_offset, first, end })
+            }
+            OnExpired::Earliest => {
+                tracing::error!(
+                    topic = %wanted.topic, partition, lost_from = next_offset, lost_to = first - 1,
+                    "records were gone before they were read (retention); reading goes on with the earliest there is"
+                );
+                Ok(Change::Lost(first))
+            }
+        }
+    }
+
+    fn anew(&self, wanted: &Wanted, partition: i32, evidence: &str, first: Option<i64>) -> Result<Change, SourceError> {
+        let (topic, evidence) = (wanted.topic.to_string(), evidence.to_owned());
+        if wanted.on_recreated == OnRecreated::Fail {
+            return Err(SourceError::Recreated { topic, evidence });
+        }
+        tracing::warn!(topic, partition, evidence, "the topic was created anew: it is read from its beginning");
+        if first.is_none() {
+            self.brokers.gone(&wanted.name, partition);
+        }
+        Ok(first.map_or(Change::Gone, Change::Anew))
+    }
+
+    fn give(&mut self, order: Order) {
+        let (feed, partition) = (order.begin.feed, order.begin.partition);
+        let key = (feed, partition);
+        let mut progress = order.begin;
+        order.change.apply(&mut progress, order.topic_id, order.end_offset);
+        tracing::info!(
+            topic = %order.topic, partition, from_offset = progress.next_offset, end_offset = order.end_offset,
+            "reading a partition"
+        );
+        if order.change != Change::Gone {
+            self.given.insert(key);
+        }
+        self.read.insert(key, progress);
+        // A worker that has ended says so itself.
+        let _ = self.workers[worker_of(feed, partition, self.workers.len())].send(Command::Read(order));
+    }
+
+    // The broker is told for monitoring alone: a failure is nobody's loss.
+    fn report(&mut self, cluster: &Cluster) {
+        let Some(newest) = self.report.lock().ok().and_then(|mut newest| newest.take()) else { return };
+        for at in &newest {
+            let read = self.read.get_mut(&(at.feed, at.partition));
+            if let Some(read) = read.filter(|read| read.incarnation == at.incarnation) {
+                (read.first_offset, read.next_offset) = (at.first_offset, at.next_offset.max(read.next_offset));
+            }
+        }
+        let topic = |at: &Reported| self.feeds.get(usize::from(at.feed)).map(|feed| &*feed.topic);
         let positions: Vec<(&str, i32, i64)> =
-            positions.iter().map(|(topic, partition, next)| (topic.as_ref(), *partition, *next)).collect();
+            newest.iter().filter_map(|at| Some((topic(at)?, at.partition, at.next_offset))).collect();
         if let Err(error) = cluster.report(&positions) {
             tracing::debug!(%error, "the consumer group's offsets, which are for monitoring only, were not updated");
         }
     }
 }
 
+impl Change {
+    /// What it makes of a partition of a topic with this identifier, which ends at `end` now.
+    pub fn apply(self, progress: &mut Progress, topic_id: Option<TopicId>, end: i64) {
+        match self {
+            Change::None => {}
+            Change::Lost(first) => progress.lose(first),
+            Change::Anew(first) => progress.restart(first),
+            Change::Gone => progress.restart(0),
+        }
+        progress.topic_id = topic_id.or(progress.topic_id);
+        progress.end_offset = end.max(progress.next_offset);
+    }
+}
+
 /// What is known of one topic, and when to look again.
 struct TopicWatch {
-    partitions: i32,
+    partitions: usize,
     next: Instant,
     waiting_since: Option<Instant>,
     retry: Duration,
+    // Partitions whose end nobody knows, and when the log last said so.
+    silent: BTreeMap<i32, Instant>,
 }
 
 impl Default for TopicWatch {
     fn default() -> Self {
-        TopicWatch { partitions: 0, next: Instant::now(), waiting_since: None, retry: RETRY_FIRST }
+        TopicWatch {
+            partitions: 0,
+            next: Instant::now(),
+            waiting_since: None,
+            retry: RETRY_FIRST,
+            silent: BTreeMap::new(),
+        }
     }
 }
 
@@ -184,5 +436,18 @@ mod tests {
         // Topics with one partition each go to different workers.
         let spread: Vec<usize> = (0..4).map(|feed| worker_of(feed, 0, 3)).collect();
         assert_eq!(spread, [0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn a_change_is_counted_where_it_happened() {
+        let mut progress = Progress { next_offset: 7, end_offset: 9, ..Progress::begin(0, 0, 2) };
+        Change::Lost(8).apply(&mut progress, None, 20);
+        assert_eq!((progress.next_offset, progress.expired, progress.end_offset), (8, 1, 20));
+        Change::Anew(3).apply(&mut progress, None, 5);
+        // Of the old one, twelve records were never read.
+        assert_eq!((progress.earlier, progress.expired, progress.incarnation), (18, 13, 1));
+        assert_eq!((progress.first_offset, progress.next_offset, progress.end_offset), (3, 3, 5));
+        Change::Gone.apply(&mut progress, None, 0);
+        assert_eq!((progress.next_offset, progress.end_offset, progress.is_new()), (0, 0, true));
     }
 }

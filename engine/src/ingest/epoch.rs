@@ -1,37 +1,131 @@
 //! The parts of one epoch, from every worker, and the state that they add up to. Pure.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
-
 use arrow::array::RecordBatch;
-use meterline_schemas::config::Config;
-use meterline_schemas::reading::Position;
+use meterline_connectors::kafka::TopicId;
+use meterline_schemas::Micros;
+use meterline_schemas::time::SECOND;
 
-use super::census::Census;
 use super::dataflow::CensusPart;
 use super::dead_letters::{self, DeadLetter};
 use super::error::IngestError;
 use super::layout::EpochRows;
 use super::segments::Frames;
 use super::shard::ShardPart;
-use super::state::{FeedState, IngestState};
-use super::watermark;
+use super::state::{IngestState, PartitionState};
 
-/// How far one partition was read.
+/// How far one partition was read, and what this epoch added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Number of the feed.
     pub feed: u16,
     /// Its partition.
     pub partition: i32,
+    /// Which of the topics that had this name.
+    pub incarnation: u32,
+    /// The topic's own identifier, where the broker has one.
+    pub topic_id: Option<TopicId>,
+    /// Offset at which reading of this incarnation began.
+    pub first_offset: i64,
     /// Offset of the first record that was not read.
     pub next_offset: i64,
     /// The broker's end offset.
     pub end_offset: i64,
+    /// The newest time stamp of a record in this epoch.
+    pub newest_record: Option<Micros>,
     /// Records read in this epoch.
     pub records: u64,
     /// Of them, those that could not be decoded.
     pub dead: u64,
+    /// Offsets passed in this epoch that hold nothing to read.
+    pub gaps: u64,
+    /// Offsets passed in this epoch whose records were gone.
+    pub expired: u64,
+    /// Offsets of incarnations that ended in this epoch.
+    pub earlier: i64,
+}
+
+impl Progress {
+    /// Of a partition that is to be read from an offset on.
+    pub fn begin(feed: u16, partition: i32, offset: i64) -> Progress {
+        Progress {
+            feed,
+            partition,
+            incarnation: 0,
+            topic_id: None,
+            first_offset: offset,
+            next_offset: offset,
+            end_offset: offset,
+            newest_record: None,
+            records: 0,
+            dead: 0,
+            gaps: 0,
+            expired: 0,
+            earlier: 0,
+        }
+    }
+
+    /// Of a partition as a commit left it.
+    pub fn of(feed: u16, partition: i32, state: &PartitionState) -> Progress {
+        Progress {
+            incarnation: state.incarnation,
+            topic_id: state.topic_id,
+            first_offset: state.first_offset,
+            next_offset: state.next_offset,
+            end_offset: state.end_offset,
+            ..Progress::begin(feed, partition, state.next_offset)
+        }
+    }
+
+    /// Whether nothing of this incarnation was read yet.
+    pub fn is_new(&self) -> bool {
+        self.next_offset == self.first_offset
+    }
+
+    /// A record is read. Offsets before it hold nothing; where it is the first, reading begins with it.
+    pub fn read(&mut self, offset: i64, timestamp_ms: i64) {
+        if self.is_new() {
+            (self.first_offset, self.next_offset) = (offset, offset);
+        }
+        self.pass(offset);
+        self.next_offset = offset + 1;
+        self.records += 1;
+        if timestamp_ms >= 0 {
+            self.newest_record = self.newest_record.max(Some(timestamp_ms.saturating_mul(1_000)));
+        }
+    }
+
+    /// Offsets before `to` hold nothing more to read; whether there are any.
+    pub fn pass(&mut self, to: i64) -> bool {
+        let passed = to - self.next_offset;
+        if passed <= 0 {
+            return false;
+        }
+        self.gaps += passed.unsigned_abs();
+        self.next_offset = to;
+        true
+    }
+
+    /// Records before `to` are gone.
+    pub fn lose(&mut self, to: i64) {
+        self.expired += (to - self.next_offset).max(0).unsigned_abs();
+        self.next_offset = self.next_offset.max(to);
+    }
+
+    /// The topic was created anew, and begins at `first`. What was not read of the old one is lost.
+    pub fn restart(&mut self, first: i64) {
+        self.lose(self.end_offset);
+        self.earlier += self.next_offset - self.first_offset;
+        (self.first_offset, self.next_offset, self.end_offset) = (first, first, first);
+        self.incarnation += 1;
+    }
+
+    /// An epoch ends: what it added is handed in.
+    pub fn hand_in(&mut self) -> Progress {
+        let handed_in = *self;
+        (self.newest_record, self.records, self.dead) = (None, 0, 0);
+        (self.gaps, self.expired, self.earlier) = (0, 0, 0);
+        handed_in
+    }
 }
 
 /// What a source gives at the end of an epoch.
@@ -78,20 +172,48 @@ impl Parts {
         all
     }
 
+    /// Whether offsets were passed that hold nothing to read, or are lost.
+    pub fn has_gaps(&self) -> bool {
+        self.progress().any(|progress| progress.gaps > 0 || progress.expired > 0 || progress.earlier > 0)
+    }
+
+    fn progress(&self) -> impl Iterator<Item = &Progress> {
+        self.sources.iter().flat_map(|part| &part.partitions)
+    }
+
+    /// Notes the records a second since the commit before, which was made at `before`.
+    pub fn rates(&self, state: &mut IngestState, feeds: &[String], before: Micros) {
+        let seconds = state.committed_at.saturating_sub(before) as f64 / SECOND as f64;
+        for (number, feed) in feeds.iter().enumerate() {
+            let mine = self.progress().filter(|progress| usize::from(progress.feed) == number);
+            let records: u64 = mine.map(|progress| progress.records).sum();
+            if let Some(feed) = state.feeds.get_mut(feed) {
+                feed.records_per_second = if before > 0 && seconds > 0.0 { records as f64 / seconds } else { 0.0 };
+            }
+        }
+    }
+
     /// Records read in this epoch.
     pub fn records(&self) -> u64 {
-        self.sources.iter().flat_map(|part| &part.partitions).map(|progress| progress.records).sum()
+        self.progress().map(|progress| progress.records).sum()
     }
 }
 
-/// Adds an epoch's positions and counts to a state. Watermarks stay; see [`Idleness::advance`].
+/// Adds an epoch's positions and counts to a state. Watermarks stay; see [`super::idleness`].
 pub fn add(state: &mut IngestState, parts: &Parts, feeds: &[String]) {
     for part in &parts.sources {
         for progress in &part.partitions {
             let Some(feed) = state.feeds.get_mut(&feeds[usize::from(progress.feed)]) else { continue };
             let partition = feed.partitions.entry(progress.partition).or_default();
+            partition.incarnation = progress.incarnation;
+            partition.topic_id = progress.topic_id.or(partition.topic_id);
+            partition.first_offset = progress.first_offset;
             partition.next_offset = progress.next_offset;
             partition.end_offset = progress.end_offset.max(progress.next_offset);
+            partition.newest_record = partition.newest_record.max(progress.newest_record);
+            partition.gaps += progress.gaps;
+            partition.expired += progress.expired;
+            partition.earlier += progress.earlier;
             partition.counts.records += progress.records;
             partition.counts.dead += progress.dead;
         }
@@ -122,123 +244,62 @@ pub fn rows(parts: Parts) -> Result<(EpochRows, Option<RecordBatch>), IngestErro
     Ok((EpochRows::new(rows), letters))
 }
 
-/// When partitions were last heard of. The clock comes from outside.
-#[derive(Debug, Default)]
-pub struct Idleness {
-    active: HashMap<(String, i32), Instant>,
-}
-
-impl Idleness {
-    /// At the start of a stream: partitions that were read before may have more.
-    pub fn new(state: &IngestState, now: Instant) -> Idleness {
-        let partitions = state.feeds.iter().flat_map(|(name, feed)| {
-            let live = feed.partitions.keys().filter(|partition| **partition != Position::BACKFILL_PARTITION);
-            live.map(move |partition| ((name.clone(), *partition), now))
-        });
-        Idleness { active: partitions.collect() }
-    }
-}
-
-/// A partition whose lag does not move for this many idle time-outs counts as idle all the same.
-const STUCK_TIMEOUTS: u32 = 10;
-
-impl Idleness {
-    /// Notes which partitions had records, or have some waiting for the first time.
-    pub fn heard(&mut self, parts: &Parts, feeds: &[String], now: Instant) {
-        for progress in parts.sources.iter().flat_map(|part| &part.partitions) {
-            let key = (feeds[usize::from(progress.feed)].clone(), progress.partition);
-            // Records that nobody can read say nothing about the meters.
-            if progress.records > progress.dead {
-                self.active.insert(key, now);
-            } else if progress.end_offset > progress.next_offset {
-                self.active.entry(key).or_insert(now);
-            }
-        }
-    }
-
-    /// Moves every feed's watermark forward; whether any moved.
-    pub fn advance(
-        &self,
-        feeds: &mut BTreeMap<String, FeedState>,
-        census: &Census,
-        config: &Config,
-        now: Instant,
-    ) -> bool {
-        let timeout = config.ingest.idle_timeout.to_std();
-        let mut moved = false;
-        for (number, (name, configured)) in config.feed.iter().enumerate() {
-            let Some(feed) = feeds.get_mut(name) else { continue };
-            let lagging: BTreeMap<i32, bool> =
-                feed.partitions.iter().map(|(p, state)| (*p, state.end_offset > state.next_offset)).collect();
-            let idle = |partition: i32| {
-                let Some(last) = self.active.get(&(name.clone(), partition)) else { return true };
-                let lagging = lagging.get(&partition).copied().unwrap_or(false);
-                let patience = if lagging { timeout * STUCK_TIMEOUTS } else { timeout };
-                now.saturating_duration_since(*last) >= patience
-            };
-            let before = feed.watermark;
-            let times = watermark::event_times(census, number as u16);
-            watermark::advance(feed, &times, configured.lateness.micros(), idle);
-            moved |= feed.watermark != before;
-        }
-        moved
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use proptest::prelude::*;
 
-    use meterline_schemas::Frequency;
-    use meterline_schemas::config::FeedConfig;
-    use meterline_schemas::time::HOUR;
-    use meterline_schemas::unit::Unit;
-
-    use super::super::series::SeriesState;
     use super::*;
+    use crate::ingest::state::FeedState;
 
-    fn series(feed: &str, id: &str, partition: i32, hours: i64) -> SeriesState {
-        let mut state = SeriesState::new(feed, id, Unit::KWH);
-        state.frequency = Some(Frequency::HOUR);
-        state.partition = partition;
-        state.last_start = Some((hours - 1) * HOUR);
-        state.first_start = state.last_start;
-        state
+    #[derive(Debug, Clone)]
+    enum Step {
+        Read(i64),
+        Pass(i64),
+        Lose(i64),
+        Restart(i64),
+        Commit,
     }
 
-    fn progress(partition: i32, records: u64, lag: i64) -> Progress {
-        Progress { feed: 0, partition, next_offset: 10, end_offset: 10 + lag, records, dead: 0 }
-    }
-
-    #[test]
-    fn a_partition_with_unread_records_holds_the_watermark_longer_than_an_idle_one() {
-        let mut config = Config::default();
-        config
-            .feed
-            .insert("f".into(), FeedConfig { lateness: Default::default(), ..FeedConfig::new("t", "s", "t", "v") });
-        let names = ["f".to_owned()];
-        let members = [series("f", "a", 0, 9), series("f", "b", 1, 4)];
-        let census = Census::of(&config, &members);
-        let start = Instant::now();
-        for (lag, held_s, free_s) in [(0, 29, 30), (5, 299, 300)] {
+    proptest! {
+        /// Whatever happens to a partition, its counts add up to the offsets.
+        #[test]
+        fn the_counts_add_up_to_the_offsets_read(
+            first in 0..9i64,
+            steps in proptest::collection::vec(
+                prop_oneof![
+                    (0..5i64).prop_map(Step::Read),
+                    (0..5i64).prop_map(Step::Pass),
+                    (0..5i64).prop_map(Step::Lose),
+                    (0..5i64).prop_map(Step::Restart),
+                    Just(Step::Commit),
+                ],
+                0..60,
+            ),
+        ) {
+            let names = ["f".to_owned()];
             let mut state = IngestState::default();
             state.feeds.insert("f".into(), FeedState::default());
-            let source =
-                SourcePart { epoch: 1, partitions: vec![progress(0, 3, 0), progress(1, 3, lag)], dead: vec![] };
-            let parts = Parts { sources: vec![source], ..Parts::default() };
-            add(&mut state, &parts, &names);
-            let mut idleness = Idleness::default();
-            idleness.heard(&parts, &names, start);
-            let mut after = |seconds: u64| {
-                // The other partition goes on.
-                let now = start + Duration::from_secs(seconds);
-                let source = SourcePart { epoch: 2, partitions: vec![progress(0, 1, 0)], dead: vec![] };
-                idleness.heard(&Parts { sources: vec![source], ..Parts::default() }, &names, now);
-                idleness.advance(&mut state.feeds, &census, &config, now);
-                state.feeds["f"].watermark
-            };
-            assert_eq!(after(held_s), Some(4 * HOUR));
-            assert_eq!(after(free_s), Some(9 * HOUR));
+            let mut progress = Progress::begin(0, 0, first);
+            for step in steps.into_iter().chain([Step::Commit]) {
+                match step {
+                    Step::Read(skip) => progress.read(progress.next_offset + skip, 5),
+                    Step::Pass(skip) => _ = progress.pass(progress.next_offset + skip),
+                    Step::Lose(skip) => progress.lose(progress.next_offset + skip),
+                    Step::Restart(unread) => {
+                        progress.end_offset = progress.next_offset + unread;
+                        progress.restart(unread);
+                    }
+                    Step::Commit => {
+                        let partitions = vec![progress.hand_in()];
+                        let sources = vec![SourcePart { epoch: 1, partitions, dead: vec![] }];
+                        add(&mut state, &Parts { sources, ..Parts::default() }, &names);
+                        let at = &state.feeds["f"].partitions[&0];
+                        let seen = at.counts.records as i64 + at.gaps as i64 + at.expired as i64;
+                        prop_assert_eq!(seen, at.earlier + at.next_offset - at.first_offset);
+                        prop_assert_eq!(at.newest_record.is_some(), at.counts.records > 0);
+                    }
+                }
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The stream: raw records → readings → native intervals → one atomic commit.
 //!
 //! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (when it is known), [`written`] (what is
-//! surely new), [`watermark`] (what is closed), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers see).
+//! surely new), [`watermark`] (what is closed), [`idleness`] (what may still come), [`judge`] (whether a topic is still the one that was read), [`epoch`]
+//! (parts of one epoch → state), [`groups`] (what triggers see).
 //! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
-//! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`dataflow`] reads and aggregates them in [`shard`]s, [`commit`] is the
-//! protocol, and [`service`] holds it together; housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
+//! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`reader`]s read them, [`dataflow`] aggregates
+//! their readings in [`shard`]s, [`commit`] is the protocol ([`pulse`] tells how it fares), and [`service`] holds it together;
+//! housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 
 pub mod aggregate;
 pub mod backfill;
@@ -20,10 +22,14 @@ pub mod epoch;
 mod error;
 pub mod frequency;
 pub mod groups;
+pub mod idleness;
+pub mod judge;
 pub mod layout;
 pub(crate) mod lock;
 pub mod memory;
 pub mod outcome;
+pub mod pulse;
+pub mod reader;
 pub mod recall;
 pub mod requests;
 pub mod rows;

@@ -1,6 +1,6 @@
 //! The running stream: workers, discovery, and the coordinator that closes epochs and commits them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use meterline_connectors::formats::Decoder;
 use meterline_connectors::lake::Lake;
-use meterline_schemas::config::Config;
+use meterline_schemas::config::{Config, FeedConfig};
 use meterline_schemas::time::format_micros;
 use timely::communication::initialize::WorkerGuards;
 use tokio::sync::{mpsc as channel, watch};
@@ -20,16 +20,18 @@ use super::brokers::Brokers;
 use super::census::Census;
 use super::commit::{Batch, Committer, each_series};
 use super::dataflow::{self, Common, Control, Event, Setup};
-use super::discovery::{Discovery, Report};
-use super::epoch::{self, Idleness, Parts};
+use super::discovery::{Command, Discovery, GivenBack, Report, Reported, Wanted};
+use super::epoch::{self, Parts, Progress};
+use super::idleness::Idleness;
 use super::layout::EpochRows;
 use super::lock::EngineLock;
+use super::pulse::Pulse;
 use super::recall::Recalled;
 use super::requests::{self, Request, Requests};
 use super::segments::{Frames, rewrite_from};
 use super::series::SeriesState;
 use super::shard::{FeedRules, NOT_CONFIGURED, Place, route};
-use super::state::IngestState;
+use super::state::{IngestState, PartitionState};
 
 pub use super::commit::Committed;
 pub use super::error::IngestError;
@@ -55,6 +57,7 @@ pub struct Ingest {
     committed: watch::Receiver<Option<Arc<Committed>>>,
     brokers: Brokers,
     requests: Requests,
+    pulse: Pulse,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
     // `None` once its end was reported.
@@ -74,7 +77,8 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let feeds = feed_rules(config)?;
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
-    let committer = Committer::claim(lake, Arc::clone(&stopping)).await?;
+    let pulse = Pulse::default();
+    let committer = Committer::claim(lake, Arc::clone(&stopping)).await?.watched_by(pulse.clone());
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
     let mut shards: Vec<Vec<Restored>> = (0..workers).map(|_| Vec::new()).collect();
@@ -94,19 +98,23 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let control = Arc::new(Control::new(bounds.records, feeds.len(), Arc::clone(&stopping)));
     let (events, received) = channel::unbounded_channel();
     let common = Common { feeds: feeds.clone().into(), control: Arc::clone(&control), events: events.clone() };
-    let (setups, senders, recalled) = set_up(config, shards, &bounds)?;
+    let (give_back, given_back) = mpsc::channel();
+    let (setups, workers_of, recalled) = set_up(config, shards, &bounds, &give_back)?;
     let names: Vec<String> = config.feed.keys().cloned().collect();
     let report = Arc::new(Mutex::new(None));
-    let brokers = Brokers::default();
+    let brokers = Brokers::new(Instant::now());
     let discovery = Discovery {
         kafka: config.kafka.clone(),
-        topics: feeds.iter().map(|feed| Arc::clone(&feed.topic)).collect(),
-        feeds: names.clone(),
+        feeds: wanted(config),
         brokers: brokers.clone(),
-        positions: positions(&names, &state),
-        workers: senders,
+        unreachable_timeout: config.ingest.unreachable_timeout.to_std(),
+        read: positions(&names, &state),
+        workers: workers_of,
+        given_back,
         report: Arc::clone(&report),
         done: Arc::clone(&control.done),
+        given: BTreeSet::new(),
+        asked: BTreeSet::new(),
     };
     let guards = dataflow::start(common, setups)?;
     let discovery = std::thread::Builder::new()
@@ -130,6 +138,8 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         workers,
         idleness: Idleness::new(&state, Instant::now()),
         recalled,
+        brokers: brokers.clone(),
+        pulse: pulse.clone(),
         publish,
         report,
         requests: asked,
@@ -141,7 +151,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         threads.end().await;
         result
     });
-    Ok(Ingest { committed, brokers, requests, stop, stopping, coordinator: Some(coordinator) })
+    Ok(Ingest { committed, brokers, requests, pulse, stop, stopping, coordinator: Some(coordinator) })
 }
 
 impl Ingest {
@@ -158,6 +168,11 @@ impl Ingest {
     /// Where housekeeping asks for commits.
     pub fn requests(&self) -> Requests {
         self.requests.clone()
+    }
+
+    /// How commits fare.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Resolves when the stream cannot go on, with the reason; never after it was told once.
@@ -200,7 +215,7 @@ impl Drop for Ingest {
 
 /// The feeds by number, which is their place in the configuration's order.
 pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError> {
-    let rules = |(name, feed): (&String, &meterline_schemas::config::FeedConfig)| {
+    let rules = |(name, feed): (&String, &FeedConfig)| {
         let rules = Rules::new(feed, config.ingest.remembered_intervals)
             .map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })?;
         let (name, topic) = (name.as_str().into(), feed.topic.as_str().into());
@@ -280,24 +295,39 @@ pub(super) fn add_feeds(config: &Config, state: &mut IngestState) {
     }
 }
 
-fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), i64> {
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let wanted = |(name, feed): (&String, &FeedConfig)| Wanted {
+        name: name.clone(),
+        topic: feed.topic.as_str().into(),
+        on_recreated: feed.on_recreated,
+        on_expired: feed.on_expired,
+    };
+    config.feed.iter().map(wanted).collect()
+}
+
+fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), Progress> {
     let mut positions = BTreeMap::new();
     for (number, name) in names.iter().enumerate() {
         let Some(feed) = state.feeds.get(name) else { continue };
         for (partition, read) in feed.partitions.iter().filter(|(partition, _)| **partition >= 0) {
-            positions.insert((number as u16, *partition), read.next_offset);
+            positions.insert((number as u16, *partition), Progress::of(number as u16, *partition, read));
         }
     }
     positions
 }
 
-type Setups = (Vec<Setup>, Vec<mpsc::Sender<super::discovery::NewPartition>>, Vec<mpsc::Sender<Recalled>>);
+type Setups = (Vec<Setup>, Vec<mpsc::Sender<Command>>, Vec<mpsc::Sender<Recalled>>);
 
-fn set_up(config: &Config, shards: Vec<Vec<Restored>>, bounds: &Bounds) -> Result<Setups, IngestError> {
+fn set_up(
+    config: &Config,
+    shards: Vec<Vec<Restored>>,
+    bounds: &Bounds,
+    given_back: &mpsc::Sender<GivenBack>,
+) -> Result<Setups, IngestError> {
     let mut setups = Vec::new();
     let (mut senders, mut answers) = (Vec::new(), Vec::new());
     for (index, series) in shards.into_iter().enumerate() {
-        let (sender, partitions) = mpsc::channel();
+        let (sender, commands) = mpsc::channel();
         senders.push(sender);
         let (answer, recalled) = mpsc::channel();
         answers.push(answer);
@@ -307,7 +337,8 @@ fn set_up(config: &Config, shards: Vec<Vec<Restored>>, bounds: &Bounds) -> Resul
         setups.push(Setup {
             source: dataflow::connect(&config.kafka, index, bounds)?,
             decoders: decoders.collect::<Result<_, _>>()?,
-            partitions,
+            commands,
+            given_back: given_back.clone(),
             series,
             budget: bounds.shard,
             recalled,
@@ -365,6 +396,8 @@ struct Coordinator {
     idleness: Idleness,
     // By worker.
     recalled: Vec<mpsc::Sender<Recalled>>,
+    brokers: Brokers,
+    pulse: Pulse,
     publish: watch::Sender<Option<Arc<Committed>>>,
     report: Arc<Mutex<Option<Report>>>,
     requests: channel::Receiver<Request>,
@@ -389,7 +422,7 @@ impl Coordinator {
             let epoch = self.control.open_next(place);
             let parts = self.collect(epoch).await?;
             states = parts.shards.iter().map(|part| part.states.series).sum();
-            if parts.records() > 0 || parts.has_states() || self.caught_up(&parts) {
+            if parts.records() > 0 || parts.has_gaps() || parts.has_states() || self.caught_up(&parts) {
                 self.commit(parts, place).await?;
             }
             if stop {
@@ -423,13 +456,13 @@ impl Coordinator {
             if *self.stopped.borrow_and_update() {
                 return Ok(true);
             }
-            let records = self.control.records();
+            let news = self.control.has_news();
             // The end of a backlog becomes visible at once.
             let caught_up = was_full && self.control.quiet() >= CAUGHT_UP;
-            if records > 0 && (opened.elapsed() >= interval || self.control.full() || caught_up) {
+            if news && (opened.elapsed() >= interval || self.control.full() || caught_up) {
                 return Ok(false);
             }
-            if records == 0 && looked.elapsed() >= IDLE_LOOK {
+            if self.control.records() == 0 && looked.elapsed() >= IDLE_LOOK {
                 self.commit_idle().await?;
                 looked = Instant::now();
                 // What is behind may be nothing to read (an aborted transaction): ask the sources how far they are.
@@ -476,7 +509,7 @@ impl Coordinator {
     // Whether something is behind, as far as the newest commit knows.
     fn lags(&self) -> bool {
         let feeds = &self.committer.committed().state.feeds;
-        feeds.values().flat_map(|feed| feed.partitions.values()).any(|p| p.end_offset > p.next_offset)
+        feeds.values().flat_map(|feed| feed.partitions.values()).any(|p| p.lag() > 0)
     }
 
     // Whether a partition that was behind no longer is.
@@ -537,16 +570,18 @@ impl Coordinator {
         let mut census = Census::clone(&self.committer.committed().census);
         parts.census.drain(..).for_each(|part| census.add(part.counts));
         self.idleness.heard(&parts, &self.feeds, began);
-        self.idleness.advance(&mut state.feeds, &census, &self.config, began);
+        self.idleness.advance(&mut state.feeds, &census, &self.config, &self.brokers, began);
+        let before = state.committed_at;
         state.committed_at = jiff::Timestamp::now().as_microsecond();
+        parts.rates(&mut state, &self.feeds, before);
         let states = parts.take_states();
         let (intervals, dead_letters) = epoch::rows(parts)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
         let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
-        let committed = self.committer.commit(batch).await?;
+        let committed = self.make(batch).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
-        let lag: i64 = partitions.map(|p| (p.end_offset - p.next_offset).max(0)).sum();
+        let lag: i64 = partitions.map(PartitionState::lag).sum();
         let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
         tracing::info!(
             commit = committed.state.seq,
@@ -562,6 +597,13 @@ impl Coordinator {
         Ok(())
     }
 
+    async fn make(&mut self, batch: Batch) -> Result<Committed, IngestError> {
+        self.pulse.begins();
+        let made = self.committer.commit(batch).await;
+        self.pulse.ends();
+        made
+    }
+
     // No records, but partitions that have become idle may let the watermark go on.
     async fn commit_idle(&mut self) -> Result<(), IngestError> {
         let Committed { state: known, census, .. } = self.committer.committed().clone();
@@ -569,7 +611,7 @@ impl Coordinator {
             return Ok(());
         }
         let mut feeds = known.feeds.clone();
-        if !self.idleness.advance(&mut feeds, &census, &self.config, Instant::now()) {
+        if !self.idleness.advance(&mut feeds, &census, &self.config, &self.brokers, Instant::now()) {
             return Ok(());
         }
         let state =
@@ -582,7 +624,7 @@ impl Coordinator {
             rewrite_from: i64::MAX,
             census,
         };
-        let committed = self.committer.commit(batch).await?;
+        let committed = self.make(batch).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
         self.make_known();
         Ok(())
@@ -600,9 +642,14 @@ impl Coordinator {
             if let Some(watermark) = feed.watermark {
                 self.control.set_watermark(number, watermark);
             }
-            let topic: Arc<str> = feed.topic.as_str().into();
             let live = feed.partitions.iter().filter(|(partition, _)| **partition >= 0);
-            report.extend(live.map(|(partition, read)| (Arc::clone(&topic), *partition, read.next_offset)));
+            report.extend(live.map(|(partition, read)| Reported {
+                feed: number as u16,
+                partition: *partition,
+                incarnation: read.incarnation,
+                first_offset: read.first_offset,
+                next_offset: read.next_offset,
+            }));
         }
         if let Ok(mut newest) = self.report.lock() {
             *newest = Some(report);

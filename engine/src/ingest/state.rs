@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use meterline_connectors::kafka::TopicId;
 use meterline_connectors::lake::DataFile;
 use meterline_schemas::Micros;
 use serde::{Deserialize, Serialize};
@@ -40,21 +41,47 @@ pub struct FeedState {
     pub topic: String,
     /// All intervals that end at or before it are closed; `None` before the first reading.
     pub watermark: Option<Micros>,
+    /// End of the newest interval that was committed, but for that of one series in twenty and of clocks that run ahead.
+    pub newest: Option<Micros>,
+    /// Records a second between the last two commits of what was read.
+    pub records_per_second: f64,
     /// By Kafka partition; -1 counts backfill.
     pub partitions: BTreeMap<i32, PartitionState>,
 }
 
-/// State of one partition.
+/// State of one partition. What was read of it adds up:
+/// `records + gaps + expired = earlier + next_offset - first_offset`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartitionState {
+    /// Which of the topics that had this name, from 0: one more each time that it was created anew.
+    pub incarnation: u32,
+    /// The topic's own identifier, where the broker has one.
+    pub topic_id: Option<TopicId>,
+    /// Offset at which reading of this incarnation began.
+    pub first_offset: i64,
     /// Offset of the first record that is not yet part of a commit.
     pub next_offset: i64,
+    /// Offsets of earlier incarnations.
+    pub earlier: i64,
+    /// Offsets that hold nothing to read: aborted transactions, the marks of transactions, and what was compacted away.
+    pub gaps: u64,
+    /// Offsets whose records were gone before they were read.
+    pub expired: u64,
     /// The broker's end offset when the commit was made; lag is its distance from `next_offset`.
     pub end_offset: i64,
     /// Event time reached, less the feed's lateness.
     pub watermark: Option<Micros>,
+    /// The newest time stamp of a record; `None` where records have none.
+    pub newest_record: Option<Micros>,
     /// What became of the records.
     pub counts: Counts,
+}
+
+impl PartitionState {
+    /// Records in Kafka that no commit holds, as far as was known when the commit was made.
+    pub fn lag(&self) -> i64 {
+        (self.end_offset - self.next_offset).max(0)
+    }
 }
 
 /// What became of records. `records` is the sum of all the others but `late`.

@@ -1,29 +1,40 @@
 //! `/metrics`: how the stream stands, as OpenMetrics text.
 //!
-//! Every figure is computed when it is asked for, from the newest commit and from what the brokers last said. So an age or
-//! a lag goes on rising when the stream stands still, which is when it is needed.
+//! Every figure is computed when it is asked for, from the newest commit, from what the brokers last said and from how the
+//! commit that is being made fares; nobody is asked for it. So an age or a lag goes on rising when Kafka, the store or the
+//! stream stands still, which is when it is needed.
 //!
 //! | metric | labels | meaning |
 //! | --- | --- | --- |
 //! | `meterline_records_total` | feed, partition, outcome | records by what became of them: `accepted`, `corrected`, `duplicate`, `dead` |
 //! | `meterline_pending_records` | feed, partition | records that wait for the native frequency of their series |
 //! | `meterline_late_records_total` | feed, partition | of the accepted and corrected: came after the watermark had passed |
+//! | `meterline_gaps_total` | feed, partition | offsets that hold nothing to read: transactions' marks, aborted and compacted records |
+//! | `meterline_expired_records_total` | feed, partition | offsets whose records were gone before they were read |
+//! | `meterline_incarnation` | feed, partition | how often the topic was created anew |
 //! | `meterline_lag_records` | feed, partition | records in Kafka that no commit holds |
+//! | `meterline_partition_silence_seconds` | feed, partition | how long no broker has been able to say where it ends; 0 while one can |
+//! | `meterline_partition_watermark_timestamp_seconds` | feed, partition | up to where intervals are closed, as far as it is concerned |
 //! | `meterline_watermark_timestamp_seconds` | feed | up to where intervals are closed, Unix time |
-//! | `meterline_freshness_seconds` | feed | age of that instant |
-//! | `meterline_partition_watermark_timestamp_seconds` | feed, partition | the same of one partition |
+//! | `meterline_watermark_age_seconds` | feed | age of that instant |
+//! | `meterline_freshness_seconds` | feed | age of the end of the newest interval that was committed |
+//! | `meterline_records_per_second` | feed | between the last two commits |
 //! | `meterline_series` | feed | series seen |
 //! | `meterline_intervals` | feed | intervals that have a value |
 //! | `meterline_commits_total` | | commits of the stream, ever |
 //! | `meterline_commit_age_seconds` | | since the newest of them |
-//! | `meterline_broker_silence_seconds` | | since a broker last said where the partitions end |
 //! | `meterline_table_files` | table | data files of its newest version, after the last housekeeping |
 //! | `meterline_table_size_bytes` | table | their size |
 //! | `meterline_maintenance_timestamp_seconds` | | when housekeeping last ended, Unix time |
 //! | `meterline_maintenance_duration_seconds` | | how long it took |
 //! | `meterline_maintenance_errors` | | tables for which it failed |
+//! | `meterline_commit_in_progress_seconds` | | how long the one that is being made has taken; 0 while there is none |
+//! | `meterline_store_failures_total` | | failures of the store in the middle of a commit since the start |
+//! | `meterline_broker_silence_seconds` | | since a broker last answered |
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Instant;
 
 use meterline_schemas::Micros;
 use meterline_schemas::time::SECOND;
@@ -34,6 +45,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Subject;
 use crate::ingest::Committed;
+use crate::ingest::brokers::Known;
 use crate::ingest::census::Census;
 use crate::ingest::state::{FeedState, IngestState, PartitionState};
 use crate::maintenance::service::{LastRound, Summary};
@@ -59,15 +71,23 @@ type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let encoder = &mut encoder;
         if let Some(silence) = self.subject.brokers.silence() {
-            let mut metric =
-                gauge(&mut encoder, "broker_silence", "since a broker last said where partitions end", SECONDS)?;
-            metric.encode_gauge(&silence.as_secs_f64())?;
+            let help = "since a broker last said where partitions end";
+            gauge(encoder, "broker_silence", help, SECONDS)?.encode_gauge(&silence.as_secs_f64())?;
         }
         self.housekeeping(&mut encoder)?;
+        let taken = self.subject.pulse.committing().unwrap_or_default().as_secs_f64();
+        let help = "how long the commit that is being made has taken";
+        gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;
+        counter(encoder, "store_failures", "failures of the store in the middle of a commit")?
+            .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
         let committed = self.subject.committed.borrow().clone();
+        let nothing = IngestState::default();
+        let state = committed.as_ref().map_or(&nothing, |committed| &committed.state);
+        self.partitions(state, encoder)?;
         match &committed {
-            Some(committed) => self.stream(committed, &mut encoder),
+            Some(committed) => self.stream(committed, encoder),
             None => Ok(()),
         }
     }
@@ -92,6 +112,37 @@ fn count<const N: usize>(metric: &mut MetricEncoder, labels: &Labels<'_, N>, val
     metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
+/// One partition, as the newest commit and the brokers know it.
+struct Partition<'a> {
+    feed: &'a str,
+    number: String,
+    // `None` where nothing of it was committed yet.
+    read: Option<&'a PartitionState>,
+    known: Option<Known>,
+}
+
+impl Partition<'_> {
+    fn labels(&self) -> Labels<'_, 2> {
+        [("feed", self.feed), ("partition", &self.number)]
+    }
+
+    fn lag(&self) -> i64 {
+        let end = self.known.and_then(|known| known.end);
+        let (next, end) = match self.read {
+            Some(read) => (Some(read.next_offset), end.max(Some(read.end_offset))),
+            None => (self.known.and_then(|known| known.first), end),
+        };
+        end.zip(next).map_or(0, |(end, next)| (end - next).max(0))
+    }
+
+    fn silence(&self) -> f64 {
+        self.known.and_then(|known| known.unknown_for).unwrap_or_default().as_secs_f64()
+    }
+}
+
+type Figure<'f> = &'f dyn Fn(&Partition<'_>) -> Option<f64>;
+type Total<'f> = &'f dyn Fn(&PartitionState) -> u64;
+
 impl Scrape {
     fn housekeeping(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let Summary { tables, last } = self.subject.maintenance.borrow().clone();
@@ -112,7 +163,6 @@ impl Scrape {
 
     fn stream(&self, committed: &Committed, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let state = &*committed.state;
-        self.partitions(state, encoder)?;
         self.feeds(state, &committed.census, encoder)?;
         counter(encoder, "commits", "commits of the stream, ever")?
             .encode_counter::<NoLabelSet, _, u64>(&u64::try_from(state.seq).unwrap_or_default(), None)?;
@@ -120,63 +170,94 @@ impl Scrape {
     }
 
     fn partitions(&self, state: &IngestState, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let all: Vec<(&str, String, i32, &PartitionState)> = state
-            .feeds
-            .iter()
-            .flat_map(|(name, feed)| feed.partitions.iter().map(move |(p, s)| (name.as_str(), p.to_string(), *p, s)))
-            .collect();
+        let brokers = self.subject.brokers.all(Instant::now());
+        let names: BTreeSet<&String> = state.feeds.keys().chain(brokers.keys()).collect();
+        let mut all = Vec::new();
+        for feed in names {
+            let read = state.feeds.get(feed).map(|feed| &feed.partitions);
+            let known = brokers.get(feed);
+            let numbers: BTreeSet<i32> = read
+                .into_iter()
+                .flat_map(|p| p.keys())
+                .chain(known.into_iter().flat_map(|p| p.keys()))
+                .copied()
+                .collect();
+            all.extend(numbers.into_iter().map(|number| Partition {
+                feed,
+                number: number.to_string(),
+                read: read.and_then(|read| read.get(&number)),
+                known: known.and_then(|known| known.get(&number).copied()),
+            }));
+        }
+        let read = || all.iter().filter_map(|partition| Some((partition, partition.read?)));
         let mut metric = counter(encoder, "records", "records by what became of them")?;
-        for (feed, partition, _, of) in &all {
+        for (partition, of) in read() {
             for (outcome, value) in [
                 ("accepted", of.counts.accepted),
                 ("corrected", of.counts.corrected),
                 ("duplicate", of.counts.duplicate),
                 ("dead", of.counts.dead),
             ] {
-                count(&mut metric, &[("feed", feed), ("partition", partition), ("outcome", outcome)], value)?;
+                let [feed, number] = partition.labels();
+                count(&mut metric, &[feed, number, ("outcome", outcome)], value)?;
             }
         }
-        let mut metric = counter(encoder, "late_records", "accepted or corrected after the watermark had passed")?;
-        for (feed, partition, _, of) in &all {
-            count(&mut metric, &[("feed", feed), ("partition", partition)], of.counts.late)?;
+        let totals: [(&str, &str, Total<'_>); 3] = [
+            ("late_records", "accepted or corrected after the watermark had passed", &|of| of.counts.late),
+            ("gaps", "offsets that hold nothing to read", &|of| of.gaps),
+            ("expired_records", "offsets whose records were gone before they were read", &|of| of.expired),
+        ];
+        for (name, help, value) in totals {
+            let mut metric = counter(encoder, name, help)?;
+            for (partition, of) in read() {
+                count(&mut metric, &partition.labels(), value(of))?;
+            }
         }
-        let mut metric = gauge(encoder, "pending_records", "records that wait for their series' frequency", None)?;
-        for (feed, partition, _, of) in &all {
-            let labels = [("feed", *feed), ("partition", partition.as_str())];
-            metric.encode_family(&labels)?.encode_gauge(&of.counts.pending)?;
-        }
-        let mut metric = gauge(encoder, "lag_records", "records in Kafka that no commit holds", None)?;
-        for (feed, partition, number, of) in &all {
-            let end = self.subject.brokers.end(feed, *number).unwrap_or(of.end_offset).max(of.end_offset);
-            let labels = [("feed", *feed), ("partition", partition.as_str())];
-            metric.encode_family(&labels)?.encode_gauge(&(end - of.next_offset).max(0))?;
-        }
-        let help = "up to where intervals are closed, as far as one partition is concerned; Unix time";
-        let mut metric = gauge(encoder, "partition_watermark_timestamp", help, SECONDS)?;
-        for (feed, partition, _, of) in &all {
-            if let Some(watermark) = of.watermark {
-                let labels = [("feed", *feed), ("partition", partition.as_str())];
-                metric.encode_family(&labels)?.encode_gauge(&seconds(watermark))?;
+        let closed = "up to where intervals are closed, as far as one partition is concerned; Unix time";
+        let silence = "how long no broker has been able to say where it ends";
+        let figures: [(&str, &str, Option<&Unit>, Figure<'_>); 5] = [
+            ("pending_records", "records that wait for their series' frequency", None, &|p| {
+                Some(p.read?.counts.pending as f64)
+            }),
+            ("incarnation", "how often the topic was created anew", None, &|p| Some(f64::from(p.read?.incarnation))),
+            ("lag_records", "records in Kafka that no commit holds", None, &|p| Some(p.lag() as f64)),
+            ("partition_silence", silence, SECONDS, &|p| Some(p.silence())),
+            ("partition_watermark_timestamp", closed, SECONDS, &|p| p.read?.watermark.map(seconds)),
+        ];
+        for (name, help, unit, value) in figures {
+            let mut metric = gauge(encoder, name, help, unit)?;
+            for partition in &all {
+                if let Some(value) = value(partition) {
+                    metric.encode_family(&partition.labels())?.encode_gauge(&value)?;
+                }
             }
         }
         Ok(())
     }
 
     fn feeds(&self, state: &IngestState, census: &Census, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let with =
-            |name: &'static str, help: &str, value: &dyn Fn(&FeedState) -> Option<f64>, e: &mut DescriptorEncoder| {
-                let mut metric = gauge(e, name, help, SECONDS)?;
-                for (feed, of) in &state.feeds {
-                    if let Some(value) = value(of) {
-                        metric.encode_family(&[("feed", feed.as_str())])?.encode_gauge(&value)?;
-                    }
+        let figures: [(&str, &str, Option<&Unit>, &dyn Fn(&FeedState) -> Option<f64>); 4] = [
+            ("watermark_timestamp", "up to where intervals are closed, Unix time", SECONDS, &|feed| {
+                feed.watermark.map(seconds)
+            }),
+            ("watermark_age", "age of the instant up to which intervals are closed", SECONDS, &|feed| {
+                feed.watermark.map(|at| self.age(at))
+            }),
+            ("freshness", "age of the end of the newest interval that was committed", SECONDS, &|feed| {
+                feed.newest.map(|at| self.age(at))
+            }),
+            ("records_per_second", "records a second between the last two commits", None, &|feed| {
+                Some(feed.records_per_second)
+            }),
+        ];
+        for (name, help, unit, value) in figures {
+            let mut metric = gauge(encoder, name, help, unit)?;
+            for (feed, of) in &state.feeds {
+                if let Some(value) = value(of) {
+                    metric.encode_family(&[("feed", feed.as_str())])?.encode_gauge(&value)?;
                 }
-                Ok::<(), fmt::Error>(())
-            };
-        let closed = "up to where intervals are closed, Unix time";
-        with("watermark_timestamp", closed, &|feed| feed.watermark.map(seconds), encoder)?;
-        let age = "age of the instant up to which intervals are closed";
-        with("freshness", age, &|feed| feed.watermark.map(|at| self.age(at)), encoder)?;
+            }
+        }
         let mut metric = gauge(encoder, "series", "series seen", None)?;
         for (number, feed) in census.feeds() {
             metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.series(number))?;

@@ -1,7 +1,7 @@
 //! What monitoring asks over HTTP: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! * `/healthz`: 200 while the stream runs; 503 once it has died, with the remedy: restart the process.
-//! * `/readyz`: 200 while Kafka answers; 503 with what is waited for.
+//! * `/readyz`: 200 while Kafka and the store answer; 503 with what is waited for.
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
 
 mod auth;
@@ -25,6 +25,7 @@ use self::auth::Password;
 use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
 use crate::maintenance::service::Summary;
+use crate::ingest::pulse::Pulse;
 
 /// Why the endpoints cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,8 @@ pub struct Subject {
     pub brokers: Brokers,
     /// What housekeeping did last.
     pub maintenance: watch::Receiver<Summary>,
+    /// How commits fare.
+    pub pulse: Pulse,
 }
 
 /// Open endpoints; dropping it closes them.
@@ -139,8 +142,8 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
     if health != StatusCode::OK {
         return (health, said.to_owned());
     }
-    match subject.brokers.waiting() {
-        None => (StatusCode::OK, "Kafka answers\n".to_owned()),
+    match subject.brokers.waiting().or_else(|| subject.pulse.waiting()) {
+        None => (StatusCode::OK, "Kafka and the store answer\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
@@ -148,6 +151,7 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Instant;
 
     use meterline_schemas::time::SECOND;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -169,11 +173,15 @@ mod tests {
 
     fn commit(now: i64) -> Arc<Committed> {
         let counts = Counts { records: 10, accepted: 7, corrected: 1, duplicate: 1, dead: 1, ..Counts::default() };
-        let partition = PartitionState { next_offset: 10, end_offset: 12, watermark: Some(now - 90 * SECOND), counts };
+        let watermark = Some(now - 90 * SECOND);
+        let partition =
+            PartitionState { next_offset: 10, end_offset: 12, watermark, counts, ..PartitionState::default() };
         let feed = FeedState {
             topic: "readings".into(),
-            watermark: Some(now - 90 * SECOND),
+            watermark,
+            newest: watermark,
             partitions: BTreeMap::from([(0, partition)]),
+            ..FeedState::default()
         };
         let state = IngestState {
             seq: 3,
@@ -194,15 +202,17 @@ mod tests {
     async fn figures_go_on_rising_when_the_stream_stands_still() {
         let now = jiff::Timestamp::now().as_microsecond();
         let (sender, committed) = watch::channel(Some(commit(now)));
-        let brokers = Brokers::default();
+        let (start_of_stream, pulse) = (Instant::now(), Pulse::default());
+        let brokers = Brokers::new(start_of_stream);
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
-        let server = start(&http, Subject { committed, brokers: brokers.clone(), maintenance: swept(now) })
-            .await
-            .unwrap()
-            .unwrap();
+        let maintenance = swept(now);
+        let subject = Subject { committed, brokers: brokers.clone(), maintenance, pulse: pulse.clone() };
+        let server = start(&http, subject).await.unwrap().unwrap();
         let (status, reason) = ask(server.address, "/readyz", "").await;
         assert_eq!((status, reason.contains("Kafka")), (503, true), "{reason}");
-        brokers.answered("meters", 0, 42);
+        brokers.answered("meters", 0, 0, 42, Instant::now());
+        // Of this one nothing was committed yet.
+        brokers.answered("meters", 1, 5, 9, Instant::now());
         assert_eq!(ask(server.address, "/readyz", "").await.0, 200);
         let (status, text) = ask(server.address, "/metrics", "").await;
         assert_eq!(status, 200);
@@ -211,11 +221,14 @@ mod tests {
             "meterline_records_total{feed=\"meters\",partition=\"0\",outcome=\"dead\"} 1",
             // The broker has more than the last commit knew.
             "meterline_lag_records{feed=\"meters\",partition=\"0\"} 32",
+            "meterline_lag_records{feed=\"meters\",partition=\"1\"} 4",
+            "meterline_partition_silence_seconds{feed=\"meters\",partition=\"0\"} 0.0",
             "meterline_commits_total 3",
             "meterline_table_files{table=\"intervals\"} 4",
             "meterline_table_size_bytes{table=\"intervals\"} 1000",
             "meterline_maintenance_duration_seconds 0.5",
             "meterline_maintenance_errors 0",
+            "meterline_commit_in_progress_seconds 0.0",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
@@ -228,6 +241,18 @@ mod tests {
         let later = ask(server.address, "/metrics", "").await.1;
         assert!(age(&text) >= 90.0 && age(&later) > age(&text), "{} {}", age(&text), age(&later));
         assert_eq!(ask(server.address, "/healthz", "").await.0, 200);
+        // A commit that is stuck, and a partition whose leader is away.
+        pulse.begins();
+        pulse.store_failed("writing intervals: no space".into());
+        let (status, reason) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, reason.contains("no space")), (503, true), "{reason}");
+        brokers.unanswered("meters", 1, "no leader".into(), Instant::now());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let stuck = ask(server.address, "/metrics", "").await.1;
+        for gone in ["commit_in_progress_seconds 0.0", "silence_seconds{feed=\"meters\",partition=\"1\"} 0.0"] {
+            assert!(!stuck.contains(gone), "{stuck}");
+        }
+        assert!(stuck.contains("meterline_store_failures_total 1"), "{stuck}");
         drop(sender);
         let (status, reason) = ask(server.address, "/healthz", "").await;
         assert_eq!((status, reason.contains("restart")), (503, true));
@@ -240,10 +265,9 @@ mod tests {
         let password_file = Some(file.path().to_str().unwrap().to_owned());
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file };
         let (_sender, committed) = watch::channel(None);
-        let server = start(&http, Subject { committed, brokers: Brokers::default(), maintenance: swept(0) })
-            .await
-            .unwrap()
-            .unwrap();
+        let (brokers, pulse) = (Brokers::new(Instant::now()), Pulse::default());
+        let subject = Subject { committed, brokers, maintenance: swept(0), pulse };
+        let server = start(&http, subject).await.unwrap().unwrap();
         // Of anybody:geheim and anybody:falsch.
         for (headers, status) in [
             ("", 401),
@@ -263,7 +287,8 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listen = Some(taken.local_addr().unwrap().to_string());
         let (_sender, committed) = watch::channel(None);
-        let subject = Subject { committed, brokers: Brokers::default(), maintenance: swept(0) };
+        let (brokers, pulse) = (Brokers::new(Instant::now()), Pulse::default());
+        let subject = Subject { committed, brokers, maintenance: swept(0), pulse };
         let error = start(&HttpConfig { listen, password_file: None }, subject.clone()).await.unwrap_err().to_string();
         assert!(error.contains("http.listen") && error.contains("off"), "{error}");
         let off = HttpConfig { listen: Some("off".into()), password_file: None };

@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use meterline_schemas::Micros;
 
 use crate::ingest::series::SeriesState;
-use crate::ingest::state::IngestState;
+use crate::ingest::state::{IngestState, PartitionState};
 use crate::metadata::records::{DecisionRecord, ModelRecord, RunRecord, StepRecord};
 
 /// A column: its name and values.
@@ -69,10 +69,9 @@ pub(super) fn feeds(state: &IngestState) -> Result<RecordBatch, ArrowError> {
         text("feed", rows().map(|(name, _)| Some(name.as_str()))),
         text("topic", rows().map(|(_, f)| Some(f.topic.as_str()))),
         instant("watermark", rows().map(|(_, f)| f.watermark)),
-        integer(
-            "lag_records",
-            rows().map(|(_, f)| Some(f.partitions.values().map(|p| (p.end_offset - p.next_offset).max(0)).sum())),
-        ),
+        instant("newest_interval", rows().map(|(_, f)| f.newest)),
+        number("records_per_second", rows().map(|(_, f)| Some(f.records_per_second))),
+        integer("lag_records", rows().map(|(_, f)| Some(f.partitions.values().map(PartitionState::lag).sum()))),
         sum("records", |c| c.records),
         sum("accepted", |c| c.accepted),
         sum("corrected", |c| c.corrected),
@@ -80,12 +79,15 @@ pub(super) fn feeds(state: &IngestState) -> Result<RecordBatch, ArrowError> {
         sum("dead", |c| c.dead),
         sum("pending", |c| c.pending),
         sum("late", |c| c.late),
+        integer("gaps", rows().map(|(_, f)| Some(f.partitions.values().map(|p| signed(p.gaps)).sum()))),
+        integer("expired", rows().map(|(_, f)| Some(f.partitions.values().map(|p| signed(p.expired)).sum()))),
         integer("commit_seq", rows().map(|_| Some(state.seq))),
         instant("committed_at", rows().map(|_| Some(state.committed_at))),
     ])
 }
 
-/// One row a partition. `records` = accepted + corrected + duplicate + dead + pending.
+/// One row a partition. `records` = accepted + corrected + duplicate + dead + pending, and
+/// `records` + `gaps` + `expired` = `earlier_offsets` + `next_offset` - `first_offset`.
 pub(super) fn partitions(state: &IngestState) -> Result<RecordBatch, ArrowError> {
     let rows = || state.feeds.iter().flat_map(|(name, f)| f.partitions.iter().map(move |(id, p)| (name, f, *id, p)));
     let count = |name: &'static str, of: fn(&crate::ingest::state::Counts) -> u64| {
@@ -95,10 +97,14 @@ pub(super) fn partitions(state: &IngestState) -> Result<RecordBatch, ArrowError>
         text("feed", rows().map(|(name, ..)| Some(name.as_str()))),
         text("topic", rows().map(|(_, f, ..)| Some(f.topic.as_str()))),
         integer("partition", rows().map(|(_, _, id, _)| Some(i64::from(id)))),
+        integer("incarnation", rows().map(|(.., p)| Some(i64::from(p.incarnation)))),
+        integer("earlier_offsets", rows().map(|(.., p)| Some(p.earlier))),
+        integer("first_offset", rows().map(|(.., p)| Some(p.first_offset))),
         integer("next_offset", rows().map(|(.., p)| Some(p.next_offset))),
         integer("end_offset", rows().map(|(.., p)| Some(p.end_offset))),
-        integer("lag_records", rows().map(|(.., p)| Some((p.end_offset - p.next_offset).max(0)))),
+        integer("lag_records", rows().map(|(.., p)| Some(p.lag()))),
         instant("watermark", rows().map(|(.., p)| p.watermark)),
+        instant("newest_record", rows().map(|(.., p)| p.newest_record)),
         count("records", |c| c.records),
         count("accepted", |c| c.accepted),
         count("corrected", |c| c.corrected),
@@ -106,6 +112,8 @@ pub(super) fn partitions(state: &IngestState) -> Result<RecordBatch, ArrowError>
         count("dead", |c| c.dead),
         count("pending", |c| c.pending),
         count("late", |c| c.late),
+        integer("gaps", rows().map(|(.., p)| Some(signed(p.gaps)))),
+        integer("expired", rows().map(|(.., p)| Some(signed(p.expired)))),
     ])
 }
 
@@ -193,7 +201,7 @@ mod tests {
     use meterline_schemas::unit::Unit;
 
     use super::*;
-    use crate::ingest::state::{Counts, FeedState, PartitionState};
+    use crate::ingest::state::{Counts, FeedState};
 
     fn state() -> IngestState {
         let partition = |next_offset, end_offset| PartitionState {
@@ -201,9 +209,11 @@ mod tests {
             end_offset,
             watermark: Some(7),
             counts: Counts { records: 6, accepted: 1, corrected: 1, duplicate: 1, dead: 1, pending: 2, late: 1 },
+            gaps: 3,
+            ..PartitionState::default()
         };
         let partitions = [(0, partition(10, 15)), (1, partition(8, 8)), (-1, partition(3, 0))].into_iter().collect();
-        let feed = FeedState { topic: "readings".into(), watermark: None, partitions };
+        let feed = FeedState { topic: "readings".into(), partitions, ..FeedState::default() };
         IngestState { seq: 4, feeds: [("meters".to_owned(), feed)].into_iter().collect(), ..IngestState::default() }
     }
 
@@ -217,7 +227,7 @@ mod tests {
         assert_eq!(numbers(&partitions, "partition"), [-1, 0, 1]);
         assert_eq!(numbers(&partitions, "lag_records"), [0, 5, 0]);
         assert_eq!(numbers(&feeds, "lag_records"), [5]);
-        for column in ["records", "accepted", "corrected", "duplicate", "dead", "pending", "late"] {
+        for column in ["records", "accepted", "corrected", "duplicate", "dead", "pending", "late", "gaps", "expired"] {
             assert_eq!(numbers(&feeds, column)[0], numbers(&partitions, column).iter().sum::<i64>(), "{column}");
         }
         assert_eq!(numbers(&feeds, "commit_seq"), [4]);

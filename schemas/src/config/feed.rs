@@ -57,6 +57,13 @@ pub struct FeedConfig {
     /// What happens to a record that cannot be read. Default `dead_letter`.
     #[serde(default)]
     pub bad_records: BadRecords,
+    /// What happens when the topic is not the one that was read before: it was deleted and created again. Default `fail`.
+    #[serde(default)]
+    pub on_recreated: OnRecreated,
+    /// What happens when the broker no longer has the records that come next, because its retention was faster. Default
+    /// `fail`.
+    #[serde(default)]
+    pub on_expired: OnExpired,
 }
 
 fn kwh() -> Unit {
@@ -108,6 +115,28 @@ pub enum BadRecords {
     Fail,
 }
 
+/// What happens when the topic is not the one that was read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRecreated {
+    /// The engine stops with an error that names the topic.
+    #[default]
+    Fail,
+    /// The new topic is read from its beginning; what was read of the old one stays. `partitions.incarnation` counts.
+    Restart,
+}
+
+/// What happens when the broker no longer has the records that come next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpired {
+    /// The engine stops with an error that names the lost offsets.
+    #[default]
+    Fail,
+    /// Reading goes on with the earliest record that there is; the lost offsets are counted in `partitions.expired`.
+    Earliest,
+}
+
 impl FeedConfig {
     /// A feed with the four required keys and defaults for the rest.
     pub fn new(topic: &str, series: &str, time: &str, value: &str) -> FeedConfig {
@@ -128,6 +157,8 @@ impl FeedConfig {
             max_ahead: day(),
             frequency: None,
             bad_records: BadRecords::DeadLetter,
+            on_recreated: OnRecreated::Fail,
+            on_expired: OnExpired::Fail,
         }
     }
 }

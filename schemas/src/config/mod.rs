@@ -14,7 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use feed::{BadRecords, FeedConfig, Format, Label};
+pub use feed::{BadRecords, FeedConfig, Format, Label, OnExpired, OnRecreated};
 pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
@@ -23,7 +23,7 @@ pub use policy::{
 };
 
 use crate::bytes::Bytes;
-use crate::time::{MINUTE, SECOND, Span};
+use crate::time::{HOUR, MINUTE, SECOND, Span};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -105,8 +105,11 @@ pub struct IngestConfig {
     /// Intervals per series that are remembered, to tell duplicates from corrections; fewer where `memory_limit` allows fewer.
     /// Default 96.
     pub remembered_intervals: usize,
-    /// A partition without a record for this long no longer holds the watermark. Default `30s`.
+    /// A partition without a record for this long no longer holds the watermark, if everything in it was read. Default `30s`.
     pub idle_timeout: Span,
+    /// A partition of which no broker can say where it ends (its leader is away) may have unread records and holds the
+    /// watermark for this long. Default `1h`.
+    pub unreachable_timeout: Span,
     /// Lag in records above which the stream counts as catching up. Default 20,000.
     pub catch_up_records: u64,
 }
@@ -120,6 +123,7 @@ impl Default for IngestConfig {
             commit_records: 2_000_000,
             remembered_intervals: 96,
             idle_timeout: Span(MINUTE / 2),
+            unreachable_timeout: Span(HOUR),
             catch_up_records: 20_000,
         }
     }

@@ -1,0 +1,241 @@
+//! The source side of one worker: partitions in, readings and counts out.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use meterline_connectors::formats::Decoder;
+use meterline_connectors::kafka::source::{Assignment, RawRecord, Source};
+use meterline_schemas::config::BadRecords;
+use meterline_schemas::reading::Position;
+
+use super::dataflow::{Common, Event};
+use super::dead_letters::DeadLetter;
+use super::discovery::{Change, Command, GivenBack, Order};
+use super::epoch::{Progress, SourcePart};
+use super::error::IngestError;
+use super::series::PendingReading;
+use super::shard::{FeedRules, Routed, route};
+
+/// Records that are polled before the dataflow gets its turn.
+const BATCH: usize = 4096;
+/// Bytes of dead letters after which a worker counts its epoch as full.
+const DEAD_BYTES_MAX: usize = 64 << 20;
+/// How often it is looked whether what follows the last record of a partition is nothing to read.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The source side of one worker.
+pub struct Reader {
+    worker: usize,
+    common: Common,
+    source: Source,
+    decoders: Vec<Decoder>,
+    commands: Receiver<Command>,
+    given_back: Sender<GivenBack>,
+    // All that it ever read, each with whether it is being read now; a place in here is the tag of an assignment.
+    partitions: Vec<(Progress, bool)>,
+    looked: Instant,
+    dead: Vec<DeadLetter>,
+    dead_bytes: usize,
+    /// What was read last.
+    pub batch: Vec<Routed>,
+}
+
+impl Reader {
+    /// One without partitions; they come as commands.
+    pub fn new(
+        worker: usize,
+        common: Common,
+        source: Source,
+        decoders: Vec<Decoder>,
+        commands: Receiver<Command>,
+        given_back: Sender<GivenBack>,
+    ) -> Reader {
+        Reader {
+            worker,
+            common,
+            source,
+            decoders,
+            commands,
+            given_back,
+            partitions: Vec::new(),
+            looked: Instant::now(),
+            dead: Vec::new(),
+            dead_bytes: 0,
+            batch: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Does what discovery says.
+    ///
+    /// # Errors
+    /// The client refuses a partition.
+    pub fn obey(&mut self) -> Result<(), IngestError> {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::GiveBack => self.give_back("a topic is gone, or is another one"),
+                Command::Read(order) => self.take(order)?,
+            }
+        }
+        if let Some(reason) = self.source.doubt().map(str::to_owned) {
+            self.give_back(&reason);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, order: Order) -> Result<(), IngestError> {
+        let Order { topic, topic_id, begin, change, end_offset } = order;
+        let is = |(known, _): &(Progress, bool)| (known.feed, known.partition) == (begin.feed, begin.partition);
+        let tag = match self.partitions.iter().position(is) {
+            Some(known) => known,
+            None => {
+                self.partitions.push((begin, false));
+                self.partitions.len() - 1
+            }
+        };
+        let (progress, reading) = &mut self.partitions[tag];
+        if progress.is_new() {
+            (progress.first_offset, progress.next_offset) = (begin.first_offset, begin.next_offset);
+        }
+        change.apply(progress, topic_id, end_offset);
+        if change != Change::None {
+            self.common.control.passed();
+        }
+        *reading = change != Change::Gone;
+        if *reading {
+            let next_offset = (!progress.is_new()).then_some(progress.next_offset);
+            let assignment = Assignment { topic, partition: progress.partition, next_offset, tag };
+            self.source.assign(std::slice::from_ref(&assignment))?;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, reason: &str) {
+        self.source.close();
+        let mut partitions = Vec::new();
+        for (progress, reading) in &mut self.partitions {
+            if std::mem::take(reading) {
+                partitions.push(*progress);
+            }
+        }
+        // Without discovery the stream is about to end.
+        let _ = self.given_back.send(GivenBack { worker: self.worker, reason: reason.to_owned(), partitions });
+    }
+
+    /// Polls and decodes one batch. Returns how many records there were.
+    ///
+    /// # Errors
+    /// Going on would lose records, or one cannot be decoded and its feed is to fail then.
+    pub fn read(&mut self) -> Result<usize, IngestError> {
+        let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, .. } = self;
+        let mut failed = None;
+        let count = source.poll(BATCH, Duration::ZERO, |record| {
+            let (progress, _) = &mut partitions[record.tag];
+            progress.read(record.offset, record.timestamp_ms);
+            let position =
+                Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
+            match decoders[usize::from(progress.feed)].decode(record.payload, position) {
+                Ok(reading) => batch.push(Routed {
+                    feed: progress.feed,
+                    route: route(&reading.series),
+                    series: reading.series,
+                    reading: PendingReading {
+                        at: reading.at,
+                        value: reading.value,
+                        scale: reading.unit.scale(),
+                        quality: reading.quality,
+                        position,
+                    },
+                    unit: reading.unit,
+                }),
+                Err(refusal) => {
+                    progress.dead += 1;
+                    let feed = &common.feeds[usize::from(progress.feed)];
+                    match feed.bad_records {
+                        BadRecords::Skip => {}
+                        BadRecords::DeadLetter => {
+                            let letter = dead_letter(feed, position, &record, refusal.reason, refusal.detail);
+                            *dead_bytes += letter.payload.as_ref().map_or(0, |bytes| bytes.len()) + letter.detail.len();
+                            dead.push(letter);
+                        }
+                        BadRecords::Fail => {
+                            failed.get_or_insert_with(|| IngestError::BadRecord {
+                                feed: feed.name.to_string(),
+                                topic: feed.topic.to_string(),
+                                partition: position.partition,
+                                offset: position.offset,
+                                refusal: refusal.to_string(),
+                            });
+                        }
+                    }
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if count > 0 {
+            self.common.control.found(count as u64);
+        }
+        if self.dead_bytes > DEAD_BYTES_MAX {
+            self.common.control.fill();
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.look();
+        }
+        Ok(count)
+    }
+
+    // What follows the last record that was handed out may be marks of transactions, and transactions that were aborted:
+    // nothing to read, and so nothing that is behind.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let mut passed = false;
+        for (tag, position) in self.source.positions() {
+            passed |= self.partitions[tag].0.pass(position);
+        }
+        if passed {
+            self.common.control.passed();
+        }
+    }
+
+    /// Leaves an epoch: the coordinator gets what it brought.
+    pub fn hand_in(&mut self, epoch: u64) {
+        self.look();
+        let mut partitions = Vec::with_capacity(self.partitions.len());
+        for (progress, reading) in &mut self.partitions {
+            let topic = &self.common.feeds[usize::from(progress.feed)].topic;
+            if let Some(end) = self.source.end_offset(topic, progress.partition).filter(|_| *reading) {
+                progress.end_offset = end;
+            }
+            progress.end_offset = progress.end_offset.max(progress.next_offset);
+            partitions.push(progress.hand_in());
+        }
+        self.dead_bytes = 0;
+        let part = SourcePart { epoch, partitions, dead: std::mem::take(&mut self.dead) };
+        let _ = self.common.events.send(Event::Source(part));
+    }
+
+    /// The stream cannot go on.
+    pub fn fail(&self, error: IngestError) {
+        let _ = self.common.events.send(Event::Failed(error));
+    }
+}
+
+fn dead_letter(
+    feed: &FeedRules,
+    position: Position,
+    record: &RawRecord<'_>,
+    reason: &'static str,
+    detail: String,
+) -> DeadLetter {
+    DeadLetter {
+        feed: Arc::clone(&feed.name),
+        topic: Arc::clone(&feed.topic),
+        position,
+        key: record.key.map(Box::from),
+        payload: record.payload.map(Box::from),
+        reason,
+        detail,
+    }
+}

@@ -8,9 +8,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use crate::guard::{self, Guarded};
@@ -64,14 +65,54 @@ impl Kafka {
 
     /// Creates `topic`.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
-        let admin: AdminClient<DefaultClientContext> =
-            client(&self.brokers()).create().expect("create an admin client");
+        let (admin, options) = self.admin();
         let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(30)));
         let made = block_on(admin.create_topics([&wanted], &options)).expect("ask for a topic");
         if let Some(Err((name, code))) = made.into_iter().next() {
             panic!("the broker did not create topic {name}: {code}");
         }
+    }
+
+    /// Deletes `topic`.
+    pub fn delete_topic(&self, topic: &str) {
+        let (admin, options) = self.admin();
+        let gone = block_on(admin.delete_topics(&[topic], &options)).expect("ask to delete a topic");
+        assert!(gone.iter().all(Result::is_ok), "{gone:?}");
+    }
+
+    /// Gives `topic` so many partitions in all.
+    pub fn add_partitions(&self, topic: &str, partitions: usize) {
+        let (admin, options) = self.admin();
+        let wanted = NewPartitions::new(topic, partitions);
+        let made = block_on(admin.create_partitions([&wanted], &options)).expect("ask for partitions");
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
+    }
+
+    /// Deletes the records of a partition before `offset`, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let (admin, options) = self.admin();
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("name a partition");
+        block_on(admin.delete_records(&offsets, &options)).expect("delete records");
+    }
+
+    /// The broker stands still, as in a long pause of its machine, until [`Kafka::resume`].
+    pub fn pause(&self) {
+        if let Some(process) = &self.process {
+            process.signal("STOP");
+        }
+    }
+
+    /// The broker goes on.
+    pub fn resume(&self) {
+        if let Some(process) = &self.process {
+            process.signal("CONT");
+        }
+    }
+
+    fn admin(&self) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+        let admin = client(&self.brokers()).create().expect("create an admin client");
+        (admin, AdminOptions::new().request_timeout(Some(Duration::from_secs(30))))
     }
 
     fn try_start(jars: &Path) -> Result<Kafka, String> {

@@ -1,6 +1,8 @@
 //! One deployment in a temporary folder: a configuration, a lake, and the real `meterline` binary as a process.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -194,6 +196,27 @@ impl Sandbox {
         rows.first()?.values().next()?.as_i64()
     }
 
+    /// What the newest engine with `[http] listen = "127.0.0.1:0"` answers at `path`; `None` while it does not.
+    pub fn http(&self, path: &str) -> Option<String> {
+        let log = self.log();
+        let line = log.lines().rev().find(|line| line.contains("metrics at /metrics"))?;
+        let address = line.split("127.0.0.1:").nth(1)?;
+        let port: u16 = address.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()?;
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    /// One figure of `/metrics`, named with its labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.http("/metrics")?;
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
     /// Number of commits of the table `intervals`, looked up without the engine.
     pub fn commits(&self) -> usize {
         let log = self.lake().join("intervals/_delta_log");
@@ -267,6 +290,16 @@ impl Engine {
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.process.ended().is_none()
+    }
+
+    /// It stands still until [`Engine::resume`].
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.process.signal("CONT");
     }
 
     /// Lets files grow again; whether this system has a way to do so for a running process.

@@ -86,18 +86,39 @@ pub fn send(brokers: &str, topic: &str, records: &[Outgoing]) {
     producer.flush(Timeout::After(LIMIT)).expect("deliver the records");
 }
 
+/// A transaction whose records are in the topic, and which is neither committed nor aborted.
+pub struct Transaction(BaseProducer);
+
+impl Transaction {
+    /// Sends `records` in a transaction of a producer of this name.
+    pub fn begin(brokers: &str, name: &str, topic: &str, records: &[Outgoing]) -> Transaction {
+        let producer: BaseProducer =
+            client(brokers).set("transactional.id", name).create().expect("create a transactional producer");
+        producer.init_transactions(LIMIT).expect("begin with transactions");
+        producer.begin_transaction().expect("begin a transaction");
+        queue(&producer, topic, records);
+        // On their way before the end: an aborted transaction is to leave records behind.
+        producer.flush(Timeout::After(LIMIT)).expect("deliver the records");
+        Transaction(producer)
+    }
+
+    /// Ends it well.
+    pub fn commit(self) {
+        self.0.commit_transaction(LIMIT).expect("commit the transaction");
+    }
+
+    /// Ends it badly.
+    pub fn abort(self) {
+        self.0.abort_transaction(LIMIT).expect("abort the transaction");
+    }
+}
+
 /// Sends `records` in one transaction, which is committed or aborted.
 pub fn send_in_transaction(brokers: &str, topic: &str, records: &[Outgoing], commit: bool) {
-    let producer: BaseProducer =
-        client(brokers).set("transactional.id", "tests").create().expect("create a transactional producer");
-    producer.init_transactions(LIMIT).expect("begin with transactions");
-    producer.begin_transaction().expect("begin a transaction");
-    queue(&producer, topic, records);
-    // On their way before the end: an aborted transaction is to leave records behind.
-    producer.flush(Timeout::After(LIMIT)).expect("deliver the records");
+    let transaction = Transaction::begin(brokers, "tests", topic, records);
     match commit {
-        true => producer.commit_transaction(LIMIT).expect("commit the transaction"),
-        false => producer.abort_transaction(LIMIT).expect("abort the transaction"),
+        true => transaction.commit(),
+        false => transaction.abort(),
     }
 }
 

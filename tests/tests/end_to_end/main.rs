@@ -11,3 +11,4 @@ mod harness;
 mod housekeeping;
 mod s3;
 mod spine;
+mod topics;

@@ -1,0 +1,257 @@
+//! What happens to topics: created anew, overtaken by retention, with transactions, with more partitions, with a broker
+//! that stands still. Whatever happens, the counts of each partition add up to the offsets read.
+
+use std::time::Duration;
+
+use meterline_tests::kafka::Kafka;
+use meterline_tests::sandbox::{Engine, Sandbox};
+use meterline_tests::skip::or_skip;
+use meterline_tests::topic::{self, Outgoing, Transaction};
+use meterline_tests::wait;
+use serde_json::{Map, Value};
+
+use crate::harness::kafka;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Fast commits, an address for metrics, and no pipelines beside.
+const SETTINGS: &str = r#"
+[ingest]
+commit_interval = "200ms"
+idle_timeout = "1s"
+workers = 2
+
+[http]
+listen = "127.0.0.1:0"
+
+[policy.hours]
+frequency = "PT1H"
+[policy.hours.retrain]
+when = "false"
+[policy.hours.reforecast]
+when = "false"
+"#;
+
+/// `count` hourly readings of a meter from 2024-01-01 on.
+fn of_meter(meter: &str, first: usize, count: usize) -> Vec<Outgoing> {
+    let record = |n: usize| {
+        let (day, hour) = (1 + n / 24, n % 24);
+        format!(r#"{{"meter_id":"{meter}","ts":"2024-01-{day:02}T{hour:02}:00:00Z","value":{n},"unit":"kWh"}}"#)
+    };
+    (first..first + count).map(|n| Outgoing { key: meter.into(), payload: Some(record(n).into_bytes()) }).collect()
+}
+
+fn hours(first: usize, count: usize) -> Vec<Outgoing> {
+    of_meter("m", first, count)
+}
+
+fn sandbox(kafka: &Kafka, topic: &str, feed: &str) -> Sandbox {
+    Sandbox::reading(&kafka.brokers(), topic, &format!("frequency = \"PT1H\"\n{feed}\n{SETTINGS}"))
+}
+
+fn reconfigure(sandbox: &Sandbox, from: &str, to: &str) {
+    let config = std::fs::read_to_string(sandbox.config()).expect("read the configuration");
+    assert!(config.contains(from));
+    sandbox.configure(&config.replace(from, to));
+}
+
+fn integer(row: &Map<String, Value>, column: &str) -> i64 {
+    row[column].as_i64().unwrap_or_else(|| panic!("{column} of {row:?}"))
+}
+
+/// The rows of `partitions`, of each of which the counts add up to the offsets.
+fn partitions(sandbox: &Sandbox) -> Vec<Map<String, Value>> {
+    let rows = sandbox.sql("SELECT * FROM partitions ORDER BY partition");
+    for row in &rows {
+        let sum = |columns: &[&str]| columns.iter().map(|column| integer(row, column)).sum::<i64>();
+        let offsets = sum(&["earlier_offsets", "next_offset"]) - integer(row, "first_offset");
+        assert_eq!(sum(&["records", "gaps", "expired"]), offsets, "{row:?}");
+        let outcomes = sum(&["accepted", "corrected", "duplicate", "dead", "pending"]);
+        assert_eq!(sum(&["records"]), outcomes, "{row:?}");
+    }
+    rows
+}
+
+fn total(rows: &[Map<String, Value>], column: &str) -> i64 {
+    rows.iter().map(|row| integer(row, column)).sum()
+}
+
+/// Waits until so many records were read and nothing is behind; returns the partitions.
+fn await_read(sandbox: &Sandbox, engine: &mut Engine, records: i64) -> Vec<Map<String, Value>> {
+    wait::until(&format!("{records} records are committed and none is behind"), MINUTE, || {
+        assert!(engine.runs(), "the engine ended by itself");
+        let rows = partitions(sandbox);
+        (total(&rows, "records") == records && total(&rows, "lag_records") == 0).then_some(rows)
+    })
+}
+
+fn assert_fails(sandbox: &Sandbox, mut engine: Engine, words: &[&str]) {
+    assert_eq!(engine.wait(MINUTE).code(), Some(1));
+    let log = sandbox.log();
+    for word in words {
+        assert!(log.contains(word), "`{word}` is not in\n{log}");
+    }
+}
+
+#[test]
+fn a_topic_that_is_created_anew_is_an_error_or_read_from_its_beginning() {
+    let Some(kafka) = kafka("the topic that is created anew") else { return };
+    let (brokers, name) = (kafka.brokers(), "anew");
+    kafka.create_topic(name, 2);
+    let sandbox = sandbox(kafka, name, "on_recreated = \"fail\"");
+    topic::send(&brokers, name, &hours(0, 40));
+    topic::send(&brokers, name, &of_meter("n", 0, 10));
+    let mut engine = sandbox.engine();
+    await_read(&sandbox, &mut engine, 50);
+    // The new one has more records than were read of the old one: offsets alone do not tell.
+    kafka.delete_topic(name);
+    kafka.create_topic(name, 1);
+    topic::send(&brokers, name, &hours(40, 60));
+    assert_fails(&sandbox, engine, &["deleted and created again", "on_recreated"]);
+    // Not even when the engine was away while it happened.
+    assert_fails(&sandbox, sandbox.engine(), &["deleted and created again"]);
+    assert_eq!(total(&partitions(&sandbox), "records"), 50, "nothing of the new one was read");
+
+    reconfigure(&sandbox, "on_recreated = \"fail\"", "on_recreated = \"restart\"");
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 110);
+    assert_eq!(rows.len(), 2, "what was read of a partition that is no longer there stays");
+    assert!(rows.iter().all(|row| integer(row, "incarnation") == 1), "{rows:?}");
+    assert_eq!((total(&rows, "earlier_offsets"), total(&rows, "next_offset")), (50, 60));
+    // Again, under its hands, and away for a while.
+    kafka.delete_topic(name);
+    wait::until("the log says that the topic is gone", MINUTE, || {
+        sandbox.log().contains("topic `anew` does not exist").then_some(())
+    });
+    assert!(engine.runs());
+    kafka.create_topic(name, 3);
+    topic::send(&brokers, name, &hours(100, 30));
+    let rows = await_read(&sandbox, &mut engine, 140);
+    assert_eq!((rows.len(), integer(&rows[0], "incarnation")), (3, 2), "{rows:?}");
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(140));
+}
+
+#[test]
+fn records_that_retention_took_are_an_error_or_counted() {
+    let Some(kafka) = kafka("retention") else { return };
+    let (brokers, name) = (kafka.brokers(), "retention");
+    kafka.create_topic(name, 1);
+    let sandbox = sandbox(kafka, name, "on_expired = \"fail\"");
+    topic::send(&brokers, name, &hours(0, 50));
+    let mut engine = sandbox.engine();
+    await_read(&sandbox, &mut engine, 50);
+    assert_eq!(engine.stop().code(), Some(0));
+    topic::send(&brokers, name, &hours(50, 50));
+    kafka.delete_records(name, 0, 80);
+    assert_fails(&sandbox, sandbox.engine(), &["offsets 50 to 79 of retention/0 are lost", "on_expired"]);
+
+    reconfigure(&sandbox, "on_expired = \"fail\"", "on_expired = \"earliest\"");
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 70);
+    assert_eq!((integer(&rows[0], "expired"), integer(&rows[0], "next_offset")), (30, 100));
+    assert!(sandbox.log().contains("lost_from=50 lost_to=79"));
+    // While it runs, and is slower than retention.
+    engine.pause();
+    std::thread::sleep(Duration::from_millis(500));
+    topic::send(&brokers, name, &hours(100, 60));
+    kafka.delete_records(name, 0, 150);
+    engine.resume();
+    let rows = await_read(&sandbox, &mut engine, 80);
+    assert_eq!((integer(&rows[0], "expired"), integer(&rows[0], "next_offset")), (80, 160));
+    let expired = "meterline_expired_records_total{feed=\"meters\",partition=\"0\"}";
+    assert_eq!(sandbox.metric(expired), Some(80.0));
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(80));
+}
+
+#[test]
+fn transactions_leave_gaps_that_are_counted_and_nothing_behind() {
+    let Some(kafka) = kafka("gaps of transactions") else { return };
+    let (brokers, name) = (kafka.brokers(), "gaps");
+    kafka.create_topic(name, 1);
+    let sandbox = sandbox(kafka, name, "");
+    // Nothing but an aborted transaction; then records between aborted ones, and again an end that is nothing to read.
+    topic::send_in_transaction(&brokers, name, &hours(500, 7), false);
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 0);
+    assert_eq!((integer(&rows[0], "gaps"), integer(&rows[0], "next_offset")), (8, 8));
+    topic::send_in_transaction(&brokers, name, &hours(0, 20), true);
+    topic::send_in_transaction(&brokers, name, &hours(0, 5), false);
+    topic::send_in_transaction(&brokers, name, &hours(20, 20), true);
+    topic::send_in_transaction(&brokers, name, &hours(20, 9), false);
+    let rows = await_read(&sandbox, &mut engine, 40);
+    let end = topic::end_offsets(&brokers, name)[0];
+    assert_eq!((integer(&rows[0], "next_offset"), integer(&rows[0], "gaps")), (end, end - 40));
+    let lag = "meterline_lag_records{feed=\"meters\",partition=\"0\"}";
+    wait::until("/metrics has no lag either", MINUTE, || (sandbox.metric(lag) == Some(0.0)).then_some(()));
+    // Of an open transaction nothing can be read, and nothing is behind.
+    let open = Transaction::begin(&brokers, "open", name, &hours(40, 10));
+    std::thread::sleep(Duration::from_secs(2));
+    await_read(&sandbox, &mut engine, 40);
+    open.commit();
+    await_read(&sandbox, &mut engine, 50);
+    assert_eq!(engine.stop().code(), Some(0));
+    // And it goes on after the marks.
+    let mut engine = sandbox.engine();
+    topic::send(&brokers, name, &hours(50, 10));
+    await_read(&sandbox, &mut engine, 60);
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(60));
+}
+
+#[test]
+fn partitions_that_are_added_are_read_and_empty_ones_hold_nothing_up() {
+    let Some(kafka) = kafka("added partitions") else { return };
+    let (brokers, name) = (kafka.brokers(), "added");
+    kafka.create_topic(name, 1);
+    let sandbox = sandbox(kafka, name, "lateness = \"0s\"");
+    topic::send(&brokers, name, &hours(0, 20));
+    let mut engine = sandbox.engine();
+    await_read(&sandbox, &mut engine, 20);
+    kafka.add_partitions(name, 8);
+    // The new ones are not known to every producer at once.
+    let meters = ["a", "b", "c", "d"];
+    wait::until("the topic has eight partitions", MINUTE, || {
+        (topic::end_offsets(&brokers, name).len() == 8).then_some(())
+    });
+    for meter in meters {
+        topic::send(&brokers, name, &of_meter(meter, 0, 25));
+    }
+    let rows = await_read(&sandbox, &mut engine, 120);
+    assert_eq!(rows.len(), 8);
+    let empty = rows.iter().filter(|row| integer(row, "records") == 0).count();
+    assert!(empty > 0, "some partition has no meter: {rows:?}");
+    wait::until("everything is closed", MINUTE, || {
+        let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
+        (sandbox.number(watermark) == Some(24)).then_some(())
+    });
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
+fn a_broker_that_stands_still_is_waited_for_and_metrics_go_on() {
+    let Some(kafka) = or_skip("the broker that stands still", Kafka::start()) else { return };
+    let (brokers, name) = (kafka.brokers(), "still");
+    kafka.create_topic(name, 1);
+    // Its pause is longer than every time-out.
+    let more = "\n[kafka.properties]\n\"socket.timeout.ms\" = \"2000\"\n\"session.timeout.ms\" = \"3000\"\n";
+    let sandbox = sandbox(&kafka, name, "");
+    sandbox.configure(&(std::fs::read_to_string(sandbox.config()).expect("read it") + more));
+    topic::send(&brokers, name, &hours(0, 30));
+    let mut engine = sandbox.engine();
+    await_read(&sandbox, &mut engine, 30);
+    kafka.pause();
+    let silence = || sandbox.metric("meterline_partition_silence_seconds{feed=\"meters\",partition=\"0\"}");
+    let freshness = || sandbox.metric("meterline_freshness_seconds{feed=\"meters\"}").expect("it is told");
+    let before = freshness();
+    wait::until("metrics tell that nobody answers", MINUTE, || silence().filter(|silence| *silence > 3.0));
+    assert!(freshness() > before);
+    assert!(sandbox.http("/readyz").expect("it answers").contains("meters"));
+    assert!(engine.runs());
+    kafka.resume();
+    topic::send(&brokers, name, &hours(30, 30));
+    await_read(&sandbox, &mut engine, 60);
+    wait::until("the broker answers again", MINUTE, || (silence() == Some(0.0)).then_some(()));
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(60));
+}

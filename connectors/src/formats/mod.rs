@@ -409,14 +409,6 @@ mod tests {
         assert_eq!(nested(1_000_000).unwrap_err().reason, "malformed_record");
     }
 
-    #[test]
-    fn equal_identifiers_share_their_memory() {
-        let mut decoder = decoder();
-        let mut series =
-            || decoder.decode(Some(br#"{"meter":{"id":"a"},"ts":900,"value":1}"#), POSITION).unwrap().series;
-        assert!(Arc::ptr_eq(&series(), &series()));
-    }
-
     proptest! {
         #[test]
         fn no_bytes_make_it_fail(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

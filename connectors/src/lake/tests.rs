@@ -77,6 +77,12 @@ on_every_store!(
     a_commit_that_landed_behind_an_error_is_found_and_not_repeated,
 );
 
+async fn directory() -> (tempfile::TempDir, Lake) {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    (dir, lake)
+}
+
 pub(super) async fn owner(lake: &Lake) -> TableOwner {
     TableOwner::open(lake, &TableDefinition::dead_letters()).await.unwrap()
 }
@@ -331,7 +337,7 @@ async fn merged(lake: &Lake, files: Vec<DataFile>) -> Vec<DataFile> {
 
 #[tokio::test]
 async fn files_are_merged_in_order_and_change_places_in_one_step() {
-    let (_dir, lake) = lake().await;
+    let (_dir, lake) = directory().await;
     let mut owner = owner(&lake).await;
     let mut old = append(&mut owner, &[9, 1, 5], 1).await;
     old.extend(append(&mut owner, &(100..9_000).collect::<Vec<i64>>(), 2).await);
@@ -363,7 +369,7 @@ async fn files_are_merged_in_order_and_change_places_in_one_step() {
 #[tokio::test]
 async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
     for (lands, rival) in [(true, false), (false, false), (true, true), (false, true)] {
-        let (_dir, lake) = lake().await;
+        let (_dir, lake) = directory().await;
         let lies = Arc::new(AtomicU32::new(0));
         let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
         let mut first = owner(&lying).await;
@@ -393,7 +399,7 @@ async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
 
 #[tokio::test]
 async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none() {
-    let (_dir, lake) = lake().await;
+    let (_dir, lake) = directory().await;
     let (mut a, mut b) = (owner(&lake).await, owner(&lake).await);
     let fence = a.claim(JOB).await.unwrap();
     let mut old = append(&mut a, &[1], 1).await;
@@ -414,7 +420,7 @@ async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none(
 
 #[tokio::test]
 async fn only_what_no_kept_version_names_is_deleted() {
-    let (_dir, lake) = lake().await;
+    let (_dir, lake) = directory().await;
     let mut owner = owner(&lake).await;
     let mut old = Vec::new();
     for i in 1..=60 {

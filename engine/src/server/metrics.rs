@@ -76,7 +76,7 @@ impl Collector for Scrape {
             let help = "since a broker last said where partitions end";
             gauge(encoder, "broker_silence", help, SECONDS)?.encode_gauge(&silence.as_secs_f64())?;
         }
-        self.housekeeping(&mut encoder)?;
+        self.housekeeping(encoder)?;
         let taken = self.subject.pulse.committing().unwrap_or_default().as_secs_f64();
         let help = "how long the commit that is being made has taken";
         gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;

@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 use self::auth::Password;
 use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
-use crate::maintenance::service::Summary;
 use crate::ingest::pulse::Pulse;
+use crate::maintenance::service::Summary;
 
 /// Why the endpoints cannot be opened.
 #[derive(Debug, thiserror::Error)]

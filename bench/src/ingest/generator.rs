@@ -1,0 +1,86 @@
+//! The engine's part of the job alone: readings made in memory → rows of intervals and states, ready to be written.
+
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use meterline::ingest::aggregate::Rules;
+use meterline::ingest::series::PendingReading;
+use meterline::ingest::shard::{Budget, FeedRules, Place, Routed, Shard, route};
+use meterline_schemas::Micros;
+use meterline_schemas::config::{FeedConfig, IngestConfig};
+use meterline_schemas::reading::{Position, Quality};
+use meterline_schemas::unit::Unit;
+
+use super::Failure;
+use super::load::{FIRST, QUARTER_HOUR};
+
+/// As a source hands them on.
+const BATCH: usize = 4096;
+
+/// What one worker did.
+#[derive(Debug, Clone, Copy)]
+pub struct Worked {
+    /// Readings per second.
+    pub rate: f64,
+    /// Rows that came of them.
+    pub rows: u64,
+}
+
+/// Readings of so many series through the shards of all workers at once, a thread a processor; by worker.
+pub fn run(readings: u64, series: u64) -> Result<Vec<Worked>, Failure> {
+    let workers = std::thread::available_parallelism()?.get() as u64;
+    let series = (series / workers).max(1);
+    let readings = readings / workers / series * series;
+    let together = Barrier::new(workers as usize);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|worker| {
+                let together = &together;
+                scope
+                    .spawn(move || work(worker, workers, readings, series, together).map_err(|error| error.to_string()))
+            })
+            .collect();
+        threads.into_iter().map(|thread| Ok(thread.join().map_err(|_| "a worker panicked")??)).collect()
+    })
+}
+
+// What a worker does between its source and the committer, epoch by epoch. All use of the engine's inside is here.
+fn work(worker: u64, workers: u64, readings: u64, series: u64, together: &Barrier) -> Result<Worked, Failure> {
+    let ids: Vec<Arc<str>> = (0..series).map(|number| format!("meter-{worker}-{number:06}").into()).collect();
+    let settings = IngestConfig::default();
+    let feed = FeedConfig::new("readings", "meter_id", "ts", "value");
+    let rules = Rules::new(&feed, settings.remembered_intervals)?;
+    let (name, topic) = (Arc::from("meters"), Arc::from("readings"));
+    let mut shard = Shard::new([FeedRules { name, topic, rules, bad_records: feed.bad_records }].into(), Budget::AMPLE);
+    let epoch_max = settings.commit_records / workers;
+    let mut batch: Vec<Routed> = Vec::with_capacity(BATCH);
+    let (mut sent, mut in_epoch, mut rows) = (0, 0, 0);
+    together.wait();
+    let began = Instant::now();
+    while sent < readings {
+        for number in sent..readings.min(sent + BATCH as u64) {
+            let interval = (number / series) as i64;
+            let id = &ids[(number % series) as usize];
+            let at = FIRST + (interval + 1) * QUARTER_HOUR;
+            let position = Position { timestamp_ms: at / 1000, partition: worker as i32, offset: number as i64 };
+            let value = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / 1e6;
+            let reading = PendingReading { at, value, unit: Unit::KW, quality: Quality::Measured, position };
+            batch.push(Routed { feed: 0, route: route(id), series: Arc::clone(id), reading });
+        }
+        sent += batch.len() as u64;
+        in_epoch += batch.len() as u64;
+        batch.drain(..).for_each(|routed| shard.apply(routed, Micros::MIN));
+        if in_epoch >= epoch_max || sent >= readings {
+            in_epoch = 0;
+            let part = shard.finish(Place { seq: 1, rewrite_from: i64::MAX })?;
+            rows += part.rows.iter().map(|rows| rows.rows.len() as u64).sum::<u64>();
+            std::hint::black_box(part);
+            shard.census_changes().drain().for_each(drop);
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    if rows != readings {
+        return Err(format!("{readings} readings became {rows} intervals").into());
+    }
+    Ok(Worked { rate: readings as f64 / seconds, rows })
+}

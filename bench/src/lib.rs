@@ -4,3 +4,4 @@
 pub mod ingest;
 pub mod quality;
 pub mod report;
+pub mod soak;

@@ -16,6 +16,7 @@ pub mod bytes;
 pub mod config;
 pub mod facts;
 pub mod frequency;
+pub mod labels;
 pub mod quantiles;
 pub mod reading;
 pub mod tables;

@@ -1,5 +1,7 @@
 //! `[feed.NAME]`: one Kafka topic and how its records are understood.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::frequency::Frequency;
@@ -54,6 +56,10 @@ pub struct FeedConfig {
     /// Native frequency of every series of the feed. Default: detected per series.
     #[serde(default)]
     pub frequency: Option<Frequency>,
+    /// Labels of the series (site, feeder, …) with the field that holds each, for roll-ups: texts or whole numbers. An interval
+    /// has those of the reading that it comes from. Default none.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// What happens to a record that cannot be read. Default `dead_letter`.
     #[serde(default)]
     pub bad_records: BadRecords,
@@ -156,6 +162,7 @@ impl FeedConfig {
             lateness: quarter_hour(),
             max_ahead: day(),
             frequency: None,
+            labels: BTreeMap::new(),
             bad_records: BadRecords::DeadLetter,
             on_recreated: OnRecreated::Fail,
             on_expired: OnExpired::Fail,

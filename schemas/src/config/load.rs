@@ -195,6 +195,9 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
             );
         }
     }
+    if let Some((key, message, remedy)) = super::rollup::fault(config) {
+        return refuse(&key, message, &remedy);
+    }
     let mut frequencies: std::collections::BTreeMap<Frequency, &String> = std::collections::BTreeMap::new();
     for (name, policy) in &config.policy {
         let key = format!("policy.{name}.frequency");

@@ -8,6 +8,7 @@ mod lake;
 mod load;
 mod maintenance;
 mod policy;
+mod rollup;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
     Approval, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig, resolve_policy,
 };
+pub use rollup::{LabelsConfig, RollupConfig, RollupFrequency, RollupValue};
 
 use crate::bytes::Bytes;
 use crate::time::{HOUR, MINUTE, SECOND, Span};
@@ -47,6 +49,10 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// One entry a topic.
     pub feed: BTreeMap<String, FeedConfig>,
+    /// Labels of series from files and topics.
+    pub labels: BTreeMap<String, LabelsConfig>,
+    /// Series that are the sums of others.
+    pub rollup: BTreeMap<String, RollupConfig>,
     /// One entry a frequency; each has defaults, so none is needed.
     pub policy: BTreeMap<String, PolicyConfig>,
 }

@@ -18,6 +18,7 @@ mod clock;
 mod csv;
 mod form;
 mod json;
+pub mod labels;
 mod merge;
 mod parquet;
 mod sorted;

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::json::Paths;
-use super::{FIELDS, Scalar};
+use super::{Found, Scalar};
 
 /// Digits of a whole number that surely fits `i64`.
 const INTEGER_DIGITS_MAX: u32 = 18;
@@ -19,8 +19,8 @@ const POWERS: [f64; 23] = [
 ];
 
 /// The fields of a flat record, or `None` where the full parser has to look at it.
-pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<[Scalar<'a>; FIELDS]> {
-    let mut found = [const { Scalar::Missing }; FIELDS];
+pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<Found<'a>> {
+    let mut found = paths.nothing();
     let mut at = Cursor { text, at: 0 };
     at.space();
     at.byte(b'{')?;
@@ -159,7 +159,8 @@ mod tests {
     use super::*;
 
     fn paths() -> Paths {
-        Paths::new([Some("id"), Some("ts"), Some("v"), Some("nested.unit"), None])
+        let labels = ["other".to_owned(), "nested.site".to_owned(), "id".to_owned()];
+        Paths::new([Some("id"), Some("ts"), Some("v"), Some("nested.unit"), None], labels.iter())
     }
 
     #[test]
@@ -167,8 +168,9 @@ mod tests {
         let text = r#" {"id": "m1", "ts":"2024-05-01T00:15:00Z","v":-12.50, "n":null,"x":true , "v2":17}  "#;
         let found = extract(&paths(), text).unwrap();
         let id = |text| Scalar::Text(Cow::Borrowed(text));
-        assert_eq!(found[..3], [id("m1"), id("2024-05-01T00:15:00Z"), Scalar::Float(-12.5)]);
-        assert_eq!(extract(&paths(), "{}").unwrap(), [const { Scalar::Missing }; FIELDS]);
+        assert_eq!(found.fields[..3], [id("m1"), id("2024-05-01T00:15:00Z"), Scalar::Float(-12.5)]);
+        assert_eq!(found.labels, [Scalar::Missing, Scalar::Missing, id("m1")]);
+        assert_eq!(extract(&paths(), "{}").unwrap(), paths().nothing());
     }
 
     #[test]

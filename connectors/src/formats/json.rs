@@ -9,21 +9,28 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::{FIELDS, Refusal, Scalar, flat, reason, shortened};
+use super::{FIELDS, Found, Refusal, Scalar, flat, reason, shortened};
 
 /// The paths to the fields of a record, as a trie.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     children: Vec<(Box<str>, Paths)>,
-    // Which of the fields end here; a bit each.
-    fields: u8,
+    // Which of the fields end here; a bit each. Labels come after the fields that every record has.
+    fields: u64,
+    // At the root: number of labels.
+    labels: usize,
 }
 
 impl Paths {
-    /// One dot-separated path a field; `None` where the feed does not configure it.
-    pub(super) fn new(paths: [Option<&str>; FIELDS]) -> Paths {
-        let mut root = Paths::default();
-        for (field, path) in paths.into_iter().enumerate() {
+    /// One dot-separated path a field; `None` where the feed does not configure it. Labels beyond the 59th are not looked for;
+    /// a checked configuration has fewer.
+    pub(super) fn new<'p>(
+        paths: [Option<&'p str>; FIELDS],
+        labels: impl ExactSizeIterator<Item = &'p String>,
+    ) -> Paths {
+        let mut root = Paths { labels: labels.len().min(u64::BITS as usize - FIELDS), ..Paths::default() };
+        let paths = paths.into_iter().chain(labels.map(|path| Some(path.as_str())));
+        for (field, path) in (0..u64::BITS).zip(paths) {
             let Some(path) = path else { continue };
             let mut node = &mut root;
             for name in path.split('.') {
@@ -41,8 +48,13 @@ impl Paths {
         root
     }
 
+    /// Where the fields of one record will be.
+    pub(super) fn nothing<'a>(&self) -> Found<'a> {
+        Found { fields: [const { Scalar::Missing }; FIELDS], labels: vec![Scalar::Missing; self.labels] }
+    }
+
     /// The fields of one record.
-    pub(super) fn extract<'a>(&self, record: &'a [u8]) -> Result<[Scalar<'a>; FIELDS], Refusal> {
+    pub(super) fn extract<'a>(&self, record: &'a [u8]) -> Result<Found<'a>, Refusal> {
         let malformed = |what: &dyn fmt::Display| {
             let shown = shortened(&String::from_utf8_lossy(&record[..record.len().min(256)]));
             Refusal::new(reason::MALFORMED_RECORD, format!("the record is not valid JSON: {what}; it begins `{shown}`"))
@@ -65,8 +77,8 @@ impl Paths {
     }
 
     /// The full parser.
-    pub(super) fn parse<'a>(&self, text: &'a str) -> Result<[Scalar<'a>; FIELDS], sonic_rs::Error> {
-        let mut found = [const { Scalar::Missing }; FIELDS];
+    pub(super) fn parse<'a>(&self, text: &'a str) -> Result<Found<'a>, sonic_rs::Error> {
+        let mut found = self.nothing();
         let mut parser = sonic_rs::Deserializer::from_str(text);
         let walk = Walk { paths: self, found: &mut found };
         walk.deserialize(&mut parser)?;
@@ -75,18 +87,18 @@ impl Paths {
     }
 
     /// Keeps the value of a key of the outermost object, if a field ends there.
-    pub(super) fn keep_child<'a>(&self, key: &str, value: Scalar<'a>, found: &mut [Scalar<'a>; FIELDS]) {
+    pub(super) fn keep_child<'a>(&self, key: &str, value: Scalar<'a>, found: &mut Found<'a>) {
         if let Some((_, paths)) = self.children.iter().find(|(name, _)| **name == *key) {
             Walk { paths, found }.keep(value);
         }
     }
 }
 
-static NO_PATHS: Paths = Paths { children: Vec::new(), fields: 0 };
+static NO_PATHS: Paths = Paths { children: Vec::new(), fields: 0, labels: 0 };
 
 struct Walk<'p, 'f, 'a> {
     paths: &'p Paths,
-    found: &'f mut [Scalar<'a>; FIELDS],
+    found: &'f mut Found<'a>,
 }
 
 impl<'a> Walk<'_, '_, 'a> {
@@ -94,7 +106,7 @@ impl<'a> Walk<'_, '_, 'a> {
         if self.paths.fields == 0 {
             return;
         }
-        for (field, slot) in self.found.iter_mut().enumerate() {
+        for (field, slot) in self.found.fields.iter_mut().chain(&mut self.found.labels).enumerate() {
             if self.paths.fields & (1 << field) != 0 {
                 *slot = scalar.clone();
             }

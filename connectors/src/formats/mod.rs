@@ -6,6 +6,9 @@
 
 mod flat;
 mod json;
+mod labels;
+
+pub use labels::{LabelDecoder, LabelRecord};
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -15,6 +18,7 @@ use compact_str::CompactString;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{FeedConfig, Format};
+use meterline_schemas::labels::{LabelValues, ROLLUP_PREFIX};
 use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
 use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
@@ -45,6 +49,10 @@ pub mod reason {
     pub const UNIT_INVALID: &str = "unit_invalid";
     /// The quality is none of the known ones.
     pub const QUALITY_INVALID: &str = "quality_invalid";
+    /// A label is neither a text of at most 256 bytes nor a whole number.
+    pub const LABEL_INVALID: &str = "label_invalid";
+    /// The series has an identifier as roll-ups have.
+    pub const SERIES_RESERVED: &str = "series_reserved";
 }
 
 /// Longest series identifier, in bytes.
@@ -79,6 +87,9 @@ pub fn check(series: &str, at: Micros, value: f64, unit: &Unit, kind: ValueKind)
         let detail = format!("{}: an identifier must have 1 to {SERIES_BYTES_MAX} bytes", of());
         return Err(Refusal::new(reason::SERIES_INVALID, detail));
     }
+    if series.starts_with(ROLLUP_PREFIX) {
+        return Err(reserved(series));
+    }
     if !(stamp::EARLIEST..stamp::LATEST).contains(&at) {
         let detail = format!("{} is not between the years 1900 and 2199", of());
         return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
@@ -89,8 +100,24 @@ pub fn check(series: &str, at: Micros, value: f64, unit: &Unit, kind: ValueKind)
     unit.check(kind).map_err(|remedy| Refusal::new(reason::UNIT_INVALID, format!("{}: {remedy}", of())))
 }
 
-/// Number of fields that a record may have.
+fn reserved(series: &str) -> Refusal {
+    let detail = format!(
+        "the identifier `{}` begins with `{ROLLUP_PREFIX}`, as those of roll-ups do: set `series_prefix` for this feed",
+        shortened(series)
+    );
+    Refusal::new(reason::SERIES_RESERVED, detail)
+}
+
+/// Number of fields that a record may have, beside labels.
 const FIELDS: usize = 5;
+
+/// What a format found of a record.
+#[derive(Debug, Clone, PartialEq)]
+struct Found<'a> {
+    fields: [Scalar<'a>; FIELDS],
+    // In the order of the configuration; empty, and nothing allocated, where a feed has none.
+    labels: Vec<Scalar<'a>>,
+}
 
 /// One field as a format found it.
 #[derive(Debug, Clone, PartialEq)]
@@ -136,6 +163,7 @@ pub struct Decoder {
     kind: ValueKind,
     units: Vec<(String, Unit)>,
     scratch: String,
+    labels: Option<labels::LabelSets>,
 }
 
 impl Decoder {
@@ -144,13 +172,16 @@ impl Decoder {
         let optional = |name: &Option<String>| name.clone().unwrap_or_default();
         let Format::Json = feed.format;
         Ok(Decoder {
-            paths: json::Paths::new([
-                Some(&feed.series),
-                Some(&feed.time),
-                Some(&feed.value),
-                feed.unit_field.as_deref(),
-                feed.quality.as_deref(),
-            ]),
+            paths: json::Paths::new(
+                [
+                    Some(&feed.series),
+                    Some(&feed.time),
+                    Some(&feed.value),
+                    feed.unit_field.as_deref(),
+                    feed.quality.as_deref(),
+                ],
+                feed.labels.values(),
+            ),
             names: [
                 feed.series.clone(),
                 feed.time.clone(),
@@ -164,7 +195,13 @@ impl Decoder {
             kind: feed.kind,
             units: Vec::new(),
             scratch: String::new(),
+            labels: (!feed.labels.is_empty()).then(|| labels::LabelSets::new(feed.labels.values())),
         })
+    }
+
+    /// The labels of the record that was decoded last, in the order of the feed's `labels`; `None` for a feed without.
+    pub fn labels(&self) -> Option<&LabelValues> {
+        self.labels.as_ref().and_then(labels::LabelSets::last)
     }
 
     /// Decodes one record that came from `position`.
@@ -172,12 +209,15 @@ impl Decoder {
         let Some(record) = record.filter(|record| !record.is_empty()) else {
             return Err(Refusal::new(reason::EMPTY_RECORD, "the record has no payload"));
         };
-        let [series, time, value, unit, quality] = self.paths.extract(record)?;
+        let Found { fields: [series, time, value, unit, quality], labels } = self.paths.extract(record)?;
         let at = self.time(&time)?;
         let value = self.value(&value)?;
         let unit = self.unit(&unit)?;
         let quality = self.quality(&quality)?;
         let series = self.series(&series)?;
+        if let Some(sets) = &mut self.labels {
+            sets.take(&labels)?;
+        }
         Ok(Reading { series, at, value, unit, quality, position })
     }
 
@@ -210,6 +250,9 @@ impl Decoder {
             let wanted = format!("it must have 1 to {SERIES_BYTES_MAX} bytes");
             let detail = format!("series field `{}` is `{}`; {wanted}", self.names[0], shortened(id));
             return Err(Refusal::new(reason::SERIES_INVALID, detail));
+        }
+        if id.starts_with(ROLLUP_PREFIX) {
+            return Err(reserved(id));
         }
         Ok(CompactString::from(id))
     }
@@ -296,6 +339,8 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use meterline_schemas::time::MINUTE;
     use proptest::prelude::*;
@@ -407,6 +452,39 @@ mod tests {
         };
         assert_eq!(nested(100), Ok(1.0));
         assert_eq!(nested(1_000_000).unwrap_err().reason, "malformed_record");
+    }
+
+    #[test]
+    fn labels_are_read_and_equal_sets_share_their_memory() {
+        let mut feed = FeedConfig::new("t", "id", "ts", "v");
+        feed.labels = [("feeder".into(), "place.feeder".into()), ("site".into(), "site".into())].into();
+        let mut decoder = Decoder::new(&feed).unwrap();
+        let mut labels = |rest: &str| {
+            let record = format!(r#"{{"id":"a","ts":900,"v":1{rest}}}"#);
+            decoder.decode(Some(record.as_bytes()), POSITION).map(|_| decoder.labels().cloned().unwrap())
+        };
+        let text = |text: &str| Some(Arc::from(text));
+        let both = labels(r#","site":17,"place":{"feeder":"f\u0031"}"#).unwrap();
+        assert_eq!(*both, [text("f1"), text("17")]);
+        assert!(Arc::ptr_eq(&both, &labels(r#","place":{"feeder":"f1"},"site":"17""#).unwrap()));
+        assert_eq!(*labels(r#","site":"","place":null"#).unwrap(), [None, None]);
+        for wrong in [r#","site":1.5"#.to_owned(), r#","site":[]"#.into(), format!(r#","site":"{}""#, "x".repeat(257))]
+        {
+            let refusal = labels(&wrong).unwrap_err();
+            assert_eq!(refusal.reason, "label_invalid");
+            assert!(refusal.detail.contains("`site`"), "{refusal}");
+        }
+        assert_eq!(Decoder::new(&FeedConfig::new("t", "id", "ts", "v")).unwrap().labels(), None);
+    }
+
+    #[test]
+    fn identifiers_of_roll_ups_are_refused() {
+        let mut decoder = Decoder::new(&FeedConfig::new("t", "id", "ts", "v")).unwrap();
+        let record = br#"{"id":"rollup.grid:region=a@PT1H","ts":900,"v":1}"#;
+        let refusal = decoder.decode(Some(record), POSITION).unwrap_err();
+        assert_eq!(refusal.reason, "series_reserved");
+        assert!(refusal.detail.contains("series_prefix"), "{refusal}");
+        assert_eq!(check("rollup.x", 0, 1.0, &Unit::KWH, ValueKind::Interval).unwrap_err().reason, "series_reserved");
     }
 
     proptest! {

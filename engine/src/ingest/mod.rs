@@ -32,6 +32,7 @@ pub mod pulse;
 pub mod reader;
 pub mod recall;
 pub mod requests;
+pub mod rollup;
 pub mod rows;
 mod samples;
 pub mod segments;

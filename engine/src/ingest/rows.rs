@@ -2,6 +2,7 @@
 
 use meterline_schemas::Micros;
 use meterline_schemas::reading::{Position, Quality};
+use serde::{Deserialize, Serialize};
 
 /// Where a row goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,7 +14,7 @@ pub enum Layer {
 }
 
 /// What a later reading can change in a row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Content {
     /// In the stored unit of the series.
     pub value: f64,

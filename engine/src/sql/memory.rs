@@ -13,9 +13,9 @@ use crate::ingest::state::{IngestState, PartitionState};
 use crate::metadata::records::{DecisionRecord, ModelRecord, RunRecord, StepRecord};
 
 /// A column: its name and values.
-type Column = (&'static str, ArrayRef);
+pub(super) type Column = (&'static str, ArrayRef);
 
-fn text<T: Into<String>>(name: &'static str, values: impl Iterator<Item = Option<T>>) -> Column {
+pub(super) fn text<T: Into<String>>(name: &'static str, values: impl Iterator<Item = Option<T>>) -> Column {
     (name, Arc::new(values.map(|v| v.map(Into::into)).collect::<StringArray>()))
 }
 
@@ -31,11 +31,11 @@ fn truth(name: &'static str, values: impl Iterator<Item = Option<bool>>) -> Colu
     (name, Arc::new(values.collect::<BooleanArray>()))
 }
 
-fn instant(name: &'static str, values: impl Iterator<Item = Option<Micros>>) -> Column {
+pub(super) fn instant(name: &'static str, values: impl Iterator<Item = Option<Micros>>) -> Column {
     (name, Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC")))
 }
 
-fn batch(columns: Vec<Column>) -> Result<RecordBatch, ArrowError> {
+pub(super) fn batch(columns: Vec<Column>) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)))
 }
 

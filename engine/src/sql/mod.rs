@@ -8,6 +8,7 @@
 mod as_of;
 mod catalog;
 mod error;
+pub mod labels;
 pub(crate) mod layers;
 mod memory;
 mod provider;

@@ -1,0 +1,214 @@
+//! The labels of one series over time, from both of their sources.
+
+use std::sync::Arc;
+
+use meterline_schemas::Micros;
+use meterline_schemas::labels::LabelValues;
+use meterline_schemas::reading::Position;
+use serde::{Deserialize, Serialize};
+
+use super::plan::Label;
+
+/// Runs of intervals with the same labels above which neighbours with a gap between them are taken for one run.
+const RUNS_MAX: usize = 64;
+
+/// Intervals in a row whose readings had the same labels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Start of the first one.
+    pub from: Micros,
+    /// End of the last one.
+    pub to: Micros,
+    /// Labels in the order of the feed.
+    pub labels: LabelValues,
+}
+
+/// What a source said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Given {
+    /// Number of the source.
+    pub source: u16,
+    /// From here on …
+    pub valid_from: Micros,
+    /// … these hold, in the order of the source.
+    pub labels: LabelValues,
+    /// Where it came from.
+    pub position: Position,
+}
+
+/// The labels of a series.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    // In order, apart from each other or with different labels.
+    runs: Vec<Run>,
+    // By source and instant.
+    given: Vec<Given>,
+}
+
+impl History {
+    /// One that is put together again.
+    pub fn restore(runs: Vec<Run>, given: Vec<Given>) -> History {
+        History { runs, given }
+    }
+
+    /// What readings had.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// What sources said.
+    pub fn given(&self) -> &[Given] {
+        &self.given
+    }
+
+    /// The reading of the interval `[start, end)` has these labels. Whether that may have changed what holds when.
+    pub fn read(&mut self, start: Micros, end: Micros, labels: &LabelValues) -> bool {
+        if let Some(last) = self.runs.last_mut()
+            && last.from <= start
+            && (Arc::ptr_eq(&last.labels, labels) || last.labels == *labels)
+        {
+            if start <= last.to {
+                last.to = last.to.max(end);
+            } else {
+                self.runs.push(Run { from: start, to: end, labels: Arc::clone(labels) });
+                self.limit();
+            }
+            return false;
+        }
+        self.replace(start, end, labels);
+        self.limit();
+        true
+    }
+
+    fn replace(&mut self, start: Micros, end: Micros, labels: &LabelValues) {
+        let mut runs: Vec<Run> = Vec::with_capacity(self.runs.len() + 2);
+        let mut push = |run: Run| match runs.last_mut() {
+            Some(last) if last.to == run.from && last.labels == run.labels => last.to = run.to,
+            _ => runs.push(run),
+        };
+        let mut mine = Some(Run { from: start, to: end, labels: Arc::clone(labels) });
+        for run in std::mem::take(&mut self.runs) {
+            if run.from < start {
+                push(Run { to: run.to.min(start), ..run.clone() });
+            }
+            if run.to > end {
+                if let Some(mine) = mine.take() {
+                    push(mine);
+                }
+                push(Run { from: run.from.max(end), ..run });
+            }
+        }
+        if let Some(mine) = mine {
+            push(mine);
+        }
+        self.runs = runs;
+    }
+
+    // A series with a gap a day would otherwise grow without end. Only a reading that comes late, into such a gap, with other
+    // labels than both of its neighbours is then taken for a shorter stay than it may have been.
+    fn limit(&mut self) {
+        while self.runs.len() > RUNS_MAX {
+            let alike = self.runs.windows(2).position(|pair| pair[0].labels == pair[1].labels);
+            let Some(index) = alike else { return };
+            let next = self.runs.remove(index + 1);
+            self.runs[index].to = next.to;
+        }
+    }
+
+    /// A source said something. Whether it is news.
+    pub fn say(&mut self, given: Given) -> bool {
+        match self.given.binary_search_by_key(&(given.source, given.valid_from), |g| (g.source, g.valid_from)) {
+            Ok(index) if self.given[index].position >= given.position => false,
+            Ok(index) => {
+                let changed = self.given[index].labels != given.labels;
+                self.given[index] = given;
+                changed
+            }
+            Err(index) => {
+                self.given.insert(index, given);
+                true
+            }
+        }
+    }
+
+    /// Instants from which something else may hold, in no order.
+    pub fn changes(&self) -> impl Iterator<Item = Micros> + '_ {
+        let runs = self.runs.iter().map(|run| run.from);
+        runs.chain(self.given.iter().map(|given| given.valid_from))
+    }
+
+    /// The value of a label of a series of this feed at an instant.
+    pub fn value(&self, label: &Label, feed: u16, at: Micros) -> Option<Arc<str>> {
+        let given = label.given.and_then(|(source, place)| {
+            let next = self.given.partition_point(|given| (given.source, given.valid_from) <= (source, at));
+            let given = self.given.get(next.checked_sub(1)?).filter(|given| given.source == source)?;
+            given.labels.get(place)?.clone()
+        });
+        given.or_else(|| {
+            let place = (*label.of_feed.get(usize::from(feed))?)?;
+            let next = self.runs.partition_point(|run| run.from <= at);
+            self.runs.get(next.checked_sub(1)?)?.labels.get(place)?.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn labels(value: u8) -> LabelValues {
+        [Some(Arc::from(value.to_string()))].into()
+    }
+
+    fn label() -> Label {
+        Label { name: "site".into(), of_feed: vec![Some(0)], given: Some((1, 0)) }
+    }
+
+    #[test]
+    fn a_source_goes_before_the_readings_and_the_greater_position_counts() {
+        let mut history = History::default();
+        history.read(0, 1, &labels(1));
+        let say = |history: &mut History, valid_from, value: Option<u8>, offset| {
+            let labels = [value.map(|value| Arc::from(value.to_string()))].into();
+            let position = Position { timestamp_ms: 0, partition: 0, offset };
+            history.say(Given { source: 1, valid_from, labels, position })
+        };
+        assert!(say(&mut history, 5, Some(2), 7));
+        assert!(!say(&mut history, 5, Some(3), 6));
+        assert!(!say(&mut history, 5, Some(2), 8));
+        assert!(say(&mut history, 9, None, 1));
+        let values: Vec<Option<Arc<str>>> = [4, 5, 8, 9].map(|at| history.value(&label(), 0, at)).into();
+        assert_eq!(values, [Some("1".into()), Some("2".into()), Some("2".into()), Some("1".into())]);
+        assert_eq!(history.value(&label(), 7, 4), None);
+    }
+
+    proptest! {
+        /// Whatever the order in which intervals come and are corrected: each has the labels of its last reading, a gap
+        /// those of the interval before it.
+        #[test]
+        fn runs_are_what_the_readings_say(reads in prop::collection::vec((0..40i64, 0..3u8), 1..60)) {
+            let mut history = History::default();
+            let mut truth = std::collections::BTreeMap::new();
+            for (at, value) in reads {
+                history.read(at, at + 1, &labels(value));
+                truth.insert(at, value);
+            }
+            for at in 0..42 {
+                let expected = truth.range(..=at).next_back().map(|(_, value)| Arc::from(value.to_string()));
+                prop_assert_eq!(history.value(&label(), 0, at), expected, "at {}", at);
+            }
+        }
+    }
+
+    #[test]
+    fn gaps_do_not_make_it_grow() {
+        let mut history = History::default();
+        for at in 0..1000 {
+            history.read(2 * at, 2 * at + 1, &labels(1));
+        }
+        assert!(history.runs().len() <= RUNS_MAX);
+        assert_eq!(history.value(&label(), 0, 1999), Some("1".into()));
+    }
+}

@@ -1,0 +1,144 @@
+//! One series: to which groups it belongs when.
+
+use std::sync::Arc;
+
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
+
+use super::history::History;
+use super::plan::{Plan, Rollup};
+
+/// What must be remembered of a series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberState {
+    /// Its identifier.
+    pub series: Arc<str>,
+    /// Number of its feed.
+    pub feed: u16,
+    /// The unit that its values are stored in; `None` before its first interval.
+    pub unit: Option<Unit>,
+    /// Start of its first interval of each frequency, in order.
+    pub began: Vec<(Micros, Frequency)>,
+    /// Its labels.
+    pub history: History,
+}
+
+impl MemberState {
+    /// A series of which nothing is known.
+    pub fn new(series: Arc<str>) -> MemberState {
+        MemberState { series, feed: u16::MAX, unit: None, began: Vec::new(), history: History::default() }
+    }
+
+    /// It has an interval of this frequency; whether that changes when it began.
+    pub fn began(&mut self, start: Micros, frequency: Frequency) -> bool {
+        match self.began.iter_mut().find(|(_, known)| *known == frequency) {
+            Some((first, _)) if *first <= start => return false,
+            Some((first, _)) => *first = start,
+            None => self.began.push((start, frequency)),
+        }
+        self.began.sort_unstable();
+        true
+    }
+
+    /// Start of its first interval.
+    pub fn first(&self) -> Option<Micros> {
+        self.began.first().map(|(start, _)| *start)
+    }
+
+    fn frequency(&self, at: Micros) -> Option<Frequency> {
+        let next = self.began.partition_point(|(start, _)| *start <= at);
+        self.began.get(next.checked_sub(1)?).map(|(_, frequency)| *frequency)
+    }
+}
+
+/// Number of a path in [`Paths`]: the groups of one roll-up to which a series belongs.
+pub type Path = u32;
+
+/// From an instant on, a series belongs to these groups and has this frequency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The instant.
+    pub from: Micros,
+    /// The groups; `None`: it belongs to none.
+    pub path: Option<Path>,
+    /// The frequency.
+    pub frequency: Frequency,
+}
+
+/// The paths that a worker has seen, so that comparing two is comparing numbers.
+#[derive(Debug, Default)]
+pub struct Paths {
+    numbers: hashbrown::HashMap<(u16, Arc<str>), Path>,
+    paths: Vec<(u16, Box<[Arc<str>]>)>,
+}
+
+impl Paths {
+    fn number(&mut self, rollup: u16, groups: Vec<Arc<str>>) -> Option<Path> {
+        let deepest = groups.last()?;
+        let key = (rollup, Arc::clone(deepest));
+        if let Some(number) = self.numbers.get(&key) {
+            return Some(*number);
+        }
+        let number = self.paths.len() as Path;
+        // A group's text is the same text wherever it is: it is kept in many places.
+        let shared = groups.iter().map(|group| self.shared(rollup, group)).collect();
+        self.paths.push((rollup, shared));
+        self.numbers.insert(key, number);
+        Some(number)
+    }
+
+    fn shared(&self, rollup: u16, group: &Arc<str>) -> Arc<str> {
+        self.numbers
+            .get_key_value(&(rollup, Arc::clone(group)))
+            .map_or_else(|| Arc::clone(group), |(k, _)| Arc::clone(&k.1))
+    }
+
+    /// The roll-up of a path and its groups, from the top down.
+    pub fn get(&self, path: Path) -> Option<(u16, &[Arc<str>])> {
+        self.paths.get(path as usize).map(|(rollup, groups)| (*rollup, &**groups))
+    }
+}
+
+/// When a series belongs to which groups of a roll-up, from its first interval on; nothing if it takes no part.
+pub fn pieces(state: &MemberState, plan: &Plan, number: u16, rollup: &Rollup, paths: &mut Paths) -> Vec<Piece> {
+    let (Some(first), Some(unit)) = (state.first(), &state.unit) else { return Vec::new() };
+    if !rollup.takes(state.feed, unit) {
+        return Vec::new();
+    }
+    let mut instants: Vec<Micros> = state.history.changes().filter(|at| *at > first).collect();
+    instants.extend(state.began.iter().map(|(start, _)| *start));
+    instants.sort_unstable();
+    instants.dedup();
+    let mut pieces: Vec<Piece> = Vec::with_capacity(1);
+    for from in instants {
+        let Some(frequency) = state.frequency(from) else { continue };
+        let groups = plan.groups(rollup, |label| state.history.value(label, state.feed, from));
+        let path = paths.number(number, groups);
+        if pieces.last().is_none_or(|last| (last.path, last.frequency) != (path, frequency)) {
+            pieces.push(Piece { from, path, frequency });
+        }
+    }
+    pieces
+}
+
+/// The groups at an instant.
+pub fn path_at(pieces: &[Piece], at: Micros) -> Option<Path> {
+    let next = pieces.partition_point(|piece| piece.from <= at);
+    pieces.get(next.checked_sub(1)?)?.path
+}
+
+/// From the first to the last instant before `end` at which the groups differ.
+pub fn difference(before: &[Piece], after: &[Piece], end: Micros) -> Option<(Micros, Micros)> {
+    let mut instants: Vec<Micros> = before.iter().chain(after).map(|piece| piece.from).filter(|at| *at < end).collect();
+    instants.sort_unstable();
+    instants.dedup();
+    let mut range: Option<(Micros, Micros)> = None;
+    for (index, at) in instants.iter().enumerate() {
+        if path_at(before, *at) != path_at(after, *at) {
+            let to = instants.get(index + 1).copied().unwrap_or(end);
+            range = Some((range.map_or(*at, |(from, _)| from), to));
+        }
+    }
+    range
+}

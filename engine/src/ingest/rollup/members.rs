@@ -174,7 +174,7 @@ impl Members {
     pub fn moved(&mut self, rows: impl IntoIterator<Item = SeriesRow>) {
         let moving = std::mem::take(&mut self.moving);
         let plan = Arc::clone(&self.plan);
-        for row in rows {
+        for row in rows.into_iter().filter(|row| row.content.count > 0) {
             let Some(Move { before, after }) = moving.get(&row.series) else { continue };
             for (number, (before, after)) in before.iter().zip(after).enumerate() {
                 let (from, to) = (path_at(before, row.start), path_at(after, row.start));
@@ -193,7 +193,8 @@ impl Members {
         let interval = (change.start, change.end, change.frequency);
         let known = members.entry(Arc::clone(&change.series));
         let member = known.or_insert_with(|| Member::new(&change.series, plan));
-        if let Some(old) = &change.old {
+        let there = |content: &Content| content.count > 0;
+        if let Some(old) = change.old.as_ref().filter(|content| there(content)) {
             collected.counts(plan, member, interval, old, -1);
         }
         let mut settle = false;
@@ -202,7 +203,8 @@ impl Members {
             member.state.feed = change.feed;
             settle = true;
         }
-        if change.new.is_some() {
+        let new = change.new.as_ref().filter(|content| there(content));
+        if new.is_some() {
             settle |= member.state.began(change.start, change.frequency);
             if plan.has_labels(change.feed) {
                 let labels = change.labels.as_ref().unwrap_or(nothing);
@@ -218,7 +220,7 @@ impl Members {
             member.settle(plan, paths, collected);
             changed.insert(Arc::clone(&change.series));
         }
-        if let Some(new) = &change.new {
+        if let Some(new) = new {
             collected.counts(plan, member, interval, new, 1);
         }
     }

@@ -69,9 +69,9 @@ pub struct IntervalChange {
     pub frequency: Frequency,
     /// The unit that its values are stored in.
     pub unit: Unit,
-    /// What was there before; `None`: nothing.
+    /// What was there before; `None` or a count of 0: nothing.
     pub old: Option<Content>,
-    /// What is there now.
+    /// What is there now; the same.
     pub new: Option<Content>,
     /// Labels of the reading that `new` comes from, in the order of the feed's `labels`; `None` where it has none.
     pub labels: Option<LabelValues>,

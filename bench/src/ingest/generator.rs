@@ -3,6 +3,7 @@
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
+use compact_str::CompactString;
 use meterline::ingest::aggregate::Rules;
 use meterline::ingest::series::PendingReading;
 use meterline::ingest::shard::{Budget, FeedRules, Place, Routed, Shard, route};
@@ -46,7 +47,7 @@ pub fn run(readings: u64, series: u64) -> Result<Vec<Worked>, Failure> {
 
 // What a worker does between its source and the committer, epoch by epoch. All use of the engine's inside is here.
 fn work(worker: u64, workers: u64, readings: u64, series: u64, together: &Barrier) -> Result<Worked, Failure> {
-    let ids: Vec<Arc<str>> = (0..series).map(|number| format!("meter-{worker}-{number:06}").into()).collect();
+    let ids: Vec<CompactString> = (0..series).map(|number| format!("meter-{worker}-{number:06}").into()).collect();
     let settings = IngestConfig::default();
     let feed = FeedConfig::new("readings", "meter_id", "ts", "value");
     let rules = Rules::new(&feed, settings.remembered_intervals)?;
@@ -64,8 +65,9 @@ fn work(worker: u64, workers: u64, readings: u64, series: u64, together: &Barrie
             let at = FIRST + (interval + 1) * QUARTER_HOUR;
             let position = Position { timestamp_ms: at / 1000, partition: worker as i32, offset: number as i64 };
             let value = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / 1e6;
-            let reading = PendingReading { at, value, unit: Unit::KW, quality: Quality::Measured, position };
-            batch.push(Routed { feed: 0, route: route(id), series: Arc::clone(id), reading });
+            let (unit, quality) = (Unit::KW, Quality::Measured);
+            let reading = PendingReading { at, value, scale: unit.scale(), quality, position };
+            batch.push(Routed { feed: 0, route: route(id), series: id.clone(), unit, reading });
         }
         sent += batch.len() as u64;
         in_epoch += batch.len() as u64;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::plot::{Panel, svg};
 use super::trend::{FLAT, Trend};
-use super::watch::{Samples, Seen, Watch};
+use super::watch::{SETTLES, Samples, Seen, Watch};
 use crate::ingest::engine::Deployment;
 use crate::ingest::load::Load;
 use crate::ingest::{Failure, PARTITIONS};
@@ -44,6 +44,9 @@ pub struct Soak {
 
 /// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat.
 pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
+    if soak.kill_every * 60.0 <= SETTLES.as_secs_f64() {
+        return Err(format!("memory counts from {SETTLES:?} after a start on: let the engine live longer").into());
+    }
     fs::create_dir_all(&soak.out)?;
     let kafka = Kafka::start().map_err(|skip| skip.to_string())?;
     let rate = match soak.rate {

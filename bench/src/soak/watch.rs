@@ -11,7 +11,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at all files of the lake.
 const FILES_EVERY: Duration = Duration::from_secs(5);
 /// After its start an engine fills its memory: that is no growth.
-const SETTLES: Duration = Duration::from_secs(30);
+pub const SETTLES: Duration = Duration::from_secs(30);
 
 /// Samples (minute of the run, figure).
 pub type Samples = Vec<(f64, f64)>;

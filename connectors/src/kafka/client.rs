@@ -84,8 +84,8 @@ pub enum SourceError {
     },
     /// The topic is not the one that was read.
     #[error(
-        "topic `{topic}` is not the one that was read before: it was deleted and created again ({evidence}); what was read \
-         of the old one stays in the lake; read the new one from its beginning by on_recreated = \"restart\" in the feed, or \
+        "topic `{topic}` is not the one that was read before: it was deleted and created again, or lost records \
+         ({evidence}); what was read of the old one stays in the lake; read the new one from its beginning by on_recreated = \"restart\" in the feed, or \
          give it another name and a feed of its own"
     )]
     Recreated {

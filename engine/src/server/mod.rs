@@ -249,7 +249,7 @@ mod tests {
         brokers.unanswered("meters", 1, "no leader".into(), Instant::now());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         let stuck = ask(server.address, "/metrics", "").await.1;
-        for gone in ["commit_in_progress_seconds 0.0", "silence_seconds{feed=\"meters\",partition=\"1\"} 0.0"] {
+        for gone in ["commit_in_progress_seconds 0.0\n", "silence_seconds{feed=\"meters\",partition=\"1\"} 0.0\n"] {
             assert!(!stuck.contains(gone), "{stuck}");
         }
         assert!(stuck.contains("meterline_store_failures_total 1"), "{stuck}");

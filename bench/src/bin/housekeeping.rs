@@ -4,7 +4,8 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use meterline_bench::ingest::{Load, PARTITIONS, TOPIC, produce};
+use meterline_bench::ingest::PARTITIONS;
+use meterline_bench::ingest::load::Load;
 use meterline_tests::kafka::Kafka;
 use meterline_tests::sandbox::Sandbox;
 use meterline_tests::wait;
@@ -31,15 +32,17 @@ struct Args {
     json: bool,
 }
 
+const TOPIC: &str = "readings";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let load = Load { readings: args.readings / args.series * args.series, series: args.series };
+    let readings = args.readings / args.series * args.series;
     let kafka = Kafka::start().map_err(|skip| skip.to_string())?;
     kafka.create_topic(TOPIC, PARTITIONS);
     let brokers = kafka.brokers();
-    produce(&brokers, load, "lz4")?;
+    Load::new(&brokers, TOPIC, args.series, "lz4")?.send(readings)?;
 
-    let without = ingest(&brokers, load, args.commit, "off");
+    let without = ingest(&brokers, readings, args.commit, "off");
     let (files, bytes) = size(&without.sandbox);
     let (series, all) = queries(&without.sandbox);
     let began = Instant::now();
@@ -49,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let read: u64 = report["jobs"].as_array().into_iter().flatten().filter_map(|j| j["bytes_before"].as_u64()).sum();
     let (files_after, bytes_after) = size(&without.sandbox);
     let (series_after, all_after) = queries(&without.sandbox);
-    let beside = ingest(&brokers, load, args.commit, "10s");
+    let beside = ingest(&brokers, readings, args.commit, "10s");
     let (files_beside, _) = size(&beside.sandbox);
 
     let row = |name: &str, ours: f64, against: f64, unit: &str| {
@@ -90,7 +93,7 @@ struct Ingested {
     longest_ms: f64,
 }
 
-fn ingest(brokers: &str, load: Load, commit: u64, every: &str) -> Ingested {
+fn ingest(brokers: &str, readings: u64, commit: u64, every: &str) -> Ingested {
     let settings = format!(
         r#"
 [ingest]
@@ -110,7 +113,7 @@ when = "false"
     let sandbox = Sandbox::reading(brokers, TOPIC, &settings);
     let began = Instant::now();
     let mut engine = sandbox.engine();
-    let all = load.readings as i64;
+    let all = readings as i64;
     wait::until("everything is committed", LIMIT, || {
         assert!(engine.runs(), "the engine ended by itself:\n{}", sandbox.log());
         // A query takes processor time from the engine.

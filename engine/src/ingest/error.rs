@@ -37,6 +37,12 @@ pub enum IngestError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The configuration asks for what the stream cannot do yet.
+    #[error("`{key}` is configured, but roll-ups are not computed yet; take it out")]
+    NotYet {
+        /// The key.
+        key: String,
+    },
     /// There is nothing to read.
     #[error("no feed is configured; add a [feed.NAME] with topic, series, time and value")]
     NoFeed,

@@ -226,6 +226,15 @@ pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError>
 
 /// Offsets mean nothing in another topic or under another feed's name, and intervals nothing at another frequency.
 pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), IngestError> {
+    let labelled = config.feed.iter().find(|(_, feed)| !feed.labels.is_empty());
+    let asked = [
+        config.rollup.keys().next().map(|name| format!("rollup.{name}")),
+        config.labels.keys().next().map(|name| format!("labels.{name}")),
+        labelled.map(|(name, _)| format!("feed.{name}.labels")),
+    ];
+    if let Some(key) = asked.into_iter().flatten().next() {
+        return Err(IngestError::NotYet { key });
+    }
     for (name, feed) in &config.feed {
         let gone =
             state.feeds.iter().find(|(known, read)| read.topic == feed.topic && !config.feed.contains_key(*known));

@@ -139,7 +139,9 @@ impl Lake {
         Lake::configured(&LakeConfig { url: url.to_owned(), ..LakeConfig::default() }).await
     }
 
-    /// Opens the lake of a configuration, creating its directory where it is local, and checks that it can be written.
+    /// Opens the lake of a configuration, creating its directory where it is local, and checks that it can be written. On
+    /// S3 this needs a runtime of several threads: the Delta library reads in a short-lived one of its own where there is
+    /// none, and connections would end with it.
     ///
     /// # Errors
     ///

@@ -309,6 +309,8 @@ async fn create(lake: &Lake, definition: &TableDefinition) -> Result<DeltaTable,
         .with_columns(schema.fields().cloned())
         .with_partition_columns(definition.partition_by.iter().copied())
         .with_save_mode(SaveMode::ErrorIfExists)
+        // Else it would meet its own first try, or another's table, and write the same again as the next version.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .await;
     match created {
         Ok(table) => Ok(table),

@@ -40,6 +40,9 @@ impl Told<'_> {
                     AWS_SECRET_ACCESS_KEY"
                 .to_owned();
         }
+        if let (true, Some(cause)) = (says(&["lake.s3.credentials_file"]), error.source()) {
+            return cause.to_string();
+        }
         if says(&["NoSuchBucket"]) {
             return format!("there is no bucket `{}` at {place}; create it, or correct lake.url", self.bucket);
         }
@@ -77,7 +80,7 @@ impl Told<'_> {
                     "{place} did not answer in time; check lake.s3.endpoint, lake.s3.connect_timeout and lake.s3.request_timeout"
                 )
             }
-            _ => format!("{place} answers: {text}"),
+            _ => format!("{place}: {text}"),
         }
     }
 

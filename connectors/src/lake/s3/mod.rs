@@ -110,9 +110,9 @@ async fn check(store: &S3, prefix: &Path) -> Result<(), Fault> {
         Err(error) => return Err(error.into()),
     }
     let again = create().await;
-    store.delete(&probe).await?;
+    let deleted = store.delete(&probe).await;
     match again {
-        Err(Error::AlreadyExists { .. }) => Ok(()),
+        Err(Error::AlreadyExists { .. }) => Ok(deleted?),
         Ok(_) => Err(Fault::Unconditional),
         Err(error) => Err(error.into()),
     }

@@ -342,7 +342,7 @@ impl Committer {
     pub async fn rewrite(&mut self, table: &str, rewrite: &Rewrite) -> Result<Rewritten, CommitError> {
         if table != INTERVALS {
             let unknown = || CommitError::Lake(LakeError::NotFound { path: table.to_owned() });
-            let mut followers = [&mut self.dead_letters].into_iter();
+            let mut followers = [&mut self.samples, &mut self.dead_letters].into_iter();
             let owner = followers.find(|owner| owner.name() == table).ok_or_else(unknown)?;
             // The files that go are looked up in the newest version: that alone keeps two writers apart.
             return owner.rewrite(rewrite, None).await;

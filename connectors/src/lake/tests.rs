@@ -463,6 +463,7 @@ async fn only_what_no_kept_version_names_is_deleted() {
     let seen = snapshot(&lake, "dead_letters", None).await.unwrap().unwrap();
     assert_eq!(seen.transaction(JOB).await.unwrap(), Some(120));
     assert_eq!(snapshot(&lake, "dead_letters", Some(110)).await.unwrap().unwrap().files.len(), 1);
-    assert!(snapshot(&lake, "dead_letters", Some(60)).await.is_err());
+    // Without a log, the library takes it for a table that is not there.
+    assert!(!matches!(snapshot(&lake, "dead_letters", Some(60)).await, Ok(Some(_))));
     owner.commit(&[], &txn(121), None).await.unwrap();
 }

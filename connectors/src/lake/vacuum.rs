@@ -169,6 +169,6 @@ mod tests {
         assert_eq!(gone(200), (10, Some(9)));
         // Of the second checkpoint's predecessors the first checkpoint goes, too.
         assert_eq!(gone(201), (21, Some(19)));
-        assert_eq!(gone(10_000), (31, Some(29)));
+        assert_eq!(gone(10_000), (32, Some(29)));
     }
 }

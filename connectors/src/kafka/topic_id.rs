@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn the_clients_words_are_understood() {
         let none = "AAAAAAAAAAAAAAAAAAAAAA";
-        let (a, b) = ("7lE1h8dNQ8WcVvnUgV4Lzg", "AAAAAAAAAAAAAAAAAAAAAQ");
+        let (a, b) = ("7lE1h8dNQ8WcVvnUgV4Lzg", "AAAAAAAAAAAAAAAAAAAAAB");
         let line = format!("[thrd:main]: Topic my.topic changed id from {none} to {a}");
         let found = change(&line).unwrap();
         assert_eq!((found.topic, found.before, found.now), ("my.topic", None, TopicId::parse(a)));

@@ -255,6 +255,10 @@ fn rollup_fault(config: &Config, name: &str, rollup: &RollupConfig) -> Option<(S
     if rollup.by.is_empty() {
         return found(key("by"), format!("rollup.{name}.by names no label"), "name labels, from the top down");
     }
+    if let Some(feed) = rollup.feeds.iter().find(|feed| !config.feed.contains_key(*feed)) {
+        let message = format!("rollup.{name}.feeds: there is no feed `{feed}`");
+        return found(key("feeds"), message, "name feeds that are configured, or leave it out for all");
+    }
     let mut seen = BTreeSet::new();
     for label in &rollup.by {
         if !seen.insert(label) {
@@ -272,10 +276,6 @@ fn rollup_fault(config: &Config, name: &str, rollup: &RollupConfig) -> Option<(S
                 format!("add it to `labels` of a feed, or to a table [labels.NAME]: labels = {{ {label} = \"…\" }}");
             return found(key("by"), message, &remedy);
         }
-    }
-    if let Some(feed) = rollup.feeds.iter().find(|feed| !config.feed.contains_key(*feed)) {
-        let message = format!("rollup.{name}.feeds: there is no feed `{feed}`");
-        return found(key("feeds"), message, "name feeds that are configured, or leave it out for all");
     }
     if rollup.frequencies.is_empty() {
         let message = format!("rollup.{name}.frequencies is empty");

@@ -169,7 +169,7 @@ mod tests {
         }
 
         #[test]
-        fn a_row_has_the_sum_it_came_from(amount in -9_000_000_000_000_000i64..9_000_000_000_000_000, steps in 1..9i64) {
+        fn a_row_has_the_sum_it_came_from(amount in -4_500_000_000_000_000i64..4_500_000_000_000_000, steps in 1..9i64) {
             let sums = Sums { amount: amount.into(), present: 900 * steps, intervals: [steps, 0, 0] };
             let sum = Valuation { value: RollupValue::Sum, energy: true };
             prop_assert_eq!(sum.amount(sum.value(&sums, HOUR), sums.present, HOUR), sums.amount);

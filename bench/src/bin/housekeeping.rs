@@ -142,9 +142,11 @@ fn size(sandbox: &Sandbox) -> (f64, f64) {
     let told = sandbox.run(&["maintain", "--dry-run", "--json"]).succeeded().stdout;
     let report: Value = serde_json::from_str(&told).unwrap_or_default();
     let tables = report["tables"].as_array().into_iter().flatten();
-    let found =
+    let mut found =
         tables.filter(|table| table["table"] == "intervals").map(|t| (t["files"].as_f64(), t["bytes"].as_f64()));
-    found.last().map_or((f64::NAN, f64::NAN), |(files, bytes)| (files.unwrap_or(f64::NAN), bytes.unwrap_or(f64::NAN)))
+    found
+        .next_back()
+        .map_or((f64::NAN, f64::NAN), |(files, bytes)| (files.unwrap_or(f64::NAN), bytes.unwrap_or(f64::NAN)))
 }
 
 /// Seconds for one series, and for all of them; each with the start of the command.

@@ -293,6 +293,7 @@ fn build(
     });
 }
 
+type Counts<'scope> = Stream<'scope, u64, Vec<((Counted, i64), u64, isize)>>;
 type Facts<'scope> = Stream<'scope, u64, Vec<(Counted, u64, i64)>>;
 
 // Readings of an epoch become rows and states, which the coordinator gets, and facts that came and went.
@@ -369,7 +370,7 @@ pub struct CensusPart {
 }
 
 // At the end of each epoch the coordinator gets the counts that changed.
-fn report(counts: Stream<'_, u64, Vec<((Counted, i64), u64, isize)>>, events: UnboundedSender<Event>) {
+fn report(counts: Counts<'_>, events: UnboundedSender<Event>) {
     let mut open: BTreeMap<u64, HashMap<Counted, i64>> = BTreeMap::new();
     let mut ended = 0;
     counts.sink(Pipeline, "census", move |(counts, frontier)| {

@@ -11,7 +11,7 @@
 
 pub mod aggregate;
 pub mod backfill;
-mod bounds;
+pub mod bounds;
 pub mod brokers;
 pub mod census;
 pub mod commit;

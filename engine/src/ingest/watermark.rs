@@ -12,7 +12,7 @@
 //!   and without once the records' own time stamps and the silence since then add up to it. So the last intervals of a feed
 //!   that ends, or that sends once an hour, are closed when nothing more can be in time.
 //!
-//! **The whole feed's series** ([`population`]) are taken at their word where the records vouch for it: event time lies
+//! **The whole feed's series** (`population`) are taken at their word where the records vouch for it: event time lies
 //! within `max_ahead` before the newest record. Where they do not (history that is sent today, clocks that run ahead), one
 //! series alone is not believed: at least a second one must be as far. Series further behind than `max_ahead` have ended
 //! and have no say in that, so that what stays of a dying feed is held back by so much event time at most.

@@ -141,6 +141,7 @@ impl Partition<'_> {
 }
 
 type Figure<'f> = &'f dyn Fn(&Partition<'_>) -> Option<f64>;
+type OfFeed<'f> = &'f dyn Fn(&FeedState) -> Option<f64>;
 type Total<'f> = &'f dyn Fn(&PartitionState) -> u64;
 
 impl Scrape {
@@ -236,7 +237,7 @@ impl Scrape {
     }
 
     fn feeds(&self, state: &IngestState, census: &Census, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let figures: [(&str, &str, Option<&Unit>, &dyn Fn(&FeedState) -> Option<f64>); 4] = [
+        let figures: [(&str, &str, Option<&Unit>, OfFeed<'_>); 4] = [
             ("watermark_timestamp", "up to where intervals are closed, Unix time", SECONDS, &|feed| {
                 feed.watermark.map(seconds)
             }),

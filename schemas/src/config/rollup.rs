@@ -330,7 +330,11 @@ mod tests {
             (format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nunit = \"kW\"\n"), 9, "use kWh"),
             (format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nzone = \"Mars\"\n"), 9, "Europe/Lisbon"),
             (format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nfrequencies = [\"PT7M\"]\n"), 9, "or `native`"),
-            (format!("{FEED}{labels}[rollup.g]\nbi = [\"site\"]\n"), 8, "did you mean `by`?"),
+            (
+                format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nfrequencie = [\"native\"]\n"),
+                9,
+                "did you mean `frequencies`?",
+            ),
             (format!("{FEED}{labels}[rollup.\"a b\"]\nby = [\"site\"]\n"), 0, "rename the roll-up"),
             (format!("{FEED}labels = {{ \"a/b\" = \"site\" }}\n"), 6, "rename the label"),
             (format!("{FEED}series_prefix = \"rollup.x\"\n"), 6, "choose another prefix"),

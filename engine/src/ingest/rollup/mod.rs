@@ -1,7 +1,7 @@
 //! Roll-ups: series that are the sums of others, by a hierarchy of labels. Pure but for the dataflow itself.
 //!
 //! **Who belongs where.** A series has labels at every instant: what `[labels.*]` says of it from the greatest `valid_from`
-//! at or before that instant (of equal ones the greater [`Position`](meterline_schemas::reading::Position) counts), label by
+//! at or before that instant (of equal ones the greater [`Position`] counts), label by
 //! label; else what the reading says that its interval comes from, and between two intervals what the one before says. An
 //! interval counts for the groups that the labels name at its start. A label that changes the past moves intervals from one
 //! group to another, and both are corrected.

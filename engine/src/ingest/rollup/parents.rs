@@ -232,7 +232,7 @@ impl Parents {
     fn group(
         &mut self,
         key: &Key,
-        members: Vec<(Option<Frequency>, Vec<(Micros, i64)>)>,
+        members: Vec<Moves>,
         intervals: Vec<(Frequency, Micros, Micros, Sums)>,
         found: &mut HashMap<Arc<str>, Vec<GroupRow>>,
         position: Position,
@@ -335,7 +335,10 @@ impl Parents {
     }
 }
 
-fn by_frequency(changes: Vec<(Option<Frequency>, Micros, i64)>) -> Vec<(Option<Frequency>, Vec<(Micros, i64)>)> {
+/// Series of one frequency that came and went, by instant.
+type Moves = (Option<Frequency>, Vec<(Micros, i64)>);
+
+fn by_frequency(changes: Vec<(Option<Frequency>, Micros, i64)>) -> Vec<Moves> {
     let mut found: BTreeMap<Option<Frequency>, Vec<(Micros, i64)>> = BTreeMap::new();
     for (of, at, change) in changes {
         found.entry(of).or_default().push((at, change));

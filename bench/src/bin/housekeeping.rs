@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let brokers = kafka.brokers();
     Load::new(&brokers, TOPIC, args.series, "lz4")?.send(readings)?;
 
-    let without = ingest(&brokers, readings, args.commit, "off");
+    let without = ingest(&brokers, readings, args.commit, "off")?;
     let (files, bytes) = size(&without.sandbox);
     let (series, all) = queries(&without.sandbox);
     let began = Instant::now();
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let read: u64 = report["jobs"].as_array().into_iter().flatten().filter_map(|j| j["bytes_before"].as_u64()).sum();
     let (files_after, bytes_after) = size(&without.sandbox);
     let (series_after, all_after) = queries(&without.sandbox);
-    let beside = ingest(&brokers, readings, args.commit, "10s");
+    let beside = ingest(&brokers, readings, args.commit, "10s")?;
     let (files_beside, _) = size(&beside.sandbox);
 
     let row = |name: &str, ours: f64, against: f64, unit: &str| {
@@ -93,7 +93,7 @@ struct Ingested {
     longest_ms: f64,
 }
 
-fn ingest(brokers: &str, readings: u64, commit: u64, every: &str) -> Ingested {
+fn ingest(brokers: &str, readings: u64, commit: u64, every: &str) -> Result<Ingested, Box<dyn Error>> {
     let settings = format!(
         r#"
 [ingest]
@@ -115,18 +115,23 @@ when = "false"
     let mut engine = sandbox.engine();
     let all = readings as i64;
     wait::until("everything is committed", LIMIT, || {
-        assert!(engine.runs(), "the engine ended by itself:\n{}", sandbox.log());
+        if !engine.runs() {
+            return Some(Err(format!("the engine ended by itself:\n{}", sandbox.log())));
+        }
         // A query takes processor time from the engine.
         std::thread::sleep(Duration::from_secs(2));
-        (sandbox.number("SELECT sum(next_offset) FROM partitions") == Some(all)).then_some(())
-    });
+        (sandbox.number("SELECT sum(next_offset) FROM partitions") == Some(all)).then_some(Ok(()))
+    })?;
     let seconds = began.elapsed().as_secs_f64();
     if every != "off" {
         // The round that may be under way, and one more.
         std::thread::sleep(Duration::from_secs(25));
     }
     engine.stop();
-    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(all), "every reading became an interval");
+    let intervals = sandbox.number("SELECT count(*) FROM intervals");
+    if intervals != Some(all) {
+        return Err(format!("{all} readings became {intervals:?} intervals").into());
+    }
     let log = sandbox.log();
     let took = |line: &str| line.split("took_ms=").nth(1)?.split_whitespace().next()?.parse::<f64>().ok();
     let mut took: Vec<f64> =
@@ -134,7 +139,7 @@ when = "false"
     took.sort_by(f64::total_cmp);
     let median_ms = took.get(took.len() / 2).copied().unwrap_or(f64::NAN);
     let longest_ms = took.last().copied().unwrap_or(f64::NAN);
-    Ingested { sandbox, seconds, commits: took.len(), median_ms, longest_ms }
+    Ok(Ingested { sandbox, seconds, commits: took.len(), median_ms, longest_ms })
 }
 
 /// Data files of `intervals` and their bytes, as the next round sees them.

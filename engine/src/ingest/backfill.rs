@@ -25,11 +25,11 @@ use super::census::Census;
 use super::commit::{Batch, Committer};
 use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
+use super::feeds::{add_feeds, check_feeds, feed_rules, restore};
 use super::idleness::Idleness;
 use super::lock::EngineLock;
 use super::segments::rewrite_from;
 use super::series::PendingReading;
-use super::service::{add_feeds, check_feeds, feed_rules, restore};
 use super::shard::{FeedRules, Place, Routed, Shard, ShardPart, route};
 use super::state::IngestState;
 

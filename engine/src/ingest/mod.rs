@@ -6,7 +6,7 @@
 //! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
 //! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`reader`]s read them, [`dataflow`] aggregates
-//! their readings in [`shard`]s, [`commit`] is the protocol ([`pulse`] tells how it fares), and [`service`] holds it together;
+//! their readings in [`shard`]s, [`commit`] is the protocol ([`pulse`] tells how it fares), and [`service`] starts and ends it all, the coordinator closing epochs in between;
 //! housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 
 pub mod aggregate;
@@ -15,11 +15,13 @@ pub mod bounds;
 pub mod brokers;
 pub mod census;
 pub mod commit;
+mod coordinator;
 pub mod dataflow;
 pub mod dead_letters;
 pub mod discovery;
 pub mod epoch;
 mod error;
+mod feeds;
 pub mod frequency;
 pub mod groups;
 pub mod idleness;

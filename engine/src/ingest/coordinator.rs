@@ -1,0 +1,316 @@
+//! The coordinator: closes epochs, collects their parts from the workers, and commits them; in between it serves housekeeping.
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use meterline_schemas::config::Config;
+use meterline_schemas::time::format_micros;
+use tokio::sync::{mpsc as channel, watch};
+
+use super::brokers::Brokers;
+use super::census::Census;
+use super::commit::{Batch, Committed, Committer};
+use super::dataflow::{Control, Event};
+use super::discovery::{Report, Reported};
+use super::epoch::{self, Parts};
+use super::error::IngestError;
+use super::feeds::add_feeds;
+use super::idleness::Idleness;
+use super::layout::EpochRows;
+use super::pulse::Pulse;
+use super::recall::Recalled;
+use super::requests::Request;
+use super::segments::{Frames, rewrite_from};
+use super::shard::Place;
+use super::state::{IngestState, PartitionState};
+
+/// How often the coordinator looks whether an epoch is to be closed.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the sources must have found nothing, after a full epoch, until the next one is closed before its time.
+const CAUGHT_UP: Duration = Duration::from_millis(500);
+/// How often it looks whether idle partitions let the watermark go on.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+/// How long workers may take to finish an epoch before the log mentions it.
+const SLOW_EPOCH: Duration = Duration::from_secs(30);
+
+fn out_of_turn() -> IngestError {
+    IngestError::Fault("a part of an epoch came out of turn".into())
+}
+
+/// Closes epochs, collects their parts, and commits them.
+pub(super) struct Coordinator {
+    pub(super) config: Config,
+    pub(super) committer: Committer,
+    pub(super) control: Arc<Control>,
+    pub(super) events: channel::UnboundedReceiver<Event>,
+    pub(super) feeds: Vec<String>,
+    pub(super) workers: usize,
+    pub(super) idleness: Idleness,
+    // By worker.
+    pub(super) recalled: Vec<mpsc::Sender<Recalled>>,
+    pub(super) brokers: Brokers,
+    pub(super) pulse: Pulse,
+    pub(super) publish: watch::Sender<Option<Arc<Committed>>>,
+    pub(super) report: Arc<Mutex<Option<Report>>>,
+    pub(super) requests: channel::Receiver<Request>,
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+impl Coordinator {
+    /// Until the stream is to stop, or cannot go on.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    pub(super) async fn run(mut self) -> Result<(), IngestError> {
+        self.begin().await?;
+        let mut was_full = false;
+        // States that the next commit will write, about.
+        let mut states = 0;
+        loop {
+            // Also where the stream never has to wait.
+            if let Ok(request) = self.requests.try_recv() {
+                self.serve(request).await;
+            }
+            let stop = self.wait_until_due(was_full).await?;
+            was_full = self.control.full();
+            let known = &self.committer.committed().state;
+            let place = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, states) };
+            let epoch = self.control.open_next(place);
+            let parts = self.collect(epoch).await?;
+            states = parts.shards.iter().map(|part| part.states.series).sum();
+            if parts.records() > 0 || parts.has_gaps() || parts.has_states() || self.caught_up(&parts) {
+                self.commit(parts, place).await?;
+            }
+            if stop {
+                return Ok(());
+            }
+        }
+    }
+
+    // The census of the series that the stream begins with comes from the workers.
+    async fn begin(&mut self) -> Result<(), IngestError> {
+        let mut census = Census::new(&self.config);
+        for _ in 0..self.workers {
+            match self.events.recv().await {
+                Some(Event::Census(part)) if part.epoch == 0 => census.add(part.counts),
+                Some(Event::Failed(error)) => return Err(error),
+                Some(_) => return Err(out_of_turn()),
+                None => return Err(IngestError::Fault("all workers of the stream ended".into())),
+            }
+        }
+        self.committer.set_census(Arc::new(census));
+        self.make_known();
+        Ok(())
+    }
+
+    // Until the open epoch is to be closed; whether it is the last one.
+    async fn wait_until_due(&mut self, was_full: bool) -> Result<bool, IngestError> {
+        let opened = Instant::now();
+        let interval = self.config.ingest.commit_interval.to_std();
+        let mut looked = Instant::now();
+        loop {
+            if *self.stopped.borrow_and_update() {
+                return Ok(true);
+            }
+            let news = self.control.has_news();
+            // The end of a backlog becomes visible at once.
+            let caught_up = was_full && self.control.quiet() >= CAUGHT_UP;
+            if news && (opened.elapsed() >= interval || self.control.full() || caught_up) {
+                return Ok(false);
+            }
+            if self.control.records() == 0 && looked.elapsed() >= IDLE_LOOK {
+                self.commit_idle().await?;
+                looked = Instant::now();
+                // What is behind may be nothing to read (an aborted transaction): ask the sources how far they are.
+                if self.lags() {
+                    return Ok(false);
+                }
+            }
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(Event::Failed(error)) => return Err(error),
+                    Some(_) => return Err(out_of_turn()),
+                    None => return Err(IngestError::Fault("all workers of the stream ended".into())),
+                },
+                Some(request) = self.requests.recv() => self.serve(request).await,
+                // A sender that is gone means that nobody can stop the stream any more but by ending it.
+                changed = self.stopped.changed() => if changed.is_err() {
+                    return Ok(true);
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    // Who asked may have gone away: then nobody is told.
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Settle(reply) => {
+                let _ = reply.send(());
+            }
+            Request::Rewrite { table, rewrite, reply } => {
+                let result = self.committer.rewrite(table, &rewrite).await;
+                // Nothing that anybody waits for is new.
+                self.publish.send_if_modified(|known| {
+                    if known.is_some() {
+                        *known = Some(Arc::new(self.committer.committed().clone()));
+                    }
+                    false
+                });
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    // Whether something is behind, as far as the newest commit knows.
+    fn lags(&self) -> bool {
+        let feeds = &self.committer.committed().state.feeds;
+        feeds.values().flat_map(|feed| feed.partitions.values()).any(|p| p.lag() > 0)
+    }
+
+    // Whether a partition that was behind no longer is.
+    fn caught_up(&self, parts: &Parts) -> bool {
+        let feeds = &self.committer.committed().state.feeds;
+        parts.sources.iter().flat_map(|part| &part.partitions).any(|now| {
+            let known = feeds.get(&self.feeds[usize::from(now.feed)]).and_then(|f| f.partitions.get(&now.partition));
+            known.is_some_and(|p| p.end_offset > p.next_offset) && now.end_offset <= now.next_offset
+        })
+    }
+
+    async fn collect(&mut self, epoch: u64) -> Result<Parts, IngestError> {
+        let mut parts = Parts::default();
+        while !parts.complete(self.workers) {
+            let event = match tokio::time::timeout(SLOW_EPOCH, self.events.recv()).await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Err(IngestError::Fault("all workers of the stream ended".into())),
+                Err(_) => {
+                    let (sources, shards, of) = (parts.sources.len(), parts.shards.len(), self.workers);
+                    tracing::warn!(epoch, sources, shards, of, "waiting for the workers to finish an epoch");
+                    continue;
+                }
+            };
+            match event {
+                Event::Failed(error) => return Err(error),
+                Event::Source(part) if part.epoch == epoch => parts.sources.push(part),
+                Event::Shard(part) if part.epoch == epoch => parts.shards.push(part),
+                Event::Census(part) if part.epoch == epoch => parts.census.push(part),
+                Event::Wanted { worker, wanted } => {
+                    let began = Instant::now();
+                    let found = self.committer.look_up(&wanted).await?;
+                    let (intervals, samples, declined) = (found.intervals.len(), found.samples.len(), found.declined);
+                    let took_ms = began.elapsed().as_millis() as u64;
+                    tracing::debug!(
+                        epoch,
+                        worker,
+                        intervals,
+                        samples,
+                        declined,
+                        took_ms,
+                        "looked up what was written earlier"
+                    );
+                    // A worker that has ended says so itself.
+                    let _ = self.recalled[worker].send(found);
+                }
+                Event::Source(_) | Event::Shard(_) | Event::Census(_) => return Err(out_of_turn()),
+            }
+        }
+        Ok(parts)
+    }
+
+    async fn commit(&mut self, mut parts: Parts, place: Place) -> Result<(), IngestError> {
+        let began = Instant::now();
+        let records = parts.records();
+        let mut state = IngestState::clone(&self.committer.committed().state);
+        add_feeds(&self.config, &mut state);
+        epoch::add(&mut state, &parts, &self.feeds);
+        let mut census = Census::clone(&self.committer.committed().census);
+        parts.census.drain(..).for_each(|part| census.add(part.counts));
+        self.idleness.heard(&parts, &self.feeds, began);
+        self.idleness.advance(&mut state.feeds, &census, &self.config, &self.brokers, began);
+        let before = state.committed_at;
+        state.committed_at = jiff::Timestamp::now().as_microsecond();
+        parts.rates(&mut state, &self.feeds, before);
+        let states = parts.take_states();
+        let (intervals, dead_letters) = epoch::rows(parts)?;
+        let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
+        let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
+        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
+        let committed = self.make(batch).await?;
+        let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
+        let lag: i64 = partitions.map(PartitionState::lag).sum();
+        let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
+        tracing::info!(
+            commit = committed.state.seq,
+            records,
+            rows,
+            dead_letters = dead,
+            lag,
+            watermark = watermark.map(format_micros),
+            took_ms = began.elapsed().as_millis() as u64,
+            "committed"
+        );
+        self.make_known();
+        Ok(())
+    }
+
+    async fn make(&mut self, batch: Batch) -> Result<Committed, IngestError> {
+        self.pulse.begins();
+        let made = self.committer.commit(batch).await;
+        self.pulse.ends();
+        made
+    }
+
+    // No records, but partitions that have become idle may let the watermark go on.
+    async fn commit_idle(&mut self) -> Result<(), IngestError> {
+        let Committed { state: known, census, .. } = self.committer.committed().clone();
+        if known.seq == 0 {
+            return Ok(());
+        }
+        let mut feeds = known.feeds.clone();
+        if !self.idleness.advance(&mut feeds, &census, &self.config, &self.brokers, Instant::now()) {
+            return Ok(());
+        }
+        let state =
+            IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
+        let batch = Batch {
+            intervals: EpochRows::default(),
+            dead_letters: None,
+            state,
+            states: Frames::default(),
+            rewrite_from: i64::MAX,
+            census,
+        };
+        let committed = self.make(batch).await?;
+        tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
+        self.make_known();
+        Ok(())
+    }
+
+    // Tells everybody about the newest commit.
+    fn make_known(&self) {
+        let committed = self.committer.committed();
+        if committed.state.seq == 0 {
+            return;
+        }
+        let mut report = Report::new();
+        for (number, name) in self.feeds.iter().enumerate() {
+            let Some(feed) = committed.state.feeds.get(name) else { continue };
+            if let Some(watermark) = feed.watermark {
+                self.control.set_watermark(number, watermark);
+            }
+            let live = feed.partitions.iter().filter(|(partition, _)| **partition >= 0);
+            report.extend(live.map(|(partition, read)| Reported {
+                feed: number as u16,
+                partition: *partition,
+                incarnation: read.incarnation,
+                first_offset: read.first_offset,
+                next_offset: read.next_offset,
+            }));
+        }
+        if let Ok(mut newest) = self.report.lock() {
+            *newest = Some(report);
+        }
+        self.publish.send_replace(Some(Arc::new(committed.clone())));
+    }
+}

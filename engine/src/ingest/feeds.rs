@@ -1,0 +1,102 @@
+//! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are restored.
+
+use meterline_connectors::lake::Lake;
+use meterline_schemas::config::{Config, FeedConfig};
+
+use super::aggregate::Rules;
+use super::commit::each_series;
+use super::error::IngestError;
+use super::series::SeriesState;
+use super::shard::{FeedRules, NOT_CONFIGURED};
+use super::state::IngestState;
+
+/// The feeds by number, which is their place in the configuration's order.
+pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError> {
+    let rules = |(name, feed): (&String, &FeedConfig)| {
+        let rules = Rules::new(feed, config.ingest.remembered_intervals)
+            .map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })?;
+        let (name, topic) = (name.as_str().into(), feed.topic.as_str().into());
+        Ok(FeedRules { name, topic, rules, bad_records: feed.bad_records })
+    };
+    config.feed.iter().map(rules).collect()
+}
+
+/// Offsets mean nothing in another topic or under another feed's name, and intervals nothing at another frequency.
+pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), IngestError> {
+    let labelled = config.feed.iter().find(|(_, feed)| !feed.labels.is_empty());
+    let asked = [
+        config.rollup.keys().next().map(|name| format!("rollup.{name}")),
+        config.labels.keys().next().map(|name| format!("labels.{name}")),
+        labelled.map(|(name, _)| format!("feed.{name}.labels")),
+    ];
+    if let Some(key) = asked.into_iter().flatten().next() {
+        return Err(IngestError::NotYet { key });
+    }
+    for (name, feed) in &config.feed {
+        let gone =
+            state.feeds.iter().find(|(known, read)| read.topic == feed.topic && !config.feed.contains_key(*known));
+        if let (Some((gone, _)), false) = (gone, state.feeds.contains_key(name)) {
+            let reason = format!(
+                "its topic `{}` was read by the feed `{gone}`, which is no longer configured; a feed keeps its name: \
+                 call it `{gone}` again",
+                feed.topic
+            );
+            return Err(IngestError::Feed { feed: name.clone(), reason });
+        }
+        if let Some(known) = state.feeds.get(name)
+            && known.topic != feed.topic
+        {
+            let reason = format!(
+                "its topic is `{}`, but it was `{}` when readings were committed; give a new topic a feed of its own",
+                feed.topic, known.topic
+            );
+            return Err(IngestError::Feed { feed: name.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+// A series has one frequency.
+fn check_series(config: &Config, series: &SeriesState) -> Result<(), IngestError> {
+    let declared = config.feed.get(&*series.feed).and_then(|feed| feed.frequency);
+    match (declared, series.frequency) {
+        (Some(declared), Some(known)) if declared != known => {
+            let reason = format!(
+                "frequency {declared} is declared, but series `{}` was committed at {known}; leave the declaration out",
+                series.id
+            );
+            Err(IngestError::Feed { feed: series.feed.to_string(), reason })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A series on its way into a shard: the number of its feed, its state, and the commit whose segment holds it.
+pub(super) type Restored = (u16, SeriesState, i64);
+
+/// Hands every series of a state to `take`.
+pub(super) async fn restore(
+    config: &Config,
+    lake: &Lake,
+    state: &IngestState,
+    feeds: &[FeedRules],
+    mut take: impl FnMut(Restored),
+) -> Result<(), IngestError> {
+    let mut refused = None;
+    each_series(lake, state, |series, written| {
+        if let Err(error) = check_series(config, &series) {
+            refused.get_or_insert(error);
+        }
+        let feed = feeds.iter().position(|feed| *feed.name == *series.feed);
+        take((feed.map_or(NOT_CONFIGURED, |number| number as u16), series, written));
+    })
+    .await?;
+    refused.map_or(Ok(()), Err)
+}
+
+/// Adds the feeds that a state does not have yet.
+pub(super) fn add_feeds(config: &Config, state: &mut IngestState) {
+    for (name, feed) in &config.feed {
+        state.feeds.entry(name.clone()).or_default().topic.clone_from(&feed.topic);
+    }
+}

@@ -64,6 +64,14 @@ impl Sandbox {
         Sandbox { killed: Mutex::new(Vec::new()), folder, lake, environment: Vec::new() }
     }
 
+    /// Settings by which series of this frequency start no pipeline.
+    pub fn no_pipelines(frequency: &str) -> String {
+        let never = "when = \"false\"";
+        format!(
+            "\n[policy.quiet]\nfrequency = \"{frequency}\"\n[policy.quiet.retrain]\n{never}\n[policy.quiet.reforecast]\n{never}\n"
+        )
+    }
+
     /// A sandbox whose configuration reads the records of `replay` and `generate` from `topic`, with a lake in
     /// `lake` beside it; `more` is further TOML.
     pub fn reading(brokers: &str, topic: &str, more: &str) -> Sandbox {

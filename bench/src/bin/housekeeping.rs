@@ -101,16 +101,9 @@ commit_records = {commit}
 
 [maintenance]
 every = "{every}"
-
-[policy.quarter_hours]
-frequency = "PT15M"
-[policy.quarter_hours.retrain]
-when = "false"
-[policy.quarter_hours.reforecast]
-when = "false"
 "#
     );
-    let sandbox = Sandbox::reading(brokers, TOPIC, &settings);
+    let sandbox = Sandbox::reading(brokers, TOPIC, &(settings + &Sandbox::no_pipelines("PT15M")));
     let began = Instant::now();
     let mut engine = sandbox.engine();
     let all = readings as i64;

@@ -39,14 +39,8 @@ impl Deployment {
 commit_interval = "10s"
 [http]
 listen = "off"
-[policy.quarter_hours]
-frequency = "PT15M"
-[policy.quarter_hours.retrain]
-when = "false"
-[policy.quarter_hours.reforecast]
-when = "false"
 "#;
-        let sandbox = Sandbox::reading(brokers, topic, settings);
+        let sandbox = Sandbox::reading(brokers, topic, &(settings.to_owned() + &Sandbox::no_pipelines("PT15M")));
         let log = Follower::new(&sandbox.lake());
         Deployment { sandbox, log, rows: 0 }
     }

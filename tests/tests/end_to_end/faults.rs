@@ -256,15 +256,8 @@ fn a_full_disk_is_waited_for_and_nothing_is_lost() {
     let settings = r#"
 [ingest]
 commit_interval = "3s"
-
-[policy.quarter_hours]
-frequency = "PT15M"
-[policy.quarter_hours.retrain]
-when = "false"
-[policy.quarter_hours.reforecast]
-when = "false"
 "#;
-    let sandbox = Sandbox::reading(&brokers, "full", settings);
+    let sandbox = Sandbox::reading(&brokers, "full", &(settings.to_owned() + &Sandbox::no_pipelines("PT15M")));
     let arguments = "generate --meters 100 --days 30 --mix PT15M --forms kWh --clean --seed 3 --topic full --brokers";
     sandbox.run(&arguments.split_whitespace().chain([brokers.as_str()]).collect::<Vec<_>>()).succeeded();
     // The metadata database is made while there is room: what is tested is the lake.

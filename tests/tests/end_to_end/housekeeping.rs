@@ -20,13 +20,6 @@ commit_interval = "100ms"
 
 [maintenance]
 every = "off"
-
-[policy.hours]
-frequency = "PT1H"
-[policy.hours.retrain]
-when = "false"
-[policy.hours.reforecast]
-when = "false"
 "#;
 
 fn hour(n: usize, value: usize) -> Outgoing {
@@ -58,7 +51,7 @@ fn an_engine_does_what_maintain_asks_and_without_one_maintain_does_it() {
     let Some(kafka) = kafka(TOPIC) else { return };
     let brokers = kafka.brokers();
     kafka.create_topic(TOPIC, 1);
-    let sandbox = Sandbox::reading(&brokers, TOPIC, SETTINGS);
+    let sandbox = Sandbox::reading(&brokers, TOPIC, &(SETTINGS.to_owned() + &Sandbox::no_pipelines("PT1H")));
     let mut engine = sandbox.engine();
     // Enough commits for a merge, and corrections; the last reading ends the month by far.
     for n in 0..10 {

@@ -22,13 +22,6 @@ workers = 2
 
 [http]
 listen = "127.0.0.1:0"
-
-[policy.hours]
-frequency = "PT1H"
-[policy.hours.retrain]
-when = "false"
-[policy.hours.reforecast]
-when = "false"
 "#;
 
 /// `count` hourly readings of a meter from 2024-01-01 on.
@@ -45,7 +38,8 @@ fn hours(first: usize, count: usize) -> Vec<Outgoing> {
 }
 
 fn sandbox(kafka: &Kafka, topic: &str, feed: &str) -> Sandbox {
-    Sandbox::reading(&kafka.brokers(), topic, &format!("frequency = \"PT1H\"\n{feed}\n{SETTINGS}"))
+    let quiet = Sandbox::no_pipelines("PT1H");
+    Sandbox::reading(&kafka.brokers(), topic, &format!("frequency = \"PT1H\"\n{feed}\n{SETTINGS}{quiet}"))
 }
 
 fn reconfigure(sandbox: &Sandbox, from: &str, to: &str) {

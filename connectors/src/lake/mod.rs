@@ -34,7 +34,7 @@ use bytes::Bytes;
 use meterline_schemas::config::LakeConfig;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use url::Url;
 
 pub use files::{Bound, DataFile, FileSet, Partition};
@@ -247,9 +247,9 @@ impl Lake {
     /// # Errors
     ///
     /// [`LakeError::Store`] with the object's path.
-    pub async fn put_object(&self, path: &str, bytes: Bytes) -> Result<(), LakeError> {
+    pub async fn put_object(&self, path: &str, content: impl Into<PutPayload>) -> Result<(), LakeError> {
         self.store()
-            .put(&ObjectPath::from(path), bytes.into())
+            .put(&ObjectPath::from(path), content.into())
             .await
             .map(|_| ())
             .map_err(|source| LakeError::Store { doing: format!("writing `{path}`"), source })

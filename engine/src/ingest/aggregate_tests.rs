@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::aggregate::{Output, Rules, Series};
 use super::outcome::{Change, Tally};
 use super::rows::{Layer, Row};
-use super::segments::{Frames, MAGIC};
+use super::segments::Frames;
 use super::series::PendingReading;
 use super::state::Counts;
 use super::*;
@@ -106,8 +106,7 @@ impl Run {
     /// The process ends and starts again: memory is lost, and what was not committed.
     fn restart(&mut self) {
         let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
-        segments::decode(&[MAGIC.as_slice(), &frames.bytes].concat(), |state| self.series = Series::restore(state))
-            .unwrap();
+        segments::decode(&bytes::Bytes::from(frames.segment()), |state| self.series = Series::restore(state)).unwrap();
         self.out = Output::new(1, self.rules.remembered);
     }
 

@@ -34,7 +34,7 @@ use super::error::IngestError;
 use super::layout::EpochRows;
 use super::pulse::Pulse;
 use super::recall::{Recalled, Wanted, look_up};
-use super::segments::{self, Frames, MAGIC, Segment};
+use super::segments::{self, Frames, Segment};
 use super::series::SeriesState;
 use super::state::IngestState;
 
@@ -276,9 +276,10 @@ impl Committer {
         state.segments.retain(|segment| segment.seq < rewrite_from);
         if states.series > 0 {
             let path = segment_path(state.seq, state.fence);
-            let bytes = Bytes::from([MAGIC.as_slice(), &states.bytes].concat());
-            retry(&stopping, &pulse, "writing the states of series", || lake.put_object(&path, bytes.clone())).await?;
-            let (seq, series, bytes) = (state.seq, states.series, bytes.len() as u64);
+            let segment = states.segment();
+            retry(&stopping, &pulse, "writing the states of series", || lake.put_object(&path, segment.clone()))
+                .await?;
+            let (seq, series, bytes) = (state.seq, states.series, segment.content_length() as u64);
             state.segments.push(Segment { path, seq, series, bytes });
         }
         let path = state_path(state.seq, state.fence);

@@ -165,9 +165,7 @@ impl Parts {
     pub fn take_states(&mut self) -> Frames {
         let mut all = Frames::default();
         for part in &mut self.shards {
-            let mut states = std::mem::take(&mut part.states);
-            all.series += states.series;
-            all.bytes.append(&mut states.bytes);
+            all.append(std::mem::take(&mut part.states));
         }
         all
     }

@@ -12,7 +12,9 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use meterline_schemas::unit::Unit;
+use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 
 use super::series::{Record, SeriesState, Shared};
@@ -44,7 +46,7 @@ pub struct Frames {
     /// Number of series.
     pub series: u64,
     /// Frames, one after the other.
-    pub bytes: Vec<u8>,
+    pub frames: Vec<Bytes>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,10 +74,20 @@ impl Frames {
             let plain = bincode::serialize(&frame).map_err(|error| error.to_string())?;
             let packed = zstd::bulk::compress(&plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())?;
             let length = u32::try_from(packed.len()).map_err(|_| "a frame is too long".to_owned())?;
-            frames.bytes.extend_from_slice(&length.to_le_bytes());
-            frames.bytes.extend_from_slice(&packed);
+            frames.frames.push(Bytes::from([length.to_le_bytes().as_slice(), &packed].concat()));
         }
         Ok(frames)
+    }
+
+    /// Others after these.
+    pub fn append(&mut self, mut others: Frames) {
+        self.series += others.series;
+        self.frames.append(&mut others.frames);
+    }
+
+    /// The segment that they make.
+    pub fn segment(&self) -> PutPayload {
+        std::iter::once(Bytes::from_static(MAGIC)).chain(self.frames.iter().cloned()).collect()
     }
 }
 
@@ -149,14 +161,17 @@ mod tests {
         let position = Position { timestamp_ms: 1, partition: 2, offset: 3 };
         let reading = PendingReading { at: -4, value: 0.1, scale: Scale::AsIs, quality: Quality::Estimated, position };
         all[7].extra_mut().pending.push(reading);
-        let mut bytes = MAGIC.to_vec();
+        let mut frames = Frames::default();
         for part in all.chunks(FRAME - 1) {
-            bytes.extend(Frames::of(part.iter()).unwrap().bytes);
+            frames.append(Frames::of(part.iter()).unwrap());
         }
+        assert_eq!(frames.series, all.len() as u64);
+        let bytes = Bytes::from(frames.segment());
         let mut found = Vec::new();
         decode(&bytes, |series| found.push(series)).unwrap();
         assert_eq!(found, all);
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..MAGIC.len() + 3], &bytes[1..], b"", b"MLSERIE2"] {
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..MAGIC.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
+        {
             assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
         }
         assert_eq!(decode(MAGIC, |_| {}), Ok(()));

@@ -478,8 +478,7 @@ mod tests {
             for series in series {
                 shard.apply(reading(0, series, seq), Micros::MIN);
             }
-            let mut bytes = crate::ingest::segments::MAGIC.to_vec();
-            bytes.extend(shard.finish(Place { seq, rewrite_from }).unwrap().states.bytes);
+            let bytes = bytes::Bytes::from(shard.finish(Place { seq, rewrite_from }).unwrap().states.segment());
             let mut ids = Vec::new();
             crate::ingest::segments::decode(&bytes, |series| ids.push(series.id.to_string())).unwrap();
             ids.join(" ")

@@ -47,8 +47,8 @@ mod tests {
     async fn an_artifact_of_no_use_is_told_from_a_device_that_is_not_there() {
         let directory = tempfile::tempdir().unwrap();
         let env = environment(directory.path()).await;
-        env.lake.put_object("damaged", "meterline".into()).await.unwrap();
-        env.lake.put_object("newer", "meterline quantile_mlp 999\n{}\n".into()).await.unwrap();
+        env.lake.put_object("damaged", "meterline").await.unwrap();
+        env.lake.put_object("newer", "meterline quantile_mlp 999\n{}\n").await.unwrap();
         let mut ctx = step_context(env, "predict").await;
         for (artifact, words) in [("none", "no object"), ("damaged", "is damaged"), ("newer", "has format 999")] {
             let error = load(&ctx, "PT1H-0001", artifact).await.unwrap().err().unwrap().to_string();

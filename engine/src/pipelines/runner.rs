@@ -514,7 +514,7 @@ mod tests {
     async fn the_artifacts_of_a_run_are_there_until_it_has_succeeded() {
         let directory = tempfile::tempdir().unwrap();
         let env = environment(directory.path()).await;
-        env.lake.put_object("artifacts/r/dataset", "rows".into()).await.unwrap();
+        env.lake.put_object("artifacts/r/dataset", "rows").await.unwrap();
         env.metadata.insert_run(&queued(spec("r"))).await.unwrap();
         let artifacts = env.lake.local_dir().unwrap().join("artifacts").join("r");
         let runner = Runner::with_program(env.clone(), Some(script(directory.path(), "cat >/dev/null")));

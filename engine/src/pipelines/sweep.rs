@@ -106,13 +106,13 @@ mod tests {
             ("cancelled-long-ago", Status::Cancelled, hours_ago(7 * 24 + 1), false),
         ] {
             env.metadata.insert_run(&RunRecord { status, finished_at, ..queued(spec(run_id)) }).await.unwrap();
-            env.lake.put_object(&format!("{FOLDER}/{run_id}/a/b"), "artifact".into()).await.unwrap();
+            env.lake.put_object(&format!("{FOLDER}/{run_id}/a/b"), "artifact").await.unwrap();
             if stays {
                 expected.insert(run_id.to_owned());
             }
         }
-        env.lake.put_object(&format!("{FOLDER}/unknown/a"), "artifact".into()).await.unwrap();
-        env.lake.put_object("models/PT1H-0001/weights", "weights".into()).await.unwrap();
+        env.lake.put_object(&format!("{FOLDER}/unknown/a"), "artifact").await.unwrap();
+        env.lake.put_object("models/PT1H-0001/weights", "weights").await.unwrap();
         for _ in 0..2 {
             sweep(&env).await;
             assert_eq!(folders(&env.lake).await.unwrap(), expected);

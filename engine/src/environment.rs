@@ -65,6 +65,11 @@ impl EnvironmentError {
 }
 
 impl Environment {
+    /// Where relative paths of the configuration begin: its own directory.
+    pub fn directory(&self) -> &Path {
+        self.config_path.parent().unwrap_or(Path::new(""))
+    }
+
     /// Reads the configuration and opens what it points at.
     ///
     /// # Errors

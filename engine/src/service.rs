@@ -62,7 +62,8 @@ impl Service {
         if resumed > 0 {
             tracing::info!(runs = resumed, "going on with runs that an earlier service left unfinished");
         }
-        let ingest = ingest::service::start(&env.config, &env.lake, IngestOptions::default()).await?;
+        let options = IngestOptions { directory: env.directory().to_owned(), ..IngestOptions::default() };
+        let ingest = ingest::service::start(&env.config, &env.lake, options).await?;
         let (summary, maintenance) = watch::channel(Summary::default());
         let (committed, brokers, pulse) = (ingest.committed(), ingest.brokers(), ingest.pulse());
         let subject = Subject { committed, brokers, maintenance, pulse };

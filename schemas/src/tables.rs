@@ -40,6 +40,9 @@ fn field(name: &str, data_type: DataType) -> Field {
 
 /// One row is one revision of one interval of one series; one whose `count` is 0 takes the interval's value away. `position_timestamp`, `partition` and `offset` are the
 /// [`crate::reading::Position`] of the reading that caused it.
+///
+/// A roll-up's rows have partition −2, and say what they are made of (null for all others): seconds that are `present` and that
+/// are `expected`, summed over the series of the group, and the intervals in it that are `measured`, `estimated` and `substituted`.
 pub fn intervals() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field("series_id", DataType::Utf8),
@@ -54,6 +57,11 @@ pub fn intervals() -> SchemaRef {
         field("position_timestamp", DataType::Int64),
         field("partition", DataType::Int32),
         field("offset", DataType::Int64),
+        Field::new("present", DataType::Int64, true),
+        Field::new("expected", DataType::Int64, true),
+        Field::new("measured", DataType::Int64, true),
+        Field::new("estimated", DataType::Int64, true),
+        Field::new("substituted", DataType::Int64, true),
         field("month", DataType::Utf8),
         field("layer", DataType::Utf8),
     ]))

@@ -67,7 +67,7 @@ fn work(worker: u64, workers: u64, readings: u64, series: u64, together: &Barrie
             let value = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 / 1e6;
             let (unit, quality) = (Unit::KW, Quality::Measured);
             let reading = PendingReading { at, value, scale: unit.scale(), quality, position };
-            batch.push(Routed { feed: 0, route: route(id), series: id.clone(), unit, reading });
+            batch.push(Routed { feed: 0, route: route(id), series: id.clone(), unit, reading, labels: None });
         }
         sent += batch.len() as u64;
         in_epoch += batch.len() as u64;

@@ -33,7 +33,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         );
     };
     let (files, options) = (&args.files.files, args.file.options());
-    let report = backfill::run(&env.config, &env.lake, &args.feed, files, &options, show).await?;
+    let report = backfill::run(&env.config, &env.lake, &args.feed, files, &options, env.directory(), show).await?;
     if context.json {
         return context.print_json(&report);
     }

@@ -88,7 +88,9 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
         _ => error.downcast_ref::<IngestError>(),
     };
     match ingest {
-        Some(IngestError::Feed { .. } | IngestError::NotYet { .. } | IngestError::NoFeed) => true,
+        Some(
+            IngestError::Feed { .. } | IngestError::Rollup { .. } | IngestError::Labels { .. } | IngestError::NoFeed,
+        ) => true,
         Some(IngestError::File(file)) => file.is_usage(),
         _ => false,
     }

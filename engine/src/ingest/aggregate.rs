@@ -94,6 +94,14 @@ impl Rules {
         }
     }
 
+    // The first stamp of samples in the interval that starts at `start`.
+    fn first_of(&self, start: Micros) -> Micros {
+        match self.label {
+            Label::End => start + 1,
+            Label::Begin => start,
+        }
+    }
+
     /// Whether a sample at `at` is in an interval that starts at `start` or later.
     fn begins_by(&self, at: Micros, start: Micros) -> bool {
         match self.label {
@@ -112,6 +120,10 @@ pub struct Output {
     pub remembered: usize,
     /// Rows.
     pub rows: Rows,
+    /// Whether [`Output::before`] is kept: roll-ups need it.
+    pub keeps_before: bool,
+    /// By number of a row: what the interval was before the epoch, where there was something.
+    pub before: Vec<(u32, Content)>,
     /// Samples and registers, by the number of their series.
     pub samples: Vec<(u32, PendingReading)>,
     /// Readings that cannot be used.
@@ -313,13 +325,14 @@ impl Series {
         let start = rules.slot(frequency, reading.at);
         let end = frequency.advance(start, 1, &rules.zone);
         let new = surely_unwritten(&self.state, start, frequency, &rules.zone);
-        let complete = new || context.known != Known::Remembered || self.samples.complete_from(start);
+        let first = rules.first_of(start);
+        let complete = new || context.known != Known::Remembered || self.samples.complete_from(first);
         if !complete {
             return context.park(reading, start, end);
         }
         let looked_up = context.known == Known::Everything;
         if (new || looked_up) && self.state.last_start.is_none_or(|last| last <= start) {
-            self.samples.extend_to(start);
+            self.samples.extend_to(first);
         }
         let others = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end)).len();
         if others >= SAMPLES_MAX && self.samples.at(reading.at).is_none() {
@@ -382,17 +395,34 @@ impl Series {
         self.samples.take(sample);
     }
 
-    /// Forgets what is not to be remembered in the next epoch.
-    pub fn trim(&mut self, rules: &Rules, remembered: usize) {
+    /// Forgets what is not to be remembered in the next epoch: all but so many intervals, and so many samples or registers.
+    pub fn trim(&mut self, rules: &Rules, remembered: usize, samples: usize) {
         self.memory.trim(remembered);
-        if rules.kind != ValueKind::Interval
-            && let Some(oldest) = self.memory.oldest()
-        {
-            let from = match rules.label {
-                // The sample at an interval's start belongs to the one before; the register there to both.
-                Label::End if rules.kind == ValueKind::Gauge => oldest + 1,
-                _ => oldest,
-            };
+        if rules.kind == ValueKind::Interval {
+            return;
+        }
+        // The sample at an interval's start belongs to the one before; the register there to both.
+        let first_of = |start: Micros| if rules.kind == ValueKind::Gauge { rules.first_of(start) } else { start };
+        if let Some(oldest) = self.memory.oldest() {
+            self.samples.forget_before(first_of(oldest));
+        }
+        // However many there are of an interval, and also where they make none.
+        let most = if rules.kind == ValueKind::Gauge { samples } else { samples.min(remembered + 1) };
+        let surplus = self.samples.len().saturating_sub(most);
+        let (Some(first_kept), Some(last), Some(frequency)) =
+            (self.samples.nth(surplus), self.samples.last(), self.state.frequency)
+        else {
+            return;
+        };
+        let from = match rules.kind {
+            // Whole intervals, but never the running one.
+            ValueKind::Gauge if surplus > 0 => {
+                let next = frequency.advance(rules.slot(frequency, first_kept.at), 1, &rules.zone);
+                rules.first_of(next.min(rules.slot(frequency, last.at)))
+            }
+            _ => first_kept.at,
+        };
+        if surplus > 0 {
             self.samples.forget_before(from);
         }
     }
@@ -467,6 +497,12 @@ impl Output {
         Output { epoch, remembered, ..Output::default() }
     }
 
+    /// With or without [`Output::before`].
+    pub fn keeping_before(mut self, keeps: bool) -> Output {
+        self.keeps_before = keeps;
+        self
+    }
+
     /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
     /// of them is known; in order.
     pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
@@ -537,7 +573,11 @@ fn revise(known: &mut Remembered, end: Micros, content: Content, context: &mut C
         }
         None => {
             let start = known.start;
-            out.rows.push(Row { series: context.number, start, end, layer: Layer::Revision, content })
+            let row = out.rows.push(Row { series: context.number, start, end, layer: Layer::Revision, content });
+            if out.keeps_before {
+                out.before.push((row, known.content()));
+            }
+            row
         }
     };
     known.set(&content, out.epoch, row);

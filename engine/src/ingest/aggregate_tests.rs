@@ -87,7 +87,7 @@ impl Run {
         for stale in self.out.take_stale() {
             self.series.refresh(&self.rules, stale, &mut self.out);
         }
-        self.series.trim(&self.rules, self.out.remembered);
+        self.series.trim(&self.rules, self.out.remembered, self.out.remembered);
     }
 
     fn commit(&mut self) {
@@ -106,7 +106,10 @@ impl Run {
     /// The process ends and starts again: memory is lost, and what was not committed.
     fn restart(&mut self) {
         let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
-        segments::decode(&bytes::Bytes::from(frames.segment()), |state| self.series = Series::restore(state)).unwrap();
+        segments::decode(&bytes::Bytes::from(frames.segment(segments::SERIES)), |state| {
+            self.series = Series::restore(state)
+        })
+        .unwrap();
         self.out = Output::new(1, self.rules.remembered);
     }
 

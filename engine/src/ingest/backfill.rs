@@ -5,7 +5,7 @@
 //! (the repeated rows are revisions with the values that are there already).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -16,18 +16,25 @@ use meterline_connectors::formats::check;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, FeedConfig, Label};
+use meterline_schemas::labels::ROLLUP_PREFIX;
 use meterline_schemas::reading::Position;
 use serde::Serialize;
 
 use super::bounds::Bounds;
 use super::brokers::Brokers;
 use super::census::Census;
-use super::commit::{Batch, Committer};
+use super::commit::{Batch, Committer, RollupStates};
 use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
-use super::feeds::{add_feeds, check_feeds, feed_rules, restore};
+use super::feeds::{Restored, add_feeds, check_feeds, feed_rules, restore};
 use super::idleness::Idleness;
 use super::lock::EngineLock;
+use super::names::Names;
+use super::rollup;
+use super::rollup::alone::Alone;
+use super::rollup::changes::ForRollups;
+use super::rollup::coordinate::{Rollups, first_offset, follow};
+use super::rollup::series::RollupSeries;
 use super::segments::rewrite_from;
 use super::series::PendingReading;
 use super::shard::{FeedRules, Place, Routed, Shard, ShardPart, route};
@@ -75,7 +82,8 @@ pub struct BackfillReport {
     pub seconds: f64,
 }
 
-/// Reads files into a feed. The feed's kind, label, zone and unit hold for them; a unit that a file names comes first.
+/// Reads files into a feed. The feed's kind, label, zone and unit hold for them; a unit that a file names comes first. Relative
+/// paths of the configuration are below `directory`.
 ///
 /// # Errors
 /// The feed is unknown, a file cannot be read, an engine runs on the lake, or the lake fails. What was committed before
@@ -86,6 +94,7 @@ pub async fn run(
     feed: &str,
     paths: &[PathBuf],
     options: &FileOptions,
+    directory: &Path,
     mut progress: impl FnMut(BackfillProgress),
 ) -> Result<BackfillReport, IngestError> {
     let began = Instant::now();
@@ -113,22 +122,45 @@ pub async fn run(
     let mut committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    let start = rollup::restore::start(config, directory, lake, &state).await?;
+    if start.is_some() {
+        committer = committer.never_declining();
+    }
+    let names = Names::of(config);
+    let for_rollups = start.as_ref().map(|start| ForRollups::new(Arc::clone(&start.plan), Arc::clone(&start.givers)));
+    let mut rollups = start.map(|start| {
+        let series = RollupSeries::new(Arc::clone(&start.plan), names.first_rollup());
+        let rollups = Rollups::new(Arc::clone(&start.plan), series, Vec::new());
+        (rollups, Alone::new(start, first_offset(committer.fence())))
+    });
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
     let bounds = Bounds::of(&config.ingest, 1);
     let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);
-    restore(config, lake, &state, &rules, |(feed, series, written)| shard.restore(feed, series, written)).await?;
+    if let Some(for_rollups) = for_rollups {
+        shard = shard.for_rollups(for_rollups);
+    }
+    let take = |(feed, series, written): Restored| match &mut rollups {
+        Some((rollups, _)) if series.id.starts_with(ROLLUP_PREFIX) => rollups.series.restore(series, written),
+        _ => shard.restore(feed, series, written),
+    };
+    restore(config, lake, &state, &rules, take).await?;
     let mut census = Census::new(config);
     census.change(shard.census_changes());
+    if let Some((rollups, _)) = &mut rollups {
+        census.change(rollups.series.census_changes());
+    }
     committer.set_census(Arc::new(census));
     let mut run = Run {
         config,
+        names,
         committer,
+        rollups,
         feed: number,
         settings: settings.clone(),
         count_max: bounds.records,
         started_ms: jiff::Timestamp::now().as_millisecond(),
         next_row: 0,
-        states: 0,
+        changed: 0,
         report: BackfillReport { feed: feed.to_owned(), ..BackfillReport::default() },
     };
     let mut shard = Some(shard);
@@ -183,6 +215,7 @@ fn lost() -> IngestError {
 /// The readings of one commit.
 struct Filled {
     count: u64,
+    inputs: Vec<rollup::Input>,
     part: ShardPart,
     place: Place,
     census: Census,
@@ -190,6 +223,9 @@ struct Filled {
 
 struct Run<'a> {
     config: &'a Config,
+    names: Names,
+    // The coordinator's side of roll-ups, and the workers'.
+    rollups: Option<(Rollups, Alone)>,
     committer: Committer,
     feed: u16,
     settings: FeedConfig,
@@ -197,8 +233,8 @@ struct Run<'a> {
     count_max: u64,
     started_ms: i64,
     next_row: i64,
-    // States that a commit writes, about.
-    states: u64,
+    // Series that change with a commit, about.
+    changed: u64,
     report: BackfillReport,
 }
 
@@ -233,7 +269,7 @@ impl Run<'_> {
                     continue;
                 }
                 // Nothing of a backfill is late.
-                shard.apply(Routed { feed, route: route(&series), series, unit, reading }, Micros::MIN);
+                shard.apply(Routed { feed, route: route(&series), series, unit, reading, labels: None }, Micros::MIN);
             }
             Ok((shard, readings, count))
         };
@@ -247,21 +283,21 @@ impl Run<'_> {
     // Ends the epoch of `count` readings.
     async fn finish(&mut self, mut shard: Shard, count: u64) -> Result<(Shard, Filled), IngestError> {
         let known = self.committer.committed();
-        let rewrite_from = rewrite_from(&known.state.segments, self.states);
+        let rewrite_from = rewrite_from(&known.state.segments, self.changed);
         let place = Place { seq: known.state.seq + 1, rewrite_from };
         let mut census = Census::clone(&known.census);
         let finishing = move || -> Result<(Shard, Filled), IngestError> {
             let part = shard.finish(place)?;
             census.change(shard.census_changes());
-            Ok((shard, Filled { count, part, place, census }))
+            let inputs = shard.rollup_inputs();
+            Ok((shard, Filled { count, inputs, part, place, census }))
         };
         tokio::task::spawn_blocking(finishing)
             .await
             .map_err(|error| IngestError::Fault(format!("aggregating the readings of a file: {error}")))?
     }
 
-    async fn commit(&mut self, filled: Filled) -> Result<(), IngestError> {
-        let names: Vec<String> = self.config.feed.keys().cloned().collect();
+    async fn commit(&mut self, mut filled: Filled) -> Result<(), IngestError> {
         let mut state = IngestState::clone(&self.committer.committed().state);
         add_feeds(self.config, &mut state);
         let partition = Position::BACKFILL_PARTITION;
@@ -275,10 +311,10 @@ impl Run<'_> {
             ..Progress::begin(self.feed, partition, 0)
         };
         let source = SourcePart { epoch: filled.part.epoch, partitions: vec![progress], dead: vec![] };
-        let mut parts = Parts { sources: vec![source], shards: vec![filled.part], census: vec![] };
-        epoch::add(&mut state, &parts, &names);
-        let states = parts.take_states();
-        self.states = states.series;
+        let mut parts = Parts { sources: vec![source], shards: vec![filled.part], ..Parts::default() };
+        epoch::add(&mut state, &parts, &self.names);
+        self.changed = parts.shards.iter().map(|part| part.changed).sum();
+        let mut states = parts.take_states();
         // Where there is a stream, its partitions alone say how far it is.
         if let Some(mine) = state.feeds.remove(&self.report.feed) {
             let only_files = mine.partitions.keys().all(|known| *known == partition);
@@ -288,6 +324,16 @@ impl Run<'_> {
                 Idleness::default().advance(&mut alone, &filled.census, self.config, &nobody, now);
             }
             state.feeds.append(&mut alone);
+        }
+        follow(self.config, &mut state.feeds);
+        let (mut of_rollups, mut remembered) = (None, RollupStates::default());
+        if let Some((rollups, alone)) = &mut self.rollups {
+            let members = rollups.place(&state);
+            let parts = alone.epoch(std::mem::take(&mut filled.inputs), members, &self.committer).await?;
+            let (rows, made, states_of) =
+                rollups.commit(self.config, parts, filled.place, &mut state, &mut filled.census)?;
+            states.append(made);
+            (of_rollups, remembered) = (Some(rows), states_of);
         }
         state.committed_at = jiff::Timestamp::now().as_microsecond();
         let after = state.feeds.get(&self.report.feed).and_then(|feed| feed.partitions.get(&partition));
@@ -300,9 +346,10 @@ impl Run<'_> {
         }
         self.report.readings += filled.count;
         self.report.commits += 1;
-        let (intervals, dead_letters) = epoch::rows(parts)?;
+        let (intervals, dead_letters) = epoch::rows(parts, of_rollups)?;
         let (rewrite_from, census) = (filled.place.rewrite_from, Arc::new(filled.census));
-        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
+        let rollups = remembered;
+        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
         let committed = self.committer.commit(batch).await?;
         tracing::info!(commit = committed.state.seq, readings = filled.count, "committed a part of the backfill");
         Ok(())

@@ -5,6 +5,7 @@
 //! dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -12,6 +13,7 @@ use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::names::Names;
 use super::series::SeriesState;
 
 /// Intervals before the last one of a series that are counted.
@@ -30,11 +32,6 @@ pub enum Fact {
     End(i32, Micros),
     /// It has a value for the interval that starts here, which is one of its last 128.
     Present(Micros),
-}
-
-/// The zones of the feeds, by number.
-fn zones(config: &Config) -> Vec<TimeZone> {
-    config.feed.values().map(|feed| TimeZone::get(&feed.zone).unwrap_or(TimeZone::UTC)).collect()
 }
 
 /// A fact about the series of one feed and frequency.
@@ -156,25 +153,28 @@ impl Changes {
 /// Facts with the number of series that stand for each.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Census {
-    // By number.
-    feeds: Arc<[String]>,
+    // Those that have series, with their numbers.
+    feeds: Arc<[(u16, String)]>,
     counts: BTreeMap<Counted, i64>,
 }
 
 impl Census {
-    /// One of the feeds of a configuration, whose numbers are their places there; without any series yet.
+    /// One of the feeds and roll-ups of a configuration, without any series yet.
     pub fn new(config: &Config) -> Census {
-        Census { feeds: config.feed.keys().cloned().collect(), counts: BTreeMap::new() }
+        let names = Names::of(config);
+        let feeds = names.series_feeds(config).map(|feed| (feed.number, names.name(feed.number).to_owned()));
+        Census { feeds: feeds.collect(), counts: BTreeMap::new() }
     }
 
     /// That of these series. Those of feeds that are not configured are not counted.
     pub fn of<'a>(config: &Config, series: impl IntoIterator<Item = &'a SeriesState>) -> Census {
         let mut census = Census::new(config);
-        let zones = zones(config);
+        let zones: Vec<TimeZone> = Names::of(config).series_feeds(config).map(|feed| feed.time_zone()).collect();
         let mut changes = Changes::default();
         for state in series {
-            if let Some(number) = census.feeds.iter().position(|feed| **feed == *state.feed) {
-                changes.moved(number as u16, &zones[number], None, &Stand::of(state));
+            let known = census.feeds.iter().zip(&zones).find(|((_, feed), _)| **feed == *state.feed);
+            if let Some(((number, _), zone)) = known {
+                changes.moved(*number, zone, None, &Stand::of(state));
             }
         }
         census.change(&mut changes);
@@ -183,7 +183,7 @@ impl Census {
 
     /// The names of the feeds, with their numbers.
     pub fn feeds(&self) -> impl Iterator<Item = (u16, &str)> + '_ {
-        (0..).zip(self.feeds.iter().map(String::as_str))
+        self.feeds.iter().map(|(number, name)| (*number, name.as_str()))
     }
 
     /// Counts facts that came and went.
@@ -219,12 +219,14 @@ impl Census {
 
     /// The frequencies of a feed's series; `None` is among them where some are being detected.
     pub fn frequencies(&self, feed: u16) -> impl Iterator<Item = Option<Frequency>> + '_ {
-        let least = Counted { feed, frequency: None, fact: Fact::Series };
-        self.counts
-            .range(least..)
-            .take_while(move |(counted, _)| counted.feed == feed)
-            .filter(|(counted, _)| counted.fact == Fact::Series)
-            .map(|(counted, _)| counted.frequency)
+        // From one to the next, past all facts in between.
+        let mut from = Bound::Included(Counted { feed, frequency: None, fact: Fact::Series });
+        std::iter::from_fn(move || {
+            let (counted, _) = self.counts.range((from, Bound::Unbounded)).next()?;
+            let frequency = (counted.feed == feed).then_some(counted.frequency)?;
+            from = Bound::Excluded(Counted { feed, frequency, fact: Fact::Present(Micros::MAX) });
+            Some(frequency)
+        })
     }
 
     /// How many series stand for one fact.

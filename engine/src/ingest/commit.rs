@@ -2,8 +2,9 @@
 //!
 //! For commit `seq`, in this order, each step durable before the next begins:
 //!
-//! 1. data files of `intervals`, `samples` and `dead_letters`, and the segment `state/series-{seq}-{fence}.zst` with the states of the
-//!    series that changed (nobody sees them yet);
+//! 1. data files of `intervals`, `samples` and `dead_letters`, and the segments with what changed (nobody sees them yet):
+//!    `state/series-{seq}-{fence}.zst` has the states of series, `state/members-…` what roll-ups remember of them, and
+//!    `state/said-…` the labels that hold from the next commit on;
 //! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the files of `samples` and `dead_letters`;
 //! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
 //!    `meterline/ingest_fence` = fence, which together name the state file;
@@ -34,6 +35,8 @@ use super::error::IngestError;
 use super::layout::EpochRows;
 use super::pulse::Pulse;
 use super::recall::{Recalled, Wanted, look_up};
+use super::rollup;
+use super::rollup::saved::{SavedLabels, SavedMember};
 use super::segments::{self, Frames, Segment};
 use super::series::SeriesState;
 use super::state::IngestState;
@@ -125,12 +128,57 @@ pub async fn each_series(
     Ok(())
 }
 
+/// Hands every state that roll-ups remember of a series to `take`, with the commit whose segment holds it.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn each_member(
+    lake: &Lake,
+    state: &IngestState,
+    mut take: impl FnMut(SavedMember, i64),
+) -> Result<(), IngestError> {
+    let mut seen = std::collections::HashSet::new();
+    for segment in state.rollups.members.iter().rev() {
+        load_records(lake, segment, segments::MEMBERS, |member: SavedMember| {
+            if seen.insert(Arc::clone(&member.series)) {
+                take(member, segment.seq);
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The labels that hold from the commit after this state on.
+///
+/// # Errors
+/// Their segment cannot be read.
+pub async fn load_said(lake: &Lake, state: &IngestState) -> Result<Vec<SavedLabels>, IngestError> {
+    let mut said = Vec::new();
+    if let Some(segment) = &state.rollups.said {
+        load_records(lake, segment, segments::SAID, |labels| said.push(labels)).await?;
+    }
+    Ok(said)
+}
+
+async fn load_records<T: serde::de::DeserializeOwned>(
+    lake: &Lake,
+    segment: &Segment,
+    magic: &segments::Magic,
+    take: impl FnMut(T),
+) -> Result<(), IngestError> {
+    let loading = IngestError::lake("loading the states of roll-ups");
+    let bytes = lake.get_object(&segment.path).await.map_err(loading)?;
+    let decoded = segments::decode_records(magic, &bytes, take);
+    decoded.map_err(|reason| IngestError::State { path: segment.path.clone(), reason })
+}
+
 fn state_path(seq: i64, fence: i64) -> String {
     format!("{STATE_DIRECTORY}/ingest-{seq:012}-{fence}.zst")
 }
 
-fn segment_path(seq: i64, fence: i64) -> String {
-    format!("{STATE_DIRECTORY}/series-{seq:012}-{fence}.zst")
+fn segment_path(of: &str, seq: i64, fence: i64) -> String {
+    format!("{STATE_DIRECTORY}/{of}-{seq:012}-{fence}.zst")
 }
 
 async fn load_state(lake: &Lake, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
@@ -170,8 +218,27 @@ pub struct Batch {
     pub states: Frames,
     /// Segments of this commit and later ones go: their series are among `states`.
     pub rewrite_from: i64,
+    /// What roll-ups remember.
+    pub rollups: RollupStates,
     /// The census after it.
     pub census: Arc<Census>,
+}
+
+/// What roll-ups remember from a commit on.
+#[derive(Debug)]
+pub struct RollupStates {
+    /// Of the series that changed, and of those in the segments to be written again.
+    pub members: Frames,
+    /// As [`Batch::rewrite_from`].
+    pub rewrite_from: i64,
+    /// Labels that hold from the next commit on.
+    pub said: Frames,
+}
+
+impl Default for RollupStates {
+    fn default() -> RollupStates {
+        RollupStates { members: Frames::default(), rewrite_from: i64::MAX, said: Frames::default() }
+    }
 }
 
 /// The one writer of `intervals`, `samples` and `dead_letters`, as long as nobody newer claims them.
@@ -186,6 +253,8 @@ pub struct Committer {
     states: VecDeque<(String, Vec<String>)>,
     stopping: Arc<AtomicBool>,
     pulse: Pulse,
+    // Whether a lookup may be declined that takes too long.
+    may_decline: bool,
 }
 
 impl Committer {
@@ -224,6 +293,7 @@ impl Committer {
             states,
             stopping,
             pulse: Pulse::default(),
+            may_decline: true,
         };
         committer.finish().await?;
         Ok(committer)
@@ -232,6 +302,17 @@ impl Committer {
     /// Tells `pulse` how commits fare.
     pub fn watched_by(mut self, pulse: Pulse) -> Committer {
         self.pulse = pulse;
+        self
+    }
+
+    /// The fence of this writer: greater than that of any before it.
+    pub fn fence(&self) -> i64 {
+        self.fence.value()
+    }
+
+    /// Lookups are never declined: what was there before a correction must be known.
+    pub fn never_declining(mut self) -> Committer {
+        self.may_decline = false;
         self
     }
 
@@ -245,7 +326,7 @@ impl Committer {
     /// # Errors
     /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to stop.
     pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
-        let Batch { intervals, dead_letters, mut state, states, rewrite_from, census } = batch;
+        let Batch { intervals, dead_letters, mut state, states, rewrite_from, rollups, census } = batch;
         state.seq = self.committed.state.seq + 1;
         state.fence = self.fence.value();
         state.sample_files.clear();
@@ -272,16 +353,13 @@ impl Committer {
             state.dead_letter_files = retry(&stopping, &pulse, "writing dead letters", || table.write(&rows)).await?;
         }
 
-        let lake = &self.lake;
         state.segments.retain(|segment| segment.seq < rewrite_from);
-        if states.series > 0 {
-            let path = segment_path(state.seq, state.fence);
-            let segment = states.segment();
-            retry(&stopping, &pulse, "writing the states of series", || lake.put_object(&path, segment.clone()))
-                .await?;
-            let (seq, series, bytes) = (state.seq, states.series, segment.content_length() as u64);
-            state.segments.push(Segment { path, seq, series, bytes });
-        }
+        state.segments.extend(self.put_segment("series", segments::SERIES, &states, &state).await?);
+        drop(states);
+        state.rollups.members.retain(|segment| segment.seq < rollups.rewrite_from);
+        state.rollups.members.extend(self.put_segment("members", segments::MEMBERS, &rollups.members, &state).await?);
+        state.rollups.said = self.put_segment("said", segments::SAID, &rollups.said, &state).await?;
+        let lake = &self.lake;
         let path = state_path(state.seq, state.fence);
         let encoded = Bytes::from(encode_state(&state)?);
         retry(&stopping, &pulse, "writing the state", || lake.put_object(&path, encoded.clone())).await?;
@@ -296,11 +374,29 @@ impl Committer {
                 Err(CommitError::Lake(error)) => attempt.wait("committing intervals", error).await?,
             }
         };
-        let segments = state.segments.iter().map(|segment| segment.path.clone()).collect();
+        let segments = state.segment_paths().map(str::to_owned).collect();
         self.committed = Committed { state, census, intervals_version };
         self.finish().await?;
         self.prune(path, segments).await;
         Ok(self.committed.clone())
+    }
+
+    // A segment of the commit that `state` is to be; nothing where there is nothing to be written.
+    async fn put_segment(
+        &self,
+        of: &str,
+        magic: &'static segments::Magic,
+        frames: &Frames,
+        state: &IngestState,
+    ) -> Result<Option<Segment>, IngestError> {
+        if frames.series == 0 {
+            return Ok(None);
+        }
+        let (path, segment) = (segment_path(of, state.seq, state.fence), frames.segment(magic));
+        let put = || self.lake.put_object(&path, segment.clone());
+        retry(&self.stopping, &self.pulse, "writing the states of series", put).await?;
+        let (seq, series, bytes) = (state.seq, frames.series, segment.content_length() as u64);
+        Ok(Some(Segment { path, seq, series, bytes }))
     }
 
     // Step 4. The transactions make it idempotent.
@@ -332,8 +428,26 @@ impl Committer {
     /// # Errors
     /// A file is damaged, or a store still fails when the engine is to stop.
     pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
-        let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted);
+        let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted, self.may_decline);
         retry(&self.stopping, &self.pulse, "looking up what was written earlier", work).await
+    }
+
+    /// Looks up intervals of series for roll-ups, as [`Committer::look_up`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn series_rows(&self, wants: &[rollup::lake::Want]) -> Result<Vec<rollup::lake::SeriesRow>, IngestError> {
+        let work = || rollup::look_up::series_rows(&self.lake, &self.intervals, wants);
+        retry(&self.stopping, &self.pulse, "looking up intervals for roll-ups", work).await
+    }
+
+    /// Looks up intervals of roll-ups, as [`Committer::look_up`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn group_rows(&self, wants: &[rollup::lake::Want]) -> Result<Vec<rollup::lake::GroupRow>, IngestError> {
+        let work = || rollup::look_up::group_rows(&self.lake, &self.intervals, wants);
+        retry(&self.stopping, &self.pulse, "looking up intervals of roll-ups", work).await
     }
 
     /// Puts files of one of its tables in the place of others, for housekeeping: between two commits, or not at all.
@@ -392,13 +506,15 @@ async fn known_states(lake: &Lake, newest: i64) -> Result<VecDeque<(String, Vec<
         let loading = IngestError::lake("loading the states of old commits");
         // One that cannot be read names nothing; if it is the newest, this was said already.
         let named = match lake.get_object(&path).await {
-            Ok(bytes) => decode_state(&path, &bytes).map(|state| (state.seq, state.segments)).unwrap_or_default(),
+            Ok(bytes) => decode_state(&path, &bytes)
+                .map(|state| (state.seq, state.segment_paths().map(str::to_owned).collect()))
+                .unwrap_or_default(),
             Err(LakeError::NotFound { .. }) => continue,
             Err(error) => return Err(loading(error)),
         };
         // Of a writer that was fenced out or died before its commit.
-        let segments = if named.0 > newest { Vec::new() } else { named.1 };
-        states.push_back((path, segments.into_iter().map(|segment| segment.path).collect()));
+        let segments: Vec<String> = if named.0 > newest { Vec::new() } else { named.1 };
+        states.push_back((path, segments));
     }
     let named: BTreeSet<String> =
         states.iter().flat_map(|(_, segments): &(String, Vec<String>)| segments).cloned().collect();

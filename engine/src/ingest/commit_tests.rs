@@ -130,6 +130,7 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
         rows,
         samples: vec![],
         series: vec![(0, TextMaker::default().texts(&series))],
+        made_of: None,
     }]);
     let mut state = state.clone();
     let partition = state.feeds.entry(FEED.into()).or_default().partitions.entry(0).or_default();
@@ -140,7 +141,8 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
     let gone = state.segments.iter().filter(|segment| segment.seq >= rewrite_from).map(|segment| segment.seq);
     let series = gone.chain([state.seq + 1]).map(|seq| SeriesState::new(FEED, &format!("m{seq}"), Unit::KWH));
     let states = Frames::of(series.collect::<Vec<_>>().iter()).unwrap();
-    Batch { intervals, dead_letters: None, state, states, rewrite_from, census: Arc::default() }
+    let (rollups, census) = Default::default();
+    Batch { intervals, dead_letters: None, state, states, rewrite_from, rollups, census }
 }
 
 fn next_offset(state: &IngestState) -> i64 {

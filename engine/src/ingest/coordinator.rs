@@ -10,17 +10,20 @@ use tokio::sync::{mpsc as channel, watch};
 
 use super::brokers::Brokers;
 use super::census::Census;
-use super::commit::{Batch, Committed, Committer};
-use super::dataflow::{Control, Event};
+use super::commit::{Batch, Committed, Committer, RollupStates};
+use super::dataflow::{Control, Event, Places};
 use super::discovery::{Report, Reported};
 use super::epoch::{self, Parts};
 use super::error::IngestError;
 use super::feeds::add_feeds;
 use super::idleness::Idleness;
 use super::layout::EpochRows;
+use super::names::Names;
 use super::pulse::Pulse;
 use super::recall::Recalled;
 use super::requests::Request;
+use super::rollup::ask::Asked;
+use super::rollup::coordinate::{Rollups, follow};
 use super::segments::{Frames, rewrite_from};
 use super::shard::Place;
 use super::state::{IngestState, PartitionState};
@@ -44,7 +47,10 @@ pub(super) struct Coordinator {
     pub(super) committer: Committer,
     pub(super) control: Arc<Control>,
     pub(super) events: channel::UnboundedReceiver<Event>,
-    pub(super) feeds: Vec<String>,
+    pub(super) names: Names,
+    pub(super) rollups: Option<Rollups>,
+    /// The next epoch has something to do, whatever is read in it.
+    pub(super) go_on: bool,
     pub(super) workers: usize,
     pub(super) idleness: Idleness,
     // By worker.
@@ -65,8 +71,8 @@ impl Coordinator {
     pub(super) async fn run(mut self) -> Result<(), IngestError> {
         self.begin().await?;
         let mut was_full = false;
-        // States that the next commit will write, about.
-        let mut states = 0;
+        // Series that change with the next commit, about.
+        let mut changed = 0;
         loop {
             // Also where the stream never has to wait.
             if let Ok(request) = self.requests.try_recv() {
@@ -75,12 +81,15 @@ impl Coordinator {
             let stop = self.wait_until_due(was_full).await?;
             was_full = self.control.full();
             let known = &self.committer.committed().state;
-            let place = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, states) };
-            let epoch = self.control.open_next(place);
+            let series = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, changed) };
+            let members = self.rollups.as_ref().map_or(Place::NOWHERE, |rollups| rollups.place(known));
+            let epoch = self.control.open_next(Places { series, members });
             let parts = self.collect(epoch).await?;
-            states = parts.shards.iter().map(|part| part.states.series).sum();
-            if parts.records() > 0 || parts.has_gaps() || parts.has_states() || self.caught_up(&parts) {
-                self.commit(parts, place).await?;
+            changed = parts.shards.iter().map(|part| part.changed).sum();
+            self.go_on = parts.rollups.go_on();
+            let news = parts.has_states() || parts.rollups.has_news();
+            if parts.records() > 0 || parts.has_gaps() || news || self.caught_up(&parts) {
+                self.commit(parts, series).await?;
             }
             if stop {
                 return Ok(());
@@ -99,9 +108,20 @@ impl Coordinator {
                 None => return Err(IngestError::Fault("all workers of the stream ended".into())),
             }
         }
+        if let Some(rollups) = &mut self.rollups {
+            census.change(rollups.series.census_changes());
+        }
         self.committer.set_census(Arc::new(census));
         self.make_known();
         Ok(())
+    }
+
+    // What roll-ups ask for; `ending` is the epoch that ends, 0 where none does.
+    async fn answer(&mut self, asked: Asked, ending: u64) -> Result<(), IngestError> {
+        match &mut self.rollups {
+            Some(rollups) => rollups.answer(asked, ending, &self.committer).await,
+            None => Err(out_of_turn()),
+        }
     }
 
     // Until the open epoch is to be closed; whether it is the last one.
@@ -112,6 +132,9 @@ impl Coordinator {
         loop {
             if *self.stopped.borrow_and_update() {
                 return Ok(true);
+            }
+            if self.go_on {
+                return Ok(false);
             }
             let news = self.control.has_news();
             // The end of a backlog becomes visible at once.
@@ -130,6 +153,7 @@ impl Coordinator {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(Event::Failed(error)) => return Err(error),
+                    Some(Event::Asked(asked)) => self.answer(asked, 0).await?,
                     Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },
@@ -173,14 +197,17 @@ impl Coordinator {
     fn caught_up(&self, parts: &Parts) -> bool {
         let feeds = &self.committer.committed().state.feeds;
         parts.sources.iter().flat_map(|part| &part.partitions).any(|now| {
-            let known = feeds.get(&self.feeds[usize::from(now.feed)]).and_then(|f| f.partitions.get(&now.partition));
+            let known = feeds.get(self.names.name(now.feed)).and_then(|f| f.partitions.get(&now.partition));
             known.is_some_and(|p| p.end_offset > p.next_offset) && now.end_offset <= now.next_offset
         })
     }
 
     async fn collect(&mut self, epoch: u64) -> Result<Parts, IngestError> {
         let mut parts = Parts::default();
-        while !parts.complete(self.workers) {
+        if let Some(rollups) = &mut self.rollups {
+            rollups.answer_waiting(epoch, &self.committer).await?;
+        }
+        while !parts.complete(self.workers, self.rollups.is_some()) {
             let event = match tokio::time::timeout(SLOW_EPOCH, self.events.recv()).await {
                 Ok(Some(event)) => event,
                 Ok(None) => return Err(IngestError::Fault("all workers of the stream ended".into())),
@@ -195,6 +222,9 @@ impl Coordinator {
                 Event::Source(part) if part.epoch == epoch => parts.sources.push(part),
                 Event::Shard(part) if part.epoch == epoch => parts.shards.push(part),
                 Event::Census(part) if part.epoch == epoch => parts.census.push(part),
+                Event::Members(part) if part.epoch == epoch => parts.rollups.members.push(part),
+                Event::Groups(part) if part.epoch == epoch => parts.rollups.groups.push(part),
+                Event::Asked(asked) => self.answer(asked, epoch).await?,
                 Event::Wanted { worker, wanted } => {
                     let began = Instant::now();
                     let found = self.committer.look_up(&wanted).await?;
@@ -212,7 +242,9 @@ impl Coordinator {
                     // A worker that has ended says so itself.
                     let _ = self.recalled[worker].send(found);
                 }
-                Event::Source(_) | Event::Shard(_) | Event::Census(_) => return Err(out_of_turn()),
+                Event::Source(_) | Event::Shard(_) | Event::Census(_) | Event::Members(_) | Event::Groups(_) => {
+                    return Err(out_of_turn());
+                }
             }
         }
         Ok(parts)
@@ -223,19 +255,27 @@ impl Coordinator {
         let records = parts.records();
         let mut state = IngestState::clone(&self.committer.committed().state);
         add_feeds(&self.config, &mut state);
-        epoch::add(&mut state, &parts, &self.feeds);
+        epoch::add(&mut state, &parts, &self.names);
         let mut census = Census::clone(&self.committer.committed().census);
         parts.census.drain(..).for_each(|part| census.add(part.counts));
-        self.idleness.heard(&parts, &self.feeds, began);
+        self.idleness.heard(&parts, &self.names, began);
         self.idleness.advance(&mut state.feeds, &census, &self.config, &self.brokers, began);
+        follow(&self.config, &mut state.feeds);
         let before = state.committed_at;
         state.committed_at = jiff::Timestamp::now().as_microsecond();
-        parts.rates(&mut state, &self.feeds, before);
-        let states = parts.take_states();
-        let (intervals, dead_letters) = epoch::rows(parts)?;
+        parts.rates(&mut state, self.names.all(), before);
+        let mut states = parts.take_states();
+        let (mut of_rollups, mut rollups) = (None, RollupStates::default());
+        if let Some(mine) = &mut self.rollups {
+            let parts = std::mem::take(&mut parts.rollups);
+            let (rows, made, remembered) = mine.commit(&self.config, parts, place, &mut state, &mut census)?;
+            states.append(made);
+            (of_rollups, rollups) = (Some(rows), remembered);
+        }
+        let (intervals, dead_letters) = epoch::rows(parts, of_rollups)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
-        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, census };
+        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
         let committed = self.make(batch).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(PartitionState::lag).sum();
@@ -271,6 +311,7 @@ impl Coordinator {
         if !self.idleness.advance(&mut feeds, &census, &self.config, &self.brokers, Instant::now()) {
             return Ok(());
         }
+        follow(&self.config, &mut feeds);
         let state =
             IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
         let batch = Batch {
@@ -279,6 +320,7 @@ impl Coordinator {
             state,
             states: Frames::default(),
             rewrite_from: i64::MAX,
+            rollups: RollupStates::default(),
             census,
         };
         let committed = self.make(batch).await?;
@@ -294,7 +336,7 @@ impl Coordinator {
             return;
         }
         let mut report = Report::new();
-        for (number, name) in self.feeds.iter().enumerate() {
+        for (number, name) in self.names.all().iter().enumerate() {
             let Some(feed) = committed.state.feeds.get(name) else { continue };
             if let Some(watermark) = feed.watermark {
                 self.control.set_watermark(number, watermark);

@@ -3,7 +3,8 @@
 //! ```text
 //! worker 0: poll ▸ decode ─┐ exchange  ┌─▶ aggregate (shard 0) ─┬─▶ part ──────────────▶ coordinator
 //! worker 1: poll ▸ decode ─┼ by series ┼─▶ aggregate (shard 1) ─┤                          ▲  ▲
-//!                          └───────────┘                        └─ facts ─▶ count ─ census ┘  │
+//!                          └───────────┘                        ├─ facts ─▶ count ─ census ┘  │
+//!                                                               └─ changes ─▶ roll-ups ───────┤
 //!      └── positions, counts, dead letters of each epoch ─────────────────────────────────────┘
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! much is in memory at once, and a slow store slows the sources.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,14 +22,15 @@ use std::time::{Duration, Instant};
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::operators::CountTotal;
-use meterline_connectors::formats::Decoder;
 use meterline_connectors::kafka::source::Source;
 use meterline_schemas::Micros;
-use meterline_schemas::config::KafkaConfig;
+use meterline_schemas::config::{BadRecords, KafkaConfig};
 use timely::communication::initialize::WorkerGuards;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::core::{Concat, OkErr};
 use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::vec::Map;
 use timely::dataflow::{InputHandle, Stream};
 use timely::worker::Worker;
 use tokio::sync::mpsc::UnboundedSender;
@@ -37,8 +40,17 @@ use super::census::Counted;
 use super::discovery::{Command, GivenBack};
 use super::epoch::SourcePart;
 use super::error::IngestError;
-use super::reader::Reader;
+use super::reader::{Decoders, Reader};
 use super::recall::{Recalled, Wanted};
+use super::rollup::ask::{Answered, Asked, Asking, Of};
+use super::rollup::changes::ForRollups;
+use super::rollup::coordinate::MembersFrames;
+use super::rollup::dataflow::{GroupsPart, MembersPart};
+use super::rollup::member::MemberState;
+use super::rollup::parents::GroupsState;
+use super::rollup::plan::Plan;
+use super::rollup::saved::Givers;
+use super::rollup::{self, Input, LabelChange};
 use super::series::SeriesState;
 use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart};
 
@@ -63,6 +75,12 @@ pub enum Event {
     },
     /// A shard has finished an epoch.
     Shard(ShardPart),
+    /// The series of a worker have finished an epoch for roll-ups.
+    Members(MembersFrames),
+    /// The groups of a worker have finished an epoch.
+    Groups(GroupsPart),
+    /// Roll-ups have to know more before they can finish an epoch.
+    Asked(Asked),
     /// The stream cannot go on.
     Failed(IngestError),
 }
@@ -84,7 +102,16 @@ pub struct Control {
     /// By number of the feed, as of the last commit.
     watermarks: Vec<AtomicI64>,
     // Where the states of the epoch that was closed last go.
-    place: Mutex<Place>,
+    places: Mutex<Places>,
+}
+
+/// Where the states of an epoch go.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    /// Those of series.
+    pub series: Place,
+    /// What roll-ups remember of them.
+    pub members: Place,
 }
 
 impl Control {
@@ -100,7 +127,7 @@ impl Control {
             stopping,
             done: Arc::new(AtomicBool::new(false)),
             watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
-            place: Mutex::new(Place { seq: 0, rewrite_from: i64::MAX }),
+            places: Mutex::new(Places { series: Place::NOWHERE, members: Place::NOWHERE }),
         }
     }
 
@@ -135,22 +162,24 @@ impl Control {
         self.records() >= self.records_max
     }
 
-    /// Closes the open epoch, whose number is returned and whose states go to `place`, and opens the next one.
-    pub fn open_next(&self, place: Place) -> u64 {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    /// Closes the open epoch, whose number is returned and whose states go to `places`, and opens the next one.
+    pub fn open_next(&self, places: Places) -> u64 {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
         self.records.store(0, Ordering::Relaxed);
         self.passed.store(false, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release)
     }
 
     // Asked only between the end of an epoch and its commit, while no other one can end.
-    fn place(&self) -> Place {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> Places {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a feed's watermark known, for counting late readings.
+    /// Makes a feed's watermark known, for counting late readings; others' are not needed.
     pub fn set_watermark(&self, feed: usize, watermark: Micros) {
-        self.watermarks[feed].store(watermark, Ordering::Relaxed);
+        if let Some(known) = self.watermarks.get(feed) {
+            known.store(watermark, Ordering::Relaxed);
+        }
     }
 
     fn watermark(&self, feed: u16) -> Micros {
@@ -167,8 +196,8 @@ impl Control {
 pub struct Setup {
     /// Reads its partitions.
     pub source: Source,
-    /// By number of the feed.
-    pub decoders: Vec<Decoder>,
+    /// What makes something of records.
+    pub decoders: Decoders,
     /// From discovery.
     pub commands: Receiver<Command>,
     /// To discovery.
@@ -179,6 +208,37 @@ pub struct Setup {
     pub budget: Budget,
     /// What was looked up for it.
     pub recalled: Receiver<Recalled>,
+    /// For roll-ups, where there are any.
+    pub rollups: Option<RollupSetup>,
+}
+
+/// What the roll-ups of one worker start with.
+pub struct RollupSetup {
+    /// The roll-ups.
+    pub plan: Arc<Plan>,
+    /// Names behind numbers.
+    pub givers: Arc<Givers>,
+    /// The series of the worker, each with the commit whose segment holds it.
+    pub members: Vec<(MemberState, i64)>,
+    /// Labels that hold from the first epoch on.
+    pub labels: Vec<LabelChange>,
+    /// The groups.
+    pub groups: GroupsState,
+    /// Of the rows' positions, before the first epoch.
+    pub offset: i64,
+    /// What was looked up.
+    pub answered: Answered,
+}
+
+/// A topic that is read.
+#[derive(Debug, Clone)]
+pub struct ReadTopic {
+    /// Name of its feed.
+    pub name: Arc<str>,
+    /// Its own.
+    pub topic: Arc<str>,
+    /// What happens to records that cannot be read.
+    pub bad_records: BadRecords,
 }
 
 /// What is the same for all workers.
@@ -186,6 +246,8 @@ pub struct Setup {
 pub struct Common {
     /// By number.
     pub feeds: Arc<[FeedRules]>,
+    /// Those of feeds, and then those of labels, by number.
+    pub topics: Arc<[ReadTopic]>,
     /// From the coordinator.
     pub control: Arc<Control>,
     /// To the coordinator.
@@ -238,12 +300,17 @@ impl Drop for DeathNotice {
 fn run(worker: &mut Worker, common: Common, setup: Setup) {
     let control = Arc::clone(&common.control);
     let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>> = InputHandle::new();
+    let mut labels: InputHandle<u64, CapacityContainerBuilder<Vec<Input>>> = InputHandle::new();
     let mut shard = Shard::new(Arc::clone(&common.feeds), setup.budget);
+    if let Some(rollups) = &setup.rollups {
+        shard = shard.for_rollups(ForRollups::new(Arc::clone(&rollups.plan), Arc::clone(&rollups.givers)));
+    }
     for (feed, state, written) in setup.series {
         shard.restore(feed, state, written);
     }
-    build(worker, &mut input, shard, setup.recalled, &common);
+    build(worker, &mut input, &mut labels, shard, setup.recalled, setup.rollups, &common);
     input.advance_to(1);
+    labels.advance_to(1);
     let mut reader =
         Reader::new(worker.index(), common, setup.source, setup.decoders, setup.commands, setup.given_back);
     while !control.done.load(Ordering::Acquire) {
@@ -251,6 +318,7 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
         if open > *input.time() {
             reader.hand_in(*input.time());
             input.advance_to(open);
+            labels.advance_to(open);
         }
         let may_read = !control.stopping.load(Ordering::Relaxed) && !control.full();
         let count = match reader.obey().and_then(|()| if may_read { reader.read() } else { Ok(0) }) {
@@ -262,6 +330,8 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
         };
         input.send_batch(&mut reader.batch);
         reader.batch.clear();
+        labels.send_batch(&mut reader.labels);
+        reader.labels.clear();
         match count {
             0 => worker.step_or_park(Some(NAP)),
             _ => worker.step(),
@@ -272,7 +342,7 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
         worker.step_or_park(Some(NAP));
     }
     // Left to itself, timely would wait for a worker that panicked and never closed its input.
-    drop(input);
+    drop((input, labels));
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
@@ -281,29 +351,72 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
 fn build(
     worker: &mut Worker,
     input: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>>,
+    labels: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Input>>>,
     shard: Shard,
     recalled: Receiver<Recalled>,
+    rollups: Option<RollupSetup>,
     common: &Common,
 ) {
     let (index, common) = (worker.index(), common.clone());
     worker.dataflow(|scope| {
-        let facts = aggregate(input.to_stream(scope), index, shard, recalled, common.clone());
+        let told = aggregate(input.to_stream(scope), index, shard, recalled, common.clone());
+        let (facts, changes): (Facts<'_>, Stream<'_, u64, Vec<Box<Input>>>) = told.ok_err(|told| told);
         let counts = facts.as_collection().count_total();
-        report(counts.inner, common.events);
+        report(counts.inner, common.events.clone());
+        let labels = labels.to_stream(scope);
+        if let Some(setup) = rollups {
+            rollup::dataflow::build(changes.map(|change| *change).concat(labels), rollup_setup(index, setup, &common));
+        }
     });
+}
+
+// Brings the parts of roll-ups, and what they ask for, to the coordinator.
+fn rollup_setup(worker: usize, setup: RollupSetup, common: &Common) -> rollup::dataflow::Setup {
+    let RollupSetup { plan, givers, members, labels, groups, offset, answered } = setup;
+    let events = common.events.clone();
+    let ask = move |of: Of| {
+        let events = events.clone();
+        move |epoch, wants| _ = events.send(Event::Asked(Asked { worker, epoch, of, wants }))
+    };
+    let (control, events) = (Arc::clone(&common.control), common.events.clone());
+    let hand_in = move |event| {
+        let event = match event {
+            // What is restored is nothing to commit.
+            rollup::dataflow::Event::Groups(GroupsPart { epoch: 0, .. })
+            | rollup::dataflow::Event::Members(MembersPart { epoch: 0, .. }) => return,
+            rollup::dataflow::Event::Groups(part) => Event::Groups(part),
+            rollup::dataflow::Event::Members(part) => match MembersFrames::of(part, &givers) {
+                Ok(part) => Event::Members(part),
+                Err(error) => Event::Failed(error),
+            },
+        };
+        let _ = events.send(event);
+    };
+    rollup::dataflow::Setup {
+        plan,
+        members,
+        labels,
+        groups,
+        offset,
+        series_rows: Box::new(Asking { ask: ask(Of::Series), answers: answered.series }),
+        group_rows: Box::new(Asking { ask: ask(Of::Groups), answers: answered.groups }),
+        place: Box::new(move || control.places().members),
+        events: Rc::new(hand_in),
+    }
 }
 
 type Counts<'scope> = Stream<'scope, u64, Vec<((Counted, i64), u64, isize)>>;
 type Facts<'scope> = Stream<'scope, u64, Vec<(Counted, u64, i64)>>;
+type Told<'scope> = Stream<'scope, u64, Vec<Result<(Counted, u64, i64), Box<Input>>>>;
 
-// Readings of an epoch become rows and states, which the coordinator gets, and facts that came and went.
+// Readings of an epoch become rows and states, which the coordinator gets, facts that came and went, and changes for roll-ups.
 fn aggregate<'scope>(
     readings: Stream<'scope, u64, Vec<Routed>>,
     worker: usize,
     mut shard: Shard,
     recalled: Receiver<Recalled>,
     common: Common,
-) -> Facts<'scope> {
+) -> Told<'scope> {
     // Readings of epochs that not every source has reached yet: they wait, so that the state of a shard is that of one
     // epoch.
     let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
@@ -339,7 +452,7 @@ fn aggregate<'scope>(
                             Err(_) => return activator.activate_after(NAP),
                         }
                     }
-                    let event = match shard.finish(common.control.place()) {
+                    let event = match shard.finish(common.control.places().series) {
                         Ok(part) => Event::Shard(part),
                         Err(error) => Event::Failed(error),
                     };
@@ -350,7 +463,10 @@ fn aggregate<'scope>(
                 }
                 let mut session = output.session(&capability);
                 for (counted, change) in shard.census_changes().drain() {
-                    session.give((counted, ended, change));
+                    session.give(Ok((counted, ended, change)));
+                }
+                for input in shard.rollup_inputs() {
+                    session.give(Err(Box::new(input)));
                 }
                 drop(session);
                 ended += 1;

@@ -8,7 +8,9 @@ use meterline_schemas::time::SECOND;
 use super::dataflow::CensusPart;
 use super::dead_letters::{self, DeadLetter};
 use super::error::IngestError;
-use super::layout::EpochRows;
+use super::layout::{EpochRows, ShardRows};
+use super::names::Names;
+use super::rollup::coordinate::RollupParts;
 use super::segments::Frames;
 use super::shard::ShardPart;
 use super::state::{IngestState, PartitionState};
@@ -148,12 +150,15 @@ pub struct Parts {
     pub shards: Vec<ShardPart>,
     /// From the census.
     pub census: Vec<CensusPart>,
+    /// From roll-ups, where there are any.
+    pub rollups: RollupParts,
 }
 
 impl Parts {
-    /// Whether every worker has handed in all of its parts.
-    pub fn complete(&self, workers: usize) -> bool {
+    /// Whether every worker has handed in all of its parts, those of roll-ups included where there are any.
+    pub fn complete(&self, workers: usize, rollups: bool) -> bool {
         [self.sources.len(), self.shards.len(), self.census.len()] == [workers; 3]
+            && (!rollups || self.rollups.complete(workers))
     }
 
     /// Whether there are states to be written.
@@ -198,10 +203,10 @@ impl Parts {
 }
 
 /// Adds an epoch's positions and counts to a state. Watermarks stay; see [`super::idleness`].
-pub fn add(state: &mut IngestState, parts: &Parts, feeds: &[String]) {
+pub fn add(state: &mut IngestState, parts: &Parts, names: &Names) {
     for part in &parts.sources {
         for progress in &part.partitions {
-            let Some(feed) = state.feeds.get_mut(&feeds[usize::from(progress.feed)]) else { continue };
+            let Some(feed) = state.feeds.get_mut(names.name(progress.feed)) else { continue };
             let partition = feed.partitions.entry(progress.partition).or_default();
             partition.incarnation = progress.incarnation;
             partition.topic_id = progress.topic_id.or(partition.topic_id);
@@ -214,10 +219,14 @@ pub fn add(state: &mut IngestState, parts: &Parts, feeds: &[String]) {
             partition.earlier += progress.earlier;
             partition.counts.records += progress.records;
             partition.counts.dead += progress.dead;
+            if names.source(progress.feed).is_some() {
+                // What became of readings, shards say; labels are taken as they come.
+                partition.counts.accepted += progress.records - progress.dead;
+            }
         }
     }
     for part in &parts.shards {
-        for (feed, tally) in feeds.iter().zip(&part.tallies) {
+        for (feed, tally) in names.all().iter().zip(&part.tallies) {
             let Some(feed) = state.feeds.get_mut(feed) else { continue };
             for (partition, change) in tally.changes() {
                 change.apply(&mut feed.partitions.entry(partition).or_default().counts);
@@ -226,13 +235,13 @@ pub fn add(state: &mut IngestState, parts: &Parts, feeds: &[String]) {
     }
 }
 
-/// Rows for the tables `intervals` and `dead_letters`.
+/// Rows for the tables `intervals` (with those of roll-ups) and `dead_letters`.
 ///
 /// # Errors
 /// A fault of ours: columns do not fit a table.
-pub fn rows(parts: Parts) -> Result<(EpochRows, Option<RecordBatch>), IngestError> {
+pub fn rows(parts: Parts, of_rollups: Option<ShardRows>) -> Result<(EpochRows, Option<RecordBatch>), IngestError> {
     let mut dead: Vec<DeadLetter> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
-    let mut rows = Vec::new();
+    let mut rows: Vec<ShardRows> = of_rollups.into_iter().filter(|of| !of.rows.is_empty()).collect();
     for part in parts.shards {
         dead.extend(part.dead);
         rows.extend(part.rows);
@@ -274,7 +283,9 @@ mod tests {
                 0..60,
             ),
         ) {
-            let names = ["f".to_owned()];
+            let mut config = meterline_schemas::config::Config::default();
+            config.feed.insert("f".into(), meterline_schemas::config::FeedConfig::new("t", "s", "t", "v"));
+            let names = Names::of(&config);
             let mut state = IngestState::default();
             state.feeds.insert("f".into(), FeedState::default());
             let mut progress = Progress::begin(0, 0, first);

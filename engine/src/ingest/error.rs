@@ -37,11 +37,21 @@ pub enum IngestError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The configuration asks for what the stream cannot do yet.
-    #[error("`{key}` is configured, but roll-ups are not computed yet; take it out")]
-    NotYet {
-        /// The key.
-        key: String,
+    /// A roll-up does not fit what was computed.
+    #[error("roll-up `{name}`: {reason}")]
+    Rollup {
+        /// Its name.
+        name: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A file of labels cannot be read.
+    #[error("[labels.{name}]: {source}")]
+    Labels {
+        /// Name of the source.
+        name: String,
+        /// What is wrong.
+        source: meterline_connectors::files::labels::LabelFileError,
     },
     /// There is nothing to read.
     #[error("no feed is configured; add a [feed.NAME] with topic, series, time and value")]

@@ -1,11 +1,14 @@
 //! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are restored.
 
 use meterline_connectors::lake::Lake;
-use meterline_schemas::config::{Config, FeedConfig};
+use meterline_schemas::config::{BadRecords, Config, FeedConfig};
 
 use super::aggregate::Rules;
 use super::commit::each_series;
+use super::dataflow::ReadTopic;
 use super::error::IngestError;
+use super::names::labels_feed;
+use super::rollup;
 use super::series::SeriesState;
 use super::shard::{FeedRules, NOT_CONFIGURED};
 use super::state::IngestState;
@@ -23,37 +26,43 @@ pub(super) fn feed_rules(config: &Config) -> Result<Vec<FeedRules>, IngestError>
 
 /// Offsets mean nothing in another topic or under another feed's name, and intervals nothing at another frequency.
 pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), IngestError> {
-    let labelled = config.feed.iter().find(|(_, feed)| !feed.labels.is_empty());
-    let asked = [
-        config.rollup.keys().next().map(|name| format!("rollup.{name}")),
-        config.labels.keys().next().map(|name| format!("labels.{name}")),
-        labelled.map(|(name, _)| format!("feed.{name}.labels")),
-    ];
-    if let Some(key) = asked.into_iter().flatten().next() {
-        return Err(IngestError::NotYet { key });
-    }
-    for (name, feed) in &config.feed {
-        let gone =
-            state.feeds.iter().find(|(known, read)| read.topic == feed.topic && !config.feed.contains_key(*known));
-        if let (Some((gone, _)), false) = (gone, state.feeds.contains_key(name)) {
+    let read = read_topics(config);
+    for ReadTopic { name, topic, .. } in &read {
+        let configured = |known: &str| read.iter().any(|feed| *feed.name == *known);
+        let gone = state.feeds.iter().find(|(known, read)| *read.topic == **topic && !configured(known));
+        if let (Some((gone, _)), false) = (gone, state.feeds.contains_key(&**name)) {
             let reason = format!(
-                "its topic `{}` was read by the feed `{gone}`, which is no longer configured; a feed keeps its name: \
-                 call it `{gone}` again",
-                feed.topic
+                "its topic `{topic}` was read by the feed `{gone}`, which is no longer configured; a feed keeps its name: \
+                 call it `{gone}` again"
             );
-            return Err(IngestError::Feed { feed: name.clone(), reason });
+            return Err(IngestError::Feed { feed: name.to_string(), reason });
         }
-        if let Some(known) = state.feeds.get(name)
-            && known.topic != feed.topic
+        if let Some(known) = state.feeds.get(&**name)
+            && *known.topic != **topic
         {
             let reason = format!(
-                "its topic is `{}`, but it was `{}` when readings were committed; give a new topic a feed of its own",
-                feed.topic, known.topic
+                "its topic is `{topic}`, but it was `{}` when records of it were committed; give a new topic a feed of its \
+                 own",
+                known.topic
             );
-            return Err(IngestError::Feed { feed: name.clone(), reason });
+            return Err(IngestError::Feed { feed: name.to_string(), reason });
         }
     }
-    Ok(())
+    rollup::coordinate::check(config, state)
+}
+
+/// The topics of feeds, and then those of labels, by number.
+pub(super) fn read_topics(config: &Config) -> Vec<ReadTopic> {
+    let feeds = config.feed.iter().map(|(name, feed)| ReadTopic {
+        name: name.as_str().into(),
+        topic: feed.topic.as_str().into(),
+        bad_records: feed.bad_records,
+    });
+    let labels = config.labels.iter().filter_map(|(name, source)| {
+        let (name, topic) = (labels_feed(name).into(), source.topic.as_deref()?.into());
+        Some(ReadTopic { name, topic, bad_records: BadRecords::DeadLetter })
+    });
+    feeds.chain(labels).collect()
 }
 
 // A series has one frequency.
@@ -96,7 +105,7 @@ pub(super) async fn restore(
 
 /// Adds the feeds that a state does not have yet.
 pub(super) fn add_feeds(config: &Config, state: &mut IngestState) {
-    for (name, feed) in &config.feed {
-        state.feeds.entry(name.clone()).or_default().topic.clone_from(&feed.topic);
+    for ReadTopic { name, topic, .. } in read_topics(config) {
+        state.feeds.entry(name.to_string()).or_default().topic = topic.to_string();
     }
 }

@@ -7,6 +7,7 @@ use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
 
 use super::census::{Census, Fact};
+use super::names::{Names, SeriesFeed};
 use super::state::{FeedState, IngestState};
 use super::watermark::reached;
 
@@ -55,13 +56,13 @@ pub fn group_id(frequency: Frequency, zone: &str) -> String {
 /// none yet; nor are the series of feeds that are no longer configured.
 pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<GroupSummary> {
     let mut members: BTreeMap<(Frequency, String), Vec<Member<'_>>> = BTreeMap::new();
-    for (number, (name, configured)) in config.feed.iter().enumerate() {
-        let Some(feed) = state.feeds.get(name) else { continue };
+    let names = Names::of(config);
+    for of in names.series_feeds(config) {
+        let SeriesFeed { number, zone: zone_name } = of;
+        let Some(feed) = state.feeds.get(names.name(number)) else { continue };
         let Some(watermark) = feed.watermark else { continue };
-        for frequency in census.frequencies(number as u16).flatten() {
-            let zone = TimeZone::get(&configured.zone).unwrap_or(TimeZone::UTC);
-            let zone_name = configured.zone.as_str();
-            let member = Member { number: number as u16, feed, watermark, zone, zone_name };
+        for frequency in census.frequencies(number).flatten() {
+            let member = Member { number, feed, watermark, zone: of.time_zone(), zone_name };
             members.entry((frequency, group_id(frequency, zone_name))).or_default().push(member);
         }
     }

@@ -19,6 +19,7 @@ use meterline_schemas::reading::Position;
 use super::brokers::{Brokers, Known};
 use super::census::Census;
 use super::epoch::Parts;
+use super::names::Names;
 use super::state::{FeedState, IngestState, PartitionState};
 use super::watermark::{self, Rules};
 
@@ -41,11 +42,11 @@ impl Idleness {
     }
 
     /// Notes which partitions had readings.
-    pub fn heard(&mut self, parts: &Parts, feeds: &[String], now: Instant) {
+    pub fn heard(&mut self, parts: &Parts, names: &Names, now: Instant) {
         for progress in parts.sources.iter().flat_map(|part| &part.partitions) {
             // Records that nobody can read say nothing about the meters.
             if progress.records > progress.dead {
-                self.active.insert((feeds[usize::from(progress.feed)].clone(), progress.partition), now);
+                self.active.insert((names.name(progress.feed).to_owned(), progress.partition), now);
             }
         }
     }
@@ -160,7 +161,7 @@ mod tests {
         let mut config = Config::default();
         let feed = FeedConfig { lateness: Default::default(), ..FeedConfig::new("t", "s", "t", "v") };
         config.feed.insert("f".into(), feed);
-        let names = ["f".to_owned()];
+        let names = Names::of(&config);
         let census = Census::of(&config, &[series("a", 0, 9), series("b", 0, 9), series("c", 1, 4)]);
         let start = Instant::now();
         let mut state = IngestState::default();

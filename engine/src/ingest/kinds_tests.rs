@@ -169,7 +169,7 @@ async fn case(seed: u64) {
     let mut committed = None;
     while next < sent.len() {
         let workers = Some(1 + dice.roll(3) as usize);
-        let ingest = start(&config, &lake, IngestOptions { workers }).await.unwrap();
+        let ingest = start(&config, &lake, IngestOptions { workers, ..IngestOptions::default() }).await.unwrap();
         for _ in 0..1 + dice.roll(4) {
             let end = (next + 1 + dice.roll(500) as usize).min(sent.len());
             for record in &sent[next..end] {

@@ -82,6 +82,19 @@ pub struct ShardRows {
     pub samples: Vec<(u32, PendingReading)>,
     /// The series.
     pub series: Vec<(u32, SeriesTexts)>,
+    /// Of a roll-up: what each row is made of.
+    pub made_of: Option<Vec<MadeOf>>,
+}
+
+/// What a row of a roll-up is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeOf {
+    /// Seconds for which there is a value, summed over the series.
+    pub present: i64,
+    /// Seconds for which there should be one.
+    pub expected: i64,
+    /// Intervals: measured, estimated and substituted ones.
+    pub intervals: [i64; 3],
 }
 
 /// All rows of one epoch.
@@ -98,6 +111,7 @@ struct Part {
     samples: Vec<(u32, PendingReading)>,
     // By the number of a series in its shard.
     rank: Vec<u32>,
+    made_of: Option<Vec<MadeOf>>,
 }
 
 /// Where a row is, and where it belongs in its file.
@@ -114,10 +128,10 @@ impl EpochRows {
     pub fn new(parts: Vec<ShardRows>) -> EpochRows {
         let mut all: Vec<(SeriesTexts, usize, u32)> = Vec::new();
         let mut joined = Vec::with_capacity(parts.len());
-        for ShardRows { rows, samples, series } in parts {
+        for ShardRows { rows, samples, series, made_of } in parts {
             let numbers = series.iter().map(|(number, _)| *number as usize + 1).max().unwrap_or(0);
             all.extend(series.into_iter().map(|(number, texts)| (texts, joined.len(), number)));
-            joined.push(Part { rows, samples, rank: vec![0; numbers] });
+            joined.push(Part { rows, samples, rank: vec![0; numbers], made_of });
         }
         all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.common.feed).cmp(&(&b.id, &b.common.feed)));
         let mut series = Vec::with_capacity(all.len());
@@ -247,6 +261,8 @@ impl EpochRows {
         let (mut value, mut count) = (Float64Builder::with_capacity(n), Int32Builder::with_capacity(n));
         let (mut timestamp, mut offset) = (Int64Builder::with_capacity(n), Int64Builder::with_capacity(n));
         let mut partition = Int32Builder::with_capacity(n);
+        let of_rollups = self.parts.iter().any(|part| part.made_of.is_some());
+        let mut made_of: Vec<Option<MadeOf>> = Vec::with_capacity(if of_rollups { n } else { 0 });
         for place in places {
             let texts = &self.series[place.rank as usize];
             let mut number = place.row as usize;
@@ -272,7 +288,16 @@ impl EpochRows {
             timestamp.append_value(row.content.position.timestamp_ms);
             partition.append_value(row.content.position.partition);
             offset.append_value(row.content.position.offset);
+            if of_rollups {
+                made_of.push(part.made_of.as_ref().and_then(|made_of| made_of.get(number)).copied());
+            }
         }
+        let count_of = |value: fn(&MadeOf) -> i64| -> ArrayRef {
+            match of_rollups {
+                true => Arc::new(Int64Array::from_iter(made_of.iter().map(|made_of| made_of.as_ref().map(value)))),
+                false => Arc::new(Int64Array::new_null(n)),
+            }
+        };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(id.finish()),
             Arc::new(start.finish()),
@@ -286,6 +311,11 @@ impl EpochRows {
             Arc::new(timestamp.finish()),
             Arc::new(partition.finish()),
             Arc::new(offset.finish()),
+            count_of(|made_of| made_of.present),
+            count_of(|made_of| made_of.expected),
+            count_of(|made_of| made_of.intervals[0]),
+            count_of(|made_of| made_of.intervals[1]),
+            count_of(|made_of| made_of.intervals[2]),
         ];
         RecordBatch::try_new(Arc::clone(schema), columns)
     }
@@ -353,8 +383,8 @@ mod tests {
         second.push(row(3, 31 * DAY, Layer::Base, 5));
         second.push(row(3, 2 * HOUR, Layer::Base, 6));
         let rows = EpochRows::new(vec![
-            ShardRows { rows: first, samples: vec![], series: vec![(7, texts("c")), (3, texts("a"))] },
-            ShardRows { rows: second, samples: vec![], series: vec![(3, texts("b"))] },
+            ShardRows { rows: first, samples: vec![], series: vec![(7, texts("c")), (3, texts("a"))], made_of: None },
+            ShardRows { rows: second, samples: vec![], series: vec![(3, texts("b"))], made_of: None },
         ]);
         assert_eq!(rows.len(), 7);
         let schema = stored(&tables::intervals(), &INTERVALS_PARTITION);

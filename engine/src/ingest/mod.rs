@@ -29,6 +29,7 @@ pub mod judge;
 pub mod layout;
 pub(crate) mod lock;
 pub mod memory;
+pub mod names;
 pub mod outcome;
 pub mod pulse;
 pub mod reader;
@@ -45,7 +46,7 @@ pub mod state;
 pub mod watermark;
 pub mod written;
 
-pub use commit::{Committed, load_committed, load_series, state_at};
+pub use commit::{Committed, each_member, load_committed, load_series, state_at};
 pub use error::IngestError;
 pub use service::{Ingest, IngestOptions};
 

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use meterline_connectors::formats::Decoder;
+use meterline_connectors::formats::{Decoder, LabelDecoder};
 use meterline_connectors::kafka::source::{Assignment, RawRecord, Source};
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::reading::Position;
 
-use super::dataflow::{Common, Event};
+use super::dataflow::{Common, Event, ReadTopic};
 use super::dead_letters::DeadLetter;
 use super::discovery::{Change, Command, GivenBack, Order};
 use super::epoch::{Progress, SourcePart};
 use super::error::IngestError;
+use super::rollup::{Input, LabelChange};
 use super::series::PendingReading;
-use super::shard::{FeedRules, Routed, route};
+use super::shard::{Routed, route};
 
 /// Records that are polled before the dataflow gets its turn.
 const BATCH: usize = 4096;
@@ -29,7 +30,7 @@ pub struct Reader {
     worker: usize,
     common: Common,
     source: Source,
-    decoders: Vec<Decoder>,
+    decoders: Decoders,
     commands: Receiver<Command>,
     given_back: Sender<GivenBack>,
     // All that it ever read, each with whether it is being read now; a place in here is the tag of an assignment.
@@ -37,8 +38,18 @@ pub struct Reader {
     looked: Instant,
     dead: Vec<DeadLetter>,
     dead_bytes: usize,
-    /// What was read last.
+    /// Readings that were read last.
     pub batch: Vec<Routed>,
+    /// Labels that were read last.
+    pub labels: Vec<Input>,
+}
+
+/// What makes something of records.
+pub struct Decoders {
+    /// Readings, by number of the feed.
+    pub feeds: Vec<Decoder>,
+    /// Labels, by number of the topic after that of the last feed, with the number of their source.
+    pub labels: Vec<(u16, LabelDecoder)>,
 }
 
 impl Reader {
@@ -47,7 +58,7 @@ impl Reader {
         worker: usize,
         common: Common,
         source: Source,
-        decoders: Vec<Decoder>,
+        decoders: Decoders,
         commands: Receiver<Command>,
         given_back: Sender<GivenBack>,
     ) -> Reader {
@@ -63,6 +74,7 @@ impl Reader {
             dead: Vec::new(),
             dead_bytes: 0,
             batch: Vec::with_capacity(BATCH),
+            labels: Vec::new(),
         }
     }
 
@@ -127,30 +139,42 @@ impl Reader {
     /// # Errors
     /// Going on would lose records, or one cannot be decoded and its feed is to fail then.
     pub fn read(&mut self) -> Result<usize, IngestError> {
-        let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, .. } = self;
+        let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, labels, .. } = self;
         let mut failed = None;
         let count = source.poll(BATCH, Duration::ZERO, |record| {
             let (progress, _) = &mut partitions[record.tag];
             progress.read(record.offset, record.timestamp_ms);
             let position =
                 Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
-            match decoders[usize::from(progress.feed)].decode(record.payload, position) {
-                Ok(reading) => batch.push(Routed {
-                    feed: progress.feed,
-                    route: route(&reading.series),
-                    series: reading.series,
-                    reading: PendingReading {
-                        at: reading.at,
-                        value: reading.value,
-                        scale: reading.unit.scale(),
-                        quality: reading.quality,
-                        position,
-                    },
-                    unit: reading.unit,
+            let number = usize::from(progress.feed);
+            let decoded = match decoders.feeds.get_mut(number) {
+                Some(decoder) => decoder.decode(record.payload, position).map(|reading| {
+                    batch.push(Routed {
+                        feed: progress.feed,
+                        route: route(&reading.series),
+                        series: reading.series,
+                        reading: PendingReading {
+                            at: reading.at,
+                            value: reading.value,
+                            scale: reading.unit.scale(),
+                            quality: reading.quality,
+                            position,
+                        },
+                        unit: reading.unit,
+                        labels: decoder.labels().cloned(),
+                    });
                 }),
+                None => {
+                    let (of, decoder) = &mut decoders.labels[number - decoders.feeds.len()];
+                    let said = decoder.decode(record.key, record.payload, record.timestamp_ms);
+                    said.map(|said| labels.push(Input::Label(LabelChange::new(*of, said, position))))
+                }
+            };
+            match decoded {
+                Ok(()) => {}
                 Err(refusal) => {
                     progress.dead += 1;
-                    let feed = &common.feeds[usize::from(progress.feed)];
+                    let feed = &common.topics[number];
                     match feed.bad_records {
                         BadRecords::Skip => {}
                         BadRecords::DeadLetter => {
@@ -204,7 +228,7 @@ impl Reader {
         self.look();
         let mut partitions = Vec::with_capacity(self.partitions.len());
         for (progress, reading) in &mut self.partitions {
-            let topic = &self.common.feeds[usize::from(progress.feed)].topic;
+            let topic = &self.common.topics[usize::from(progress.feed)].topic;
             if let Some(end) = self.source.end_offset(topic, progress.partition).filter(|_| *reading) {
                 progress.end_offset = end;
             }
@@ -223,7 +247,7 @@ impl Reader {
 }
 
 fn dead_letter(
-    feed: &FeedRules,
+    feed: &ReadTopic,
     position: Position,
     record: &RawRecord<'_>,
     reason: &'static str,

@@ -60,17 +60,21 @@ impl Wanted {
 
     /// Brings it into order, each part once.
     pub fn tidy(&mut self) {
-        for wants in [&mut self.intervals, &mut self.samples] {
-            wants.sort_unstable_by(|a, b| (&a.id, a.from).cmp(&(&b.id, b.from)));
-            wants.dedup_by(|next, known| {
-                let together = next.series == known.series && next.from <= known.to;
-                if together {
-                    known.to = known.to.max(next.to);
-                }
-                together
-            });
-        }
+        tidy(&mut self.intervals);
+        tidy(&mut self.samples);
     }
+}
+
+/// Brings parts of series into order, each once.
+pub(super) fn tidy(wants: &mut Vec<Want>) {
+    wants.sort_unstable_by(|a, b| (&a.id, a.from).cmp(&(&b.id, b.from)));
+    wants.dedup_by(|next, known| {
+        let together = next.series == known.series && next.from <= known.to;
+        if together {
+            known.to = known.to.max(next.to);
+        }
+        together
+    });
 }
 
 /// What was found, by the number of the series.
@@ -84,7 +88,8 @@ pub struct Recalled {
     pub declined: bool,
 }
 
-/// Looks up what is wanted in the newest versions of the tables.
+/// Looks up what is wanted in the newest versions of the tables; intervals only where that does not take too long, if it
+/// `may_decline`.
 ///
 /// # Errors
 /// A table or a file cannot be read.
@@ -93,11 +98,12 @@ pub async fn look_up(
     intervals: &TableOwner,
     samples: &TableOwner,
     wanted: &Wanted,
+    may_decline: bool,
 ) -> Result<Recalled, LakeError> {
     let mut found = Recalled::default();
     let mut newest: HashMap<(u32, Micros), Content> = HashMap::new();
     let all = intervals.files()?;
-    for (wants, may_decline) in [(&wanted.intervals, true), (&wanted.samples, false)] {
+    for (wants, may_decline) in [(&wanted.intervals, may_decline), (&wanted.samples, false)] {
         let files = concerned(&all, wants, "start");
         if may_decline && files.iter().map(|file| file.rows).sum::<u64>() > ROWS_MAX {
             found.declined = true;
@@ -137,13 +143,13 @@ pub async fn look_up(
 }
 
 /// The key first; the order is that of [`content`].
-const INTERVAL_COLUMNS: [&str; 8] =
+pub(super) const INTERVAL_COLUMNS: [&str; 8] =
     ["series_id", "start", "value", "count", "quality", "position_timestamp", "partition", "offset"];
 /// The key first; the order is that of [`sample`].
 const SAMPLE_COLUMNS: [&str; 8] =
     ["series_id", "at", "value", "unit", "quality", "position_timestamp", "partition", "offset"];
 
-fn instant(column: &ArrayRef, row: usize) -> Micros {
+pub(super) fn instant(column: &ArrayRef, row: usize) -> Micros {
     column.as_primitive::<TimestampMicrosecondType>().value(row)
 }
 
@@ -157,7 +163,7 @@ fn quality_and_position(rows: &RecordBatch, row: usize) -> Option<(Quality, Posi
     Some((quality, position))
 }
 
-fn content(rows: &RecordBatch, row: usize) -> Option<Content> {
+pub(super) fn content(rows: &RecordBatch, row: usize) -> Option<Content> {
     let value = rows.column(2).as_primitive_opt::<Float64Type>()?.value(row);
     let count = rows.column(3).as_primitive_opt::<Int32Type>()?.value(row);
     let (quality, position) = quality_and_position(rows, row)?;
@@ -179,7 +185,7 @@ fn of_series<'a>(wants: &'a [Want], id: &str) -> &'a [Want] {
 }
 
 /// Of some files those that may have what is wanted.
-fn concerned(files: &[DataFile], wants: &[Want], time: &str) -> Vec<DataFile> {
+pub(super) fn concerned(files: &[DataFile], wants: &[Want], time: &str) -> Vec<DataFile> {
     if wants.is_empty() {
         return Vec::new();
     }
@@ -204,16 +210,16 @@ fn concerned(files: &[DataFile], wants: &[Want], time: &str) -> Vec<DataFile> {
 }
 
 /// One table to be read.
-struct Table<'a> {
-    lake: &'a Lake,
-    name: &'static str,
-    columns: &'static [&'static str],
+pub(super) struct Table<'a> {
+    pub(super) lake: &'a Lake,
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [&'static str],
 }
 
 impl Table<'_> {
     /// Hands every wanted row to `take`, with the number of its series; `None` from there means that the row is not what it
     /// should be.
-    async fn read(
+    pub(super) async fn read(
         &self,
         files: Vec<DataFile>,
         wants: &[Want],

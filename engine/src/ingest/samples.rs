@@ -59,6 +59,16 @@ impl Samples {
         self.kept.get(index)
     }
 
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// One of those that are kept, from the oldest.
+    pub fn nth(&self, index: usize) -> Option<&PendingReading> {
+        self.kept.get(index)
+    }
+
     /// The last reading.
     pub fn last(&self) -> Option<&PendingReading> {
         self.kept.last()

@@ -1,11 +1,11 @@
-//! The files that hold the states of series.
+//! The files that hold the states of series, and those of what roll-ups know of them.
 //!
 //! Each commit writes the series that changed, and no others: a file is called a segment, and of two states of one series
 //! that in the later segment counts. So that neither their number nor what is superseded in them grows, a commit now and then also
 //! writes the series of the newest segments again, which then go: those that are not much longer than what comes after
 //! them, so that each state is written a number of times that is logarithmic in the number of series.
 //!
-//! A segment is [`MAGIC`], and then frames: the length of the compressed bytes (32 bits, little-endian) and those bytes. Workers encode
+//! A segment begins with what it holds ([`SERIES`], [`MEMBERS`], [`SAID`]), and then has frames: the length of the compressed bytes (32 bits, little-endian) and those bytes. Workers encode
 //! frames, the committer puts them in a row.
 
 use std::collections::HashSet;
@@ -15,14 +15,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use meterline_schemas::unit::Unit;
 use object_store::PutPayload;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::series::{Record, SeriesState, Shared};
 
 /// What a segment begins with: its format, and the version of that.
-pub const MAGIC: &[u8; 8] = b"MLSERIE1";
+pub type Magic = [u8; 8];
+/// States of series.
+pub const SERIES: &Magic = b"MLSERIE1";
+/// What roll-ups remember of series.
+pub const MEMBERS: &Magic = b"MLMEMBR1";
+/// Labels that hold from the next epoch on.
+pub const SAID: &Magic = b"MLLABEL1";
 /// Series of one frame.
-const FRAME: usize = 32 * 1024;
+pub const FRAME: usize = 32 * 1024;
 const COMPRESSION_LEVEL: i32 = 1;
 /// Segments of one state at most.
 const SEGMENTS_MAX: usize = 24;
@@ -70,13 +77,27 @@ impl Frames {
             let members: Vec<Record<'a>> =
                 series.by_ref().take(FRAME).map(|series| Record::of(series, &mut shared)).collect();
             frames.series += members.len() as u64;
-            let frame = Frame { feeds: shared.feeds, units: shared.units, series: members };
-            let plain = bincode::serialize(&frame).map_err(|error| error.to_string())?;
-            let packed = zstd::bulk::compress(&plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())?;
-            let length = u32::try_from(packed.len()).map_err(|_| "a frame is too long".to_owned())?;
-            frames.frames.push(Bytes::from([length.to_le_bytes().as_slice(), &packed].concat()));
+            frames.push(&Frame { feeds: shared.feeds, units: shared.units, series: members })?;
         }
         Ok(frames)
+    }
+
+    /// Encodes other records, frame by frame.
+    ///
+    /// # Errors
+    /// A fault of ours, in words.
+    pub fn pack<T: Serialize>(records: &[T]) -> Result<Frames, String> {
+        let mut frames = Frames { series: records.len() as u64, frames: Vec::new() };
+        records.chunks(FRAME).try_for_each(|records| frames.push(&records))?;
+        Ok(frames)
+    }
+
+    fn push(&mut self, frame: &impl Serialize) -> Result<(), String> {
+        let plain = bincode::serialize(frame).map_err(|error| error.to_string())?;
+        let packed = zstd::bulk::compress(&plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())?;
+        let length = u32::try_from(packed.len()).map_err(|_| "a frame is too long".to_owned())?;
+        self.frames.push(Bytes::from([length.to_le_bytes().as_slice(), &packed].concat()));
+        Ok(())
     }
 
     /// Others after these.
@@ -86,8 +107,8 @@ impl Frames {
     }
 
     /// The segment that they make.
-    pub fn segment(&self) -> PutPayload {
-        std::iter::once(Bytes::from_static(MAGIC)).chain(self.frames.iter().cloned()).collect()
+    pub fn segment(&self, magic: &'static Magic) -> PutPayload {
+        std::iter::once(Bytes::from_static(magic)).chain(self.frames.iter().cloned()).collect()
     }
 }
 
@@ -96,15 +117,10 @@ impl Frames {
 /// # Errors
 /// What is wrong with the bytes, in words.
 pub fn decode(bytes: &[u8], mut take: impl FnMut(SeriesState)) -> Result<(), String> {
-    let mut rest = bytes.strip_prefix(MAGIC).ok_or("it is not a file with states of series")?;
     // Of all frames: most series share their feed and unit.
     let mut feeds: HashSet<Arc<str>> = HashSet::new();
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        let (packed, after) = after.split_at_checked(length).ok_or("it ends in the middle of a frame")?;
-        rest = after;
-        let plain = zstd::decode_all(packed).map_err(|error| error.to_string())?;
-        let frame: Frame<'_> = bincode::deserialize(&plain).map_err(|error| error.to_string())?;
+    unpack(SERIES, bytes, |plain| {
+        let frame: Frame<'_> = bincode::deserialize(plain).map_err(|error| error.to_string())?;
         let shared = Shared {
             feeds: frame.feeds.into_iter().map(|feed| intern(&mut feeds, feed)).collect(),
             units: frame.units,
@@ -112,6 +128,30 @@ pub fn decode(bytes: &[u8], mut take: impl FnMut(SeriesState)) -> Result<(), Str
         for record in frame.series {
             take(record.series(&shared).ok_or("a series names a feed or a unit that is not there")?);
         }
+        Ok(())
+    })
+}
+
+/// Hands every record of [`Frames::pack`] to `take`, frame by frame.
+///
+/// # Errors
+/// What is wrong with the bytes, in words.
+pub fn decode_records<T: DeserializeOwned>(magic: &Magic, bytes: &[u8], take: impl FnMut(T)) -> Result<(), String> {
+    let mut take = take;
+    unpack(magic, bytes, |plain| {
+        let records: Vec<T> = bincode::deserialize(plain).map_err(|error| error.to_string())?;
+        records.into_iter().for_each(&mut take);
+        Ok(())
+    })
+}
+
+fn unpack(magic: &Magic, bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    let mut rest = bytes.strip_prefix(magic).ok_or("it does not begin as a file with states does")?;
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        let (packed, after) = after.split_at_checked(length).ok_or("it ends in the middle of a frame")?;
+        rest = after;
+        take(&zstd::decode_all(packed).map_err(|error| error.to_string())?)?;
     }
     if rest.is_empty() { Ok(()) } else { Err("it ends in the middle of a frame".into()) }
 }
@@ -166,15 +206,15 @@ mod tests {
             frames.append(Frames::of(part.iter()).unwrap());
         }
         assert_eq!(frames.series, all.len() as u64);
-        let bytes = Bytes::from(frames.segment());
+        let bytes = Bytes::from(frames.segment(SERIES));
         let mut found = Vec::new();
         decode(&bytes, |series| found.push(series)).unwrap();
         assert_eq!(found, all);
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..MAGIC.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
         {
             assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
         }
-        assert_eq!(decode(MAGIC, |_| {}), Ok(()));
+        assert_eq!(decode(SERIES, |_| {}), Ok(()));
     }
 
     proptest! {

@@ -8,6 +8,8 @@ use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::rollup::saved::NamedLabels;
+
 /// State of one series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeriesState {
@@ -46,11 +48,19 @@ pub struct Extra {
     pub last_position: Option<Position>,
     /// Readings that wait for the native frequency: stamp, value, quality and position.
     pub pending: Vec<PendingReading>,
+    /// Labels of those readings, by their positions, where roll-ups need them.
+    pub pending_labels: Vec<(Position, NamedLabels)>,
     /// Of a counter: the last register. None comes after it.
     pub last_register: Option<PendingReading>,
 }
 
-static NOTHING: Extra = Extra { unwritten: Vec::new(), last_position: None, pending: Vec::new(), last_register: None };
+static NOTHING: Extra = Extra {
+    unwritten: Vec::new(),
+    last_position: None,
+    pending: Vec::new(),
+    pending_labels: Vec::new(),
+    last_register: None,
+};
 
 impl SeriesState {
     /// A series of which nothing is known yet but its feed, its identifier and the unit its values are stored in.
@@ -93,6 +103,7 @@ impl SeriesState {
             size_of::<Extra>()
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
                 + extra.pending.capacity() * size_of::<PendingReading>()
+                + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
         });
         let id = if self.id.is_heap_allocated() { self.id.capacity() } else { 0 };
         size_of::<SeriesState>() + id + extra

@@ -1,30 +1,38 @@
 //! The running stream: starts the workers, discovery and the coordinator, and ends them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use meterline_connectors::formats::Decoder;
-use meterline_connectors::lake::Lake;
-use meterline_schemas::config::{Config, FeedConfig};
+use meterline_connectors::formats::{Decoder, LabelDecoder};
+use meterline_connectors::lake::{Lake, snapshot};
+use meterline_schemas::config::{Config, OnExpired, OnRecreated};
+use meterline_schemas::labels::ROLLUP_PREFIX;
+use meterline_schemas::tables::INTERVALS;
 use timely::communication::initialize::WorkerGuards;
 use tokio::sync::{mpsc as channel, watch};
 use tokio::task::JoinHandle;
 
 use super::bounds::Bounds;
 use super::brokers::Brokers;
-use super::commit::Committer;
+use super::commit::{Committer, state_at};
 use super::coordinator::Coordinator;
-use super::dataflow::{self, Common, Control, Event, Setup};
+use super::dataflow::{self, Common, Control, Event, ReadTopic, RollupSetup, Setup};
 use super::discovery::{Command, Discovery, GivenBack, Wanted};
 use super::epoch::Progress;
-use super::feeds::{Restored, check_feeds, feed_rules, restore};
+use super::feeds::{Restored, check_feeds, feed_rules, read_topics, restore};
 use super::idleness::Idleness;
 use super::lock::EngineLock;
+use super::names::Names;
 use super::pulse::Pulse;
+use super::reader::Decoders;
 use super::recall::Recalled;
 use super::requests::{self, Requests};
+use super::rollup;
+use super::rollup::coordinate::Rollups;
+use super::rollup::series::RollupSeries;
 use super::shard::route;
 use super::state::IngestState;
 
@@ -36,6 +44,8 @@ pub use super::error::IngestError;
 pub struct IngestOptions {
     /// Workers in place of `ingest.workers`.
     pub workers: Option<usize>,
+    /// Where relative paths of the configuration begin. Default: the working directory.
+    pub directory: PathBuf,
 }
 
 /// A running stream. Dropping it ends it as a crash would, without a last commit; [`Ingest::stop`] ends it cleanly.
@@ -64,11 +74,34 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
     let pulse = Pulse::default();
-    let committer = Committer::claim(lake, Arc::clone(&stopping)).await?.watched_by(pulse.clone());
+    // A configuration that does not fit must not take over from an engine that runs.
+    if let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake("opening the tables"))?
+        && let Some(known) = state_at(lake, &table).await?
+    {
+        check_feeds(config, &known)?;
+    }
+    let mut committer = Committer::claim(lake, Arc::clone(&stopping)).await?.watched_by(pulse.clone());
+    if !config.rollup.is_empty() {
+        committer = committer.never_declining();
+    }
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    let names = Names::of(config);
+    let start = rollup::restore::start(config, &options.directory, lake, &state).await?;
+    let go_on = start.as_ref().is_some_and(|start| !start.labels.is_empty());
+    let (rollups, mut rollup_setups) = match start {
+        Some(start) => {
+            let (rollups, setups) = rollups_of(start, &names, workers, committer.fence());
+            (Some(rollups), setups)
+        }
+        None => (None, Vec::new()),
+    };
+    let mut rollups = rollups;
     let mut shards: Vec<Vec<Restored>> = (0..workers).map(|_| Vec::new()).collect();
-    let take = |restored: Restored| shards[dataflow::shard_of(route(&restored.1.id), workers)].push(restored);
+    let take = |restored: Restored| match &mut rollups {
+        Some(rollups) if restored.1.id.starts_with(ROLLUP_PREFIX) => rollups.series.restore(restored.1, restored.2),
+        _ => shards[dataflow::shard_of(route(&restored.1.id), workers)].push(restored),
+    };
     restore(config, lake, &state, &feeds, take).await?;
     let bounds = Bounds::of(&config.ingest, workers);
     tracing::info!(
@@ -83,10 +116,13 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
 
     let control = Arc::new(Control::new(bounds.records, feeds.len(), Arc::clone(&stopping)));
     let (events, received) = channel::unbounded_channel();
-    let common = Common { feeds: feeds.clone().into(), control: Arc::clone(&control), events: events.clone() };
+    let topics = read_topics(config).into();
+    let common = Common { feeds: feeds.clone().into(), topics, control: Arc::clone(&control), events: events.clone() };
     let (give_back, given_back) = mpsc::channel();
-    let (setups, workers_of, recalled) = set_up(config, shards, &bounds, &give_back)?;
-    let names: Vec<String> = config.feed.keys().cloned().collect();
+    let (mut setups, workers_of, recalled) = set_up(config, &names, shards, &bounds, &give_back)?;
+    for (setup, rollups) in setups.iter_mut().zip(rollup_setups.drain(..)) {
+        setup.rollups = Some(rollups);
+    }
     let report = Arc::new(Mutex::new(None));
     let brokers = Brokers::new(Instant::now());
     let discovery = Discovery {
@@ -102,7 +138,8 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         given: BTreeSet::new(),
         asked: BTreeSet::new(),
     };
-    let guards = dataflow::start(common, setups)?;
+    let mut threads = Threads { control: Arc::clone(&control), guards: None, discovery: None, _lock: lock };
+    threads.guards = Some(dataflow::start(common, setups)?);
     let discovery = std::thread::Builder::new()
         .name("kafka-discovery".into())
         .spawn(move || {
@@ -111,6 +148,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
             }
         })
         .map_err(|error| IngestError::Fault(format!("starting the discovery thread: {error}")))?;
+    threads.discovery = Some(discovery);
 
     let (publish, committed) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
@@ -118,9 +156,11 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let coordinator = Coordinator {
         config: config.clone(),
         committer,
-        control: Arc::clone(&control),
+        control,
         events: received,
-        feeds: names,
+        names,
+        rollups,
+        go_on,
         workers,
         idleness: Idleness::new(&state, Instant::now()),
         recalled,
@@ -131,7 +171,6 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         requests: asked,
         stopped,
     };
-    let threads = Threads { control, guards: Some(guards), discovery: Some(discovery), _lock: lock };
     let coordinator = tokio::spawn(async move {
         let result = coordinator.run().await;
         threads.end().await;
@@ -199,19 +238,48 @@ impl Drop for Ingest {
     }
 }
 
+// The topics of feeds, and then those of labels: whatever becomes of such a one, it says what holds now.
 fn wanted(config: &Config) -> Vec<Wanted> {
-    let wanted = |(name, feed): (&String, &FeedConfig)| Wanted {
-        name: name.clone(),
-        topic: feed.topic.as_str().into(),
-        on_recreated: feed.on_recreated,
-        on_expired: feed.on_expired,
+    let topics = read_topics(config).into_iter();
+    let wanted = |ReadTopic { name, topic, .. }: ReadTopic| {
+        let feed = config.feed.get(&*name);
+        Wanted {
+            topic,
+            on_recreated: feed.map_or(OnRecreated::Restart, |feed| feed.on_recreated),
+            on_expired: feed.map_or(OnExpired::Earliest, |feed| feed.on_expired),
+            name: name.to_string(),
+        }
     };
-    config.feed.iter().map(wanted).collect()
+    topics.map(wanted).collect()
 }
 
-fn positions(names: &[String], state: &IngestState) -> BTreeMap<(u16, i32), Progress> {
+// Both sides of the roll-ups: the coordinator's, and what each worker starts with.
+fn rollups_of(start: rollup::restore::Start, names: &Names, workers: usize, fence: i64) -> (Rollups, Vec<RollupSetup>) {
+    let rollup::restore::Start { plan, givers, members, labels, groups } = start;
+    let (mut answers, mut setups) = (Vec::new(), Vec::new());
+    for _ in 0..workers {
+        let (answer, answered) = rollup::ask::channels();
+        answers.push(answer);
+        setups.push(RollupSetup {
+            plan: Arc::clone(&plan),
+            givers: Arc::clone(&givers),
+            members: Vec::new(),
+            labels: Vec::new(),
+            groups: groups.clone(),
+            offset: rollup::coordinate::first_offset(fence),
+            answered,
+        });
+    }
+    let of = |series: &str| dataflow::shard_of(route(series), workers);
+    members.into_iter().for_each(|member| setups[of(&member.0.series)].members.push(member));
+    labels.into_iter().for_each(|said| setups[of(&said.series)].labels.push(said));
+    let series = RollupSeries::new(Arc::clone(&plan), names.first_rollup());
+    (Rollups::new(plan, series, answers), setups)
+}
+
+fn positions(names: &Names, state: &IngestState) -> BTreeMap<(u16, i32), Progress> {
     let mut positions = BTreeMap::new();
-    for (number, name) in names.iter().enumerate() {
+    for (number, name) in names.all().iter().enumerate() {
         let Some(feed) = state.feeds.get(name) else { continue };
         for (partition, read) in feed.partitions.iter().filter(|(partition, _)| **partition >= 0) {
             positions.insert((number as u16, *partition), Progress::of(number as u16, *partition, read));
@@ -224,6 +292,7 @@ type Setups = (Vec<Setup>, Vec<mpsc::Sender<Command>>, Vec<mpsc::Sender<Recalled
 
 fn set_up(
     config: &Config,
+    names: &Names,
     shards: Vec<Vec<Restored>>,
     bounds: &Bounds,
     given_back: &mpsc::Sender<GivenBack>,
@@ -238,9 +307,18 @@ fn set_up(
         let decoders = config.feed.iter().map(|(name, feed)| {
             Decoder::new(feed).map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })
         });
+        let sources = config.labels.iter().filter(|(_, source)| source.topic.is_some());
+        let labels = (config.feed.len() as u16..).zip(sources).map(|(number, (name, source))| {
+            let fault = |error| IngestError::Fault(format!("the zone of [labels.{name}]: {error}"));
+            Ok((names.source(number).unwrap_or_default(), LabelDecoder::new(source).map_err(fault)?))
+        });
         setups.push(Setup {
             source: dataflow::connect(&config.kafka, index, bounds)?,
-            decoders: decoders.collect::<Result<_, _>>()?,
+            decoders: Decoders {
+                feeds: decoders.collect::<Result<_, _>>()?,
+                labels: labels.collect::<Result<_, IngestError>>()?,
+            },
+            rollups: None,
             commands,
             given_back: given_back.clone(),
             series,

@@ -8,6 +8,7 @@ use foldhash::quality::FixedState;
 use hashbrown::{HashSet, HashTable};
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
+use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ use super::layout::{ShardRows, TextMaker};
 use super::memory::Remembered;
 use super::outcome::{Dead, Tally};
 use super::recall::{Recalled, Want, Wanted};
+use super::rollup::Input;
+use super::rollup::changes::ForRollups;
 use super::segments::Frames;
 use super::series::{PendingReading, SeriesState};
 
@@ -34,6 +37,8 @@ pub struct Routed {
     pub series: CompactString,
     /// Unit of the value.
     pub unit: Unit,
+    /// Labels that came with it, in the order of its feed, where that has some.
+    pub labels: Option<LabelValues>,
     /// The rest.
     pub reading: PendingReading,
 }
@@ -80,6 +85,8 @@ pub struct ShardPart {
     pub dead: Vec<DeadLetter>,
     /// The states that this commit writes.
     pub states: Frames,
+    /// Number of series that got a reading.
+    pub changed: u64,
 }
 
 /// Where the states of the series of an epoch go.
@@ -89,6 +96,11 @@ pub struct Place {
     pub seq: i64,
     /// Series whose state is in a segment of this commit or a later one are written again.
     pub rewrite_from: i64,
+}
+
+impl Place {
+    /// Of states that no commit will hold.
+    pub const NOWHERE: Place = Place { seq: 0, rewrite_from: i64::MAX };
 }
 
 /// What a shard may keep in memory, in bytes.
@@ -138,6 +150,7 @@ pub struct Shard {
     outputs: Vec<Output>,
     changes: Changes,
     texts: TextMaker,
+    for_rollups: Option<ForRollups>,
 }
 
 impl Shard {
@@ -155,9 +168,22 @@ impl Shard {
             outputs: Vec::new(),
             changes: Changes::default(),
             texts: TextMaker::default(),
+            for_rollups: None,
         };
         shard.outputs = shard.fresh_outputs();
         shard
+    }
+
+    /// Keeps what these roll-ups have to learn of each epoch.
+    pub fn for_rollups(mut self, rollups: ForRollups) -> Shard {
+        self.for_rollups = Some(rollups);
+        self.outputs = self.fresh_outputs();
+        self
+    }
+
+    /// What roll-ups have to learn of the epoch that ended.
+    pub fn rollup_inputs(&mut self) -> Vec<Input> {
+        self.for_rollups.as_mut().map(ForRollups::take).unwrap_or_default()
     }
 
     /// Takes a series that a commit remembers, of the feed with this number ([`NOT_CONFIGURED`] where it has none);
@@ -177,12 +203,22 @@ impl Shard {
 
     // Intervals that each series of a feed may remember: the more series there are, the fewer.
     fn remembered(&self, feed: usize) -> usize {
-        let each = self.budget.intervals / Remembered::BYTES / self.members.len().max(1);
-        each.clamp(REMEMBERED_MIN, self.feeds[feed].rules.remembered)
+        let rules = &self.feeds[feed].rules;
+        // Samples and registers have the other half.
+        let share = if rules.kind == ValueKind::Interval { self.budget.intervals } else { self.budget.intervals / 2 };
+        let each = share / Remembered::BYTES / self.members.len().max(1);
+        each.clamp(REMEMBERED_MIN, rules.remembered)
+    }
+
+    // Samples or registers that each series may keep, beside those of its running interval.
+    fn samples(&self) -> usize {
+        let each = self.budget.intervals / 2 / size_of::<PendingReading>() / self.members.len().max(1);
+        each.max(REMEMBERED_MIN)
     }
 
     fn fresh_outputs(&self) -> Vec<Output> {
-        let output = |feed| Output::new(self.epoch, self.remembered(feed));
+        let takes_part = |feed: usize| self.for_rollups.as_ref().is_some_and(|rollups| rollups.take_part(feed as u16));
+        let output = |feed| Output::new(self.epoch, self.remembered(feed)).keeping_before(takes_part(feed));
         (0..self.feeds.len()).map(output).collect()
     }
 
@@ -211,7 +247,7 @@ impl Shard {
 
     /// Takes one reading of the running epoch. `watermark` is that of its feed.
     pub fn apply(&mut self, routed: Routed, watermark: Micros) {
-        let Routed { feed, route, series, unit, reading } = routed;
+        let Routed { feed, route, series, unit, reading, labels } = routed;
         // Before its series is looked up: a reading that is refused must not be what a series begins with.
         if let Some(detail) = self.feeds[usize::from(feed)].rules.ahead(&series, &reading) {
             return self.refuse(feed, &reading, TIME_AHEAD, detail);
@@ -250,6 +286,9 @@ impl Shard {
         }
         let rules = &self.feeds[usize::from(feed)].rules;
         member.series.apply(rules, number, watermark, &unit, reading, &mut self.outputs[usize::from(feed)]);
+        if let (Some(rollups), Some(labels)) = (&mut self.for_rollups, labels) {
+            rollups.read(number, feed, &mut member.series.state, reading.position, labels);
+        }
     }
 
     /// What has to be looked up before the epoch can end.
@@ -281,6 +320,9 @@ impl Shard {
         }
         for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
             let parked = std::mem::take(&mut output.parked);
+            if parked.is_empty() {
+                continue;
+            }
             // Rows of this epoch that their series has forgotten already.
             let concerned: HashSet<(u32, Micros)> = parked.iter().map(|parked| (parked.series, parked.from)).collect();
             for (row, number) in output.rows.iter().zip(0..) {
@@ -313,12 +355,13 @@ impl Shard {
             |feed: &u16| self.feeds.get(usize::from(*feed)).is_some_and(|f| f.rules.kind != ValueKind::Interval);
         let touched = self.touched.iter().map(|(number, _)| *number);
         let of_samples = touched.filter(|number| derived(&self.members[*number as usize].feed));
+        let samples = self.samples();
         let due: Vec<u32> = of_samples.chain(std::mem::take(&mut self.recalled)).collect();
         for number in due {
             let member = &mut self.members[number as usize];
             let (feed, series) = (usize::from(member.feed), &mut member.series);
             if let (Some(feed), Some(output)) = (self.feeds.get(feed), self.outputs.get(feed)) {
-                series.trim(&feed.rules, output.remembered);
+                series.trim(&feed.rules, output.remembered, samples);
             }
         }
     }
@@ -334,7 +377,9 @@ impl Shard {
         self.epoch += 1;
         let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
-        let mut part = ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], states: Frames::default() };
+        let changed = self.touched.len() as u64;
+        let mut part =
+            ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], states: Frames::default(), changed };
         for (number, (feed, output)) in self.feeds.iter().zip(outputs).enumerate() {
             if let (BadRecords::Fail, Some(dead)) = (feed.bad_records, output.dead.first()) {
                 return Err(IngestError::BadRecord {
@@ -356,12 +401,17 @@ impl Shard {
                 detail: dead.detail,
             }));
             part.tallies.push(output.tally);
+            if let Some(rollups) = &mut self.for_rollups {
+                let members = &self.members;
+                rollups
+                    .ended(number as u16, &output.rows, output.before, |series| &members[series as usize].series.state);
+            }
             if !output.rows.is_empty() || !output.samples.is_empty() {
                 let members = self.touched.iter().map(|(number, _)| (*number, &self.members[*number as usize]));
                 let mine = members.filter(|(_, member)| usize::from(member.feed) == number);
                 let texts = &mut self.texts;
                 let series = mine.map(|(number, member)| (number, texts.texts(&member.series.state))).collect();
-                part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series });
+                part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series, made_of: None });
             }
         }
         let mut changed = Vec::with_capacity(self.touched.len());
@@ -420,6 +470,7 @@ mod tests {
     use meterline_schemas::reading::{Position, Quality};
     use meterline_schemas::time::{DAY, HOUR};
 
+    use super::super::segments::SERIES;
     use super::*;
 
     const PLACE: Place = Place { seq: 2, rewrite_from: i64::MAX };
@@ -435,7 +486,7 @@ mod tests {
         let position = Position { timestamp_ms: hour * HOUR / 1_000, partition: 0, offset: hour };
         let (value, unit, quality) = (1.0, Unit::KWH, Quality::Measured);
         let reading = PendingReading { at: hour * HOUR, value, scale: unit.scale(), quality, position };
-        Routed { feed, route: route(series), series: series.into(), unit, reading }
+        Routed { feed, route: route(series), series: series.into(), unit, reading, labels: None }
     }
 
     #[test]
@@ -478,7 +529,7 @@ mod tests {
             for series in series {
                 shard.apply(reading(0, series, seq), Micros::MIN);
             }
-            let bytes = bytes::Bytes::from(shard.finish(Place { seq, rewrite_from }).unwrap().states.segment());
+            let bytes = bytes::Bytes::from(shard.finish(Place { seq, rewrite_from }).unwrap().states.segment(SERIES));
             let mut ids = Vec::new();
             crate::ingest::segments::decode(&bytes, |series| ids.push(series.id.to_string())).unwrap();
             ids.join(" ")

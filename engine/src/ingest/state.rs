@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use meterline_connectors::kafka::TopicId;
 use meterline_connectors::lake::DataFile;
-use meterline_schemas::Micros;
+use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
 use super::segments::Segment;
@@ -27,11 +27,46 @@ pub struct IngestState {
     pub feeds: BTreeMap<String, FeedState>,
     /// The files with the states of all series, the oldest first: of two states of one series the later file's counts.
     pub segments: Vec<Segment>,
+    /// What roll-ups remember.
+    #[serde(default)]
+    pub rollups: RollupsState,
     /// Data files of `samples` that belong to this commit; re-committed at start if the engine died in between.
     #[serde(default)]
     pub sample_files: Vec<DataFile>,
     /// Data files of `dead_letters` that belong to this commit; re-committed at start if the engine died in between.
     pub dead_letter_files: Vec<DataFile>,
+}
+
+impl IngestState {
+    /// Paths of all segments that it names.
+    pub fn segment_paths(&self) -> impl Iterator<Item = &str> + '_ {
+        let rollups = self.rollups.members.iter().chain(&self.rollups.said);
+        self.segments.iter().chain(rollups).map(|segment| segment.path.as_str())
+    }
+}
+
+/// State of the roll-ups; the rest is in their rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RollupsState {
+    /// Unix milliseconds that the positions of their rows have reached.
+    pub clock_ms: i64,
+    /// The files with what is remembered of their series, as [`IngestState::segments`].
+    pub members: Vec<Segment>,
+    /// Labels that hold from the next commit on.
+    pub said: Option<Segment>,
+    /// By name.
+    pub by_name: BTreeMap<String, RollupState>,
+}
+
+/// State of one roll-up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RollupState {
+    /// What it computes: its configuration, but for what concerns memory alone.
+    pub definition: String,
+    /// By length: end of the last interval that was written.
+    pub newest: BTreeMap<Frequency, Micros>,
+    /// Intervals of series that belong to no group.
+    pub unlabelled: i64,
 }
 
 /// State of one feed.

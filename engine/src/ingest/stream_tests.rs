@@ -205,12 +205,12 @@ async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers
 
     // With one worker more, and aborted in the middle: as after a crash, nothing of the last epoch was committed.
     send(broker.brokers(), second);
-    let ingest = start(&config, &lake, IngestOptions { workers: Some(3) }).await.unwrap();
+    let ingest = start(&config, &lake, IngestOptions { workers: Some(3), ..IngestOptions::default() }).await.unwrap();
     wait_for_records(&ingest, first.len()).await;
     drop(ingest);
 
     send(broker.brokers(), third);
-    let ingest = start(&config, &lake, IngestOptions { workers: Some(1) }).await.unwrap();
+    let ingest = start(&config, &lake, IngestOptions { workers: Some(1), ..IngestOptions::default() }).await.unwrap();
     let committed = wait_for_records(&ingest, all.len()).await;
     ingest.stop().await.unwrap();
 
@@ -298,7 +298,10 @@ async fn a_backfill_is_idempotent_and_the_stream_wins_over_it() {
     std::fs::write(&file, text).unwrap();
     let run = || {
         let (config, lake, file) = (config.clone(), lake.clone(), file.clone());
-        async move { backfill::run(&config, &lake, "meters", &[file], &Default::default(), |_| {}).await }
+        async move {
+            backfill::run(&config, &lake, "meters", &[file], &Default::default(), std::path::Path::new(""), |_| {})
+                .await
+        }
     };
     let report = run().await.unwrap();
     assert_eq!((report.readings, report.accepted, report.corrected, report.pending), (101, 101, 0, 0));
@@ -309,7 +312,9 @@ async fn a_backfill_is_idempotent_and_the_stream_wins_over_it() {
     // What a record could not say, a file cannot either: it is counted, and told in dead_letters.
     let bad = directory.path().join("bad.csv");
     std::fs::write(&bad, "meter_id,ts,value\nq0,0001-01-01T00:15:00Z,1\nq0,2023-11-15T00:15:00Z,1001\n").unwrap();
-    let report = backfill::run(&config, &lake, "meters", &[bad], &Default::default(), |_| {}).await.unwrap();
+    let report = backfill::run(&config, &lake, "meters", &[bad], &Default::default(), std::path::Path::new(""), |_| {})
+        .await
+        .unwrap();
     assert_eq!((report.readings, report.dead), (2, 1));
     assert_eq!(read(&lake).await, expected);
 

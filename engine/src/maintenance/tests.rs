@@ -48,7 +48,7 @@ fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef
     };
     let n = rows.len();
-    let columns = vec![
+    let mut columns = vec![
         text(|r| SERIES[r.series]),
         at(0),
         at(1),
@@ -61,9 +61,10 @@ fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(rows.iter().map(|r| Some(r.timestamp)).collect::<Int64Array>()),
         Arc::new(Int32Array::from(vec![0; n])),
         Arc::new(rows.iter().map(|r| Some(r.offset)).collect::<Int64Array>()),
-        text(|_| "1970-01"),
-        text(|r| r.layer),
     ];
+    // What roll-ups are made of.
+    columns.extend((0..5).map(|_| Arc::new(Int64Array::new_null(n)) as ArrayRef));
+    columns.extend([text(|_| "1970-01"), text(|r| r.layer)]);
     RecordBatch::try_new(TableDefinition::intervals().schema, columns).unwrap()
 }
 

@@ -17,6 +17,7 @@ use meterline_schemas::{Frequency, Micros};
 use super::context::StepContext;
 use super::error::{Doing, StepError};
 use crate::ingest::groups::group_id;
+use crate::ingest::names::Names;
 use crate::sql::{self, TableVersions};
 
 /// Series of one group with their units.
@@ -222,8 +223,9 @@ pub async fn read(
 /// The feeds whose series of the run's frequency are in another group, because their calendar is another.
 pub fn other_feeds(ctx: &StepContext) -> Vec<String> {
     let spec = &ctx.spec;
-    let feeds = ctx.env.config.feed.iter().filter(|(_, feed)| group_id(spec.frequency, &feed.zone) != spec.group_id);
-    feeds.map(|(name, _)| name.clone()).collect()
+    let names = Names::of(&ctx.env.config);
+    let feeds = names.series_feeds(&ctx.env.config).filter(|feed| group_id(spec.frequency, feed.zone) != spec.group_id);
+    feeds.map(|feed| names.name(feed.number).to_owned()).collect()
 }
 
 fn query(frequency: Frequency, from: Micros, until: Micros, series: Option<&[String]>, others: &[String]) -> String {

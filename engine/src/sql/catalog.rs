@@ -25,10 +25,11 @@ use crate::ingest::state::IngestState;
 use crate::triggers;
 
 /// Every table, for help and suggestions.
-pub const TABLES: [&str; 15] = [
+pub const TABLES: [&str; 16] = [
     "intervals",
     "interval_revisions",
     "samples",
+    "labels",
     "forecasts",
     "forecasts_latest",
     "forecast_scores",
@@ -99,6 +100,12 @@ impl Catalog {
             "forecasts_latest" => return self.view(views::FORECASTS_LATEST, &["forecasts"]).await,
             "forecast_scores" => return self.view(&views::forecast_scores(), &["forecasts", "intervals"]).await,
             "series" => memory::series(&ingest::load_series(&self.env.lake, self.state().await?).await?)?,
+            "labels" => {
+                let mut members = Vec::new();
+                ingest::each_member(&self.env.lake, self.state().await?, |member, _| members.push(member)).await?;
+                members.sort_unstable_by(|a, b| a.series.cmp(&b.series));
+                super::labels::labels(&members)?
+            }
             "feeds" => memory::feeds(self.state().await?)?,
             "partitions" => memory::partitions(self.state().await?)?,
             "models" => memory::models(&metadata.models().await?)?,

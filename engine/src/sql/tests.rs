@@ -28,26 +28,24 @@ fn intervals(rows: &[Row]) -> RecordBatch {
         Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef
     };
     let n = rows.len();
-    RecordBatch::try_new(
-        TableDefinition::intervals().schema,
-        vec![
-            text(|r| r.0),
-            at(0),
-            at(1),
-            text(|_| "PT1H"),
-            Arc::new(rows.iter().map(|r| Some(r.2)).collect::<Float64Array>()),
-            text(|_| "kWh"),
-            Arc::new(Int32Array::from(vec![1; n])),
-            text(|_| "measured"),
-            text(|_| "meters"),
-            Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
-            Arc::new(Int32Array::from(vec![0; n])),
-            Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
-            text(|_| "1970-01"),
-            text(|r| r.4),
-        ],
-    )
-    .unwrap()
+    let mut columns = vec![
+        text(|r| r.0),
+        at(0),
+        at(1),
+        text(|_| "PT1H"),
+        Arc::new(rows.iter().map(|r| Some(r.2)).collect::<Float64Array>()),
+        text(|_| "kWh"),
+        Arc::new(Int32Array::from(vec![1; n])),
+        text(|_| "measured"),
+        text(|_| "meters"),
+        Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
+        Arc::new(Int32Array::from(vec![0; n])),
+        Arc::new(rows.iter().map(|r| Some(r.3)).collect::<Int64Array>()),
+    ];
+    // What roll-ups are made of.
+    columns.extend((0..5).map(|_| Arc::new(Int64Array::new_null(n)) as ArrayRef));
+    columns.extend([text(|_| "1970-01"), text(|r| r.4)]);
+    RecordBatch::try_new(TableDefinition::intervals().schema, columns).unwrap()
 }
 
 async fn environment() -> (tempfile::TempDir, Environment) {

@@ -22,17 +22,20 @@ pub(super) fn intervals(layers: &Layers, known_by: Option<Micros>) -> String {
     };
     let (settled, revised, revisions) = (known(SETTLED), known(REVISED), known(REVISIONS));
     let columns = "series_id, start, \"end\", frequency, value, unit, count, quality, feed, position_timestamp, \
-                   partition, \"offset\", month";
+                   partition, \"offset\", month, present, expected, measured, estimated, substituted";
+    // Of a roll-up: the share of the expected time for which there is a value.
+    let shown =
+        format!("{columns}, CASE WHEN expected > 0 THEN CAST(present AS DOUBLE) / expected END AS completeness");
     // A row of no readings takes the value of its interval away.
-    let settled = format!("SELECT {columns} FROM {settled} WHERE count > 0");
+    let settled = format!("SELECT {shown} FROM {settled} WHERE count > 0");
     if layers.revisions.is_empty() {
         return settled;
     }
     let touched = format!("(SELECT 1 FROM {revisions} r WHERE r.series_id = b.series_id AND r.start = b.start)");
     format!(
         "{settled} UNION ALL \
-         SELECT {columns} FROM {revised} b WHERE count > 0 AND NOT EXISTS {touched} UNION ALL \
-         SELECT {columns} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, month \
+         SELECT {shown} FROM {revised} b WHERE count > 0 AND NOT EXISTS {touched} UNION ALL \
+         SELECT {shown} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, month \
              ORDER BY position_timestamp DESC, partition DESC, \"offset\" DESC) AS revision FROM \
            (SELECT {columns} FROM {revisions} UNION ALL \
             SELECT {columns} FROM {revised} b WHERE EXISTS {touched})) \

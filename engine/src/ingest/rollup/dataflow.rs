@@ -22,7 +22,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::Broadcast;
 use timely::progress::frontier::MutableAntichain;
 
-use super::super::shard::route;
+use super::super::shard::{Place, route};
 use super::lake::{GroupRow, Recall, SeriesRow};
 use super::member::MemberState;
 use super::members::{Item, Members};
@@ -38,8 +38,8 @@ const NAP: Duration = Duration::from_millis(2);
 pub struct Setup {
     /// The roll-ups.
     pub plan: Arc<Plan>,
-    /// The series of this worker, as a commit remembers them.
-    pub members: Vec<MemberState>,
+    /// The series of this worker, as a commit remembers them, each with the commit whose segment holds it.
+    pub members: Vec<(MemberState, i64)>,
     /// Labels of its series that hold from the first epoch on: those of files, and what was said last before the commit.
     pub labels: Vec<LabelChange>,
     /// The groups, as a commit remembers them.
@@ -50,6 +50,8 @@ pub struct Setup {
     pub series_rows: Box<dyn Recall<SeriesRow>>,
     /// Looks up intervals of groups.
     pub group_rows: Box<dyn Recall<GroupRow>>,
+    /// Where the states of an epoch go that ends.
+    pub place: Box<dyn Fn() -> Place>,
     /// Takes what an epoch gives.
     pub events: Rc<dyn Fn(Event)>,
 }
@@ -70,6 +72,8 @@ pub struct MembersPart {
     pub epoch: u64,
     /// States that this commit remembers.
     pub changed: Vec<MemberState>,
+    /// How many of them changed.
+    pub news: u64,
     /// By number of the roll-up: change of the number of intervals that belong to no group.
     pub unlabelled: Vec<i64>,
     /// Labels that hold from the next epoch on. A commit remembers them, to say them again after a restart.
@@ -91,10 +95,10 @@ type Differences<'scope> = Stream<'scope, u64, Vec<(Item, u64, Sums)>>;
 
 /// Builds the graph. Inputs of epoch 0 are not possible: it is that of the remembered series.
 pub fn build(inputs: Stream<'_, u64, Vec<Input>>, setup: Setup) {
-    let Setup { plan, members, labels, groups, offset, series_rows, group_rows, events } = setup;
+    let Setup { plan, members, labels, groups, offset, series_rows, group_rows, place, events } = setup;
     let clock = latest(inputs.clone()).broadcast();
     let members = Members::new(Arc::clone(&plan), members);
-    let differences = assign(inputs, members, labels, series_rows, Rc::clone(&events));
+    let differences = assign(inputs, members, labels, series_rows, place, Rc::clone(&events));
     let differences = differences.as_collection().consolidate().inner;
     collect(differences, clock, Parents::new(plan, groups), offset, group_rows, events);
 }
@@ -117,6 +121,7 @@ fn assign<'scope>(
     mut members: Members,
     mut said: Vec<LabelChange>,
     mut recall: Box<dyn Recall<SeriesRow>>,
+    place: Box<dyn Fn() -> Place>,
     events: Rc<dyn Fn(Event)>,
 ) -> Differences<'scope> {
     let scope = inputs.scope();
@@ -146,7 +151,7 @@ fn assign<'scope>(
                     members.moved(rows);
                     asked = false;
                 }
-                let found = members.finish();
+                let found = members.finish(place());
                 if let Some(capability) = &mut capability {
                     let mut session = output.session(&*capability);
                     found.items.into_iter().for_each(|(item, sums)| session.give((item, running, sums)));
@@ -156,6 +161,7 @@ fn assign<'scope>(
                 let part = MembersPart {
                     epoch: running,
                     changed: found.changed,
+                    news: found.news,
                     unlabelled: found.unlabelled,
                     said: said.clone(),
                 };

@@ -36,6 +36,17 @@ pub struct Given {
     pub position: Position,
 }
 
+/// What became of something that a source said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing: what is known is as new.
+    Older,
+    /// It says what is known, but later.
+    Repeated,
+    /// Other labels may hold.
+    New,
+}
+
 /// The labels of a series.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
@@ -115,18 +126,18 @@ impl History {
         }
     }
 
-    /// A source said something. Whether it is news.
-    pub fn say(&mut self, given: Given) -> bool {
+    /// A source said something.
+    pub fn say(&mut self, given: Given) -> Said {
         match self.given.binary_search_by_key(&(given.source, given.valid_from), |g| (g.source, g.valid_from)) {
-            Ok(index) if self.given[index].position >= given.position => false,
+            Ok(index) if self.given[index].position >= given.position => Said::Older,
             Ok(index) => {
-                let changed = self.given[index].labels != given.labels;
+                let same = self.given[index].labels == given.labels;
                 self.given[index] = given;
-                changed
+                if same { Said::Repeated } else { Said::New }
             }
             Err(index) => {
                 self.given.insert(index, given);
-                true
+                Said::New
             }
         }
     }
@@ -175,10 +186,10 @@ mod tests {
             let position = Position { timestamp_ms: 0, partition: 0, offset };
             history.say(Given { source: 1, valid_from, labels, position })
         };
-        assert!(say(&mut history, 5, Some(2), 7));
-        assert!(!say(&mut history, 5, Some(3), 6));
-        assert!(!say(&mut history, 5, Some(2), 8));
-        assert!(say(&mut history, 9, None, 1));
+        assert_eq!(say(&mut history, 5, Some(2), 7), Said::New);
+        assert_eq!(say(&mut history, 5, Some(3), 6), Said::Older);
+        assert_eq!(say(&mut history, 5, Some(2), 8), Said::Repeated);
+        assert_eq!(say(&mut history, 9, None, 1), Said::New);
         let values: Vec<Option<Arc<str>>> = [4, 5, 8, 9].map(|at| history.value(&label(), 0, at)).into();
         assert_eq!(values, [Some("1".into()), Some("2".into()), Some("2".into()), Some("1".into())]);
         assert_eq!(history.value(&label(), 7, 4), None);

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use differential_dataflow::difference::{IsZero, Semigroup};
 use hashbrown::{HashMap, HashSet};
-use meterline_schemas::labels::LabelValues;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
 use super::super::rows::Content;
-use super::history::Given;
+use super::super::shard::Place;
+use super::history::{Given, Said};
 use super::lake::{SeriesRow, Want};
 use super::member::{MemberState, Path, Paths, Piece, difference, path_at, pieces};
 use super::plan::Plan;
@@ -53,11 +53,14 @@ struct Member {
     pieces: Pieces,
     // End of its last interval, or later.
     last_end: Micros,
+    // The commit whose segment holds its state.
+    written: i64,
 }
 
 impl Member {
     fn new(series: &Arc<str>, plan: &Plan) -> Member {
-        Member { state: MemberState::new(Arc::clone(series)), pieces: no_pieces(plan), last_end: Micros::MIN }
+        let state = MemberState::new(Arc::clone(series));
+        Member { state, pieces: no_pieces(plan), last_end: Micros::MIN, written: i64::MAX }
     }
 
     // Works out to which groups it belongs, and notes the difference.
@@ -91,8 +94,10 @@ struct Move {
 pub struct Differences {
     /// Of groups.
     pub items: Vec<(Item, Sums)>,
-    /// States of the series that changed.
+    /// States of the series that are to be written.
     pub changed: Vec<MemberState>,
+    /// How many of them changed; the others are written again.
+    pub news: u64,
     /// By number of the roll-up: change of the number of intervals that belong to no group.
     pub unlabelled: Vec<i64>,
 }
@@ -114,13 +119,11 @@ pub struct Members {
     moving: HashMap<Arc<str>, Move>,
     changed: HashSet<Arc<str>>,
     collected: Collected,
-    // The labels of a reading that has none.
-    nothing: LabelValues,
 }
 
 impl Members {
-    /// Those that a commit remembers. Their membership is among the differences of the first epoch that ends.
-    pub fn new(plan: Arc<Plan>, states: impl IntoIterator<Item = MemberState>) -> Members {
+    /// Those that a commit remembers, each with the commit whose segment holds it. Their membership is among the differences of the first epoch that ends.
+    pub fn new(plan: Arc<Plan>, states: impl IntoIterator<Item = (MemberState, i64)>) -> Members {
         let mut members = Members {
             collected: Collected { unlabelled: vec![0; plan.rollups.len()], ..Collected::default() },
             plan,
@@ -128,10 +131,9 @@ impl Members {
             members: HashMap::new(),
             moving: HashMap::new(),
             changed: HashSet::new(),
-            nothing: [].into(),
         };
-        for state in states {
-            let mut member = Member { state, pieces: no_pieces(&members.plan), last_end: Micros::MAX };
+        for (state, written) in states {
+            let mut member = Member { state, pieces: no_pieces(&members.plan), last_end: Micros::MAX, written };
             member.settle(&members.plan, &mut members.paths, &mut members.collected);
             members.members.insert(Arc::clone(&member.state.series), member);
         }
@@ -145,14 +147,17 @@ impl Members {
             let LabelChange { source, series, valid_from, labels, position } = change;
             let known = self.members.entry(Arc::clone(&series));
             let member = known.or_insert_with(|| Member::new(&series, &self.plan));
-            if member.state.history.say(Given { source, valid_from, labels, position }) {
+            let said = member.state.history.say(Given { source, valid_from, labels, position });
+            if said == Said::New {
                 let before = member.pieces.clone();
                 member.settle(&self.plan, &mut self.paths, &mut self.collected);
                 let after = member.pieces.clone();
                 let known = self.moving.entry(Arc::clone(&series));
                 known.and_modify(|known| known.after.clone_from(&after)).or_insert(Move { before, after });
             }
-            self.changed.insert(series);
+            if said != Said::Older {
+                self.changed.insert(series);
+            }
         }
         let mut wants = Vec::new();
         let members = &self.members;
@@ -189,7 +194,7 @@ impl Members {
 
     /// An interval changed.
     pub fn interval(&mut self, change: IntervalChange) {
-        let Members { plan, paths, members, changed, collected, nothing, .. } = self;
+        let Members { plan, paths, members, changed, collected, .. } = self;
         let interval = (change.start, change.end, change.frequency);
         let known = members.entry(Arc::clone(&change.series));
         let member = known.or_insert_with(|| Member::new(&change.series, plan));
@@ -206,8 +211,9 @@ impl Members {
         let new = change.new.as_ref().filter(|content| there(content));
         if new.is_some() {
             settle |= member.state.began(change.start, change.frequency);
-            if plan.has_labels(change.feed) {
-                let labels = change.labels.as_ref().unwrap_or(nothing);
+            if plan.has_labels(change.feed)
+                && let Some(labels) = &change.labels
+            {
                 settle |= member.state.history.read(change.start, change.end, labels);
                 // A run that became longer is something to remember, too.
                 if !changed.contains(&change.series) {
@@ -225,8 +231,8 @@ impl Members {
         }
     }
 
-    /// Ends the epoch.
-    pub fn finish(&mut self) -> Differences {
+    /// Ends the epoch. What changed in it goes to `place`, with the states of segments that are to go.
+    pub fn finish(&mut self, place: Place) -> Differences {
         let mut out = Differences::default();
         let Collected { intervals, members, unlabelled } = &mut self.collected;
         for ((path, length, start), (end, sums)) in intervals.drain().filter(|(_, (_, sums))| !sums.is_zero()) {
@@ -241,8 +247,14 @@ impl Members {
             out.items.extend(groups.iter().map(|group| (Item { rollup, group: Arc::clone(group), what }, sums)));
         }
         out.unlabelled = unlabelled.iter_mut().map(std::mem::take).collect();
+        out.news = self.changed.len() as u64;
+        if place.rewrite_from < i64::MAX {
+            let due = self.members.iter().filter(|(_, member)| member.written >= place.rewrite_from);
+            self.changed.extend(due.map(|(series, _)| Arc::clone(series)));
+        }
         for series in self.changed.drain() {
-            if let Some(member) = self.members.get(&series) {
+            if let Some(member) = self.members.get_mut(&series) {
+                member.written = place.seq;
                 out.changed.push(member.state.clone());
             }
         }

@@ -20,23 +20,33 @@
 //! every change is a difference, and their order does not matter. [`sums`] is that group. Numbers are fixed-point (10⁻⁶ of
 //! the unit, whole seconds), so sums are exact and the same in any order.
 //!
-//! In the order of the flow: [`plan`] (the configuration, resolved) · [`history`] (labels of one series over time) ·
-//! [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`] (those of one worker) · [`parents`] (the groups of one worker) · [`dataflow`].
-//! [`lake`] asks for rows that are no longer in memory.
+//! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`] (labels of one series over time) ·
+//! [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`] (those of one worker) · [`parents`] (the groups of one worker) · [`dataflow`] ([`restore`] is what it starts with).
+//! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`] reads
+//! them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that are made.
 
+pub mod alone;
+pub mod ask;
+pub mod changes;
+pub mod coordinate;
 pub mod dataflow;
 pub mod history;
 pub mod lake;
+pub mod look_up;
 pub mod member;
 pub mod members;
 pub mod parents;
 pub mod plan;
+pub mod restore;
 pub mod saved;
+pub mod series;
 pub mod steps;
 pub mod sums;
 
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 
@@ -73,7 +83,8 @@ pub struct IntervalChange {
     pub old: Option<Content>,
     /// What is there now; the same.
     pub new: Option<Content>,
-    /// Labels of the reading that `new` comes from, in the order of the feed's `labels`; `None` where it has none.
+    /// Labels of the reading that `new` comes from, in the order of the feed's `labels`; `None` where its feed has none, and where
+    /// they are as before.
     pub labels: Option<LabelValues>,
 }
 

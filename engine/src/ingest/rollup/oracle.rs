@@ -173,7 +173,10 @@ impl Case {
                         quality: dice.pick(&[Quality::Measured, Quality::Estimated, Quality::Substituted]),
                         position: position(dice),
                     };
-                    let labels: Option<LabelValues> = (feed == 0 && !dice.one_in(8)).then(|| {
+                    let labels: Option<LabelValues> = (feed == 0).then(|| {
+                        if dice.one_in(8) {
+                            return [None, None].into();
+                        }
                         let feeder = if dice.one_in(4) { choose(dice, "f") } else { Some("f1".into()) };
                         [feeder, if dice.one_in(6) { choose(dice, "s") } else { Some("s1".into()) }].into()
                     });
@@ -216,6 +219,45 @@ impl Case {
             epochs[index * count / total].push(said);
         }
         Case { config, series, epochs }
+    }
+
+    /// The same for a whole stream, where a series has one frequency (a quarter hour in the first feed, an hour in the second), and
+    /// positions are those of records: which those will be is told by `position`.
+    pub fn for_stream(mut self, mut position: impl FnMut(&Said, Position) -> Position) -> Case {
+        for (feed, frequency) in self.config.feed.values_mut().zip([Frequency::QUARTER_HOUR, Frequency::HOUR]) {
+            feed.frequency = Some(frequency);
+        }
+        let mut starts: BTreeMap<usize, BTreeSet<Micros>> = BTreeMap::new();
+        for said in self.epochs.iter().flatten() {
+            if let Said::Read(read) = said {
+                starts.entry(read.series).or_default().insert(read.start);
+            }
+        }
+        for said in self.epochs.iter_mut().flatten() {
+            match said {
+                Said::Read(read) => {
+                    let frequency =
+                        if self.series[read.series].feed == 0 { Frequency::QUARTER_HOUR } else { Frequency::HOUR };
+                    let place = starts[&read.series].range(..read.start).count() as i64;
+                    // With a gap now and then.
+                    let place = place + place / 5 + read.series as i64;
+                    read.frequency = frequency;
+                    read.start = BEGIN + place * frequency.nominal_micros();
+                    read.end = read.start + frequency.nominal_micros();
+                }
+                Said::Label(_, label) => label.valid_from = label.valid_from.max(BEGIN - 10 * DAY),
+            }
+            let known = match said {
+                Said::Read(read) => read.content.position,
+                Said::Label(_, label) => label.position,
+            };
+            let now = position(said, known);
+            match said {
+                Said::Read(read) => read.content.position = now,
+                Said::Label(_, label) => label.position = now,
+            }
+        }
+        self
     }
 
     /// By epoch what the roll-ups are told, and by epoch the intervals as they were before it.

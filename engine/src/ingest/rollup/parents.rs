@@ -42,6 +42,8 @@ pub struct RollupRow {
     pub sums: Sums,
     /// Seconds for which there should be a value, summed over the series of the group.
     pub expected: i64,
+    /// Whether it is surely the first row of its interval.
+    pub first: bool,
 }
 
 impl RollupRow {
@@ -75,6 +77,12 @@ impl GroupsState {
 struct Known {
     end: Micros,
     sums: Sums,
+}
+
+impl Known {
+    fn is_there(&self) -> bool {
+        self.sums.count() > 0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -244,6 +252,7 @@ impl Parents {
         lengths.extend(members.iter().flat_map(|(of, _)| self.lengths(key.0, *of)));
         lengths.sort_unstable();
         lengths.dedup();
+        let complete: Vec<Micros> = lengths.iter().map(|length| self.complete_from(key.0, *length)).collect();
         let group = self.groups.entry(key.clone()).or_default();
         for length in &lengths {
             for row in found.remove(&rollup.series(&key.1, *length)).unwrap_or_default() {
@@ -253,11 +262,14 @@ impl Parents {
                 group.intervals.entry((*length, row.start)).or_insert(known);
             }
         }
-        let mut touched: HashSet<(Frequency, Micros)> = HashSet::new();
+        // With whether it had a row before, and whether it surely had none.
+        let mut touched: HashMap<(Frequency, Micros), (bool, bool)> = HashMap::new();
         for (length, start, end, sums) in intervals {
+            let known = group.intervals.get(&(length, start));
+            let in_memory = lengths.iter().zip(&complete).any(|(known, from)| *known == length && *from <= start);
+            touched.insert((length, start), (known.is_some_and(Known::is_there), known.is_none() && in_memory));
             let known = group.intervals.entry((length, start)).or_insert(Known { end, sums: Sums::default() });
             known.sums.plus_equals(&sums);
-            touched.insert((length, start));
             let newest = self.state.newest.entry((key.0, length)).or_insert(end);
             *newest = (*newest).max(end);
             if let Some(latest) = self.latest.get_mut(usize::from(key.0)) {
@@ -268,15 +280,18 @@ impl Parents {
             for length in lengths.iter().filter(|length| rollup.members_of(**length) == of) {
                 for (from, to) in changed(&changes) {
                     let near = group.intervals.range((*length, from.saturating_sub(LONGEST))..(*length, to));
-                    touched.extend(near.filter(|(_, known)| known.end > from).map(|(key, _)| *key));
+                    for (key, known) in near.filter(|(_, known)| known.end > from) {
+                        touched.entry(*key).or_insert((known.is_there(), false));
+                    }
                 }
             }
             group.steps(of).add(changes);
         }
-        for (length, start) in touched {
-            let Some(Known { end, sums }) = group.intervals.get(&(length, start)).copied() else { continue };
-            if sums.count() == 0 {
-                group.intervals.remove(&(length, start));
+        for ((length, start), (was_there, first)) in touched {
+            let Some(known @ Known { end, sums }) = group.intervals.get(&(length, start)).copied() else { continue };
+            // What is taken away stays in memory: a row that comes again is not the first.
+            if !was_there && !known.is_there() {
+                continue;
             }
             rows.push(RollupRow {
                 rollup: key.0,
@@ -289,6 +304,7 @@ impl Parents {
                 position,
                 sums,
                 expected: group.expected(rollup.members_of(length), start, end),
+                first,
             });
         }
     }

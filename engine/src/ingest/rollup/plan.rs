@@ -151,9 +151,14 @@ fn escape(value: &str, out: &mut String) {
 }
 
 impl Rollup {
+    /// Whether series of this feed may take part.
+    pub fn has_feed(&self, feed: u16) -> bool {
+        self.feeds.get(usize::from(feed)).copied().unwrap_or(false)
+    }
+
     /// Whether series of this feed and unit take part.
     pub fn takes(&self, feed: u16, unit: &Unit) -> bool {
-        self.feeds.get(usize::from(feed)).copied().unwrap_or(false) && self.unit == *unit
+        self.has_feed(feed) && self.unit == *unit
     }
 
     /// The lengths to which intervals of this frequency may add something.

@@ -9,6 +9,7 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::LabelChange;
 use super::history::{Given, History, Run};
 use super::member::MemberState;
 
@@ -39,9 +40,24 @@ struct Giver {
     labels: Vec<Arc<str>>,
 }
 
+/// What a source said and that holds from the next epoch on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedLabels {
+    /// The source.
+    pub source: Arc<str>,
+    /// The series.
+    pub series: Arc<str>,
+    /// From here on …
+    pub valid_from: Micros,
+    /// … these hold.
+    pub labels: NamedLabels,
+    /// Where it was said.
+    pub position: Position,
+}
+
 /// The names behind the numbers of a configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Names {
+pub struct Givers {
     feeds: Vec<Giver>,
     sources: Vec<Giver>,
 }
@@ -63,10 +79,40 @@ impl Giver {
     }
 }
 
-impl Names {
+impl Givers {
+    /// What was said, by names.
+    pub fn save_said(&self, change: &LabelChange) -> Option<SavedLabels> {
+        let source = self.sources.get(usize::from(change.source))?;
+        Some(SavedLabels {
+            source: Arc::clone(&source.name),
+            series: Arc::clone(&change.series),
+            valid_from: change.valid_from,
+            labels: source.named(&change.labels),
+            position: change.position,
+        })
+    }
+
+    /// What was said, with this configuration's numbers; nothing of a source that is no longer configured.
+    pub fn restore_said(&self, saved: SavedLabels) -> Option<LabelChange> {
+        let number = self.sources.iter().position(|source| source.name == saved.source)?;
+        let labels = self.sources[number].numbered(&saved.labels);
+        let SavedLabels { series, valid_from, position, .. } = saved;
+        Some(LabelChange { source: number as u16, series, valid_from, labels, position })
+    }
+
+    /// Labels of a feed's readings, by names.
+    pub fn save_read(&self, feed: u16, labels: &LabelValues) -> NamedLabels {
+        self.feeds.get(usize::from(feed)).map_or_else(Vec::new, |feed| feed.named(labels))
+    }
+
+    /// Labels of a feed's readings, in this configuration's order.
+    pub fn restore_read(&self, feed: u16, labels: &NamedLabels) -> LabelValues {
+        self.feeds.get(usize::from(feed)).map_or_else(|| [].into(), |feed| feed.numbered(labels))
+    }
+
     /// Those of a configuration.
-    pub fn new(config: &Config) -> Names {
-        Names {
+    pub fn new(config: &Config) -> Givers {
+        Givers {
             feeds: config.feed.iter().map(|(name, feed)| Giver::new(name, feed.labels.keys())).collect(),
             sources: config.labels.iter().map(|(name, source)| Giver::new(name, source.labels.keys())).collect(),
         }
@@ -157,17 +203,17 @@ mod tests {
         let position = Position { timestamp_ms: 1, partition: 2, offset: 3 };
         let labels = [text("north")].into();
         state.history.say(Given { source: 0, valid_from: 4, labels, position });
-        let before = Names::new(&config(&["site", "zone"], &["region"]));
+        let before = Givers::new(&config(&["site", "zone"], &["region"]));
         let saved = before.save(&state);
         assert_eq!(before.restore(&saved).history.value(&label(0), 0, 5), text("s1"));
 
         let mut after = config(&["city", "site"], &["area", "region"]);
         after.feed.insert("a".into(), FeedConfig::new("u", "s", "t", "v"));
-        let restored = Names::new(&after).restore(&saved);
+        let restored = Givers::new(&after).restore(&saved);
         assert_eq!(restored.feed, 1);
         assert_eq!(restored.history.value(&label(1), 1, 5), text("s1"));
         assert_eq!(&*restored.history.given()[0].labels, [None, text("north")]);
-        let without = Names::new(&Config::default()).restore(&saved);
+        let without = Givers::new(&Config::default()).restore(&saved);
         assert_eq!((without.feed, without.history), (u16::MAX, History::default()));
     }
 

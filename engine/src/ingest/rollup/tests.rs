@@ -15,7 +15,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 
 use super::super::dataflow::shard_of;
-use super::super::shard::route;
+use super::super::shard::{Place, route};
 use super::dataflow::{Event, Setup, build};
 use super::lake::{GroupRow, Recall, SeriesRow, Want};
 use super::member::MemberState;
@@ -26,6 +26,7 @@ use super::plan::Plan;
 use super::sums::Sums;
 use super::{Input, LabelChange};
 
+const PLACE: Place = Place { seq: 1, rewrite_from: i64::MAX };
 /// Cases without threads.
 const CASES: u64 = 3_000;
 /// Cases in a real dataflow.
@@ -48,6 +49,7 @@ impl Table {
             let key = (Arc::clone(&row.series), row.start);
             if let Some(before) = self.rows.get(&key) {
                 assert!(before.position < row.position, "METERLINE_SEED={}: {before:?} then {row:?}", self.seed);
+                assert!(!row.first, "METERLINE_SEED={}: {row:?} is not the first", self.seed);
             }
             self.rows.insert(key, row);
         }
@@ -143,13 +145,18 @@ fn run_plainly(seed: u64) -> (usize, usize) {
         let of = |item: &Item| shard_of(item.hashed(), workers);
         let mut members: Vec<Members> = (0..workers)
             .map(|worker| {
-                let states = table.members.values().filter(|state| mine(&state.series) == worker).cloned();
+                let states = table
+                    .members
+                    .values()
+                    .filter(|state| mine(&state.series) == worker)
+                    .cloned()
+                    .map(|state| (state, 0));
                 Members::new(Arc::clone(&plan), states)
             })
             .collect();
         let mut parents: Vec<Parents> =
             (0..workers).map(|_| Parents::new(Arc::clone(&plan), table.groups.clone())).collect();
-        let restored: Vec<(Item, Sums)> = members.iter_mut().flat_map(|members| members.finish().items).collect();
+        let restored: Vec<(Item, Sums)> = members.iter_mut().flat_map(|members| members.finish(PLACE).items).collect();
         for (worker, parents) in parents.iter_mut().enumerate() {
             parents.restore(consolidated(restored.iter().filter(|(item, _)| of(item) == worker)));
         }
@@ -169,7 +176,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
             for (members, wants) in members.iter_mut().zip(&wants) {
                 looked_up += wants.len();
                 members.moved(series_rows(&case, &before[epoch], wants));
-                let found = members.finish();
+                let found = members.finish(PLACE);
                 differences.extend(found.items);
                 table.members.extend(found.changed.into_iter().map(|state| (Arc::clone(&state.series), state)));
                 table.unlabelled += found.unlabelled.iter().sum::<i64>();
@@ -318,12 +325,13 @@ fn run_threaded(seed: u64) {
             let case = Arc::clone(&shared);
             let setup = Setup {
                 plan: Arc::clone(&plan),
-                members: start.1.values().filter(|state| my(&state.series)).cloned().collect(),
+                members: start.1.values().filter(|state| my(&state.series)).map(|state| (state.clone(), 0)).collect(),
                 labels: start.2.iter().filter(|change| my(&change.series)).cloned().collect(),
                 groups: start.0.clone(),
                 offset: range.start as i64,
                 series_rows: Box::new(FromCase { case, first: range.start, asked: None, patience: 0 }),
                 group_rows: Box::new(FromTable { committer: Arc::clone(&mine), asked: None }),
+                place: Box::new(|| PLACE),
                 events,
             };
             let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Input>>> = InputHandle::new();

@@ -131,6 +131,9 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
             "use at least 2, better a day's worth",
         );
     }
+    if let Some((message, remedy)) = config.cluster.fault() {
+        return refuse("cluster.addresses", message, remedy);
+    }
     if config.device.slots == 0 {
         return refuse("device.slots", "device.slots is 0: nothing could ever train".into(), "use at least 1");
     }
@@ -248,6 +251,8 @@ mod tests {
             ("[ingest]\n\nworkers = \"4\"\n", 3, "ingest.workers: invalid type: string \"4\", expected usize; use a"),
             ("[device]\ndevice = \"gpu\"\n", 2, "cuda:N"),
             ("[http]\nlisten = \"9464\"\n", 2, "127.0.0.1:9464"),
+            ("[cluster]\naddresses = [\"a:1\", \"a\"]\n", 2, "`a` is no host and port"),
+            ("[cluster]\nsecret = \"x\"\n", 2, "did you mean `secret_file`?"),
             ("[http]\nlisten = \"0.0.0.0:9464\"\n", 2, "set http.password_file"),
             ("[maintenance]\nfile_retention = \"30d\"\n", 2, "1h to 7d"),
             ("[maintenance]\nevery = \"never\"\n", 2, "or off"),

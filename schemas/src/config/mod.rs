@@ -3,6 +3,7 @@
 //! An empty file is a valid configuration of everything but the feeds. Unknown keys are refused, with the line and
 //! the nearest known key.
 
+mod cluster;
 mod feed;
 mod lake;
 mod load;
@@ -15,6 +16,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use cluster::ClusterConfig;
 pub use feed::{BadRecords, FeedConfig, Format, Label, OnExpired, OnRecreated};
 pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
@@ -39,6 +41,8 @@ pub struct Config {
     pub metadata: MetadataConfig,
     /// How the stream is processed.
     pub ingest: IngestConfig,
+    /// Where the processes of the stream are.
+    pub cluster: ClusterConfig,
     /// What trains and predicts.
     pub device: DeviceConfig,
     /// What monitoring can ask.
@@ -99,11 +103,11 @@ pub struct MetadataConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
-    /// Timely workers (threads). Default: the number of processors, at most 8.
+    /// Timely workers (threads) of each process. Default: the number of processors, at most 8.
     pub workers: usize,
     /// Longest time between two commits. Default `10s`.
     pub commit_interval: Span,
-    /// Memory that the stream may take: what it knows of series, what they remember, what is read and not yet committed. The
+    /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and not yet committed. The
     /// rest of the process needs some 200 MiB more. Default `2GiB`.
     pub memory_limit: Bytes,
     /// Readings after which a commit is made early; fewer where `memory_limit` allows fewer. Default 2,000,000.

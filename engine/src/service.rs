@@ -76,6 +76,11 @@ impl Service {
         Ok(Service { ingest, runner, triggers, housekeeping, stop, server })
     }
 
+    /// Becomes true when another process of the cluster was asked to end, and asks for the end of all.
+    pub fn asked_to_stop(&self) -> watch::Receiver<bool> {
+        self.ingest.asked_to_stop()
+    }
+
     /// Where metrics and health are served; `None` where they are not.
     pub fn http(&self) -> Option<std::net::SocketAddr> {
         self.server.as_ref().map(|server| server.address)

@@ -87,13 +87,7 @@ fn is_usage(error: &(dyn Error + 'static)) -> bool {
         Some(ServiceError::Server(_)) => return true,
         _ => error.downcast_ref::<IngestError>(),
     };
-    match ingest {
-        Some(
-            IngestError::Feed { .. } | IngestError::Rollup { .. } | IngestError::Labels { .. } | IngestError::NoFeed,
-        ) => true,
-        Some(IngestError::File(file)) => file.is_usage(),
-        _ => false,
-    }
+    ingest.is_some_and(IngestError::is_usage)
 }
 
 /// The error and its causes in one line. A cause that the text above it already contains is not repeated.

@@ -8,6 +8,7 @@ use meterline_schemas::time::format_micros;
 use super::shutdown::Shutdown;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::Environment;
+use crate::ingest::{IngestOptions, cluster};
 use crate::metadata::MetadataError;
 use crate::service::{Service, Standing};
 
@@ -19,6 +20,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
+
+    /// Number of this process among `cluster.addresses`; process 0 commits and has all that is not the stream itself
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    process: usize,
 }
 
 /// Runs the service until Ctrl-C, SIGTERM or a fault that ends the stream.
@@ -35,7 +40,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             args.config.config.display()
         )));
     }
-    announce(&env);
+    announce(&env, args.process);
+    if args.process > 0 {
+        return run_member(args.process, &env, &shutdown, context).await;
+    }
     let Some(started) = shutdown.unless_requested(Service::start(env.clone())).await else {
         return stopped_early(context);
     };
@@ -43,11 +51,16 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let committed = service.committed();
     let standing = || committed.borrow().as_ref().map(|c| Standing::of(c)).unwrap_or_default();
     let mut status = Status { env: env.clone(), last: standing(), at: Instant::now() };
+    let mut asked_to_stop = service.asked_to_stop();
     let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + STATUS_EVERY, STATUS_EVERY);
     let failure = loop {
         tokio::select! {
             error = service.failed() => break Some(error),
             () = shutdown.requested() => break None,
+            Ok(_) = asked_to_stop.wait_for(|asked| *asked) => {
+                tracing::info!("another process of the cluster was asked to end: all end");
+                break None;
+            }
             _ = timer.tick() => status.log(standing()).await,
         }
     };
@@ -61,6 +74,28 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let end = standing();
     tracing::info!(records = end.records, intervals = end.intervals, "stopped");
     report(end, context)
+}
+
+/// Another process than process 0: workers alone.
+async fn run_member(process: usize, env: &Environment, shutdown: &Shutdown, context: &Context) -> CommandResult {
+    let options = IngestOptions { directory: env.directory().to_owned(), process, workers: None };
+    let Some(joined) = shutdown.unless_requested(cluster::follow(&env.config, &env.lake, options)).await else {
+        return stopped_early(context);
+    };
+    let mut member = joined?;
+    tokio::select! {
+        ended = member.ended() => ended?,
+        () = shutdown.requested() => {
+            tracing::info!("stopping: process 0 commits what was read and ends all processes");
+            member.stop();
+            member.ended().await?;
+        }
+    }
+    tracing::info!(process, "stopped");
+    match context.json {
+        true => context.print_json(&serde_json::json!({ "process": process })),
+        false => Ok(()),
+    }
 }
 
 /// The end was asked for before the stream began: nothing was read.
@@ -81,7 +116,7 @@ fn report(end: Standing, context: &Context) -> CommandResult {
     }))
 }
 
-fn announce(env: &Environment) {
+fn announce(env: &Environment, process: usize) {
     let config = &env.config;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -90,6 +125,8 @@ fn announce(env: &Environment) {
         metadata = config.metadata.url.as_deref().unwrap_or("in the lake's directory"),
         brokers = config.kafka.brokers,
         workers = config.ingest.workers,
+        process,
+        processes = config.cluster.processes(),
         device = config.device.device,
         device_slots = config.device.slots,
         "meterline starts"

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::error::one_line;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::{metadata_url, read_config};
+use crate::ingest::cluster;
 use crate::metadata::MetadataStore;
 
 /// Arguments of `meterline validate`.
@@ -59,7 +60,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let config_ok = match check_config(&mut report, path) {
         Some(config) if report.ok => {
             if !args.offline {
-                check_environment(&mut report, &config).await;
+                check_environment(&mut report, &config, path.parent().unwrap_or(Path::new(""))).await;
             }
             true
         }
@@ -105,7 +106,11 @@ fn check_config(report: &mut Report, path: &Path) -> Option<Config> {
     Some(config)
 }
 
-async fn check_environment(report: &mut Report, config: &Config) {
+async fn check_environment(report: &mut Report, config: &Config, directory: &Path) {
+    if let [first, _, ..] = config.cluster.addresses.as_slice() {
+        let found = cluster::check(config, directory);
+        report.add("cluster", found.map(|processes| format!("{processes} processes, process 0 at {first}")));
+    }
     check_kafka(report, config).await;
     if let Some(lake) = check_lake(report, config).await {
         check_metadata(report, config, &lake).await;

@@ -9,6 +9,7 @@
 
 use meterline_schemas::config::IngestConfig;
 
+use super::crew::Crew;
 use super::shard::Budget;
 
 /// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, readings between workers, places,
@@ -46,6 +47,11 @@ impl Bounds {
             queue_kib: queue_kib as usize,
             shard: Budget { series: share(3), intervals: share(2) },
         }
+    }
+
+    /// Records of one epoch that one process may read: all of them become rows of process 0.
+    pub fn records_of(&self, crew: Crew) -> u64 {
+        (self.records / crew.processes.max(1) as u64).max(1)
     }
 }
 

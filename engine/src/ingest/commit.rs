@@ -192,13 +192,13 @@ async fn load_state(lake: &Lake, seq: i64, fence: i64) -> Result<IngestState, In
     Ok(state)
 }
 
-fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, IngestError> {
+pub(super) fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, IngestError> {
     let damaged = |reason: String| IngestError::State { path: path.to_owned(), reason };
     let text = zstd::decode_all(bytes).map_err(|error| damaged(error.to_string()))?;
     serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
 }
 
-fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
+pub(super) fn encode_state(state: &IngestState) -> Result<Vec<u8>, IngestError> {
     let fault = |reason: String| IngestError::Fault(format!("encoding the state of commit {}: {reason}", state.seq));
     let text = serde_json::to_vec(state).map_err(|error| fault(error.to_string()))?;
     zstd::bulk::compress(&text, COMPRESSION_LEVEL).map_err(|error| fault(error.to_string()))

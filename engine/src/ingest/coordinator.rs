@@ -1,6 +1,6 @@
 //! The coordinator: closes epochs, collects their parts from the workers, and commits them; in between it serves housekeeping.
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -10,8 +10,10 @@ use tokio::sync::{mpsc as channel, watch};
 
 use super::brokers::Brokers;
 use super::census::Census;
+use super::cluster::{Down, Links};
 use super::commit::{Batch, Committed, Committer, RollupStates};
-use super::dataflow::{Control, Event, Places};
+use super::control::{Control, Places};
+use super::dataflow::Event;
 use super::discovery::{Report, Reported};
 use super::epoch::{self, Parts};
 use super::error::IngestError;
@@ -19,6 +21,7 @@ use super::feeds::add_feeds;
 use super::idleness::Idleness;
 use super::layout::EpochRows;
 use super::names::Names;
+use super::outlet::Outlet;
 use super::pulse::Pulse;
 use super::recall::Recalled;
 use super::requests::Request;
@@ -46,6 +49,8 @@ pub(super) struct Coordinator {
     pub(super) config: Config,
     pub(super) committer: Committer,
     pub(super) control: Arc<Control>,
+    /// To the other processes.
+    pub(super) links: Arc<Links>,
     pub(super) events: channel::UnboundedReceiver<Event>,
     pub(super) names: Names,
     pub(super) rollups: Option<Rollups>,
@@ -54,7 +59,7 @@ pub(super) struct Coordinator {
     pub(super) workers: usize,
     pub(super) idleness: Idleness,
     // By worker.
-    pub(super) recalled: Vec<mpsc::Sender<Recalled>>,
+    pub(super) recalled: Vec<Outlet<Recalled>>,
     pub(super) brokers: Brokers,
     pub(super) pulse: Pulse,
     pub(super) publish: watch::Sender<Option<Arc<Committed>>>,
@@ -83,7 +88,9 @@ impl Coordinator {
             let known = &self.committer.committed().state;
             let series = Place { seq: known.seq + 1, rewrite_from: rewrite_from(&known.segments, changed) };
             let members = self.rollups.as_ref().map_or(Place::NOWHERE, |rollups| rollups.place(known));
-            let epoch = self.control.open_next(Places { series, members });
+            let places = Places { series, members };
+            let epoch = self.control.open_next(places);
+            self.links.tell(|| Down::Open { epoch, places, stopping: stop });
             let parts = self.collect(epoch).await?;
             changed = parts.shards.iter().map(|part| part.changed).sum();
             self.go_on = parts.rollups.go_on();
@@ -239,8 +246,7 @@ impl Coordinator {
                         took_ms,
                         "looked up what was written earlier"
                     );
-                    // A worker that has ended says so itself.
-                    let _ = self.recalled[worker].send(found);
+                    self.recalled[worker].send(found);
                 }
                 Event::Source(_) | Event::Shard(_) | Event::Census(_) | Event::Members(_) | Event::Groups(_) => {
                     return Err(out_of_turn());
@@ -335,11 +341,12 @@ impl Coordinator {
         if committed.state.seq == 0 {
             return;
         }
-        let mut report = Report::new();
+        let (mut report, mut watermarks) = (Report::new(), Vec::new());
         for (number, name) in self.names.all().iter().enumerate() {
             let Some(feed) = committed.state.feeds.get(name) else { continue };
             if let Some(watermark) = feed.watermark {
                 self.control.set_watermark(number, watermark);
+                watermarks.push((number, watermark));
             }
             let live = feed.partitions.iter().filter(|(partition, _)| **partition >= 0);
             report.extend(live.map(|(partition, read)| Reported {
@@ -350,6 +357,7 @@ impl Coordinator {
                 next_offset: read.next_offset,
             }));
         }
+        self.links.tell(|| Down::Watermarks(watermarks));
         if let Ok(mut newest) = self.report.lock() {
             *newest = Some(report);
         }

@@ -15,31 +15,37 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use differential_dataflow::AsCollection;
 use differential_dataflow::operators::CountTotal;
 use meterline_connectors::kafka::source::Source;
-use meterline_schemas::Micros;
 use meterline_schemas::config::{BadRecords, KafkaConfig};
-use timely::communication::initialize::WorkerGuards;
+use serde::{Deserialize, Serialize};
+use timely::communication::allocator::zero_copy::initialize::{CommsGuard, initialize_networking_from_sockets};
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Hooks, WorkerGuards};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::core::{Concat, OkErr};
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::{InputHandle, Stream};
+use timely::execute::execute_from;
 use timely::worker::Worker;
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::bounds::Bounds;
 use super::census::Counted;
+use super::cluster::Socket;
+use super::control::Control;
+use super::crew::Crew;
 use super::discovery::{Command, GivenBack};
 use super::epoch::SourcePart;
 use super::error::IngestError;
+use super::outlet::Outlet;
 use super::reader::{Decoders, Reader};
 use super::recall::{Recalled, Wanted};
 use super::rollup::ask::{Answered, Asked, Asking, Of};
@@ -52,7 +58,7 @@ use super::rollup::plan::Plan;
 use super::rollup::saved::Givers;
 use super::rollup::{self, Input, LabelChange};
 use super::series::SeriesState;
-use super::shard::{Budget, FeedRules, Place, Routed, Shard, ShardPart};
+use super::shard::{Budget, FeedRules, Routed, Shard, ShardPart};
 
 /// How long an idle worker sleeps; a message from another worker wakes it.
 const NAP: Duration = Duration::from_millis(3);
@@ -60,7 +66,7 @@ const NAP: Duration = Duration::from_millis(3);
 const REFUSED_MAX: usize = 250_000;
 
 /// What workers tell the coordinator.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// A worker's share of the census as of an epoch.
     Census(CensusPart),
@@ -82,114 +88,8 @@ pub enum Event {
     /// Roll-ups have to know more before they can finish an epoch.
     Asked(Asked),
     /// The stream cannot go on.
+    #[serde(skip)]
     Failed(IngestError),
-}
-
-/// What the coordinator tells the workers.
-#[derive(Debug)]
-pub struct Control {
-    epoch: AtomicU64,
-    records: AtomicU64,
-    records_max: u64,
-    passed: AtomicBool,
-    // Milliseconds from `began` to when a source last found something.
-    last_read_ms: AtomicU64,
-    began: Instant,
-    /// Sources stop reading.
-    pub stopping: Arc<AtomicBool>,
-    /// Everything ends.
-    pub done: Arc<AtomicBool>,
-    /// By number of the feed, as of the last commit.
-    watermarks: Vec<AtomicI64>,
-    // Where the states of the epoch that was closed last go.
-    places: Mutex<Places>,
-}
-
-/// Where the states of an epoch go.
-#[derive(Debug, Clone, Copy)]
-pub struct Places {
-    /// Those of series.
-    pub series: Place,
-    /// What roll-ups remember of them.
-    pub members: Place,
-}
-
-impl Control {
-    /// Control of a stream that begins with epoch 1.
-    pub fn new(records_max: u64, feeds: usize, stopping: Arc<AtomicBool>) -> Control {
-        Control {
-            epoch: AtomicU64::new(1),
-            records: AtomicU64::new(0),
-            records_max,
-            passed: AtomicBool::new(false),
-            last_read_ms: AtomicU64::new(0),
-            began: Instant::now(),
-            stopping,
-            done: Arc::new(AtomicBool::new(false)),
-            watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
-            places: Mutex::new(Places { series: Place::NOWHERE, members: Place::NOWHERE }),
-        }
-    }
-
-    /// Records in the open epoch.
-    pub fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
-    }
-
-    /// How long no source has found anything.
-    pub fn quiet(&self) -> Duration {
-        self.began.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
-    }
-
-    /// Sources found records.
-    pub(super) fn found(&self, records: u64) {
-        self.records.fetch_add(records, Ordering::Relaxed);
-        self.last_read_ms.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    /// Offsets were passed in the open epoch that are no records.
-    pub(super) fn passed(&self) {
-        self.passed.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether there is anything in the open epoch to be committed.
-    pub fn has_news(&self) -> bool {
-        self.records() > 0 || self.passed.load(Ordering::Relaxed)
-    }
-
-    /// Whether the open epoch takes no more records.
-    pub fn full(&self) -> bool {
-        self.records() >= self.records_max
-    }
-
-    /// Closes the open epoch, whose number is returned and whose states go to `places`, and opens the next one.
-    pub fn open_next(&self, places: Places) -> u64 {
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
-        self.records.store(0, Ordering::Relaxed);
-        self.passed.store(false, Ordering::Relaxed);
-        self.epoch.fetch_add(1, Ordering::Release)
-    }
-
-    // Asked only between the end of an epoch and its commit, while no other one can end.
-    fn places(&self) -> Places {
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a feed's watermark known, for counting late readings; others' are not needed.
-    pub fn set_watermark(&self, feed: usize, watermark: Micros) {
-        if let Some(known) = self.watermarks.get(feed) {
-            known.store(watermark, Ordering::Relaxed);
-        }
-    }
-
-    fn watermark(&self, feed: u16) -> Micros {
-        self.watermarks[usize::from(feed)].load(Ordering::Relaxed)
-    }
-
-    /// The open epoch takes no more records.
-    pub(super) fn fill(&self) {
-        self.records.fetch_max(self.records_max, Ordering::Relaxed);
-    }
 }
 
 /// What one worker starts with.
@@ -201,7 +101,7 @@ pub struct Setup {
     /// From discovery.
     pub commands: Receiver<Command>,
     /// To discovery.
-    pub given_back: Sender<GivenBack>,
+    pub given_back: Outlet<GivenBack>,
     /// The series of its shard, each with the number of its feed and the commit whose segment holds it.
     pub series: Vec<(u16, SeriesState, i64)>,
     /// What its shard may keep in memory.
@@ -251,7 +151,9 @@ pub struct Common {
     /// From the coordinator.
     pub control: Arc<Control>,
     /// To the coordinator.
-    pub events: UnboundedSender<Event>,
+    pub events: Outlet<Event>,
+    /// All workers.
+    pub crew: Crew,
 }
 
 /// A source for worker `index`.
@@ -262,28 +164,43 @@ pub fn connect(kafka: &KafkaConfig, index: usize, bounds: &Bounds) -> Result<Sou
     Ok(Source::connect(kafka, &format!("worker-{index}"), bounds.queue_kib)?)
 }
 
-/// The number of the worker that has the shard of a series: what timely's exchange does with its route.
-pub fn shard_of(route: u64, workers: usize) -> usize {
-    (route % workers.max(1) as u64) as usize
-}
-
-/// Starts one thread a setup.
+/// Starts one thread a setup; `peers` are the connections to the workers of other processes.
 ///
 /// # Errors
 /// The threads cannot be started.
-pub fn start(common: Common, setups: Vec<Setup>) -> Result<WorkerGuards<()>, IngestError> {
-    let workers = setups.len();
+pub fn start(common: Common, setups: Vec<Setup>, peers: Vec<Option<Socket>>) -> Result<Running, IngestError> {
+    let fault = |error: String| IngestError::Fault(format!("starting the workers: {error}"));
+    let crew = common.crew;
     let setups: Mutex<Vec<Option<Setup>>> = Mutex::new(setups.into_iter().map(Some).collect());
-    timely::execute(timely::Config::process(workers), move |worker| {
-        let setup = setups.lock().ok().and_then(|mut setups| setups.get_mut(worker.index())?.take());
+    let work = move |worker: &mut Worker| {
+        let local = crew.local(worker.index());
+        let setup = local.and_then(|local| setups.lock().ok()?.get_mut(local)?.take());
         // However this thread ends, the coordinator learns of it.
         let guard = DeathNotice(common.clone());
         if let Some(setup) = setup {
             run(worker, common.clone(), setup);
         }
         drop(guard);
-    })
-    .map_err(|error| IngestError::Fault(format!("starting the workers: {error}")))
+    };
+    if crew.processes == 1 {
+        let workers = timely::execute(timely::Config::process(crew.threads), work).map_err(fault)?;
+        return Ok(Running { workers, peers: None });
+    }
+    let hooks = Hooks::default();
+    let inner = ProcessBuilder::new_typed_vector(crew.threads, hooks.refill.clone(), None);
+    let (builders, peers) = initialize_networking_from_sockets(inner, peers, crew.process, crew.threads, hooks)
+        .map_err(|error| fault(error.to_string()))?;
+    let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
+    let workers = execute_from(builders, Box::new(()), timely::WorkerConfig::default(), work).map_err(fault)?;
+    Ok(Running { workers, peers: Some(peers) })
+}
+
+/// The threads of a dataflow.
+pub struct Running {
+    /// Those of the workers.
+    pub workers: WorkerGuards<()>,
+    /// Those of the connections to other processes, where there are any.
+    pub peers: Option<CommsGuard>,
 }
 
 struct DeathNotice(Common);
@@ -292,7 +209,7 @@ impl Drop for DeathNotice {
     fn drop(&mut self) {
         if !self.0.control.done.load(Ordering::Acquire) {
             let fault = IngestError::Fault("a worker of the stream ended unexpectedly".into());
-            let _ = self.0.events.send(Event::Failed(fault));
+            self.0.events.send(Event::Failed(fault));
         }
     }
 }
@@ -311,10 +228,10 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     build(worker, &mut input, &mut labels, shard, setup.recalled, setup.rollups, &common);
     input.advance_to(1);
     labels.advance_to(1);
-    let mut reader =
-        Reader::new(worker.index(), common, setup.source, setup.decoders, setup.commands, setup.given_back);
+    let place = common.crew.place(worker.index());
+    let mut reader = Reader::new(place, common, setup.source, setup.decoders, setup.commands, setup.given_back);
     while !control.done.load(Ordering::Acquire) {
-        let open = control.epoch.load(Ordering::Acquire);
+        let open = control.epoch();
         if open > *input.time() {
             reader.hand_in(*input.time());
             input.advance_to(open);
@@ -376,7 +293,7 @@ fn rollup_setup(worker: usize, setup: RollupSetup, common: &Common) -> rollup::d
     let events = common.events.clone();
     let ask = move |of: Of| {
         let events = events.clone();
-        move |epoch, wants| _ = events.send(Event::Asked(Asked { worker, epoch, of, wants }))
+        move |epoch, wants| events.send(Event::Asked(Asked { worker, epoch, of, wants }))
     };
     let (control, events) = (Arc::clone(&common.control), common.events.clone());
     let hand_in = move |event| {
@@ -390,7 +307,7 @@ fn rollup_setup(worker: usize, setup: RollupSetup, common: &Common) -> rollup::d
                 Err(error) => Event::Failed(error),
             },
         };
-        let _ = events.send(event);
+        events.send(event);
     };
     rollup::dataflow::Setup {
         plan,
@@ -443,7 +360,7 @@ fn aggregate<'scope>(
                         let wanted = shard.wanted();
                         if !wanted.is_empty() {
                             waits = Some(ended);
-                            let _ = common.events.send(Event::Wanted { worker, wanted });
+                            common.events.send(Event::Wanted { worker, wanted });
                         }
                     }
                     if waits == Some(ended) {
@@ -456,7 +373,7 @@ fn aggregate<'scope>(
                         Ok(part) => Event::Shard(part),
                         Err(error) => Event::Failed(error),
                     };
-                    let _ = common.events.send(event);
+                    common.events.send(event);
                     if let Some(readings) = early.remove(&shard.epoch()) {
                         take(&mut shard, readings.into_iter(), &common.control);
                     }
@@ -477,7 +394,7 @@ fn aggregate<'scope>(
 }
 
 /// A worker's share of the census.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CensusPart {
     /// The epoch that it is as of.
     pub epoch: u64,
@@ -486,7 +403,7 @@ pub struct CensusPart {
 }
 
 // At the end of each epoch the coordinator gets the counts that changed.
-fn report(counts: Counts<'_>, events: UnboundedSender<Event>) {
+fn report(counts: Counts<'_>, events: Outlet<Event>) {
     let mut open: BTreeMap<u64, HashMap<Counted, i64>> = BTreeMap::new();
     let mut ended = 0;
     counts.sink(Pipeline, "census", move |(counts, frontier)| {
@@ -501,7 +418,7 @@ fn report(counts: Counts<'_>, events: UnboundedSender<Event>) {
         });
         while frontier.frontier().first().is_some_and(|reached| *reached > ended) {
             let counts = open.remove(&ended).unwrap_or_default().into_iter().collect();
-            let _ = events.send(Event::Census(CensusPart { epoch: ended, counts }));
+            events.send(Event::Census(CensusPart { epoch: ended, counts }));
             ended += 1;
         }
     });

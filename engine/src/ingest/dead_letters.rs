@@ -1,5 +1,6 @@
 //! Records that could not be read or used, on their way to the table `dead_letters`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,9 +9,10 @@ use arrow::array::{
 use arrow::error::ArrowError;
 use meterline_schemas::reading::Position;
 use meterline_schemas::tables;
+use serde::{Deserialize, Serialize};
 
 /// One record that could not be read, or a reading that could not be used (then without its bytes).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// Its feed.
     pub feed: Arc<str>,
@@ -23,7 +25,7 @@ pub struct DeadLetter {
     /// Its bytes.
     pub payload: Option<Box<[u8]>>,
     /// Short stable code.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What is wrong, with the values.
     pub detail: String,
 }
@@ -47,7 +49,7 @@ pub fn batch(letters: &[DeadLetter]) -> Result<RecordBatch, ArrowError> {
         Arc::new(TimestampMicrosecondArray::from_iter_values(at).with_timezone("UTC")),
         Arc::new(bytes(|letter| letter.key.as_deref())),
         Arc::new(bytes(|letter| letter.payload.as_deref())),
-        Arc::new(texts(|letter| letter.reason)),
+        Arc::new(texts(|letter| &letter.reason)),
         Arc::new(texts(|letter| &letter.detail)),
     ];
     RecordBatch::try_new(tables::dead_letters(), columns)

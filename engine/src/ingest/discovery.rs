@@ -9,16 +9,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::brokers::Brokers;
 use super::epoch::Progress;
 use super::judge::{Found, Verdict, judge};
+use super::outlet::Outlet;
 use meterline_connectors::kafka::cluster::{Cluster, Topic};
 use meterline_connectors::kafka::{SourceError, TopicId};
 use meterline_schemas::config::{KafkaConfig, OnExpired, OnRecreated};
+use serde::{Deserialize, Serialize};
 
 const REFRESH: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -29,7 +31,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 const NAP: Duration = Duration::from_millis(50);
 
 /// What a worker is to do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Command {
     /// Read a partition.
     Read(Order),
@@ -38,7 +40,7 @@ pub enum Command {
 }
 
 /// A partition for a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
     /// Its topic.
     pub topic: Arc<str>,
@@ -53,7 +55,7 @@ pub struct Order {
 }
 
 /// What happened to a partition before it is read (on).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// Nothing.
     None,
@@ -66,9 +68,9 @@ pub enum Change {
 }
 
 /// How far a worker had read when it stopped.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct GivenBack {
-    /// Number of the worker.
+    /// The place of the worker among those that read.
     pub worker: usize,
     /// Why.
     pub reason: String,
@@ -119,8 +121,8 @@ pub struct Discovery {
     pub unreachable_timeout: Duration,
     /// How far partitions were read, by feed and partition: at first from the last commit.
     pub read: BTreeMap<(u16, i32), Progress>,
-    /// One a worker.
-    pub workers: Vec<Sender<Command>>,
+    /// One a worker, by its place.
+    pub workers: Vec<Outlet<Command>>,
     /// What workers stopped reading.
     pub given_back: Receiver<GivenBack>,
     /// The newest positions to report.
@@ -204,8 +206,7 @@ impl Discovery {
             .collect();
         for worker in &workers {
             if self.asked.insert(*worker) {
-                // A worker that has ended says so itself.
-                let _ = self.workers[*worker].send(Command::GiveBack);
+                self.workers[*worker].send(Command::GiveBack);
             }
         }
         !workers.is_empty()
@@ -348,8 +349,7 @@ impl Discovery {
             self.given.insert(key);
         }
         self.read.insert(key, progress);
-        // A worker that has ended says so itself.
-        let _ = self.workers[worker_of(feed, partition, self.workers.len())].send(Command::Read(order));
+        self.workers[worker_of(feed, partition, self.workers.len())].send(Command::Read(order));
     }
 
     // The broker is told for monitoring alone: a failure is nobody's loss.

@@ -4,6 +4,7 @@ use arrow::array::RecordBatch;
 use meterline_connectors::kafka::TopicId;
 use meterline_schemas::Micros;
 use meterline_schemas::time::SECOND;
+use serde::{Deserialize, Serialize};
 
 use super::dataflow::CensusPart;
 use super::dead_letters::{self, DeadLetter};
@@ -16,7 +17,7 @@ use super::shard::ShardPart;
 use super::state::{IngestState, PartitionState};
 
 /// How far one partition was read, and what this epoch added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Number of the feed.
     pub feed: u16,
@@ -131,7 +132,7 @@ impl Progress {
 }
 
 /// What a source gives at the end of an epoch.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct SourcePart {
     /// The epoch.
     pub epoch: u64,

@@ -4,6 +4,8 @@ use meterline_connectors::files::FileError;
 use meterline_connectors::kafka::SourceError;
 use meterline_connectors::lake::{CommitError, LakeError};
 
+use super::cluster::ClusterError;
+
 /// Why the stream cannot start or go on. Nothing that was committed is lost; everything else is read again.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
@@ -82,12 +84,28 @@ pub enum IngestError {
     /// A backfill or housekeeping is writing the lake that an engine is to run on.
     #[error("a backfill or `meterline maintain` is running on this lake; start the engine when it has ended")]
     BackfillRunning,
+    /// The processes of a cluster do not come together, or not stay together.
+    #[error("{0}")]
+    Cluster(#[from] ClusterError),
     /// A thread ended, or something that cannot happen did.
     #[error("{0}; this is a fault of meterline, please report it")]
     Fault(String),
 }
 
 impl IngestError {
+    /// Whether the configuration or an argument is at fault, rather than what it points at.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            IngestError::Feed { .. }
+            | IngestError::Rollup { .. }
+            | IngestError::Labels { .. }
+            | IngestError::NoFeed => true,
+            IngestError::File(file) => file.is_usage(),
+            IngestError::Cluster(cluster) => cluster.is_usage(),
+            _ => false,
+        }
+    }
+
     /// For the lake's errors: what was being done.
     pub(super) fn lake(doing: &'static str) -> impl FnOnce(LakeError) -> IngestError {
         move |source| IngestError::Lake { doing, source }

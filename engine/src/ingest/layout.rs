@@ -20,6 +20,7 @@ use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REV
 use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
 
 use super::rows::{Layer, Rows};
 use super::series::{PendingReading, SeriesState};
@@ -35,7 +36,7 @@ pub struct SeriesTexts {
 }
 
 /// What many series have in common.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Common {
     feed: Arc<str>,
     frequency: Option<Frequency>,
@@ -74,20 +75,58 @@ impl TextMaker {
 }
 
 /// Rows of one epoch and shard, with the number and texts of each series that has some.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ShardRows {
     /// The rows.
     pub rows: Rows,
     /// Samples and registers, by the number of their series.
     pub samples: Vec<(u32, PendingReading)>,
     /// The series.
+    #[serde(with = "texts")]
     pub series: Vec<(u32, SeriesTexts)>,
     /// Of a roll-up: what each row is made of.
     pub made_of: Option<Vec<MadeOf>>,
 }
 
+/// Texts on their way between processes: what many series have in common is sent once.
+mod texts {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use compact_str::CompactString;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Common, SeriesTexts};
+
+    type Sent<C, I> = (Vec<C>, Vec<(u32, I, u32)>);
+
+    pub(super) fn serialize<S: Serializer>(series: &[(u32, SeriesTexts)], s: S) -> Result<S::Ok, S::Error> {
+        let mut places: HashMap<*const Common, u32> = HashMap::new();
+        let mut sent: Sent<&Common, &CompactString> = (Vec::new(), Vec::with_capacity(series.len()));
+        for (number, texts) in series {
+            let place = *places.entry(Arc::as_ptr(&texts.common)).or_insert_with(|| {
+                sent.0.push(&texts.common);
+                sent.0.len() as u32 - 1
+            });
+            sent.1.push((*number, &texts.id, place));
+        }
+        sent.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(u32, SeriesTexts)>, D::Error> {
+        let (common, series): Sent<Common, CompactString> = Sent::deserialize(d)?;
+        let common: Vec<Arc<Common>> = common.into_iter().map(Arc::new).collect();
+        let texts = series.into_iter().map(|(number, id, place)| {
+            let common = common.get(place as usize).ok_or_else(|| D::Error::custom("a series lacks its texts"))?;
+            Ok((number, SeriesTexts { id, common: Arc::clone(common) }))
+        });
+        texts.collect()
+    }
+}
+
 /// What a row of a roll-up is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeOf {
     /// Seconds for which there is a value, summed over the series.
     pub present: i64,

@@ -8,14 +8,19 @@
 //! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`reader`]s read them, [`dataflow`] aggregates
 //! their readings in [`shard`]s, [`commit`] is the protocol ([`pulse`] tells how it fares), and [`service`] starts and ends it all, the coordinator closing epochs in between;
 //! housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
+//! [`crew`] says which worker is in which process; in each, the coordinator speaks to them by [`control`] and [`outlet`]s, and
+//! [`cluster`] is what lies between processes.
 
 pub mod aggregate;
 pub mod backfill;
 pub mod bounds;
 pub mod brokers;
 pub mod census;
+pub mod cluster;
 pub mod commit;
+pub mod control;
 mod coordinator;
+pub mod crew;
 pub mod dataflow;
 pub mod dead_letters;
 pub mod discovery;
@@ -31,6 +36,7 @@ pub(crate) mod lock;
 pub mod memory;
 pub mod names;
 pub mod outcome;
+pub mod outlet;
 pub mod pulse;
 pub mod reader;
 pub mod recall;
@@ -43,7 +49,9 @@ pub mod series;
 pub mod service;
 pub mod shard;
 pub mod state;
+mod threads;
 pub mod watermark;
+mod workers;
 pub mod written;
 
 pub use commit::{Committed, each_member, load_committed, load_series, state_at};
@@ -52,6 +60,8 @@ pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]
 mod aggregate_tests;
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 pub(crate) mod commit_tests;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What became of readings, counted by the partition they came from.
 
 use meterline_schemas::reading::Position;
+use serde::{Deserialize, Serialize};
 
 use super::series::PendingReading;
 use super::state::Counts;
@@ -30,14 +31,14 @@ pub struct Dead {
 }
 
 /// Changes of [`Counts`] since the last commit, by partition. `records` is not part of it: the source counts them.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     partitions: Vec<(i32, Change)>,
     last: usize,
 }
 
 /// Changes of one partition's counts; readings that waited leave `pending` again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     accepted: u64,
     corrected: u64,

@@ -1,7 +1,7 @@
 //! The source side of one worker: partitions in, readings and counts out.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use meterline_connectors::formats::{Decoder, LabelDecoder};
@@ -14,6 +14,7 @@ use super::dead_letters::DeadLetter;
 use super::discovery::{Change, Command, GivenBack, Order};
 use super::epoch::{Progress, SourcePart};
 use super::error::IngestError;
+use super::outlet::Outlet;
 use super::rollup::{Input, LabelChange};
 use super::series::PendingReading;
 use super::shard::{Routed, route};
@@ -27,12 +28,13 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// The source side of one worker.
 pub struct Reader {
+    // Its place among those that read.
     worker: usize,
     common: Common,
     source: Source,
     decoders: Decoders,
     commands: Receiver<Command>,
-    given_back: Sender<GivenBack>,
+    given_back: Outlet<GivenBack>,
     // All that it ever read, each with whether it is being read now; a place in here is the tag of an assignment.
     partitions: Vec<(Progress, bool)>,
     looked: Instant,
@@ -53,14 +55,14 @@ pub struct Decoders {
 }
 
 impl Reader {
-    /// One without partitions; they come as commands.
+    /// One without partitions; they come as commands. `worker` is its place among those that read.
     pub fn new(
         worker: usize,
         common: Common,
         source: Source,
         decoders: Decoders,
         commands: Receiver<Command>,
-        given_back: Sender<GivenBack>,
+        given_back: Outlet<GivenBack>,
     ) -> Reader {
         Reader {
             worker,
@@ -130,8 +132,7 @@ impl Reader {
                 partitions.push(*progress);
             }
         }
-        // Without discovery the stream is about to end.
-        let _ = self.given_back.send(GivenBack { worker: self.worker, reason: reason.to_owned(), partitions });
+        self.given_back.send(GivenBack { worker: self.worker, reason: reason.to_owned(), partitions });
     }
 
     /// Polls and decodes one batch. Returns how many records there were.
@@ -237,12 +238,12 @@ impl Reader {
         }
         self.dead_bytes = 0;
         let part = SourcePart { epoch, partitions, dead: std::mem::take(&mut self.dead) };
-        let _ = self.common.events.send(Event::Source(part));
+        self.common.events.send(Event::Source(part));
     }
 
     /// The stream cannot go on.
     pub fn fail(&self, error: IngestError) {
-        let _ = self.common.events.send(Event::Failed(error));
+        self.common.events.send(Event::Failed(error));
     }
 }
 
@@ -259,7 +260,7 @@ fn dead_letter(
         position,
         key: record.key.map(Box::from),
         payload: record.payload.map(Box::from),
-        reason,
+        reason: reason.into(),
         detail,
     }
 }

@@ -20,6 +20,7 @@ use meterline_schemas::unit::Unit;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use serde::{Deserialize, Serialize};
 
 use super::rows::Content;
 use super::series::PendingReading;
@@ -31,7 +32,7 @@ const ROWS_MAX: u64 = 100_000_000;
 const FILES_AT_A_TIME: usize = 2;
 
 /// A part of a series that is to be looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
     /// Number of the series in its shard.
     pub series: u32,
@@ -44,7 +45,7 @@ pub struct Want {
 }
 
 /// What one shard has to know before its epoch can end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Intervals.
     pub intervals: Vec<Want>,
@@ -78,7 +79,7 @@ pub(super) fn tidy(wants: &mut Vec<Want>) {
 }
 
 /// What was found, by the number of the series.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recalled {
     /// Intervals by start, as they were written last.
     pub intervals: Vec<(u32, Micros, Content)>,

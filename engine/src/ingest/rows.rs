@@ -5,7 +5,7 @@ use meterline_schemas::reading::{Position, Quality};
 use serde::{Deserialize, Serialize};
 
 /// Where a row goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Layer {
     /// It is the first of its interval.
     Base,
@@ -27,7 +27,7 @@ pub struct Content {
 }
 
 /// One row; `series` is the number of the series in its shard.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Number of the series in its shard.
     pub series: u32,
@@ -42,7 +42,7 @@ pub struct Row {
 }
 
 /// Rows of one epoch and shard.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Rows(Vec<Row>);
 
 impl Rows {

@@ -48,12 +48,60 @@ pub struct Segment {
 }
 
 /// Encoded series, on their way into a segment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frames {
     /// Number of series.
     pub series: u64,
     /// Frames, one after the other.
+    #[serde(with = "as_bytes")]
     pub frames: Vec<Bytes>,
+}
+
+/// Frames on their way between processes, each as one run of bytes.
+mod as_bytes {
+    use std::fmt;
+
+    use bytes::Bytes;
+    use serde::de::{Error, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    struct Sent(Bytes);
+
+    impl Serialize for Sent {
+        fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_bytes(&self.0)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Sent {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Sent, D::Error> {
+            struct Run;
+            impl Visitor<'_> for Run {
+                type Value = Sent;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("bytes")
+                }
+
+                fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Sent, E> {
+                    Ok(Sent(bytes.into()))
+                }
+
+                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Sent, E> {
+                    Ok(Sent(Bytes::copy_from_slice(bytes)))
+                }
+            }
+            d.deserialize_byte_buf(Run)
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(frames: &[Bytes], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(frames.iter().map(|frame| Sent(frame.clone())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Bytes>, D::Error> {
+        Ok(Vec::<Sent>::deserialize(d)?.into_iter().map(|sent| sent.0).collect())
+    }
 }
 
 #[derive(Serialize, Deserialize)]

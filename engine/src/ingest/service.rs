@@ -6,38 +6,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use meterline_connectors::formats::{Decoder, LabelDecoder};
 use meterline_connectors::lake::{Lake, snapshot};
 use meterline_schemas::config::{Config, OnExpired, OnRecreated};
-use meterline_schemas::labels::ROLLUP_PREFIX;
 use meterline_schemas::tables::INTERVALS;
-use timely::communication::initialize::WorkerGuards;
 use tokio::sync::{mpsc as channel, watch};
 use tokio::task::JoinHandle;
 
 use super::bounds::Bounds;
 use super::brokers::Brokers;
+use super::cluster::{Cluster, Links, Membership, Taken};
 use super::commit::{Committer, state_at};
+use super::control::Control;
 use super::coordinator::Coordinator;
-use super::dataflow::{self, Common, Control, Event, ReadTopic, RollupSetup, Setup};
-use super::discovery::{Command, Discovery, GivenBack, Wanted};
+use super::crew::Crew;
+use super::dataflow::{self, Common, Event, ReadTopic};
+use super::discovery::{Discovery, Wanted};
 use super::epoch::Progress;
-use super::feeds::{Restored, check_feeds, feed_rules, read_topics, restore};
+use super::error::IngestError;
+use super::feeds::{check_feeds, feed_rules, read_topics};
 use super::idleness::Idleness;
 use super::lock::EngineLock;
 use super::names::Names;
 use super::pulse::Pulse;
-use super::reader::Decoders;
-use super::recall::Recalled;
 use super::requests::{self, Requests};
-use super::rollup;
 use super::rollup::coordinate::Rollups;
-use super::rollup::series::RollupSeries;
-use super::shard::route;
 use super::state::IngestState;
+use super::threads::Threads;
+use super::workers::{Inlet, Start};
 
 pub use super::commit::Committed;
-pub use super::error::IngestError;
 
 /// What a caller may choose beside the configuration.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +43,15 @@ pub struct IngestOptions {
     pub workers: Option<usize>,
     /// Where relative paths of the configuration begin. Default: the working directory.
     pub directory: PathBuf,
+    /// Number of this process among `cluster.addresses`.
+    pub process: usize,
+}
+
+impl IngestOptions {
+    /// Workers of this process.
+    pub fn threads(&self, config: &Config) -> usize {
+        self.workers.unwrap_or(config.ingest.workers).max(1)
+    }
 }
 
 /// A running stream. Dropping it ends it as a crash would, without a last commit; [`Ingest::stop`] ends it cleanly.
@@ -56,21 +62,24 @@ pub struct Ingest {
     pulse: Pulse,
     stop: watch::Sender<bool>,
     stopping: Arc<AtomicBool>,
+    asked_to_stop: watch::Sender<bool>,
     // `None` once its end was reported.
     coordinator: Option<JoinHandle<Result<(), IngestError>>>,
 }
 
 /// Takes the stream over from any earlier writer, and starts it where the last commit ended. Kafka need not be there
-/// yet: it is waited for, aloud.
+/// yet: it is waited for, aloud; and so are the other processes of a cluster, of which this is process 0.
 ///
 /// # Errors
-/// The lake cannot be read or written, or the configuration does not fit what was committed.
+/// The lake cannot be read or written, or the configuration does not fit what was committed, or the other processes.
 pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Ingest, IngestError> {
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
     }
-    let workers = options.workers.unwrap_or(config.ingest.workers).max(1);
+    let threads = options.threads(config);
     let feeds = feed_rules(config)?;
+    let membership = Membership::of(config, &options.directory, 0, threads)?;
+    let crew = membership.as_ref().map_or(Crew::alone(threads), Membership::crew);
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
     let pulse = Pulse::default();
@@ -80,66 +89,75 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     {
         check_feeds(config, &known)?;
     }
+    let bounds = Bounds::of(&config.ingest, threads);
+    let control = Arc::new(Control::new(bounds.records_of(crew), feeds.len(), Arc::clone(&stopping)));
+    let (events, mut received) = channel::unbounded_channel();
+    let (give_back, given_back) = mpsc::channel();
+    let (asked_to_stop, _) = watch::channel(false);
+    // Nor must a cluster that is not complete.
+    let taken = Taken {
+        events: events.clone().into(),
+        given_back: give_back.clone().into(),
+        control: Arc::clone(&control),
+        asked_to_stop: asked_to_stop.clone(),
+    };
+    let cluster = Cluster::gather(membership, taken).await?;
+    let links = Arc::clone(&cluster.links);
     let mut committer = Committer::claim(lake, Arc::clone(&stopping)).await?.watched_by(pulse.clone());
     if !config.rollup.is_empty() {
         committer = committer.never_declining();
     }
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    let peers = cluster.begin(&state, committer.fence(), &mut received).await?;
     let names = Names::of(config);
-    let start = rollup::restore::start(config, &options.directory, lake, &state).await?;
-    let go_on = start.as_ref().is_some_and(|start| !start.labels.is_empty());
-    let (rollups, mut rollup_setups) = match start {
-        Some(start) => {
-            let (rollups, setups) = rollups_of(start, &names, workers, committer.fence());
-            (Some(rollups), setups)
-        }
-        None => (None, Vec::new()),
+    let prepared = Start {
+        config,
+        lake,
+        directory: &options.directory,
+        names: &names,
+        feeds: &feeds,
+        state: &state,
+        fence: committer.fence(),
+        crew,
+        bounds: &bounds,
+        given_back: give_back.into(),
     };
-    let mut rollups = rollups;
-    let mut shards: Vec<Vec<Restored>> = (0..workers).map(|_| Vec::new()).collect();
-    let take = |restored: Restored| match &mut rollups {
-        Some(rollups) if restored.1.id.starts_with(ROLLUP_PREFIX) => rollups.series.restore(restored.1, restored.2),
-        _ => shards[dataflow::shard_of(route(&restored.1.id), workers)].push(restored),
-    };
-    restore(config, lake, &state, &feeds, take).await?;
-    let bounds = Bounds::of(&config.ingest, workers);
+    let prepared = prepared.prepare().await?;
     tracing::info!(
         commit = state.seq,
-        series = shards.iter().map(Vec::len).sum::<usize>(),
-        workers,
+        series = prepared.series,
+        workers = crew.workers(),
+        processes = crew.processes,
         feeds = feeds.len(),
         memory_limit = %config.ingest.memory_limit,
         records_a_commit = bounds.records,
         "the stream goes on after this commit"
     );
 
-    let control = Arc::new(Control::new(bounds.records, feeds.len(), Arc::clone(&stopping)));
-    let (events, received) = channel::unbounded_channel();
     let topics = read_topics(config).into();
-    let common = Common { feeds: feeds.clone().into(), topics, control: Arc::clone(&control), events: events.clone() };
-    let (give_back, given_back) = mpsc::channel();
-    let (mut setups, workers_of, recalled) = set_up(config, &names, shards, &bounds, &give_back)?;
-    for (setup, rollups) in setups.iter_mut().zip(rollup_setups.drain(..)) {
-        setup.rollups = Some(rollups);
-    }
+    let common =
+        Common { feeds: feeds.into(), topics, control: Arc::clone(&control), events: events.clone().into(), crew };
+    let inlets = inlets(prepared.inlets, crew, &links, prepared.rollups.is_some());
     let report = Arc::new(Mutex::new(None));
     let brokers = Brokers::new(Instant::now());
+    // By their places.
+    let mut workers: Vec<usize> = (0..crew.workers()).collect();
+    workers.sort_unstable_by_key(|worker| crew.place(*worker));
     let discovery = Discovery {
         kafka: config.kafka.clone(),
         feeds: wanted(config),
         brokers: brokers.clone(),
         unreachable_timeout: config.ingest.unreachable_timeout.to_std(),
         read: positions(&names, &state),
-        workers: workers_of,
+        workers: workers.into_iter().map(|worker| inlets[worker].commands.clone()).collect(),
         given_back,
         report: Arc::clone(&report),
         done: Arc::clone(&control.done),
         given: BTreeSet::new(),
         asked: BTreeSet::new(),
     };
-    let mut threads = Threads { control: Arc::clone(&control), guards: None, discovery: None, _lock: lock };
-    threads.guards = Some(dataflow::start(common, setups)?);
+    let threads = Threads::new(Arc::clone(&control), dataflow::start(common, prepared.setups, peers)?, lock);
     let discovery = std::thread::Builder::new()
         .name("kafka-discovery".into())
         .spawn(move || {
@@ -148,22 +166,24 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
             }
         })
         .map_err(|error| IngestError::Fault(format!("starting the discovery thread: {error}")))?;
-    threads.discovery = Some(discovery);
+    let threads = threads.with_discovery(discovery);
 
     let (publish, committed) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
     let (requests, asked) = requests::channel();
+    let answers = inlets.iter().filter_map(|inlet| inlet.answers.clone()).collect();
     let coordinator = Coordinator {
         config: config.clone(),
         committer,
         control,
+        links: Arc::clone(&links),
         events: received,
         names,
-        rollups,
-        go_on,
-        workers,
+        rollups: prepared.rollups.map(|(plan, series)| Rollups::new(plan, series, answers)),
+        go_on: prepared.go_on,
+        workers: crew.workers(),
         idleness: Idleness::new(&state, Instant::now()),
-        recalled,
+        recalled: inlets.into_iter().map(|inlet| inlet.recalled).collect(),
         brokers: brokers.clone(),
         pulse: pulse.clone(),
         publish,
@@ -173,10 +193,15 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     };
     let coordinator = tokio::spawn(async move {
         let result = coordinator.run().await;
-        threads.end().await;
+        // Workers of different processes end together.
+        links.end(result.as_ref().err());
+        threads.end(result.is_ok()).await;
+        if tokio::task::spawn_blocking(move || links.await_end()).await.is_err() {
+            tracing::error!("waiting for the other processes failed");
+        }
         result
     });
-    Ok(Ingest { committed, brokers, requests, pulse, stop, stopping, coordinator: Some(coordinator) })
+    Ok(Ingest { committed, brokers, requests, pulse, stop, stopping, asked_to_stop, coordinator: Some(coordinator) })
 }
 
 impl Ingest {
@@ -198,6 +223,11 @@ impl Ingest {
     /// How commits fare.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
+    }
+
+    /// Becomes true when another process of the cluster was asked to end, and asks for the end of all.
+    pub fn asked_to_stop(&self) -> watch::Receiver<bool> {
+        self.asked_to_stop.subscribe()
     }
 
     /// Resolves when the stream cannot go on, with the reason; never after it was told once.
@@ -253,28 +283,18 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     topics.map(wanted).collect()
 }
 
-// Both sides of the roll-ups: the coordinator's, and what each worker starts with.
-fn rollups_of(start: rollup::restore::Start, names: &Names, workers: usize, fence: i64) -> (Rollups, Vec<RollupSetup>) {
-    let rollup::restore::Start { plan, givers, members, labels, groups } = start;
-    let (mut answers, mut setups) = (Vec::new(), Vec::new());
-    for _ in 0..workers {
-        let (answer, answered) = rollup::ask::channels();
-        answers.push(answer);
-        setups.push(RollupSetup {
-            plan: Arc::clone(&plan),
-            givers: Arc::clone(&givers),
-            members: Vec::new(),
-            labels: Vec::new(),
-            groups: groups.clone(),
-            offset: rollup::coordinate::first_offset(fence),
-            answered,
-        });
-    }
-    let of = |series: &str| dataflow::shard_of(route(series), workers);
-    members.into_iter().for_each(|member| setups[of(&member.0.series)].members.push(member));
-    labels.into_iter().for_each(|said| setups[of(&said.series)].labels.push(said));
-    let series = RollupSeries::new(Arc::clone(&plan), names.first_rollup());
-    (Rollups::new(plan, series, answers), setups)
+// The ways to the workers of all processes.
+fn inlets(local: Vec<Inlet>, crew: Crew, links: &Links, rollups: bool) -> Vec<Inlet> {
+    let remote = |worker: usize| {
+        let process = crew.seat(worker).0;
+        Inlet {
+            commands: links.commands(process, worker),
+            recalled: links.recalled(process, worker),
+            answers: rollups.then(|| links.answers(process, worker)),
+        }
+    };
+    let others = (local.len()..crew.workers()).map(remote);
+    local.into_iter().chain(others).collect()
 }
 
 fn positions(names: &Names, state: &IngestState) -> BTreeMap<(u16, i32), Progress> {
@@ -286,79 +306,4 @@ fn positions(names: &Names, state: &IngestState) -> BTreeMap<(u16, i32), Progres
         }
     }
     positions
-}
-
-type Setups = (Vec<Setup>, Vec<mpsc::Sender<Command>>, Vec<mpsc::Sender<Recalled>>);
-
-fn set_up(
-    config: &Config,
-    names: &Names,
-    shards: Vec<Vec<Restored>>,
-    bounds: &Bounds,
-    given_back: &mpsc::Sender<GivenBack>,
-) -> Result<Setups, IngestError> {
-    let mut setups = Vec::new();
-    let (mut senders, mut answers) = (Vec::new(), Vec::new());
-    for (index, series) in shards.into_iter().enumerate() {
-        let (sender, commands) = mpsc::channel();
-        senders.push(sender);
-        let (answer, recalled) = mpsc::channel();
-        answers.push(answer);
-        let decoders = config.feed.iter().map(|(name, feed)| {
-            Decoder::new(feed).map_err(|error| IngestError::Feed { feed: name.clone(), reason: error.to_string() })
-        });
-        let sources = config.labels.iter().filter(|(_, source)| source.topic.is_some());
-        let labels = (config.feed.len() as u16..).zip(sources).map(|(number, (name, source))| {
-            let fault = |error| IngestError::Fault(format!("the zone of [labels.{name}]: {error}"));
-            Ok((names.source(number).unwrap_or_default(), LabelDecoder::new(source).map_err(fault)?))
-        });
-        setups.push(Setup {
-            source: dataflow::connect(&config.kafka, index, bounds)?,
-            decoders: Decoders {
-                feeds: decoders.collect::<Result<_, _>>()?,
-                labels: labels.collect::<Result<_, IngestError>>()?,
-            },
-            rollups: None,
-            commands,
-            given_back: given_back.clone(),
-            series,
-            budget: bounds.shard,
-            recalled,
-        });
-    }
-    Ok((setups, senders, answers))
-}
-
-/// The threads of the stream. However the coordinator ends, they do too.
-struct Threads {
-    control: Arc<Control>,
-    guards: Option<WorkerGuards<()>>,
-    discovery: Option<std::thread::JoinHandle<()>>,
-    _lock: EngineLock,
-}
-
-impl Threads {
-    async fn end(mut self) {
-        self.control.done.store(true, Ordering::Release);
-        let (guards, discovery) = (self.guards.take(), self.discovery.take());
-        let joined = tokio::task::spawn_blocking(move || {
-            for result in guards.into_iter().flat_map(WorkerGuards::join) {
-                if let Err(error) = result {
-                    tracing::error!(error, "a worker of the stream panicked");
-                }
-            }
-            discovery.map(std::thread::JoinHandle::join)
-        });
-        if !matches!(joined.await, Ok(Some(Ok(())) | None)) {
-            tracing::error!("a thread of the stream panicked");
-        }
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.control.done.store(true, Ordering::Release);
-        // Their drop would wait, and panic for a worker that did: the process is on its way down anyway.
-        std::mem::forget(self.guards.take());
-    }
 }

@@ -73,7 +73,7 @@ pub fn route(series: &str) -> u64 {
 }
 
 /// What a shard gives at the end of an epoch.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ShardPart {
     /// The epoch.
     pub epoch: u64,
@@ -90,7 +90,7 @@ pub struct ShardPart {
 }
 
 /// Where the states of the series of an epoch go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Number of the commit.
     pub seq: i64,
@@ -397,7 +397,7 @@ impl Shard {
                 position: dead.position,
                 key: None,
                 payload: None,
-                reason: dead.reason,
+                reason: dead.reason.into(),
                 detail: dead.detail,
             }));
             part.tallies.push(output.tally);
@@ -507,7 +507,7 @@ mod tests {
         unstamped.reading.position.timestamp_ms = -1;
         shard.apply(unstamped, Micros::MIN);
         let part = shard.finish(PLACE).unwrap();
-        assert_eq!((part.dead.len(), part.dead[0].reason), (1, TIME_AHEAD));
+        assert_eq!((part.dead.len(), &*part.dead[0].reason), (1, TIME_AHEAD));
         assert!(part.dead[0].detail.contains("max_ahead"), "{}", part.dead[0].detail);
         assert_eq!(part.rows[0].rows.len(), 2);
     }
@@ -519,7 +519,7 @@ mod tests {
             shard.apply(reading(0, series, hour), Micros::MIN);
         }
         let part = shard.finish(PLACE).unwrap();
-        assert_eq!((part.rows[0].rows.len(), part.dead.len(), part.dead[0].reason), (2, 1, TOO_MANY_SERIES));
+        assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (2, 1, TOO_MANY_SERIES));
     }
 
     #[test]
@@ -542,6 +542,19 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_the_same_in_another_process() {
+        let mut shard = Shard::new([feed("f"), feed("g")].into(), Budget { series: 2 * MEMBER_BYTES, intervals: 0 });
+        for (feed, series, hour) in [(0, "a", 1), (0, "b", 1), (1, "a", 2), (0, "a", 1), (1, "c", 3), (0, "a", 2)] {
+            shard.apply(reading(feed, series, hour), Micros::MIN);
+        }
+        let part = shard.finish(PLACE).unwrap();
+        assert!(part.dead.len() > 1 && part.states.series > 1 && part.rows[0].series.len() > 1, "{part:?}");
+        let sent = bincode::serialize(&part).unwrap();
+        let received: ShardPart = bincode::deserialize(&sent).unwrap();
+        assert_eq!(format!("{received:?}"), format!("{part:?}"));
+    }
+
+    #[test]
     fn an_identifier_belongs_to_one_feed_also_when_that_is_no_longer_configured() {
         let mut gone = SeriesState::new("gone", "old", Unit::KWH);
         gone.frequency = Some(meterline_schemas::Frequency::HOUR);
@@ -551,7 +564,7 @@ mod tests {
             shard.apply(reading(feed, series, 1), Micros::MIN);
         }
         let part = shard.finish(PLACE).unwrap();
-        let dead: Vec<(&str, &str)> = part.dead.iter().map(|dead| (&*dead.feed, dead.reason)).collect();
+        let dead: Vec<(&str, &str)> = part.dead.iter().map(|dead| (&*dead.feed, &*dead.reason)).collect();
         assert_eq!(dead, [("import", SERIES_OF_ANOTHER_FEED), ("export", SERIES_OF_ANOTHER_FEED)]);
         assert!(part.dead[1].detail.contains("`import`"), "{}", part.dead[1].detail);
         assert!(part.dead[0].detail.contains("`gone`"), "{}", part.dead[0].detail);

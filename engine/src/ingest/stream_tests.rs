@@ -24,12 +24,12 @@ use super::groups::groups;
 use super::service::{Ingest, IngestOptions, start};
 use super::{backfill, load_committed};
 
-const TOPIC: &str = "readings";
-const PARTITIONS: i32 = 3;
+pub(super) const TOPIC: &str = "readings";
+pub(super) const PARTITIONS: i32 = 3;
 const BEGIN: Micros = 1_700_006_400_000_000; // 2023-11-15T00:00:00Z
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn config(brokers: &str) -> Config {
+pub(super) fn config(brokers: &str) -> Config {
     let mut config = Config::default();
     config.kafka.brokers = brokers.into();
     config.ingest.workers = 2;
@@ -43,7 +43,7 @@ fn config(brokers: &str) -> Config {
 
 /// One record on its way, and what it should become.
 #[derive(Debug, Clone)]
-struct Sent {
+pub(super) struct Sent {
     partition: i32,
     timestamp_ms: i64,
     payload: String,
@@ -51,7 +51,7 @@ struct Sent {
 }
 
 /// Two frequencies in one topic, with repetitions, corrections, disorder and garbage; the same every time.
-fn fleet() -> Vec<Sent> {
+pub(super) fn fleet() -> Vec<Sent> {
     let mut seed = 7u64;
     let mut random = move |below: u64| {
         // Knuth's linear congruential generator is random enough here.
@@ -94,7 +94,7 @@ fn fleet() -> Vec<Sent> {
     records
 }
 
-fn send(brokers: &str, records: &[Sent]) {
+pub(super) fn send(brokers: &str, records: &[Sent]) {
     let sink = Sink::connect(brokers, &BTreeMap::new()).unwrap();
     for record in records {
         sink.send(TOPIC, Some(record.partition), b"", record.payload.as_bytes(), Some(record.timestamp_ms)).unwrap();
@@ -104,7 +104,7 @@ fn send(brokers: &str, records: &[Sent]) {
 }
 
 /// By series and interval the value of the greatest position, as a batch recomputation of the topic has it.
-fn oracle(records: &[Sent]) -> BTreeMap<(String, Micros), f64> {
+pub(super) fn oracle(records: &[Sent]) -> BTreeMap<(String, Micros), f64> {
     let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
     let mut found: BTreeMap<(String, Micros), (Position, f64)> = BTreeMap::new();
     for record in records {
@@ -133,7 +133,7 @@ async fn table(lake: &Lake, name: &str) -> Vec<(RecordBatch, BTreeMap<String, St
 }
 
 /// What a reader of `intervals` sees, and a check that no interval has two base rows.
-async fn read(lake: &Lake) -> BTreeMap<(String, Micros), f64> {
+pub(super) async fn read(lake: &Lake) -> BTreeMap<(String, Micros), f64> {
     let mut found: BTreeMap<(String, Micros), (Position, f64)> = BTreeMap::new();
     let mut base = BTreeMap::new();
     for (batch, partition) in table(lake, tables::INTERVALS).await {
@@ -167,14 +167,14 @@ fn records(committed: &Committed) -> u64 {
     committed.state.feeds.values().flat_map(|feed| feed.partitions.values()).map(|p| p.counts.records).sum()
 }
 
-async fn wait_for_records(ingest: &Ingest, count: usize) -> Arc<Committed> {
+pub(super) async fn wait_for_records(ingest: &Ingest, count: usize) -> Arc<Committed> {
     let mut commits = ingest.committed();
     let enough = commits.wait_for(|newest| newest.as_ref().is_some_and(|newest| records(newest) >= count as u64));
     let found = tokio::time::timeout(PATIENCE, enough).await.expect("the records are committed in time").unwrap();
     found.clone().unwrap()
 }
 
-fn check_counts(committed: &Committed, sent: usize) {
+pub(super) fn check_counts(committed: &Committed, sent: usize) {
     let mut total = 0;
     for (partition, state) in &committed.state.feeds["meters"].partitions {
         let counts = state.counts;

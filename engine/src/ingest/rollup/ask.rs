@@ -1,11 +1,14 @@
 //! Lookups of workers, which the coordinator answers: nothing waits for them but the epoch that needs them.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 
+use serde::{Deserialize, Serialize};
+
+use super::super::outlet::Outlet;
 use super::lake::{GroupRow, Recall, SeriesRow, Want};
 
 /// What a worker asks for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Asked {
     /// The worker.
     pub worker: usize,
@@ -18,7 +21,7 @@ pub struct Asked {
 }
 
 /// Whose rows are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Of {
     /// Those of series that take part.
     Series,
@@ -27,12 +30,12 @@ pub enum Of {
 }
 
 /// Where one worker's answers go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answers {
     /// Intervals of series.
-    pub series: Sender<Vec<SeriesRow>>,
+    pub series: Outlet<Vec<SeriesRow>>,
     /// Intervals of groups.
-    pub groups: Sender<Vec<GroupRow>>,
+    pub groups: Outlet<Vec<GroupRow>>,
 }
 
 /// Where one worker's answers come from.
@@ -47,7 +50,7 @@ pub struct Answered {
 /// The two ends.
 pub fn channels() -> (Answers, Answered) {
     let ((series, from_series), (groups, from_groups)) = (mpsc::channel(), mpsc::channel());
-    (Answers { series, groups }, Answered { series: from_series, groups: from_groups })
+    (Answers { series: series.into(), groups: groups.into() }, Answered { series: from_series, groups: from_groups })
 }
 
 /// Asks one kind of rows.

@@ -7,6 +7,7 @@ use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, RollupConfig};
 use meterline_schemas::labels::ROLLUP_PREFIX;
 use meterline_schemas::time::{DAY, Span};
+use serde::{Deserialize, Serialize};
 
 use super::super::census::Census;
 use super::super::commit::{Committer, RollupStates};
@@ -24,7 +25,7 @@ use super::saved::{Givers, SavedLabels, SavedMember};
 use super::series::RollupSeries;
 
 /// What the series of a worker give to a commit.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct MembersFrames {
     /// The epoch.
     pub epoch: u64,
@@ -179,10 +180,9 @@ impl Rollups {
         }
         let Asked { worker, of, wants, epoch } = asked;
         tracing::debug!(epoch, worker, parts = wants.len(), "looks up what roll-ups no longer remember");
-        // A worker that has ended says so itself.
         match of {
-            Of::Series => _ = self.answers[worker].series.send(committer.series_rows(&wants).await?),
-            Of::Groups => _ = self.answers[worker].groups.send(committer.group_rows(&wants).await?),
+            Of::Series => self.answers[worker].series.send(committer.series_rows(&wants).await?),
+            Of::Groups => self.answers[worker].groups.send(committer.group_rows(&wants).await?),
         }
         Ok(())
     }

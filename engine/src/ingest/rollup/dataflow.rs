@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use differential_dataflow::AsCollection;
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -81,7 +82,7 @@ pub struct MembersPart {
 }
 
 /// What the groups of a worker give.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct GroupsPart {
     /// The epoch.
     pub epoch: u64,

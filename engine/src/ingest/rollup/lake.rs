@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
 
 use super::super::rows::Content;
 use super::sums::Sums;
 
 /// A part of a series that is to be looked up: its intervals that start in `[from, to)`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Want {
     /// Identifier of the series.
     pub series: Arc<str>,
@@ -19,7 +20,7 @@ pub struct Want {
 }
 
 /// An interval of a series as the table has it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeriesRow {
     /// Identifier of the series.
     pub series: Arc<str>,
@@ -34,7 +35,7 @@ pub struct SeriesRow {
 }
 
 /// An interval of a roll-up series as the table has it; one without a value is not there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupRow {
     /// Identifier of the series.
     pub series: Arc<str>,

@@ -11,6 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
 
 use super::ROLLUP_PARTITION;
 use super::lake::{GroupRow, Want};
@@ -20,7 +21,7 @@ use super::steps::{Steps, changed};
 use super::sums::Sums;
 
 /// One revision of one interval of a roll-up series.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RollupRow {
     /// Number of the roll-up; its feed and unit are the plan's.
     pub rollup: u16,
@@ -54,7 +55,7 @@ impl RollupRow {
 }
 
 /// What a commit remembers of the groups. The rest is in the table.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupsState {
     /// Unix milliseconds that positions have reached.
     pub clock_ms: i64,

@@ -16,8 +16,8 @@ use meterline_schemas::config::RollupValue;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::Span;
 
+use super::super::cluster_tests::cluster;
 use super::super::commit::Committed;
-use super::super::service::{IngestOptions, start};
 use super::oracle::{Case, Dice, Said};
 use super::plan::Plan;
 use super::sums::Sums;
@@ -153,8 +153,8 @@ async fn run(seed: u64) -> usize {
     let mut sent = 0;
     let mut last: Option<std::sync::Arc<Committed>> = None;
     while sent < records.len() {
-        let options = IngestOptions { workers: Some(1 + dice.roll(3) as usize), ..IngestOptions::default() };
-        let mut ingest = start(&config, &lake, options).await.unwrap();
+        let (processes, workers) = (1 + dice.roll(2) as usize, 1 + dice.roll(3) as usize);
+        let (mut ingest, members) = cluster(&config, &lake, processes, workers).await;
         for _ in 0..1 + dice.roll(3) {
             let end = (sent + 1 + dice.roll(60) as usize).min(records.len());
             for Record { topic, position, payload } in &records[sent..end] {
@@ -181,9 +181,14 @@ async fn run(seed: u64) -> usize {
             last = done;
         }
         match dice.roll(2) {
-            0 => ingest.stop().await.unwrap(),
+            0 => {
+                ingest.stop().await.unwrap();
+                for mut member in members {
+                    member.ended().await.unwrap();
+                }
+            }
             // As after a crash: without a last commit.
-            _ => drop(ingest),
+            _ => drop((ingest, members)),
         }
     }
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", directory.path().display())).await.unwrap();

@@ -14,7 +14,7 @@ use meterline_schemas::config::RollupValue;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 
-use super::super::dataflow::shard_of;
+use super::super::crew::shard_of;
 use super::super::shard::{Place, route};
 use super::dataflow::{Event, Setup, build};
 use super::lake::{GroupRow, Recall, SeriesRow, Want};

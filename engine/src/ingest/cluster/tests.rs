@@ -1,0 +1,235 @@
+//! Connections between processes: how they begin, how they are refused, and how they are lost.
+
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use super::assemble::{gather, join};
+use super::frame;
+use super::handshake::{Failure, Purpose, answer, call};
+use super::link::Link;
+use super::membership::{Membership, Secret};
+use super::message::{Begin, Down};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Addresses of this machine that were free a moment ago.
+pub(in crate::ingest) fn free_addresses(processes: usize) -> Vec<String> {
+    let listeners: Vec<TcpListener> = (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+}
+
+fn member(process: usize, addresses: &[String]) -> Membership {
+    let configuration = vec![("[feed.meters]".to_owned(), [7; 32])];
+    Membership { process, addresses: addresses.to_vec(), workers: 2, configuration, secret: Secret::new(b"secret") }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let calling = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (calling, listener.accept().unwrap().0)
+}
+
+/// Both sides of a handshake: what each of them makes of it.
+fn handshake(
+    caller: Membership,
+    called: Membership,
+    admitted: bool,
+) -> (Result<usize, Failure>, Result<usize, Failure>) {
+    let (mut calling, mut answering) = connected();
+    let caller = thread::spawn(move || call(&mut calling, &caller, Purpose::Link).map(|hello| hello.process));
+    let admit = |_: &_| if admitted { Ok(()) } else { Err("not today".to_owned()) };
+    let answered = answer(&mut answering, &called, admit).map(|hello| hello.process);
+    (caller.join().unwrap(), answered)
+}
+
+fn refusal(of: Result<usize, Failure>) -> String {
+    match of {
+        Err(Failure::Refused(reason)) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn both_sides_learn_who_the_other_one_is() {
+    let addresses = free_addresses(2);
+    let (caller, called) = handshake(member(1, &addresses), member(0, &addresses), true);
+    assert_eq!((caller.unwrap(), called.unwrap()), (0, 1));
+}
+
+#[test]
+fn whoever_does_not_fit_is_refused_on_both_sides_with_what_differs() {
+    let addresses = free_addresses(2);
+    let fits = || (member(1, &addresses), member(0, &addresses));
+    type Change = fn(&mut Membership);
+    let changes: [(Change, &str); 4] = [
+        (|caller| caller.secret = Secret::new(b"another"), "secrets of the two processes differ"),
+        (|caller| caller.workers = 3, "set ingest.workers"),
+        (|caller| caller.configuration[0].1 = [8; 32], "[feed.meters]"),
+        (|caller| caller.process = 0, "--process"),
+    ];
+    for (change, words) in changes {
+        let (mut caller, called) = fits();
+        change(&mut caller);
+        let (caller, called) = handshake(caller, called, true);
+        let (caller, called) = (refusal(caller), refusal(called));
+        assert!(caller.contains(words) && called == caller, "{caller}\n{called}");
+    }
+    // A part that only one of them has is one that differs.
+    let (mut caller, called) = fits();
+    caller.configuration.push(("[rollup.grid]".to_owned(), [1; 32]));
+    assert!(refusal(handshake(caller, called, true).0).starts_with("[rollup.grid] of the configuration"));
+    let (caller, called) = fits();
+    assert_eq!(refusal(handshake(caller, called, false).0), "not today");
+}
+
+#[test]
+fn a_stranger_is_no_process_of_the_cluster() {
+    let addresses = free_addresses(2);
+    for (said, words) in [(b"GET / HT", "no meterline"), (b"MLCLSTR0", "same build")] {
+        let (mut calling, mut answering) = connected();
+        calling.write_all(said).unwrap();
+        let answered = answer(&mut answering, &member(0, &addresses), |_| Ok(()));
+        let reason = refusal(answered.map(|hello| hello.process));
+        assert!(reason.contains(words), "{reason}");
+    }
+    // One that does not know the secret cannot play the other side either.
+    let (mut calling, mut answering) = connected();
+    let impostor = thread::spawn(move || {
+        let other = Membership { secret: Secret::new(b"guessed"), ..member(0, &free_addresses(2)) };
+        let _ = answer(&mut answering, &other, |_| Ok(()));
+    });
+    let reason = refusal(call(&mut calling, &member(1, &addresses), Purpose::Link).map(|hello| hello.process));
+    assert!(reason.contains("secrets"), "{reason}");
+    impostor.join().unwrap();
+}
+
+#[test]
+fn a_message_that_is_cut_is_an_error_and_never_half_a_message() {
+    let mut whole = Vec::new();
+    frame::write(&mut whole, &("text".to_owned(), vec![1u64, 2, 3])).unwrap();
+    frame::write_still_here(&mut whole).unwrap();
+    let mut reader = whole.as_slice();
+    let read: Option<(String, Vec<u64>)> = frame::read(&mut reader, 100).unwrap();
+    assert_eq!(read.unwrap(), ("text".to_owned(), vec![1, 2, 3]));
+    assert!(frame::read::<u64>(&mut reader, 100).unwrap().is_none());
+    for length in 0..whole.len() - 8 {
+        let error = frame::read::<(String, Vec<u64>)>(&mut &whole[..length], 100).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{length}: {error}");
+    }
+    let error = frame::read::<(String, Vec<u64>)>(&mut whole.as_slice(), 10).unwrap_err().to_string();
+    assert!(error.contains("10 are the most"), "{error}");
+    // What is no such value, is too long for what it says, or claims more than it has.
+    for bytes in [[9, 0].as_slice(), &[1, 7, 7], &[255; 9]] {
+        let framed = [&(bytes.len() as u64).to_le_bytes(), bytes].concat();
+        assert!(frame::read::<String>(&mut framed.as_slice(), 100).is_err(), "{bytes:?}");
+        assert!(frame::read::<bool>(&mut framed.as_slice(), 100).is_err(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_link_carries_messages_both_ways_and_tells_its_end_once() {
+    let (left, right) = connected();
+    let (got, received) = mpsc::channel();
+    let of_left = got.clone();
+    let left: Link<String> =
+        Link::start(left, "left", || None, move |said: io::Result<u64>| of_left.send(format!("left {said:?}")).is_ok())
+            .unwrap();
+    let mut ticks = 0;
+    let tick = move || {
+        ticks += 1;
+        (ticks == 3).then_some(3u64)
+    };
+    let right: Link<u64> =
+        Link::start(right, "right", tick, move |said: io::Result<String>| got.send(format!("right {said:?}")).is_ok())
+            .unwrap();
+    left.tell("hello".to_owned());
+    let mut first: Vec<String> = (0..2).map(|_| received.recv_timeout(PATIENCE).unwrap()).collect();
+    first.sort();
+    assert_eq!(first, ["left Ok(3)", "right Ok(\"hello\")"]);
+    drop(left);
+    assert!(right.await_end(PATIENCE));
+    let mut ends: Vec<String> = received.iter().take(2).collect();
+    ends.sort();
+    assert!(ends[0].starts_with("left Err") && ends[1].starts_with("right Err"), "{ends:?}");
+    assert!(ends[1].contains("has ended"), "{ends:?}");
+    drop(right);
+    assert!(received.recv_timeout(Duration::from_millis(100)).is_err());
+}
+
+#[test]
+fn processes_come_together_in_any_order() {
+    let addresses = free_addresses(3);
+    let joins: Vec<_> = [2, 1]
+        .map(|process| {
+            let me = member(process, &addresses);
+            let joined = thread::spawn(move || join(&me, &AtomicBool::new(false)));
+            thread::sleep(Duration::from_millis(300));
+            joined
+        })
+        .into();
+    let leader = member(0, &addresses);
+    let (gathered, links) = gather(&leader, &AtomicBool::new(false)).unwrap();
+    assert_eq!(links.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    let begin = Begin { session: gathered.session, fence: 5, state: vec![1, 2] };
+    for mut link in links.values() {
+        frame::write(&mut link, &Down::Begin(begin.clone())).unwrap();
+    }
+    let sockets = gathered.connect_workers(&leader, &AtomicBool::new(false)).unwrap();
+    assert_eq!(sockets.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, true]);
+    for (process, joined) in [2, 1].into_iter().zip(joins) {
+        let (_, began, sockets) = joined.join().unwrap().unwrap();
+        assert_eq!(began, begin);
+        let expected: Vec<bool> = (0..3).map(|other| other != process).collect();
+        assert_eq!(sockets.iter().map(Option::is_some).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_process_that_goes_before_all_are_there_may_come_again() {
+    let addresses = free_addresses(2);
+    let given_up = Arc::new(AtomicBool::new(false));
+    let waiting = {
+        let leader = member(0, &[addresses.as_slice(), &free_addresses(1)].concat());
+        let given_up = Arc::clone(&given_up);
+        thread::spawn(move || gather(&leader, &given_up).map(|_| ()))
+    };
+    let all = [addresses.as_slice(), &["127.0.0.1:1".to_owned()]].concat();
+    let one = || {
+        let mut stream = connect_again(&addresses[0]);
+        call(&mut stream, &member(1, &all), Purpose::Link).map(|hello| (hello.process, stream))
+    };
+    let (_, first) = one().unwrap();
+    // Another one of the same number is refused as long as the first is there.
+    assert!(refusal(one().map(|(process, _)| process)).contains("process 1 is there already"));
+    drop(first);
+    assert_eq!(one().map(|(process, _)| process).unwrap(), 0);
+    // What is left of an earlier start is not let in.
+    let mut stream = connect_again(&addresses[0]);
+    let stale = call(&mut stream, &member(2, &all), Purpose::Workers([1; 16])).map(|hello| hello.process);
+    assert!(refusal(stale).contains("earlier start"));
+    given_up.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = waiting.join().unwrap().unwrap_err();
+    assert!(matches!(error, super::ClusterError::GivenUp), "{error}");
+}
+
+fn connect_again(address: &str) -> TcpStream {
+    for _ in 0..200 {
+        if let Ok(stream) = TcpStream::connect(address) {
+            return stream;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nobody listens at {address}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_that_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [listener.local_addr().unwrap().to_string(), "127.0.0.1:1".to_owned()];
+    let error = gather(&member(0, &addresses), &AtomicBool::new(false)).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains(&addresses[0]) && error.contains("is this one running already?"), "{error}");
+}

@@ -1,0 +1,133 @@
+//! What the coordinator tells the workers of one process, in shared memory: which epoch is open, whether it takes more, and
+//! what the last commit said.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use meterline_schemas::Micros;
+use serde::{Deserialize, Serialize};
+
+use super::shard::Place;
+
+/// What the coordinator tells the workers.
+#[derive(Debug)]
+pub struct Control {
+    epoch: AtomicU64,
+    records: AtomicU64,
+    records_max: u64,
+    passed: AtomicBool,
+    // Milliseconds from `began` to when a source last found something.
+    last_read_ms: AtomicU64,
+    began: Instant,
+    /// Sources stop reading.
+    pub stopping: Arc<AtomicBool>,
+    /// Everything ends.
+    pub done: Arc<AtomicBool>,
+    /// Everything ends well: connections to other processes may close.
+    pub closing: Arc<AtomicBool>,
+    /// By number of the feed, as of the last commit.
+    watermarks: Vec<AtomicI64>,
+    // Where the states of the epoch that was closed last go.
+    places: Mutex<Places>,
+}
+
+/// Where the states of an epoch go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    /// Those of series.
+    pub series: Place,
+    /// What roll-ups remember of them.
+    pub members: Place,
+}
+
+impl Control {
+    /// Control of a stream that begins with epoch 1.
+    pub fn new(records_max: u64, feeds: usize, stopping: Arc<AtomicBool>) -> Control {
+        Control {
+            epoch: AtomicU64::new(1),
+            records: AtomicU64::new(0),
+            records_max,
+            passed: AtomicBool::new(false),
+            last_read_ms: AtomicU64::new(0),
+            began: Instant::now(),
+            stopping,
+            done: Arc::new(AtomicBool::new(false)),
+            closing: Arc::new(AtomicBool::new(false)),
+            watermarks: (0..feeds).map(|_| AtomicI64::new(Micros::MIN)).collect(),
+            places: Mutex::new(Places { series: Place::NOWHERE, members: Place::NOWHERE }),
+        }
+    }
+
+    /// Number of the open epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Records in the open epoch.
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// How long no source has found anything.
+    pub fn quiet(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Sources found records.
+    pub(super) fn found(&self, records: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.last_read_ms.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Offsets were passed in the open epoch that are no records.
+    pub(super) fn passed(&self) {
+        self.passed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether offsets were passed in the open epoch that are no records.
+    pub fn has_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is anything in the open epoch to be committed.
+    pub fn has_news(&self) -> bool {
+        self.records() > 0 || self.has_passed()
+    }
+
+    /// Whether the open epoch takes no more records.
+    pub fn full(&self) -> bool {
+        self.records() >= self.records_max
+    }
+
+    /// Closes the open epoch, whose number is returned and whose states go to `places`, and opens the next one.
+    pub fn open_next(&self, places: Places) -> u64 {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
+        self.records.store(0, Ordering::Relaxed);
+        self.passed.store(false, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Release)
+    }
+
+    /// Where the states of the epoch that was closed last go. Asked only between the end of an epoch and its commit, while no
+    /// other one can end.
+    pub(super) fn places(&self) -> Places {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a feed's watermark known, for counting late readings; others' are not needed.
+    pub fn set_watermark(&self, feed: usize, watermark: Micros) {
+        if let Some(known) = self.watermarks.get(feed) {
+            known.store(watermark, Ordering::Relaxed);
+        }
+    }
+
+    /// The watermark of a feed, as of the last commit.
+    pub(super) fn watermark(&self, feed: u16) -> Micros {
+        self.watermarks[usize::from(feed)].load(Ordering::Relaxed)
+    }
+
+    /// The open epoch takes no more records.
+    pub(super) fn fill(&self) {
+        self.records.fetch_max(self.records_max, Ordering::Relaxed);
+    }
+}

@@ -132,7 +132,12 @@ impl Sandbox {
 
     /// Starts `meterline run`.
     pub fn engine(&self) -> Engine {
-        self.start(Command::new(meterline()))
+        self.start(Command::new(meterline()), &[])
+    }
+
+    /// Starts `meterline run` as one process of a cluster.
+    pub fn process(&self, number: usize) -> Engine {
+        self.start(Command::new(meterline()), &["--process", &number.to_string()])
     }
 
     /// Starts `meterline run` where no file may grow beyond `kib` KiB, which a full disk looks like: writing fails. It
@@ -142,17 +147,17 @@ impl Sandbox {
         let script = "trap '' XFSZ; ulimit -S -f \"$1\"; shift; exec \"$@\"";
         let mut shell = Command::new("sh");
         shell.args(["-c", script, "sh", &(2 * kib).to_string()]).arg(meterline());
-        self.start(shell)
+        self.start(shell, &[])
     }
 
-    fn start(&self, mut command: Command) -> Engine {
+    fn start(&self, mut command: Command, more: &[&str]) -> Engine {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.path().join("engine.log"))
             .expect("open the engine's log");
         let errors = log.try_clone().expect("share the engine's log");
-        command.arg("run").arg("-c").arg(self.config()).current_dir(self.path());
+        command.arg("run").arg("-c").arg(self.config()).args(more).current_dir(self.path());
         command.envs(self.environment.iter().copied());
         command.stdin(std::process::Stdio::null()).stdout(log).stderr(errors);
         Engine { process: Guarded::spawn(&mut command).expect("start meterline run") }

@@ -3,6 +3,7 @@
 //! One test binary, so that the broker starts once for all but the tests that restart it.
 
 mod checks;
+mod cluster;
 mod commands;
 mod demo;
 mod faults;

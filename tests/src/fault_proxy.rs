@@ -27,6 +27,8 @@ pub enum Fault {
     Delay(Duration),
     /// This is done, and the request never reaches the store: the connection is closed.
     Before(Box<dyn FnMut() + Send>),
+    /// This is done; so much later the store carries the request out, and its answer is heard by nobody.
+    During(Box<dyn FnMut() + Send>, Duration),
     /// The store carries it out, and then this is done before its answer is passed on.
     After(Box<dyn FnMut() + Send>),
 }
@@ -39,6 +41,7 @@ impl fmt::Debug for Fault {
             Fault::LandThenHangUp => f.write_str("LandThenHangUp"),
             Fault::Delay(time) => write!(f, "Delay({time:?})"),
             Fault::Before(_) => f.write_str("Before"),
+            Fault::During(_, time) => write!(f, "During({time:?})"),
             Fault::After(_) => f.write_str("After"),
         }
     }
@@ -47,7 +50,7 @@ impl fmt::Debug for Fault {
 #[derive(Debug)]
 struct Rule {
     method: String,
-    path_part: String,
+    pattern: String,
     // Requests that match and still pass, and then those that do not.
     skip: u32,
     times: u32,
@@ -95,15 +98,15 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on, the `nth` PUT (from 1) whose path contains `path_part` meets `fault`.
-    pub fn on_put(&self, path_part: &str, nth: u32, fault: Fault) {
-        self.on("PUT", path_part, nth, 1, fault);
+    /// From now on, the `nth` PUT (from 1) whose path contains `pattern` meets `fault`. In a pattern, `*` stands for anything.
+    pub fn on_put(&self, pattern: &str, nth: u32, fault: Fault) {
+        self.on("PUT", pattern, nth, 1, fault);
     }
 
     /// From now on, `times` requests from the `nth` (from 1) of those that match meet `fault`.
-    pub fn on(&self, method: &str, path_part: &str, nth: u32, times: u32, fault: Fault) {
-        let (method, path_part) = (method.to_owned(), path_part.to_owned());
-        self.rules().waiting.push(Rule { method, path_part, skip: nth.saturating_sub(1), times, fault });
+    pub fn on(&self, method: &str, pattern: &str, nth: u32, times: u32, fault: Fault) {
+        let (method, pattern) = (method.to_owned(), pattern.to_owned());
+        self.rules().waiting.push(Rule { method, pattern, skip: nth.saturating_sub(1), times, fault });
     }
 
     /// Forgets all rules.
@@ -116,9 +119,9 @@ impl FaultProxy {
         self.rules().fired
     }
 
-    /// How many requests there were whose path contains `path_part`, those that met a fault included.
-    pub fn seen(&self, method: &str, path_part: &str) -> usize {
-        self.rules().seen.iter().filter(|(m, path)| m == method && path.contains(path_part)).count()
+    /// How many requests there were whose path contains `pattern`, those that met a fault included.
+    pub fn seen(&self, method: &str, pattern: &str) -> usize {
+        self.rules().seen.iter().filter(|(m, path)| m == method && contains(path, pattern)).count()
     }
 
     fn rules(&self) -> MutexGuard<'_, Rules> {
@@ -138,13 +141,22 @@ fn lock(rules: &Mutex<Rules>) -> MutexGuard<'_, Rules> {
     rules.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether the parts of `pattern` between `*` are in `path`, in their order.
+fn contains(path: &str, pattern: &str) -> bool {
+    let mut rest = Some(path);
+    for part in pattern.split('*') {
+        rest = rest.and_then(|rest| rest.split_once(part)).map(|(_, behind)| behind);
+    }
+    rest.is_some()
+}
+
 impl Rules {
     /// Notes a request; the rule that it meets is taken out, to be put back by [`Rules::done`].
     fn meet(&mut self, method: &str, path: &str) -> Option<Rule> {
         self.seen.push((method.to_owned(), path.to_owned()));
         let mut met = None;
         for (index, rule) in self.waiting.iter_mut().enumerate() {
-            if rule.method != method || !path.contains(&rule.path_part) {
+            if rule.method != method || !contains(path, &rule.pattern) {
                 continue;
             }
             match rule.skip {
@@ -181,6 +193,11 @@ fn serve(client: &TcpStream, store: SocketAddr, rules: &Mutex<Rules>) -> io::Res
         Fault::Before(act) => {
             act();
             client.shutdown(Shutdown::Both)
+        }
+        Fault::During(act, time) => {
+            act();
+            std::thread::sleep(*time);
+            ask(&request, store).and_then(|_| client.shutdown(Shutdown::Both))
         }
         Fault::After(act) => ask(&request, store).and_then(|answer| {
             act();
@@ -304,7 +321,8 @@ mod tests {
         proxy.on_put("_log/", 2, Fault::Refuse);
         proxy.on_put("_log/", 3, Fault::LandThenRefuse);
         proxy.on_put("_log/", 4, Fault::LandThenHangUp);
-        proxy.on_put("state", 1, Fault::Before(act()));
+        proxy.on_put("/sta*e/*1", 1, Fault::Before(act()));
+        proxy.on_put("/state/3", 1, Fault::During(act(), Duration::from_millis(1)));
         proxy.on("PUT", "data", 2, 2, Fault::After(act()));
         for (path, answer, lands) in [
             ("/_log/1", "200 body", 1),
@@ -315,6 +333,7 @@ mod tests {
             ("/_log/5", "200 body", 1),
             ("/state/1", "none", 0),
             ("/state/2", "200 body", 1),
+            ("/state/3", "none", 1),
             ("/data/1", "200 body", 1),
             ("/data/2", "200 body", 1),
             ("/data/3", "200 body", 1),
@@ -323,6 +342,6 @@ mod tests {
             assert_eq!(put(&proxy, path), answer, "{path}");
             assert_eq!(*landed.lock().unwrap() - before, lands, "{path}");
         }
-        assert_eq!((proxy.fired(), proxy.seen("PUT", "_log/"), *acted.lock().unwrap()), (6, 5, 3));
+        assert_eq!((proxy.fired(), proxy.seen("PUT", "_log/"), *acted.lock().unwrap()), (7, 5, 4));
     }
 }

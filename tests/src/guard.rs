@@ -10,17 +10,20 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 const SCRIPT: &str = r#"
-groups= folders=
+groups= folders= mounts=
 while read -r word rest; do
     case $word in
         end) groups="$groups $rest" ;;
         ended) groups=$(for g in $groups; do [ "$g" = "$rest" ] || printf ' %s' "$g"; done) ;;
         remove) folders="$folders
 $rest" ;;
+        unmount) mounts="$mounts
+$rest" ;;
     esac
 done
 for g in $groups; do kill -9 -- "-$g" 2>/dev/null; done
 sleep 0.2
+printf '%s\n' "$mounts" | while read -r f; do [ -z "$f" ] || umount -l -- "$f" 2>/dev/null; done
 printf '%s\n' "$folders" | while read -r f; do [ -z "$f" ] || rm -rf -- "$f"; done
 "#;
 
@@ -56,6 +59,11 @@ fn order(words: &str) {
 /// Removes `folder` when this process ends.
 pub fn remove_at_exit(folder: &Path) {
     order(&format!("remove {}", folder.display()));
+}
+
+/// Unmounts what is mounted at `folder` when this process ends, before folders are removed.
+pub fn unmount_at_exit(folder: &Path) {
+    order(&format!("unmount {}", folder.display()));
 }
 
 /// A child process that leads its own group; dropping it kills the whole group and waits.

@@ -62,11 +62,41 @@ pub fn registers(records: &[Record]) -> Expected {
             expected.unsettled.insert(key);
             continue;
         }
-        let rank = |quality: &str| ["measured", "estimated", "substituted"].iter().position(|q| *q == quality);
         let worse = if rank(&to.quality) > rank(&from.quality) { to } else { from };
         expected.intervals.insert(key, Interval { seconds, value, quality: worse.quality.clone() });
     }
     expected
+}
+
+/// Recomputes what must be in the lake of readings that are samples of power: the mean of those after the start of an
+/// interval of `seconds`, up to its end.
+pub fn samples(records: &[Record], seconds: i64) -> Expected {
+    let Topic { readings, dead, .. } = parse(records);
+    let mut latest: BTreeMap<Key, &Reading> = BTreeMap::new();
+    for reading in &readings {
+        let held = latest.entry((reading.series.clone(), reading.at_ms)).or_insert(reading);
+        if reading.position > held.position {
+            *held = reading;
+        }
+    }
+    let mut of_interval: BTreeMap<Key, Vec<&Reading>> = BTreeMap::new();
+    for ((series, at_ms), reading) in latest {
+        let start = (at_ms - 1).div_euclid(seconds * 1000) * seconds;
+        of_interval.entry((series, start)).or_default().push(reading);
+    }
+    let mean = |samples: Vec<&Reading>| {
+        let total: f64 = samples.iter().map(|sample| sample.energy(seconds)).sum();
+        let worst = samples.iter().max_by_key(|sample| rank(&sample.quality));
+        let quality = worst.map_or_else(String::new, |sample| sample.quality.clone());
+        Interval { seconds, value: total / samples.len() as f64, quality }
+    };
+    let intervals = of_interval.into_iter().map(|(key, samples)| (key, mean(samples))).collect();
+    Expected { intervals, dead, ..Expected::default() }
+}
+
+/// The greater, the less it can be trusted.
+fn rank(quality: &str) -> Option<usize> {
+    ["measured", "estimated", "substituted"].iter().position(|q| *q == quality)
 }
 
 struct Topic {
@@ -214,6 +244,17 @@ mod tests {
         let found = intervals(&records).intervals;
         let values: Vec<(i64, f64)> = found.iter().map(|((_, start), i)| (*start, i.value)).collect();
         assert_eq!(values, [(0, 8.0), (900, 1.0)]);
+    }
+
+    #[test]
+    fn samples_give_the_mean_of_those_up_to_the_end() {
+        let mut records = [record(1, 0, 5, 4.0), record(2, 1, 15, 8.0), record(3, 2, 5, 6.0), record(4, 3, 20, 1.0)];
+        // Stamped at the very end of the interval.
+        let exact = br#"{"meter_id":"a","ts":"1970-01-01T00:15:00Z","value":8,"unit":"kWh","quality":"estimated"}"#;
+        records[1].payload = Some(exact.into());
+        let found = samples(&records, 900).intervals;
+        let values: Vec<_> = found.iter().map(|((_, start), i)| (*start, i.value, &*i.quality)).collect();
+        assert_eq!(values, [(0, 7.0, "estimated"), (900, 1.0, "measured")]);
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl S3 {
         self.home.path().join("credentials")
     }
 
+    /// Whether it is there.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
     /// Ends it at once; [`S3::restart`] brings it back.
     pub fn kill(&mut self) {
         self.process = None;

@@ -140,6 +140,13 @@ impl Sandbox {
         self.start(Command::new(meterline()), &["--process", &number.to_string()])
     }
 
+    /// As [`Sandbox::process`], with more in its environment.
+    pub fn process_with(&self, number: usize, environment: &[(&str, String)]) -> Engine {
+        let mut command = Command::new(meterline());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        self.start(command, &["--process", &number.to_string()])
+    }
+
     /// Starts `meterline run` where no file may grow beyond `kib` KiB, which a full disk looks like: writing fails. It
     /// needs no privileges; [`Engine::lift_file_limit`] is the space that comes back.
     pub fn engine_without_space(&self, kib: u32) -> Engine {
@@ -302,7 +309,12 @@ impl Engine {
 
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
-        self.process.ended().is_none()
+        self.ended().is_none()
+    }
+
+    /// The exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
     }
 
     /// It stands still until [`Engine::resume`].

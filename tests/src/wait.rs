@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 use crate::guard::Guarded;
 
 /// Asks `look` again and again until it finds something. Panics with `what` after `limit`.
-pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, limit: Duration, look: impl FnMut() -> Option<T>) -> T {
+    found(limit, look).unwrap_or_else(|| panic!("waited {limit:?} in vain until {what}"))
+}
+
+/// Asks `look` again and again until it finds something; `None` after `limit`.
+pub fn found<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
-        if let Some(found) = look() {
-            return found;
+        match look() {
+            None if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            seen => return seen,
         }
-        assert!(Instant::now() < end, "waited {limit:?} in vain until {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -1,9 +1,10 @@
 //! What must hold of a lake, whatever happened on the way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use meterline_tests::oracle::{Expected, Interval};
+use meterline_tests::found::{self, Found};
+use meterline_tests::oracle::Expected;
 use meterline_tests::reader::Reader;
 use meterline_tests::sandbox::{Engine, Sandbox};
 use meterline_tests::skip::note;
@@ -21,10 +22,6 @@ fn text(row: &Row, column: &str) -> String {
 
 fn integer(row: &Row, column: &str) -> i64 {
     row[column].as_i64().unwrap_or_else(|| panic!("{column} is no integer in {row:?}"))
-}
-
-fn number(row: &Row, column: &str) -> f64 {
-    row[column].as_f64().unwrap_or_else(|| panic!("{column} is no number in {row:?}"))
 }
 
 /// Equal but for the last digits that two JSON readers may disagree about.
@@ -48,37 +45,9 @@ pub fn await_committed(sandbox: &Sandbox, engine: &mut Engine, brokers: &str, to
 
 /// `intervals` holds what the oracle says, to the last value.
 pub fn assert_intervals(sandbox: &Sandbox, feed: &str, expected: &Expected) {
-    let rows = sandbox.sql(&format!(
-        "SELECT series_id, CAST(start AS BIGINT) AS start_us, CAST(\"end\" AS BIGINT) AS end_us, value, quality, unit, \
-         frequency FROM intervals WHERE feed = '{feed}'"
-    ));
-    let mut found = BTreeMap::new();
-    for row in &rows {
-        let (start_us, end_us) = (integer(row, "start_us"), integer(row, "end_us"));
-        let seconds = (end_us - start_us) / 1_000_000;
-        let key = (text(row, "series_id"), start_us / 1_000_000);
-        let interval = Interval { seconds, value: number(row, "value"), quality: text(row, "quality") };
-        assert_eq!(text(row, "unit"), "kWh", "{row:?}");
-        let frequency =
-            if seconds % 3600 == 0 { format!("PT{}H", seconds / 3600) } else { format!("PT{}M", seconds / 60) };
-        assert_eq!(text(row, "frequency"), frequency, "{row:?}");
-        if !expected.unsettled.contains(&key) {
-            assert!(found.insert(key.clone(), interval).is_none(), "{key:?} is there twice");
-        }
-    }
-    let wrong: Vec<String> = expected
-        .intervals
-        .keys()
-        .chain(found.keys())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .filter_map(|key| match (expected.intervals.get(key), found.get(key)) {
-            (Some(e), Some(f)) if e.seconds == f.seconds && e.quality == f.quality && same(e.value, f.value, 1e-12) => {
-                None
-            }
-            (e, f) => Some(format!("{key:?}: expected {e:?}, found {f:?}")),
-        })
-        .collect();
+    let found = Found::of(&sandbox.sql(&found::query(&format!("feed = '{feed}'"))));
+    assert!(found.twice.is_empty(), "these are there twice: {:?}", found.twice);
+    let wrong = found.differences(expected);
     let shown = wrong.iter().take(10).cloned().collect::<Vec<_>>().join("\n");
     assert!(wrong.is_empty(), "{} of {} intervals differ:\n{shown}", wrong.len(), expected.intervals.len());
 }

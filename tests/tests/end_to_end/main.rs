@@ -5,6 +5,7 @@
 mod checks;
 mod cluster;
 mod commands;
+mod crash;
 mod demo;
 mod faults;
 mod fleet;

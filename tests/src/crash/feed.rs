@@ -1,0 +1,345 @@
+//! The readings of one run, endless and the same for the same seed: repetitions, stragglers, corrections (also of the first
+//! ones, when they have long been forgotten), records that nobody can read, and time stamps that go back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::util::Timeout;
+
+use super::Failure;
+use crate::kafka::client;
+
+/// Length of an interval in seconds.
+pub const SECONDS: i64 = 900;
+/// 2024-01-31T00:00:00Z: a month ends during the run.
+const BEGIN: i64 = 1_706_659_200;
+/// Between two hours of readings.
+const PACE: Duration = Duration::from_millis(60);
+/// A broker may be away for a while.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the readings of a topic are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Energy of an interval, or mean power over it.
+    Energy,
+    /// Samples of power.
+    Power,
+    /// A cumulative register.
+    Register,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 3] = [Kind::Energy, Kind::Power, Kind::Register];
+
+    /// The name of its feed, and how its topic's name ends. The first one is the feed of every [`crate::sandbox`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Energy => "meters",
+            Kind::Power => "power",
+            Kind::Register => "register",
+        }
+    }
+
+    /// As `kind` in the configuration.
+    pub fn configured(self) -> &'static str {
+        match self {
+            Kind::Energy => "interval",
+            Kind::Power => "gauge",
+            Kind::Register => "counter",
+        }
+    }
+
+    /// The unit of its feed, for readings that tell none; all of them do.
+    pub fn usual_unit(self) -> &'static str {
+        match self {
+            Kind::Power => "kW",
+            Kind::Energy | Kind::Register => "kWh",
+        }
+    }
+
+    /// Partitions of its topic.
+    pub fn partitions(self) -> i32 {
+        match self {
+            Kind::Energy => 4,
+            Kind::Power | Kind::Register => 2,
+        }
+    }
+
+    fn meters(self) -> i64 {
+        match self {
+            Kind::Energy => 16,
+            Kind::Power | Kind::Register => 5,
+        }
+    }
+
+    /// Samples come every five minutes.
+    fn minutes(self) -> &'static [i64] {
+        match self {
+            Kind::Power => &[5, 10, 15],
+            Kind::Energy | Kind::Register => &[15],
+        }
+    }
+
+    /// Meters differ in their units.
+    fn unit(self, meter: i64) -> &'static str {
+        match self {
+            Kind::Energy if meter % 2 == 0 => "kW",
+            Kind::Energy | Kind::Register => "kWh",
+            Kind::Power if meter % 2 == 0 => "W",
+            Kind::Power => "kW",
+        }
+    }
+}
+
+/// One record to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    /// Which topic.
+    pub kind: Kind,
+    /// Partition.
+    pub partition: i32,
+    /// Time stamp of the record, in milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// The bytes.
+    pub payload: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    kind: Kind,
+    meter: i64,
+    at: i64,
+    value: i64,
+}
+
+/// An endless feed.
+#[derive(Debug)]
+pub struct Feed {
+    random: StdRng,
+    quarter: i64,
+    known: Vec<Reading>,
+    // Held back, with the quarter at which each is sent.
+    stragglers: Vec<(i64, Reading)>,
+}
+
+impl Feed {
+    /// That of a seed.
+    pub fn new(seed: u64) -> Feed {
+        Feed { random: StdRng::seed_from_u64(seed), quarter: 0, known: Vec::new(), stragglers: Vec::new() }
+    }
+
+    /// The next hour of all meters.
+    pub fn hour(&mut self) -> Vec<Sent> {
+        (0..4).flat_map(|_| self.next_quarter()).collect()
+    }
+
+    fn next_quarter(&mut self) -> Vec<Sent> {
+        let begin = BEGIN + self.quarter * SECONDS;
+        self.quarter += 1;
+        let mut sent = Vec::new();
+        for kind in Kind::ALL {
+            for meter in 0..kind.meters() {
+                for minute in kind.minutes() {
+                    let value = self.value(kind);
+                    let reading = Reading { kind, meter, at: begin + minute * 60, value };
+                    if self.random.random_ratio(1, 20) {
+                        self.stragglers.push((self.quarter + self.random.random_range(1..60), reading));
+                    } else {
+                        sent.push(self.record(reading, meter, "measured"));
+                        self.known.push(reading);
+                    }
+                    self.disturb(&mut sent);
+                }
+            }
+        }
+        for (_, late) in self.stragglers.extract_if(.., |(due, _)| *due <= self.quarter).collect::<Vec<_>>() {
+            sent.push(self.record(late, late.meter, "estimated"));
+            self.known.push(late);
+        }
+        sent
+    }
+
+    /// Registers rise by up to 15 in a quarter of an hour, and what corrects one may be lower than the one before.
+    fn value(&mut self, kind: Kind) -> i64 {
+        let noise = self.random.random_range(0..15);
+        match kind {
+            Kind::Energy | Kind::Power => noise * 40,
+            Kind::Register => self.quarter * 15 + noise,
+        }
+    }
+
+    /// Now and then, something that was sent before, as it was or changed; or no reading at all.
+    fn disturb(&mut self, sent: &mut Vec<Sent>) {
+        let Some(earlier) = (!self.known.is_empty()).then(|| self.random.random_range(0..self.known.len())) else {
+            return;
+        };
+        let known = self.known[earlier];
+        match self.random.random_range(0..100) {
+            0..4 => sent.push(self.record(known, known.meter, "measured")),
+            4..8 => {
+                let value = known.value + self.random.random_range(-12..12i64).max(-known.value);
+                // It may come by another partition.
+                let by = self.random.random_range(0..10);
+                sent.push(self.record(Reading { value, ..known }, by, "substituted"));
+            }
+            8 => {
+                let mut broken = self.record(known, known.meter, "measured");
+                broken.payload.truncate(self.random.random_range(0..broken.payload.len()));
+                sent.push(broken);
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, reading: Reading, by: i64, quality: &str) -> Sent {
+        let Reading { kind, meter, at, value } = reading;
+        let (name, ts, unit) = (kind.name(), stamp(at), kind.unit(meter));
+        let payload = format!(
+            r#"{{"meter_id":"{name}-{meter}","ts":"{ts}","value":{value},"unit":"{unit}","quality":"{quality}"}}"#
+        );
+        // Now and then the order of time stamps is not that of offsets.
+        let jitter = self.random.random_range(-4_000..4_000);
+        let timestamp_ms = (BEGIN + self.quarter * SECONDS) * 1000 + jitter;
+        let partition = (by % i64::from(kind.partitions())) as i32;
+        Sent { kind, partition, timestamp_ms, payload: payload.into_bytes() }
+    }
+}
+
+/// `2024-01-31T00:15:00Z` of seconds since the epoch, up to the end of March 2024.
+fn stamp(at: i64) -> String {
+    let (days, second) = ((at - BEGIN).div_euclid(86_400), at.rem_euclid(86_400));
+    let (month, day) = match days {
+        ..1 => (1, 31),
+        1..30 => (2, days),
+        _ => (3, days - 29),
+    };
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("2024-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Hours of a feed that a stamp can be made of.
+const HOURS_MAX: u32 = 24 * 60;
+
+/// Sends a feed in the background, hour after hour, until it is told to come to an end.
+#[derive(Debug)]
+pub struct Feeder {
+    ending: Arc<AtomicBool>,
+    // Until it has come to its end.
+    thread: Option<JoinHandle<Result<[u64; 3], Failure>>>,
+}
+
+impl Feeder {
+    /// Begins to send to topics whose names [`topic`] gives. Once it is to end, it sends `after` more hours.
+    pub fn start(brokers: &str, run: &str, seed: u64, after: u32) -> Feeder {
+        let ending = Arc::new(AtomicBool::new(false));
+        let (told, brokers, run) = (Arc::clone(&ending), brokers.to_owned(), run.to_owned());
+        let thread = std::thread::spawn(move || send(&brokers, &run, seed, after, &told));
+        Feeder { ending, thread: Some(thread) }
+    }
+
+    /// Lets it come to an end; returns the number of records that it sent of each kind.
+    pub fn finish(mut self) -> Result<[u64; 3], Failure> {
+        self.ending.store(true, Ordering::Release);
+        let thread = self.thread.take().ok_or("the feed has ended")?;
+        thread.join().map_err(|_| "the thread that sends the feed panicked".to_owned())?
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        // A run that failed does not wait for it.
+        self.ending.store(true, Ordering::Release);
+    }
+}
+
+/// The topic of a kind in a run.
+pub fn topic(run: &str, kind: Kind) -> String {
+    format!("{run}-{}", kind.name())
+}
+
+fn send(brokers: &str, run: &str, seed: u64, after: u32, ending: &AtomicBool) -> Result<[u64; 3], Failure> {
+    let mut config = client(brokers);
+    // A broker that is away must lead to no duplicates and to no other order.
+    config.set("enable.idempotence", "true").set("linger.ms", "5").set("message.timeout.ms", "300000");
+    let producer: BaseProducer = config.create().map_err(|error| format!("create a producer: {error}"))?;
+    let mut feed = Feed::new(seed);
+    let mut sent = [0; 3];
+    let mut left = after;
+    for _ in 0..HOURS_MAX {
+        if ending.load(Ordering::Acquire) {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+        }
+        for record in feed.hour() {
+            sent[record.kind as usize] += 1;
+            queue(&producer, &topic(run, record.kind), &record)?;
+        }
+        let until = Instant::now() + PACE;
+        while Instant::now() < until {
+            producer.poll(PACE / 4);
+        }
+    }
+    producer.flush(Timeout::After(PATIENCE)).map_err(|error| format!("deliver the feed: {error}"))?;
+    Ok(sent)
+}
+
+fn queue(producer: &BaseProducer, topic: &str, record: &Sent) -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let next = BaseRecord::<(), [u8]>::to(topic)
+            .partition(record.partition)
+            .timestamp(record.timestamp_ms)
+            .payload(record.payload.as_slice());
+        match producer.send(next) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < until => {
+                producer.poll(Duration::from_millis(100));
+            }
+            Err((error, _)) => return Err(format!("send to {topic}: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::instant_ms;
+
+    #[test]
+    fn a_seed_gives_one_feed_with_all_that_happens_to_readings() {
+        let records = |seed| {
+            let mut feed = Feed::new(seed);
+            (0..40).flat_map(|_| feed.hour()).collect::<Vec<_>>()
+        };
+        let one = records(5);
+        assert_eq!(one, records(5));
+        assert_ne!(one, records(6));
+        for kind in Kind::ALL {
+            let partitions: std::collections::BTreeSet<i32> =
+                one.iter().filter(|r| r.kind == kind).map(|r| r.partition).collect();
+            assert_eq!(partitions.len() as i32, kind.partitions());
+        }
+        let count = |what: &str| one.iter().filter(|r| String::from_utf8_lossy(&r.payload).contains(what)).count();
+        assert!(count("estimated") > 100 && count("substituted") > 100);
+        assert!(one.iter().filter(|r| !r.payload.ends_with(b"}")).count() > 20);
+        assert!(one.windows(2).any(|pair| pair[0].timestamp_ms > pair[1].timestamp_ms));
+    }
+
+    #[test]
+    fn stamps_are_what_they_say() {
+        for hours in [0, 23, 24, 25, 24 * 30 - 1, 24 * 30, 24 * 59] {
+            let at = BEGIN + hours * 3600 + 900;
+            assert_eq!(instant_ms(&stamp(at)), Some(at * 1000));
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One run: a new lake, a feed that goes on, a fault, and the comparison at the end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::Failure;
+use super::cell::{Cell, Fault, Store};
+use super::clock::Clock;
+use super::disk::Disk;
+use super::engines::{self, Engines};
+use super::feed::{Feeder, Kind, topic};
+use super::strike::Stage;
+use super::verdict::{Verdict, judge};
+use crate::fault_proxy::FaultProxy;
+use crate::kafka::Kafka;
+use crate::s3::S3;
+use crate::sandbox::Sandbox;
+use crate::skip::Skip;
+use crate::topic::end_offsets;
+use crate::wait;
+
+/// Hours of readings that follow after the fault.
+const AFTERWARDS: u32 = 12;
+const START_LIMIT: Duration = Duration::from_secs(60);
+const COMMIT_LIMIT: Duration = Duration::from_secs(180);
+/// Claim, creation, and two of the stream: from then on the fault may come.
+const COMMITS_BEFORE: usize = 4;
+
+/// What became of a run.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// It came to its end.
+    Judged(Verdict),
+    /// This machine lacks something.
+    Skipped(Skip),
+    /// It did not come to its end; with the last lines of the engine's log.
+    Failed(Failure),
+}
+
+/// The servers that all runs share, one run at a time.
+#[derive(Debug)]
+pub struct World {
+    kafka: Kafka,
+    s3: Result<S3, Skip>,
+    runs: u32,
+}
+
+impl World {
+    /// Starts them. A machine without the S3 server can still do the runs on a directory.
+    ///
+    /// # Errors
+    /// [`Skip`] where Kafka cannot run.
+    pub fn start() -> Result<World, Skip> {
+        Ok(World { kafka: Kafka::start()?, s3: S3::start(), runs: 0 })
+    }
+
+    /// Does one run.
+    pub fn run(&mut self, cell: &Cell, seed: u64) -> Outcome {
+        self.runs += 1;
+        let run = format!("run-{}", self.runs);
+        let ground = match Ground::prepare(self, cell, &run) {
+            Ok(ground) => ground,
+            Err(skip) => return Outcome::Skipped(skip),
+        };
+        // What the harness waits for in vain is a panic: one run has failed, and the next one may be.
+        let result = catch_unwind(AssertUnwindSafe(|| ground.run(self, cell, &run, seed)));
+        self.tidy(&run);
+        match result {
+            Ok(Ok(verdict)) => Outcome::Judged(verdict),
+            Ok(Err(failure)) => Outcome::Failed(ground.told(&failure)),
+            Err(panic) => Outcome::Failed(ground.told(&said(panic.as_ref()))),
+        }
+    }
+
+    /// Leaves the servers as the next run needs them.
+    fn tidy(&mut self, run: &str) {
+        self.kafka.resume();
+        let gone = catch_unwind(AssertUnwindSafe(|| {
+            Kind::ALL.iter().for_each(|kind| self.kafka.delete_topic(&topic(run, *kind)));
+        }));
+        if gone.is_err() {
+            self.kafka.restart();
+        }
+        if let Ok(server) = &mut self.s3
+            && !server.runs()
+        {
+            server.restart();
+        }
+    }
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".into())
+}
+
+/// What one run has of its own.
+#[derive(Debug)]
+struct Ground {
+    // Unmounted before the sandbox goes.
+    disk: Option<Disk>,
+    clock: Option<Clock>,
+    proxy: Option<FaultProxy>,
+    sandbox: Sandbox,
+}
+
+impl Ground {
+    fn prepare(world: &World, cell: &Cell, run: &str) -> Result<Ground, Skip> {
+        let (brokers, settings) = (world.kafka.brokers(), settings(cell, run));
+        let first = topic(run, Kind::Energy);
+        let (sandbox, proxy) = match cell.store {
+            Store::Local => (Sandbox::reading(&brokers, &first, &settings), None),
+            Store::S3 => {
+                let server = world.s3.as_ref().map_err(Clone::clone)?;
+                let proxy = FaultProxy::start(server.address());
+                let sandbox = Sandbox::reading_on_s3(&brokers, &first, server, &proxy.endpoint(), &settings);
+                (sandbox, Some(proxy))
+            }
+        };
+        let disk = match cell.fault {
+            Fault::FullDisk => Some(Disk::mount(&sandbox.lake())?),
+            _ => None,
+        };
+        let clock = match cell.fault {
+            Fault::ClockJump => Some(Clock::new(sandbox.path())?),
+            _ => None,
+        };
+        Ok(Ground { disk, clock, proxy, sandbox })
+    }
+
+    fn run(&self, world: &mut World, cell: &Cell, run: &str, seed: u64) -> Result<Verdict, Failure> {
+        let brokers = world.kafka.brokers();
+        for kind in Kind::ALL {
+            world.kafka.create_topic(&topic(run, kind), kind.partitions());
+        }
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut stage = Stage {
+            sandbox: &self.sandbox,
+            processes: cell.processes,
+            kafka: &mut world.kafka,
+            s3: world.s3.as_mut().ok(),
+            proxy: self.proxy.as_ref(),
+            disk: self.disk.as_ref(),
+            clock: self.clock.as_ref(),
+            random: &mut random,
+        };
+        let feeder = Feeder::start(&brokers, run, seed, AFTERWARDS);
+        let mut engine = stage.start();
+        wait::found(START_LIMIT, || (!engine.run() || self.sandbox.commits() >= COMMITS_BEFORE).then_some(()));
+        if !engine.run() || self.sandbox.commits() < COMMITS_BEFORE {
+            return Err(format!("the engine made no commits within {START_LIMIT:?}, or ended by itself"));
+        }
+        engine = stage.strike(cell.fault, cell.store, engine)?;
+        let sent = feeder.finish()?;
+        self.await_committed(&mut engine, &brokers, run)?;
+        engine.stop()?;
+        judge(&self.sandbox, &brokers, run, sent)
+    }
+
+    fn await_committed(&self, engine: &mut Engines, brokers: &str, run: &str) -> Result<(), Failure> {
+        let all: i64 = Kind::ALL.iter().flat_map(|kind| end_offsets(brokers, &topic(run, *kind))).sum();
+        let until = Instant::now() + COMMIT_LIMIT;
+        loop {
+            let committed = self.sandbox.number("SELECT sum(next_offset) FROM partitions").unwrap_or(0);
+            if committed == all {
+                return Ok(());
+            }
+            if !engine.run() {
+                return Err("the engine ended by itself".into());
+            }
+            if Instant::now() > until {
+                return Err(format!("{committed} of {all} records are committed after {COMMIT_LIMIT:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn told(&self, failure: &str) -> Failure {
+        let log = self.sandbox.log();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("{failure}; the engine's log ends with\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+/// Many small commits, little memory of what was read, no pipelines; time-outs that a pause of the broker exceeds.
+fn settings(cell: &Cell, run: &str) -> String {
+    let mut feeds = String::new();
+    for kind in Kind::ALL {
+        let (name, topic, configured) = (kind.name(), topic(run, kind), kind.configured());
+        // The first one continues the section that is there.
+        if kind != Kind::Energy {
+            feeds += &format!(
+                "[feed.{name}]\ntopic = \"{topic}\"\nseries = \"meter_id\"\ntime = \"ts\"\nvalue = \"value\"\n\
+                 unit_field = \"unit\"\nquality = \"quality\"\nlabel = \"end\"\n"
+            );
+        }
+        let unit = kind.usual_unit();
+        feeds += &format!("kind = \"{configured}\"\nunit = \"{unit}\"\nfrequency = \"PT15M\"\n");
+    }
+    let workers = cell.workers;
+    let more = engines::section(cell.processes) + &Sandbox::no_pipelines("PT15M");
+    format!(
+        "{feeds}\n[ingest]\ncommit_interval = \"150ms\"\nworkers = {workers}\nremembered_intervals = 4\n\
+         idle_timeout = \"1s\"\n[maintenance]\nevery = \"10s\"\n[http]\nlisten = \"off\"\n\
+         [kafka.properties]\n\"socket.timeout.ms\" = \"2000\"\n\"session.timeout.ms\" = \"3000\"\n{more}"
+    )
+}

@@ -1,0 +1,84 @@
+//! Waits until a file of a commit appears in a lake on a directory.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::cell::{Moment, Place, Step};
+
+/// Between two looks: a step takes some milliseconds, most of them for flushing.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// Waits for a file of `step` that is not there yet: under the name of a file that is being written, or, after the step,
+/// under its own. Whether it came within `limit`.
+pub fn await_new(lake: &Path, step: Step, moment: Moment, limit: Duration) -> bool {
+    let place = step.place();
+    let look = || folders(lake, place.folders).into_iter().flat_map(|folder| names(&folder));
+    let known: HashSet<PathBuf> = look().collect();
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        if look().any(|path| is_of(&path, &place, moment) && !known.contains(&path)) {
+            return true;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    false
+}
+
+/// A file that is being written has `#` and digits behind its name.
+fn is_of(path: &Path, place: &Place, moment: Moment) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let (own, staged) = match name.split_once('#') {
+        Some((own, _)) => (own, true),
+        None => (name, false),
+    };
+    staged == (moment == Moment::During) && own.starts_with(place.begins) && own.ends_with(place.ends)
+}
+
+fn folders(lake: &Path, parts: &[&str]) -> Vec<PathBuf> {
+    parts.iter().fold(vec![lake.to_owned()], |found, part| match part.strip_suffix('*') {
+        None => found.into_iter().map(|folder| folder.join(part)).collect(),
+        Some(begin) => found.iter().flat_map(|folder| beginning(folder, begin)).collect(),
+    })
+}
+
+fn beginning(folder: &Path, begin: &str) -> Vec<PathBuf> {
+    let begins = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin));
+    names(folder).into_iter().filter(begins).collect()
+}
+
+/// A folder that is not there yet has none.
+fn names(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_told_apart_by_step_and_moment() {
+        let lake = tempfile::tempdir().unwrap();
+        let inside = |name: &str| {
+            let path = lake.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+        };
+        let sees = |step, moment, name: &str| {
+            std::thread::scope(|scope| {
+                let waits = scope.spawn(|| await_new(lake.path(), step, moment, Duration::from_millis(300)));
+                std::thread::sleep(Duration::from_millis(50));
+                inside(name);
+                waits.join().unwrap()
+            })
+        };
+        assert!(sees(Step::IntervalFile, Moment::After, "intervals/month=2024-01/layer=base/a.parquet"));
+        assert!(!sees(Step::IntervalFile, Moment::After, "intervals/month=2024-01/layer=base/b.parquet#12"));
+        assert!(sees(Step::IntervalFile, Moment::During, "intervals/month=2024-02/layer=rev/c.parquet#34"));
+        assert!(sees(Step::Commit, Moment::After, "intervals/_delta_log/00000000000000000001.json"));
+        assert!(!sees(Step::Commit, Moment::After, "intervals/_delta_log/00000000000000000050.checkpoint.parquet"));
+        assert!(sees(Step::Segment, Moment::After, "state/series-000000000001-1.zst"));
+        assert!(!sees(Step::State, Moment::After, "state/series-000000000002-1.zst"));
+    }
+}

@@ -1,0 +1,166 @@
+//! What became of the records of a run.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::Failure;
+use super::feed::{Kind, SECONDS, topic};
+use crate::found::{self, Found};
+use crate::oracle::{self, Expected};
+use crate::sandbox::Sandbox;
+use crate::topic::{drain, end_offsets};
+
+/// Differences that are told of a run.
+const SHOWN: usize = 10;
+
+/// What is wrong with a lake, if anything is.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Records in the topics.
+    pub records: u64,
+    /// Intervals that must be there.
+    pub intervals: u64,
+    /// Intervals that are missing, wrong, or not to be there; and records that cannot be read and are no dead letter.
+    pub lost: u64,
+    /// Rows that are there twice: of an interval, of a base row, of a sample, of a dead letter.
+    pub doubled: u64,
+    /// Counts that do not agree with the offsets or with each other.
+    pub miscounted: u64,
+    /// Some of all that, in words.
+    pub examples: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether everything is as it must be.
+    pub fn is_clean(&self) -> bool {
+        self.lost + self.doubled + self.miscounted == 0
+    }
+
+    fn add(&mut self, of: fn(&mut Verdict) -> &mut u64, found: impl IntoIterator<Item = String>) {
+        for what in found {
+            *of(self) += 1;
+            if self.examples.len() < SHOWN {
+                self.examples.push(what);
+            }
+        }
+    }
+}
+
+/// Compares the lake with what is in the topics; `sent` is what the producer has delivered.
+///
+/// # Errors
+/// A query fails, or the topics do not hold what was sent.
+pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3]) -> Result<Verdict, Failure> {
+    let mut verdict = Verdict::default();
+    let mut all = Expected::default();
+    let letters = rows(sandbox, "SELECT feed, partition, \"offset\" FROM dead_letters")?;
+    let partitions = rows(sandbox, "SELECT * FROM partitions ORDER BY feed, partition")?;
+    let feeds = rows(sandbox, "SELECT * FROM feeds")?;
+    for kind in Kind::ALL {
+        let topic = topic(run, kind);
+        let records = drain(brokers, &topic);
+        if records.len() as u64 != sent[kind as usize] {
+            return Err(format!("{} records were sent to {topic}, which has {}", sent[kind as usize], records.len()));
+        }
+        let mut expected = match kind {
+            Kind::Energy => oracle::intervals(&records),
+            Kind::Power => oracle::samples(&records, SECONDS),
+            Kind::Register => oracle::registers(&records),
+        };
+        verdict.records += records.len() as u64;
+        verdict.intervals += expected.intervals.len() as u64;
+        dead_letters(kind, &of_feed(kind, &letters), &expected, &mut verdict)?;
+        let ends = end_offsets(brokers, &topic);
+        counts(kind, &of_feed(kind, &partitions), &of_feed(kind, &feeds), &expected, &ends, &mut verdict)?;
+        // A register that runs backwards makes no interval, whatever came first: nothing is unsettled.
+        all.intervals.append(&mut expected.intervals);
+    }
+    let found = Found::of(&rows(sandbox, &found::query("true"))?);
+    verdict.add(|v| &mut v.lost, found.differences(&all));
+    verdict.add(|v| &mut v.doubled, found.twice.iter().map(|key| format!("{key:?} is there twice")));
+    twice(sandbox, &mut verdict)?;
+    Ok(verdict)
+}
+
+type Row = Map<String, Value>;
+
+fn of_feed(kind: Kind, rows: &[Row]) -> Vec<&Row> {
+    rows.iter().filter(|row| row.get("feed").and_then(Value::as_str) == Some(kind.name())).collect()
+}
+
+fn dead_letters(kind: Kind, rows: &[&Row], expected: &Expected, verdict: &mut Verdict) -> Result<(), Failure> {
+    let feed = kind.name();
+    let mut found = BTreeSet::new();
+    for row in rows {
+        let at = (integer(row, "partition")? as i32, integer(row, "offset")?);
+        if !found.insert(at) {
+            verdict.add(|v| &mut v.doubled, [format!("dead letter {at:?} of {feed} is there twice")]);
+        }
+    }
+    let other = found.symmetric_difference(&expected.dead);
+    verdict.add(|v| &mut v.lost, other.map(|at| format!("record {at:?} of {feed} is a dead letter, or should be")));
+    Ok(())
+}
+
+fn counts(
+    kind: Kind,
+    partitions: &[&Row],
+    feeds: &[&Row],
+    expected: &Expected,
+    ends: &[i64],
+    verdict: &mut Verdict,
+) -> Result<(), Failure> {
+    let mut equal = |what: &str, found: i64, wanted: i64| {
+        if found != wanted {
+            verdict.add(|v| &mut v.miscounted, [format!("{}: {what} {found}, not {wanted}", kind.name())]);
+        }
+    };
+    equal("number of partitions is", partitions.len() as i64, ends.len() as i64);
+    equal("number of rows in feeds is", feeds.len() as i64, 1);
+    for (row, end) in partitions.iter().zip(ends) {
+        let of = |column: &str| integer(row, column);
+        let sum = |columns: &[&str]| columns.iter().map(|column| of(column)).sum::<Result<i64, Failure>>();
+        let (partition, records) = (of("partition")?, of("records")?);
+        let offsets = sum(&["earlier_offsets", "next_offset"])? - of("first_offset")?;
+        let outcomes = sum(&["accepted", "corrected", "duplicate", "dead", "pending"])?;
+        equal(&format!("next offset of partition {partition} is"), of("next_offset")?, *end);
+        equal(&format!("records of partition {partition} are"), records, *end);
+        let read = sum(&["records", "gaps", "expired"])?;
+        equal(&format!("records, gaps and expired of partition {partition} are"), read, offsets);
+        equal(&format!("outcomes of partition {partition} add up to"), outcomes, records);
+    }
+    let total = |column: &str| partitions.iter().map(|row| integer(row, column)).sum::<Result<i64, Failure>>();
+    for column in ["records", "accepted", "corrected", "duplicate", "dead", "pending", "late", "gaps", "expired"] {
+        if let Some(row) = feeds.first() {
+            equal(&format!("{column} of the feed are"), integer(row, column)?, total(column)?);
+        }
+    }
+    equal("dead records are", total("dead")?, expected.dead.len() as i64);
+    equal("pending records are", total("pending")?, 0);
+    if kind == Kind::Energy {
+        equal("accepted readings are", total("accepted")?, expected.intervals.len() as i64);
+    }
+    Ok(())
+}
+
+/// Rows that must be unique, whatever a view makes of them.
+fn twice(sandbox: &Sandbox, verdict: &mut Verdict) -> Result<(), Failure> {
+    for (what, columns) in
+        [("interval_revisions WHERE layer = 'base'", "series_id, start"), ("samples", "feed, partition, \"offset\"")]
+    {
+        let query = format!("SELECT {columns}, count(*) AS times FROM {what} GROUP BY {columns} HAVING count(*) > 1");
+        let found = rows(sandbox, &query)?;
+        verdict.add(|v| &mut v.doubled, found.iter().map(|row| format!("in {what}: {row:?}")));
+    }
+    Ok(())
+}
+
+fn rows(sandbox: &Sandbox, query: &str) -> Result<Vec<Row>, Failure> {
+    sandbox.try_sql(query).map_err(|finished| format!("{query}\n{}{}", finished.stdout, finished.stderr))
+}
+
+fn integer(row: &Row, column: &str) -> Result<i64, Failure> {
+    let value = row.get(column).and_then(Value::as_i64);
+    value.ok_or_else(|| format!("no whole number {column} in {row:?}"))
+}

@@ -33,9 +33,12 @@ pub enum Frequency {
 pub struct FrequencyError(String);
 
 /// Frequencies that detection considers, finest first.
-pub const STANDARD: [Frequency; 13] = [
+pub const STANDARD: [Frequency; 17] = [
     Frequency::Seconds(1),
+    Frequency::Seconds(5),
     Frequency::Seconds(10),
+    Frequency::Seconds(15),
+    Frequency::Seconds(30),
     Frequency::Seconds(60),
     Frequency::Seconds(300),
     Frequency::Seconds(600),
@@ -44,6 +47,7 @@ pub const STANDARD: [Frequency; 13] = [
     Frequency::Seconds(3600),
     Frequency::Seconds(7200),
     Frequency::Seconds(21600),
+    Frequency::Seconds(43200),
     Frequency::Day,
     Frequency::Week,
     Frequency::Month,
@@ -138,6 +142,17 @@ impl Frequency {
         if at - below < above - at { below } else { above }
     }
 
+    /// The frequency whose intervals can have this length: a frequency of seconds has one length, a calendar day or week an
+    /// hour or two more or less, a month 28 days or more.
+    pub fn of_length(length: Micros) -> Frequency {
+        match length {
+            _ if length < 23 * HOUR => Frequency::Seconds(u32::try_from(length.max(SECOND) / SECOND).unwrap_or(1)),
+            _ if length < 4 * DAY => Frequency::Day,
+            _ if length < 20 * DAY => Frequency::Week,
+            _ => Frequency::Month,
+        }
+    }
+
     /// Whole intervals between two boundaries.
     pub fn steps_between(self, from: Micros, to: Micros, zone: &TimeZone) -> i64 {
         match self {
@@ -158,37 +173,6 @@ impl Frequency {
         };
         Some(month(to)? - month(from)?)
     }
-
-    /// The standard frequency whose length is within a tenth of `gap` (a month: 28 to 31 days).
-    pub fn nearest_standard(gap: Micros) -> Option<Frequency> {
-        if (28 * DAY..=31 * DAY).contains(&gap) {
-            return Some(Frequency::Month);
-        }
-        STANDARD.into_iter().find(|f| {
-            let length = f.nominal_micros();
-            (gap - length).abs() * 10 <= length
-        })
-    }
-}
-
-/// Detects the native frequency from distinct reading stamps in ascending order.
-///
-/// The most frequent gap wins, if it is a standard frequency, has at least `votes_min` votes and at least
-/// 60 % of all. Gaps in the data only lengthen some of the steps, so a clear majority survives them.
-/// `None` means: wait for more readings.
-pub fn detect(stamps: &[Micros], votes_min: usize) -> Option<Frequency> {
-    let mut votes: Vec<(Frequency, usize)> = Vec::new();
-    let mut total = 0;
-    for pair in stamps.windows(2) {
-        total += 1;
-        let Some(found) = Frequency::nearest_standard(pair[1] - pair[0]) else { continue };
-        match votes.iter_mut().find(|(f, _)| *f == found) {
-            Some((_, n)) => *n += 1,
-            None => votes.push((found, 1)),
-        }
-    }
-    let (frequency, n) = votes.into_iter().max_by_key(|(f, n)| (*n, std::cmp::Reverse(*f)))?;
-    (n >= votes_min && n * 10 >= total * 6).then_some(frequency)
 }
 
 impl fmt::Display for Frequency {
@@ -242,7 +226,6 @@ impl<'de> Deserialize<'de> for Frequency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::MINUTE;
 
     fn at(text: &str) -> Micros {
         text.parse::<Timestamp>().unwrap().as_microsecond()
@@ -276,17 +259,5 @@ mod tests {
         for stamp in ["2024-01-01T00:14:50Z", "2024-01-01T00:15:00Z", "2024-01-01T00:15:07Z"] {
             assert_eq!(Frequency::QUARTER_HOUR.round(at(stamp), &utc), at("2024-01-01T00:15:00Z"), "{stamp}");
         }
-    }
-
-    #[test]
-    fn detection_survives_gaps_and_jitter() {
-        let quarter = 15 * MINUTE;
-        let mut stamps: Vec<Micros> = (0..30).map(|i| i * quarter + (i % 3) * SECOND).collect();
-        stamps.remove(20);
-        stamps.remove(10);
-        assert_eq!(detect(&stamps, 10), Some(Frequency::QUARTER_HOUR));
-        assert_eq!(detect(&stamps[..5], 10), None);
-        let irregular: Vec<Micros> = [0, 3, 4, 11, 12, 30].iter().map(|m| m * MINUTE).collect();
-        assert_eq!(detect(&irregular, 2), None);
     }
 }

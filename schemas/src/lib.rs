@@ -4,7 +4,7 @@
 //!
 //! * [`config`] says which topics are read, how a record is understood, and when pipelines run;
 //! * [`reading`] is one message, with the [`reading::Position`] that decides which of two readings wins;
-//! * [`frequency`] is the arithmetic of native intervals: flooring, stepping, detecting;
+//! * [`frequency`] is the arithmetic of native intervals: flooring, rounding, stepping;
 //! * [`mod@unit`] turns power into the energy of an interval;
 //! * [`tables`] are the Arrow schemas of the lake's tables;
 //! * [`facts`] are what trigger policies look at, one row per model group and pipeline.

@@ -184,8 +184,9 @@ impl Series {
     /// A series that was never seen before.
     pub fn new(feed: &str, id: &str, unit: &Unit, rules: &Rules) -> Series {
         let mut state = SeriesState::new(feed, id, unit.stored());
-        state.frequency = rules.frequency;
-        state.declared = rules.frequency.is_some();
+        if let Some(frequency) = rules.frequency {
+            state.declare(frequency);
+        }
         Series { state, memory: Memory::default(), samples: Samples::none_yet() }
     }
 
@@ -256,14 +257,15 @@ impl Series {
     }
 
     fn settle(&mut self, context: &mut Context<'_>) {
-        let declared = context.rules.frequency;
-        let found = declared.or_else(|| {
-            let stamps: Vec<Micros> = self.state.extra().pending.iter().map(|reading| reading.at).collect();
-            settle(&stamps)
-        });
-        let Some(frequency) = found else { return };
-        self.state.frequency = Some(frequency);
-        self.state.declared = declared.is_some();
+        match context.rules.frequency {
+            Some(frequency) => self.state.declare(frequency),
+            None => {
+                let stamps = self.state.extra().pending.iter().map(|reading| reading.at);
+                let Some(found) = settle(stamps, &context.rules.zone) else { return };
+                self.state.detected(found);
+            }
+        }
+        let Some(frequency) = self.state.frequency else { return };
         let waiting = std::mem::take(&mut self.state.extra_mut().pending);
         self.state.tidy();
         for reading in waiting {

@@ -1,90 +1,233 @@
-//! When the native frequency of a series is known. Pure.
+//! Which native frequency a series has, told from the stamps of its readings. Pure.
+//!
+//! A frequency is a grid of boundaries, and readings of a meter lie near the boundaries of its grid, perhaps all of them
+//! shifted by the same part of a step (the *phase*). The boundaries divide time into cells, one around each. A cell that has
+//! readings *fits* if all of them lie within a tenth of a step of its middle; the phase is where most cells have a
+//! reading. A grid fits if at least four fifths of the cells that have readings do. So
+//!
+//! * repeated stamps are one, and a burst of readings spoils one or two cells, however many readings it has;
+//! * gaps are cells without readings, which say nothing;
+//! * jitter of a few per cent of a step stays within the tenth;
+//! * the order of arrival does not matter.
+//!
+//! Readings that fit a grid fit every finer grid that it is a part of, so the coarsest grid that fits is the one: it wins
+//! only where the other places of the finer grids are empty nearly throughout. It is taken once there are enough cells, and
+//! at least half of the steps from one cell with readings to the next are single ones: what is sparser may still be
+//! anything. A series that never comes to that gets the best guess from [`PENDING_MAX`] stamps.
 
-use meterline_schemas::Micros;
-use meterline_schemas::frequency::{Frequency, STANDARD, detect};
-use meterline_schemas::time::DAY;
+use jiff::tz::TimeZone;
+use meterline_schemas::time::{DAY, Micros};
+use meterline_schemas::{Frequency, frequency::STANDARD};
 
-/// Readings with distinct stamps that wait at most; then the best guess is taken.
+/// Distinct stamps that wait at most; then the best guess is taken.
 pub const PENDING_MAX: usize = 200;
 
-/// Distinct stamps and equal gaps that sub-daily data needs.
+/// Distinct stamps, and cells that fit, that sub-daily data needs.
 const SUB_DAILY: (usize, usize) = (12, 8);
-/// The same for gaps of a day and more, where twelve readings would take weeks.
-const DAILY: (usize, usize) = (5, 4);
+/// The same for days and more, where twelve readings would take weeks.
+const DAILY: (usize, usize) = (5, 5);
+/// How far a reading may be from the middle of its cell, in steps.
+const NEAR: f64 = 0.1;
+/// Share of the cells that have to fit.
+const FIT_MIN: f64 = 0.8;
+/// Share of the steps from cell to cell that have to be single ones: to be sure, and for a guess.
+const DENSE_MIN: f64 = 0.5;
+const GUESS_DENSE_MIN: f64 = 0.1;
+/// Parts of a step in which the phase is sought, and how many of them it may spread over.
+const BINS: usize = 40;
+const WINDOW: usize = 8;
+
+/// A frequency that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// The frequency.
+    pub frequency: Frequency,
+    /// How sure that is, in per cent: the probability that the readings of the next interval fit the grid, by the rule of
+    /// succession: `(k + 1) / (n + 2)`, where k of the n intervals that had readings do.
+    pub confidence: u8,
+    /// How far the readings that fit are from the boundaries at most, in 256ths of a step.
+    pub spread: u8,
+}
 
 /// The native frequency that distinct stamps in ascending order tell, if they tell it clearly; with [`PENDING_MAX`]
 /// stamps in any case. `None`: wait for more.
-pub fn settle(stamps: &[Micros]) -> Option<Frequency> {
-    if stamps.len() < DAILY.0 {
+///
+/// Meant to be called with each stamp that is added; it does nothing then for most counts, so that all calls for a series
+/// that is never clear together cost a few thousand steps for each candidate.
+pub fn settle(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
+    let count = stamps.len();
+    if !is_due(count) {
         return None;
     }
-    let (stamps_min, votes_min) = if median_gap(stamps) * 10 >= DAY * 9 { DAILY } else { SUB_DAILY };
-    let clear = if stamps.len() >= stamps_min { detect(stamps, votes_min) } else { None };
-    match clear {
-        None if stamps.len() >= PENDING_MAX => Some(best_guess(stamps)),
+    match detect(stamps.clone(), zone) {
+        None if count >= PENDING_MAX => guess(stamps, zone),
         clear => clear,
     }
 }
 
-fn median_gap(stamps: &[Micros]) -> Micros {
-    let mut gaps: Vec<Micros> = stamps.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    let middle = gaps.len() / 2;
-    gaps.select_nth_unstable(middle);
-    gaps[middle]
+/// Whether so many stamps are worth a look: the more there are, the more have to come before the next one.
+pub fn is_due(count: usize) -> bool {
+    count >= DAILY.0 && (count >= PENDING_MAX || count.is_multiple_of((count / 8).next_power_of_two()))
 }
 
-/// The most frequent standard gap (of equally frequent ones the finer); without any, the longest standard frequency
-/// that is not longer than the median gap, so that two readings seldom fall into one interval.
-fn best_guess(stamps: &[Micros]) -> Frequency {
-    let mut votes = [0usize; STANDARD.len()];
-    for pair in stamps.windows(2) {
-        let found = Frequency::nearest_standard(pair[1] - pair[0]);
-        if let Some(index) = found.and_then(|found| STANDARD.iter().position(|standard| *standard == found)) {
-            votes[index] += 1;
+/// The native frequency that distinct stamps in ascending order tell, if they tell it clearly.
+pub fn detect(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
+    let span = span(stamps.clone())?;
+    for frequency in STANDARD.into_iter().rev() {
+        let (stamps_min, cells_min) = if frequency.nominal_micros() >= DAY { DAILY } else { SUB_DAILY };
+        // A tenth of a step, because a month or a day may be shorter than its nominal length.
+        let room = span as f64 / frequency.nominal_micros() as f64 + 1.1;
+        if stamps.len() < stamps_min || room < cells_min as f64 {
+            continue;
+        }
+        let fit = Fit::of(frequency, stamps.clone(), zone);
+        if fit.fitting >= cells_min && fit.share() >= FIT_MIN {
+            return (fit.density() >= DENSE_MIN).then(|| fit.found(frequency));
         }
     }
-    let modal = (0..STANDARD.len()).rev().max_by_key(|index| votes[*index]).filter(|index| votes[*index] > 0);
-    match modal {
-        Some(index) => STANDARD[index],
-        None => {
-            let gap = median_gap(stamps);
-            STANDARD.into_iter().rev().find(|standard| standard.nominal_micros() <= gap).unwrap_or(STANDARD[0])
+    None
+}
+
+/// The grid that fits, however sparse; else the one with the best product of fit and density; and where that says nothing, the
+/// longest frequency that is not longer than the median gap, so that two readings seldom fall into one interval.
+fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
+    let span = span(stamps.clone())?;
+    let mut best: Option<(f64, Found)> = None;
+    for frequency in STANDARD.into_iter().rev() {
+        if span < 4 * frequency.nominal_micros() {
+            continue;
+        }
+        let fit = Fit::of(frequency, stamps.clone(), zone);
+        if fit.density() < GUESS_DENSE_MIN {
+            continue;
+        }
+        if fit.share() >= FIT_MIN {
+            return Some(fit.found(frequency));
+        }
+        let score = fit.share() * fit.density();
+        if score >= 0.4 && best.is_none_or(|(known, _)| score > known) {
+            best = Some((score, fit.found(frequency)));
         }
     }
+    if let Some((_, found)) = best {
+        return Some(found);
+    }
+    let mut gaps: Vec<Micros> = stamps.clone().zip(stamps.clone().skip(1)).map(|(a, b)| b - a).collect();
+    let middle = gaps.len() / 2;
+    let (_, gap, _) = gaps.select_nth_unstable(middle);
+    let frequency = STANDARD.into_iter().rev().find(|standard| standard.nominal_micros() <= *gap);
+    let frequency = frequency.unwrap_or(STANDARD[0]);
+    Some(Fit::of(frequency, stamps, zone).found(frequency))
+}
+
+fn span(mut stamps: impl Iterator<Item = Micros>) -> Option<Micros> {
+    let first = stamps.next()?;
+    Some(stamps.last()?.saturating_sub(first))
+}
+
+/// How well stamps fit the grid of a frequency.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fit {
+    // Cells that have readings.
+    cells: usize,
+    // Those of them whose readings are all near the middle.
+    fitting: usize,
+    // Single steps from one cell with readings to the next.
+    single: usize,
+    // How far readings that fit are from a boundary, in steps.
+    spread: f64,
+}
+
+impl Fit {
+    fn of(frequency: Frequency, stamps: impl Iterator<Item = Micros> + Clone, zone: &TimeZone) -> Fit {
+        let phase = phase(stamps.clone().map(|at| place(frequency, at, zone)));
+        let mut fit = Fit::default();
+        let (mut cell, mut fits) = (f64::NAN, false);
+        for at in stamps {
+            let at = place(frequency, at, zone);
+            let here = (at - phase).round();
+            let near = (at - phase - here).abs() <= NEAR;
+            if here != cell {
+                fit.fitting += usize::from(fits);
+                fit.cells += 1;
+                fit.single += usize::from(here - cell == 1.0);
+                (cell, fits) = (here, true);
+            }
+            fits &= near;
+            if near {
+                fit.spread = fit.spread.max((at - at.round()).abs());
+            }
+        }
+        fit.fitting += usize::from(fits);
+        fit
+    }
+
+    fn share(&self) -> f64 {
+        self.fitting as f64 / self.cells.max(1) as f64
+    }
+
+    fn density(&self) -> f64 {
+        self.single as f64 / self.cells.saturating_sub(1).max(1) as f64
+    }
+
+    fn found(&self, frequency: Frequency) -> Found {
+        let confidence = (self.fitting + 1) * 100 / (self.cells + 2);
+        Found { frequency, confidence: confidence as u8, spread: (self.spread * 256.0).ceil().min(128.0) as u8 }
+    }
+}
+
+/// Where in the grid an instant is: whole numbers are boundaries. Days, weeks and months go by the clock of the zone.
+fn place(frequency: Frequency, at: Micros, zone: &TimeZone) -> f64 {
+    let local = || {
+        let at = jiff::Timestamp::from_microsecond(at).unwrap_or_default();
+        (at, zone.to_offset(at).seconds())
+    };
+    let days = || {
+        let (_, seconds) = local();
+        (at as f64 + f64::from(seconds) * 1e6) / DAY as f64
+    };
+    match frequency {
+        Frequency::Seconds(_) => at as f64 / frequency.nominal_micros() as f64,
+        Frequency::Day => days(),
+        // The first of January 1970 was a Thursday.
+        Frequency::Week => (days() + 3.0) / 7.0,
+        Frequency::Month => {
+            let (at, _) = local();
+            let date = zone.to_datetime(at).date();
+            let length = f64::from(date.days_in_month());
+            f64::from(date.year()) * 12.0
+                + f64::from(date.month() - 1)
+                + (days().rem_euclid(1.0) + f64::from(date.day() - 1)) / length
+        }
+    }
+}
+
+/// The middle of the part of a step in which most cells have a reading; near a boundary if any other is not better.
+fn phase(places: impl Iterator<Item = f64>) -> f64 {
+    // Each cell counts once for each part of it.
+    let (mut counts, mut last) = ([0u32; BINS], [f64::NAN; BINS]);
+    for at in places {
+        let cell = at.floor();
+        let bin = ((at - cell) * BINS as f64) as usize % BINS;
+        if last[bin] != cell {
+            last[bin] = cell;
+            counts[bin] += 1;
+        }
+    }
+    let window = |first: usize| (0..WINDOW).map(move |i| (i, counts[(first + i) % BINS]));
+    let sum = |first: usize| window(first).map(|(_, count)| count).sum::<u32>();
+    // The first one is that around the boundary.
+    let first = (0..BINS).map(|i| (i + BINS - WINDOW / 2) % BINS);
+    let (mut best, mut most) = (0, 0);
+    for first in first {
+        if sum(first) > most {
+            (best, most) = (first, sum(first));
+        }
+    }
+    let weighted: f64 = window(best).map(|(i, count)| (i as f64 + 0.5) * f64::from(count)).sum();
+    (best as f64 + weighted / f64::from(most.max(1))) / BINS as f64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use meterline_schemas::time::{MINUTE, SECOND};
-
-    fn regular(n: i64, gap: Micros) -> Vec<Micros> {
-        (0..n).map(|i| i * gap).collect()
-    }
-
-    #[test]
-    fn sub_daily_data_needs_twelve_stamps_and_daily_data_five() {
-        assert_eq!(settle(&regular(11, 15 * MINUTE)), None);
-        assert_eq!(settle(&regular(12, 15 * MINUTE)), Some(Frequency::QUARTER_HOUR));
-        assert_eq!(settle(&regular(4, DAY)), None);
-        assert_eq!(settle(&regular(5, DAY)), Some(Frequency::Day));
-        assert_eq!(settle(&regular(5, 7 * DAY)), Some(Frequency::Week));
-    }
-
-    #[test]
-    fn after_two_hundred_stamps_the_most_frequent_gap_is_taken() {
-        // Every second quarter hour is missing at random places: no gap has 60 % of the votes.
-        let unclear = |n: i64| -> Vec<Micros> {
-            (0..4 * n).filter(|i| [0, 1, 3, 6].contains(&(i % 10))).map(|i| i * 15 * MINUTE).collect()
-        };
-        let stamps = unclear(200);
-        assert_eq!(settle(&stamps[..PENDING_MAX - 1]), None);
-        assert!(settle(&stamps[..PENDING_MAX]).is_some());
-    }
-
-    #[test]
-    fn gaps_of_no_standard_length_take_the_next_finer_one() {
-        assert_eq!(settle(&regular(200, 7 * MINUTE)), Some(Frequency::Seconds(300)));
-        assert_eq!(settle(&regular(200, SECOND / 10)), Some(Frequency::Seconds(1)));
-    }
-}
+#[path = "frequency_tests.rs"]
+mod tests;

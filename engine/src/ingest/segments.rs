@@ -23,7 +23,7 @@ use super::series::{Record, SeriesState, Shared};
 /// What a segment begins with: its format, and the version of that.
 pub type Magic = [u8; 8];
 /// States of series.
-pub const SERIES: &Magic = b"MLSERIE1";
+pub const SERIES: &Magic = b"MLSERIE2";
 /// What roll-ups remember of series.
 pub const MEMBERS: &Magic = b"MLMEMBR1";
 /// Labels that hold from the next epoch on.
@@ -258,7 +258,7 @@ mod tests {
         let mut found = Vec::new();
         decode(&bytes, |series| found.push(series)).unwrap();
         assert_eq!(found, all);
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE1".as_slice()]
         {
             assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
         }

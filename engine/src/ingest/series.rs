@@ -8,6 +8,7 @@ use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::frequency::Found;
 use super::rollup::saved::NamedLabels;
 
 /// State of one series.
@@ -23,6 +24,11 @@ pub struct SeriesState {
     pub frequency: Option<Frequency>,
     /// Whether the frequency was declared (else detected).
     pub declared: bool,
+    /// How sure the frequency is, in per cent: [`Found::confidence`](super::frequency::Found::confidence), or 100 where it was
+    /// declared.
+    pub confidence: u8,
+    /// How far from the boundaries of the frequency readings were when it was detected, in 256ths of an interval.
+    pub spread: u8,
     /// Kafka partition it was last seen in; its event time counts there.
     pub partition: i32,
     /// Start of the first interval written.
@@ -71,6 +77,8 @@ impl SeriesState {
             unit,
             frequency: None,
             declared: false,
+            confidence: 0,
+            spread: 0,
             partition: Position::BACKFILL_PARTITION,
             first_start: None,
             last_start: None,
@@ -78,6 +86,17 @@ impl SeriesState {
             intervals: 0,
             extra: None,
         }
+    }
+
+    /// The frequency was declared.
+    pub fn declare(&mut self, frequency: Frequency) {
+        (self.frequency, self.declared, self.confidence, self.spread) = (Some(frequency), true, 100, 0);
+    }
+
+    /// The frequency was detected.
+    pub fn detected(&mut self, found: Found) {
+        (self.frequency, self.declared) = (Some(found.frequency), false);
+        (self.confidence, self.spread) = (found.confidence, found.spread);
     }
 
     /// What few series need.
@@ -118,6 +137,8 @@ pub(super) struct Record<'a> {
     id: &'a str,
     frequency: Option<Frequency>,
     declared: bool,
+    confidence: u8,
+    spread: u8,
     partition: i32,
     first_start: Option<Micros>,
     last_start: Option<Micros>,
@@ -150,6 +171,8 @@ impl<'a> Record<'a> {
             id: &series.id,
             frequency: series.frequency,
             declared: series.declared,
+            confidence: series.confidence,
+            spread: series.spread,
             partition: series.partition,
             first_start: series.first_start,
             last_start: series.last_start,
@@ -167,6 +190,8 @@ impl<'a> Record<'a> {
             unit: shared.units.get(self.unit as usize)?.clone(),
             frequency: self.frequency,
             declared: self.declared,
+            confidence: self.confidence,
+            spread: self.spread,
             partition: self.partition,
             first_start: self.first_start,
             last_start: self.last_start,

@@ -43,7 +43,8 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// What exists, at what frequency, since when.
+/// What exists, at what frequency, since when, and how sure that is: the probability that the readings of a next interval fit
+/// the frequency, as of when it was detected; 1 where it is declared.
 pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
     let rows = || series.iter();
     batch(vec![
@@ -51,6 +52,8 @@ pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> 
         text("feed", rows().map(|s| Some(&*s.feed))),
         text("frequency", rows().map(|s| s.frequency.map(|f| f.to_string()))),
         truth("declared", rows().map(|s| Some(s.declared))),
+        instant("since", rows().map(|s| s.first_start)),
+        number("confidence", rows().map(|s| s.frequency.map(|_| f64::from(s.confidence) / 100.0))),
         text("unit", rows().map(|s| Some(s.unit.to_string()))),
         instant("first_start", rows().map(|s| s.first_start)),
         instant("last_start", rows().map(|s| s.last_start)),
@@ -237,7 +240,7 @@ mod tests {
     fn a_series_without_intervals_has_nulls_where_nothing_is_known() {
         let series = series(&[SeriesState::new("meters", "m1", Unit::KWH)]).unwrap();
         assert_eq!(series.num_rows(), 1);
-        for column in ["frequency", "first_start", "last_start"] {
+        for column in ["frequency", "since", "confidence", "first_start", "last_start"] {
             assert!(series.column_by_name(column).unwrap().is_null(0), "{column}");
         }
         assert_eq!(numbers(&series, "intervals"), [0]);

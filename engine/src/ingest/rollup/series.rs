@@ -68,7 +68,8 @@ impl RollupSeries {
                 None => {
                     let number = self.known.len() as u32;
                     let mut state = SeriesState::new(&rollup.feed, &row.series, rollup.unit.clone());
-                    (state.frequency, state.partition) = (Some(row.frequency), ROLLUP_PARTITION);
+                    state.declare(row.frequency);
+                    state.partition = ROLLUP_PARTITION;
                     self.known.push(Known { rollup: Some(row.rollup), state, written: i64::MAX });
                     self.numbers.insert(Arc::clone(&row.series), number);
                     before.insert(number, None);

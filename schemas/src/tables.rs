@@ -22,7 +22,7 @@ pub const SAMPLES_PARTITION: [&str; 1] = ["month"];
 /// Partition columns of [`FORECASTS`].
 pub const FORECASTS_PARTITION: [&str; 1] = ["group_id"];
 
-/// Layer of rows that are the first of their interval: unique by (series_id, start).
+/// Layer of rows that are the first of their interval: unique by (series_id, start, end).
 pub const LAYER_BASE: &str = "base";
 /// Layer of rows that may revise another row; among rows of one interval the greatest position wins.
 pub const LAYER_REVISION: &str = "rev";

@@ -16,20 +16,27 @@
 //! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end of the
 //! epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
 
+mod doubts;
+mod reopen;
+mod waiting;
+
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{FeedConfig, Label};
 use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::time::{Span, format_micros};
-use meterline_schemas::unit::Unit;
+use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
 
-use super::frequency::settle;
+pub use self::doubts::Opening;
+pub use self::reopen::Existing;
+use self::reopen::content_of;
+use super::eras::{self, Slot};
 use super::memory::{Memory, Remembered};
 use super::outcome::{Dead, Outcome, Tally};
 use super::rows::{Content, Layer, Row, Rows};
 use super::samples::{Repeated, Samples, Taken};
 use super::series::{PendingReading, SeriesState};
-use super::written::{mark, surely_unwritten};
+use super::written::surely_unwritten;
 
 /// Samples of one interval of a gauge at most.
 const SAMPLES_MAX: usize = 100_000;
@@ -132,6 +139,8 @@ pub struct Output {
     pub tally: Tally,
     /// Readings that concern more than is remembered.
     pub parked: Vec<Parked>,
+    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and the feed's watermark.
+    pub openings: Vec<(u32, Scale, Micros)>,
     // Intervals that are to be computed anew from their samples or registers: series, start, and whether everything of
     // it is known.
     stale: Vec<(u32, Micros, bool)>,
@@ -231,49 +240,6 @@ impl Series {
         }
     }
 
-    // The native frequency is not known yet.
-    fn wait(&mut self, reading: PendingReading, context: &mut Context<'_>) {
-        let pending = &mut self.state.extra_mut().pending;
-        match pending.binary_search_by_key(&reading.at, |known| known.at) {
-            Ok(index) if pending[index].position >= reading.position => {
-                context.out.tally.count(&reading, Outcome::Duplicate, false);
-            }
-            Ok(index) => {
-                context.out.tally.count(&reading, Outcome::Waits, false);
-                let older = std::mem::replace(&mut pending[index], reading);
-                context.out.tally.released(&older);
-                context.out.tally.count(&older, Outcome::Duplicate, false);
-            }
-            Err(index) => {
-                context.out.tally.count(&reading, Outcome::Waits, false);
-                if pending.len() == pending.capacity() {
-                    // Of millions of series each waits for a few: what is reserved for nothing adds up.
-                    pending.reserve_exact(4 + pending.len() / 8);
-                }
-                pending.insert(index, reading);
-                self.settle(context);
-            }
-        }
-    }
-
-    fn settle(&mut self, context: &mut Context<'_>) {
-        match context.rules.frequency {
-            Some(frequency) => self.state.declare(frequency),
-            None => {
-                let stamps = self.state.extra().pending.iter().map(|reading| reading.at);
-                let Some(found) = settle(stamps, &context.rules.zone) else { return };
-                self.state.detected(found);
-            }
-        }
-        let Some(frequency) = self.state.frequency else { return };
-        let waiting = std::mem::take(&mut self.state.extra_mut().pending);
-        self.state.tidy();
-        for reading in waiting {
-            context.out.tally.released(&reading);
-            self.read(frequency, reading, context);
-        }
-    }
-
     fn read(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
         match context.rules.kind {
             ValueKind::Interval => self.read_interval(frequency, reading, context),
@@ -283,21 +249,27 @@ impl Series {
     }
 
     fn read_interval(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
-        let zone = &context.rules.zone;
-        let boundary = frequency.round(reading.at, zone);
-        let (start, end) = match context.rules.label {
-            Label::End => (frequency.advance(boundary, -1, zone), boundary),
-            Label::Begin => (boundary, frequency.advance(boundary, 1, zone)),
-        };
-        let content = Content {
-            value: reading.scale.store(reading.value, end - start),
-            count: 1,
-            quality: reading.quality,
-            position: reading.position,
-        };
+        let rules = context.rules;
+        let slot = Slot::at(&self.state, frequency, rules.label, &rules.zone, reading.at);
+        if context.known == Known::Remembered && self.is_doubtful(&slot, reading.at, rules) {
+            return self.hold(reading, context);
+        }
+        self.take_interval(&slot, reading, context);
+    }
+
+    fn take_interval(&mut self, slot: &Slot, reading: PendingReading, context: &mut Context<'_>) {
+        let Slot { frequency, start, end, .. } = *slot;
+        let mut content = content_of(&reading, slot);
+        let last = self.state.last_start;
         // Most readings are newer than everything, which the state says without a look into memory.
-        let newer = self.state.last_start.is_none_or(|last| last < start);
+        let newer = last.is_none_or(|last| last < start);
         let outcome = match if newer { None } else { self.memory.find(start) } {
+            // It was taken away, for another frequency: any reading brings it back.
+            Some(known) if known.content().count == 0 => {
+                content.position = content.position.max(above(known.position()));
+                revise(known, end, content, context);
+                Outcome::Accepted
+            }
             Some(known) if known.position() >= content.position => Outcome::Duplicate,
             Some(known) => {
                 let same = same_content(&known.content(), &content);
@@ -305,7 +277,7 @@ impl Series {
                 if same { Outcome::Duplicate } else { Outcome::Corrected }
             }
             None => {
-                let new = surely_unwritten(&self.state, start, frequency, zone);
+                let new = surely_unwritten(&self.state, start, frequency, &context.rules.zone);
                 match context.known {
                     Known::Remembered if !new => return context.park(reading, start, end),
                     Known::Remembered | Known::Everything => {
@@ -320,6 +292,9 @@ impl Series {
             }
         };
         context.count(&reading, outcome, end);
+        if outcome == Outcome::Accepted && slot.is_present {
+            self.notice(slot, last, &reading, context);
+        }
     }
 
     fn read_sample(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
@@ -379,17 +354,29 @@ impl Series {
 
     /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not be.
     pub fn apply_parked(&mut self, rules: &Rules, parked: Parked, found: bool, out: &mut Output) {
-        let known = if found { Known::Everything } else { Known::NoMore };
+        let Some(frequency) = self.state.frequency else { return };
+        let concerned = Slot::at(&self.state, frequency, rules.label, &rules.zone, parked.reading.at);
+        // Meanwhile an era may have opened, in which it is about another interval.
+        let is_known = rules.kind != ValueKind::Interval || (parked.from..parked.to).contains(&concerned.start);
+        let known = if found && is_known { Known::Everything } else { Known::NoMore };
         let mut context = Context { rules, number: parked.series, watermark: parked.watermark, known, out };
-        if let Some(frequency) = self.state.frequency {
-            self.read(frequency, parked.reading, &mut context);
-        }
+        self.read(frequency, parked.reading, &mut context);
     }
 
-    /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch.
-    pub fn recall_interval(&mut self, start: Micros, content: &Content, row: Option<(u32, u32)>) {
-        let (epoch, number) = row.unwrap_or_default();
-        self.memory.recall(Remembered::new(start, content, epoch, number), row.is_some());
+    /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch. One of another frequency
+    /// than its era's was taken away.
+    pub fn recall_interval(
+        &mut self,
+        rules: &Rules,
+        (start, end): (Micros, Micros),
+        content: &Content,
+        row: Option<(u32, u32)>,
+    ) {
+        let frequency = self.state.frequency.map(|present| eras::frequency_at(&self.state, present, start));
+        if frequency.is_some_and(|frequency| frequency.advance(start, 1, &rules.zone) == end) {
+            let (epoch, number) = row.unwrap_or_default();
+            self.memory.recall(Remembered::new(start, content, epoch, number), row.is_some());
+        }
     }
 
     /// Takes a sample or register that was looked up.
@@ -458,7 +445,7 @@ impl Series {
         }
         // A part that arrives late has a smaller position than the others; its row must win all the same.
         if let Some(last) = self.state.extra().last_position.filter(|last| content.position <= *last) {
-            content.position = Position { offset: last.offset + 1, ..last };
+            content.position = above(last);
         }
         self.state.extra_mut().last_position = Some(content.position);
         match self.memory.find(start) {
@@ -482,7 +469,7 @@ impl Series {
     ) {
         let row = context.out.rows.push(Row { series: context.number, start, end, layer, content });
         if layer == Layer::Base {
-            mark(&mut self.state, start, frequency, &context.rules.zone);
+            eras::mark(&mut self.state, start, frequency, &context.rules.zone);
         }
         let written = Remembered::new(start, &content, context.out.epoch, row);
         match (context.rules.kind, context.known) {
@@ -503,6 +490,15 @@ impl Output {
     pub fn keeping_before(mut self, keeps: bool) -> Output {
         self.keeps_before = keeps;
         self
+    }
+
+    /// The series that open an era before this epoch ends; of each what was said last.
+    pub fn take_openings(&mut self) -> Vec<(u32, Scale, Micros)> {
+        let mut openings = std::mem::take(&mut self.openings);
+        openings.reverse();
+        openings.sort_by_key(|(series, ..)| *series);
+        openings.dedup_by_key(|(series, ..)| *series);
+        openings
     }
 
     /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
@@ -583,6 +579,11 @@ fn revise(known: &mut Remembered, end: Micros, content: Content, context: &mut C
         }
     };
     known.set(&content, out.epoch, row);
+}
+
+/// The next position: above this one, and below all that come later in its partition.
+fn above(position: Position) -> Position {
+    Position { offset: position.offset.saturating_add(1), ..position }
 }
 
 fn same_content(a: &Content, b: &Content) -> bool {

@@ -6,7 +6,7 @@ use meterline_schemas::reading::Quality;
 use meterline_schemas::time::{DAY, HOUR, MINUTE};
 use proptest::prelude::*;
 
-use super::aggregate::{Output, Rules, Series};
+use super::aggregate::{Existing, Output, Rules, Series};
 use super::outcome::{Change, Tally};
 use super::rows::{Layer, Row};
 use super::segments::Frames;
@@ -19,7 +19,7 @@ use meterline_schemas::reading::{Position, ValueKind};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
-fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
+pub(super) fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
     Rules {
         kind,
         label,
@@ -31,46 +31,53 @@ fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>) -> Rules {
 }
 
 /// A run of the aggregate with commits, restarts and crashes.
-struct Run {
+pub(super) struct Run {
     rules: Rules,
     unit: Unit,
-    series: Series,
+    pub(super) series: Series,
+    pub(super) watermark: Micros,
+    pub(super) lateness: Micros,
     committed: Series,
     out: Output,
     // What the lake has.
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
     samples: Vec<PendingReading>,
     // Whether what was forgotten can be looked up.
     declines: bool,
-    counts: BTreeMap<i32, Counts>,
+    pub(super) counts: BTreeMap<i32, Counts>,
     dead: usize,
 }
 
 impl Run {
-    fn new(rules: Rules, unit: &Unit) -> Run {
+    pub(super) fn new(rules: Rules, unit: &Unit) -> Run {
         let series = Series::new("f", "s", unit, &rules);
         let committed = series.clone();
         let out = Output::new(1, rules.remembered);
         let (unit, counts) = (unit.clone(), BTreeMap::new());
-        Run { rules, unit, series, committed, out, rows: vec![], samples: vec![], declines: false, counts, dead: 0 }
+        let (rows, samples, watermark, lateness) = (vec![], vec![], Micros::MIN, 0);
+        let (declines, dead) = (false, 0);
+        Run { rules, unit, series, watermark, lateness, committed, out, rows, samples, declines, counts, dead }
     }
 
-    fn apply(&mut self, reading: &PendingReading) {
+    pub(super) fn apply(&mut self, reading: &PendingReading) {
         self.apply_in(&self.unit.clone(), reading);
     }
 
     fn apply_in(&mut self, unit: &Unit, reading: &PendingReading) {
-        self.series.apply(&self.rules, 0, Micros::MIN, unit, *reading, &mut self.out);
+        self.series.apply(&self.rules, 0, self.watermark, unit, *reading, &mut self.out);
     }
 
     // What a shard does at the end of an epoch.
     fn end_epoch(&mut self) {
         let parked = std::mem::take(&mut self.out.parked);
+        let openings = self.out.take_openings();
+        let openings: Vec<_> = openings
+            .into_iter()
+            .filter_map(|(_, scale, watermark)| Some((self.series.opening(&self.rules, watermark)?, scale, watermark)))
+            .collect();
         for parked in parked.iter().filter(|_| !self.declines) {
-            for row in self.rows.iter().filter(|row| (parked.from..parked.to).contains(&row.start)) {
-                let same = self.rows.iter().filter(|other| other.start == row.start);
-                let newest = same.max_by_key(|row| row.content.position).unwrap();
-                self.series.recall_interval(row.start, &newest.content, None);
+            for row in self.newest().into_values().filter(|row| (parked.from..parked.to).contains(&row.start)) {
+                self.series.recall_interval(&self.rules, (row.start, row.end), &row.content, None);
             }
             for sample in self.samples.iter().filter(|sample| (parked.from..=parked.to).contains(&sample.at)) {
                 self.series.recall_sample(*sample);
@@ -78,11 +85,22 @@ impl Run {
         }
         for (number, row) in (0..).zip(self.out.rows.iter()) {
             if parked.iter().any(|parked| parked.from == row.start) {
-                self.series.recall_interval(row.start, &row.content, Some((self.out.epoch, number)));
+                let place = Some((self.out.epoch, number));
+                self.series.recall_interval(&self.rules, (row.start, row.end), &row.content, place);
             }
         }
         for parked in parked {
             self.series.apply_parked(&self.rules, parked, !self.declines, &mut self.out);
+        }
+        for (opening, scale, watermark) in openings.into_iter().filter(|_| !self.declines) {
+            let existing = |row: &Row, number| {
+                let Row { start, end, content, .. } = *row;
+                Existing { start, end, content, row: number }
+            };
+            let mut rows: Vec<Existing> = self.newest().values().map(|row| existing(row, None)).collect();
+            rows.extend((0..).zip(self.out.rows.iter()).map(|(number, row)| existing(row, Some(number))));
+            rows.retain(|row| (opening.from..opening.to).contains(&row.start));
+            self.series.reopen(&self.rules, 0, (&opening, scale, watermark), rows, &mut self.out);
         }
         for stale in self.out.take_stale() {
             self.series.refresh(&self.rules, stale, &mut self.out);
@@ -90,7 +108,7 @@ impl Run {
         self.series.trim(&self.rules, self.out.remembered, self.out.remembered);
     }
 
-    fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         self.end_epoch();
         let next = Output::new(self.out.epoch + 1, self.out.remembered);
         let out = std::mem::replace(&mut self.out, next);
@@ -104,7 +122,7 @@ impl Run {
     }
 
     /// The process ends and starts again: memory is lost, and what was not committed.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
         segments::decode(&bytes::Bytes::from(frames.segment(segments::SERIES)), |state| {
             self.series = Series::restore(state)
@@ -113,24 +131,36 @@ impl Run {
         self.out = Output::new(1, self.rules.remembered);
     }
 
-    /// What a reader of the table sees: by interval the row with the greatest position.
-    fn read(&self) -> BTreeMap<Micros, (f64, i32, Quality)> {
-        let mut found: BTreeMap<Micros, Row> = BTreeMap::new();
+    // By interval the row with the greatest position.
+    fn newest(&self) -> BTreeMap<(Micros, Micros), Row> {
+        let mut found: BTreeMap<(Micros, Micros), Row> = BTreeMap::new();
         for row in &self.rows {
-            let known = found.entry(row.start).or_insert(*row);
+            let known = found.entry((row.start, row.end)).or_insert(*row);
             if row.content.position > known.content.position {
                 *known = *row;
             }
         }
         found
-            .into_iter()
-            .filter(|(_, row)| row.content.count > 0)
-            .map(|(start, row)| (start, (row.content.value, row.content.count, row.content.quality)))
-            .collect()
+    }
+
+    /// What a reader of the table sees, with the end of each interval: none overlap.
+    pub(super) fn read_with_ends(&self) -> BTreeMap<(Micros, Micros), (f64, i32, Quality)> {
+        let rows = self.newest().into_iter().filter(|(_, row)| row.content.count > 0);
+        let found: BTreeMap<(Micros, Micros), (f64, i32, Quality)> = rows
+            .map(|(interval, Row { content, .. })| (interval, (content.value, content.count, content.quality)))
+            .collect();
+        let ends = found.keys().map(|(_, end)| *end);
+        assert!(ends.zip(found.keys().skip(1)).all(|(end, (next, _))| end <= *next), "intervals overlap: {found:?}");
+        found
+    }
+
+    pub(super) fn read(&self) -> BTreeMap<Micros, (f64, i32, Quality)> {
+        self.read_with_ends().into_iter().map(|((start, _), row)| (start, row)).collect()
     }
 
     fn check_layers(&self) {
-        let mut base: Vec<Micros> = self.rows.iter().filter(|r| r.layer == Layer::Base).map(|r| r.start).collect();
+        let base = self.rows.iter().filter(|row| row.layer == Layer::Base);
+        let mut base: Vec<(Micros, Micros)> = base.map(|row| (row.start, row.end)).collect();
         base.sort_unstable();
         let all = base.len();
         base.dedup();
@@ -140,14 +170,14 @@ impl Run {
 
 /// What happens between two readings.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+pub(super) enum Event {
     Nothing,
     Commit,
     CommitAndRestart,
     Crash,
 }
 
-fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         12 => Just(Event::Nothing),
         4 => Just(Event::Commit),
@@ -161,12 +191,13 @@ fn run(rules: Rules, unit: &Unit, readings: &[PendingReading], events: &[Event])
     drive(Run::new(rules, unit), readings, events)
 }
 
-fn drive(mut run: Run, readings: &[PendingReading], events: &[Event]) -> Run {
+pub(super) fn drive(mut run: Run, readings: &[PendingReading], events: &[Event]) -> Run {
     let mut committed = 0;
     let mut crashes = 0;
     let mut next = 0;
     while next < readings.len() {
         run.apply(&readings[next]);
+        run.watermark = run.watermark.max(readings[next].at - run.lateness);
         next += 1;
         match events[(next + crashes) % events.len()] {
             Event::Nothing => {}
@@ -196,7 +227,7 @@ fn drive(mut run: Run, readings: &[PendingReading], events: &[Event]) -> Run {
     run
 }
 
-fn reading(at: Micros, value: f64, quality: Quality, position: (i64, i32, i64)) -> PendingReading {
+pub(super) fn reading(at: Micros, value: f64, quality: Quality, position: (i64, i32, i64)) -> PendingReading {
     let (timestamp_ms, partition, offset) = position;
     let position = Position { timestamp_ms, partition, offset };
     PendingReading { at, value, scale: Unit::KW.scale(), quality, position }
@@ -270,7 +301,10 @@ proptest! {
     fn a_detected_frequency_loses_no_reading(
         raw in proptest::collection::vec((0..4i64, 0..3u8, 0..50i64, 0..3i32), 20..120),
         events in proptest::collection::vec(event(), 1..40),
-        frequency in prop_oneof![Just(Frequency::QUARTER_HOUR), Just(Frequency::HOUR), Just(Frequency::Day)],
+        frequency in prop_oneof![
+            Just(Frequency::QUARTER_HOUR), Just(Frequency::HOUR), Just(Frequency::Day), Just(Frequency::Week),
+            Just(Frequency::Month),
+        ],
     ) {
         let rules = rules(ValueKind::Interval, Label::Begin, None);
         let zone = rules.zone.clone();

@@ -1,19 +1,19 @@
 //! Which native frequency a series has, told from the stamps of its readings. Pure.
 //!
-//! A frequency is a grid of boundaries, and readings of a meter lie near the boundaries of its grid, perhaps all of them
-//! shifted by the same part of a step (the *phase*). The boundaries divide time into cells, one around each. A cell that has
-//! readings *fits* if all of them lie within a tenth of a step of its middle; the phase is where most cells have a
-//! reading. A grid fits if at least four fifths of the cells that have readings do. So
+//! A frequency is a grid of boundaries, and readings of a meter lie near the boundaries of its grid, perhaps all of
+//! them shifted by the same part of a step (the *phase*). The boundaries divide time into cells, one around each. A
+//! cell that has readings *fits* if all of them lie within a tenth of a step of its middle; the phase is where most
+//! cells have a reading. A grid fits if at least four fifths of the cells that have readings do. So
 //!
 //! * repeated stamps are one, and a burst of readings spoils one or two cells, however many readings it has;
 //! * gaps are cells without readings, which say nothing;
 //! * jitter of a few per cent of a step stays within the tenth;
 //! * the order of arrival does not matter.
 //!
-//! Readings that fit a grid fit every finer grid that it is a part of, so the coarsest grid that fits is the one: it wins
-//! only where the other places of the finer grids are empty nearly throughout. It is taken once there are enough cells, and
-//! at least half of the steps from one cell with readings to the next are single ones: what is sparser may still be
-//! anything. A series that never comes to that gets the best guess from [`PENDING_MAX`] stamps.
+//! Readings that fit a grid fit every finer grid that it is a part of, so the coarsest grid that fits is the one: it
+//! wins only where the other places of the finer grids are empty nearly throughout. It is taken once there are enough
+//! cells, and at least half of the steps from one cell with readings to the next are single ones: what is sparser may
+//! still be anything. A series that never comes to that gets the best guess from [`PENDING_MAX`] stamps.
 
 use jiff::tz::TimeZone;
 use meterline_schemas::time::{DAY, Micros};
@@ -33,6 +33,10 @@ const FIT_MIN: f64 = 0.8;
 /// Share of the steps from cell to cell that have to be single ones: to be sure, and for a guess.
 const DENSE_MIN: f64 = 0.5;
 const GUESS_DENSE_MIN: f64 = 0.1;
+/// Least product of both shares for a guess.
+const GUESS_MIN: f64 = 0.4;
+/// A [`Found::spread`] that no reading is beyond.
+pub const ANY_SPREAD: u8 = 128;
 /// Parts of a step in which the phase is sought, and how many of them it may spread over.
 const BINS: usize = 40;
 const WINDOW: usize = 8;
@@ -42,18 +46,21 @@ const WINDOW: usize = 8;
 pub struct Found {
     /// The frequency.
     pub frequency: Frequency,
-    /// How sure that is, in per cent: the probability that the readings of the next interval fit the grid, by the rule of
-    /// succession: `(k + 1) / (n + 2)`, where k of the n intervals that had readings do.
+    /// How sure that is, in per cent: the probability that the readings of the next interval fit the grid, by the
+    /// rule of succession: `(k + 1) / (n + 2)`, where k of the n intervals that had readings do.
     pub confidence: u8,
-    /// How far the readings that fit are from the boundaries at most, in 256ths of a step.
+    /// The mean distance of the readings that fit from their boundaries, in 256ths of a step: negative for earlier
+    /// ones.
+    pub phase: i8,
+    /// How far they are from that at most, in 256ths of a step.
     pub spread: u8,
 }
 
 /// The native frequency that distinct stamps in ascending order tell, if they tell it clearly; with [`PENDING_MAX`]
 /// stamps in any case. `None`: wait for more.
 ///
-/// Meant to be called with each stamp that is added; it does nothing then for most counts, so that all calls for a series
-/// that is never clear together cost a few thousand steps for each candidate.
+/// Meant to be called with each stamp that is added; it does nothing then for most counts, so that all calls for a
+/// series that is never clear together cost a few thousand steps for each candidate.
 pub fn settle(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
     let count = stamps.len();
     if !is_due(count) {
@@ -88,8 +95,9 @@ pub fn detect(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &Time
     None
 }
 
-/// The grid that fits, however sparse; else the one with the best product of fit and density; and where that says nothing, the
-/// longest frequency that is not longer than the median gap, so that two readings seldom fall into one interval.
+/// The grid that fits, however sparse; else the one with the best product of fit and density; and where that says
+/// nothing, the longest frequency that is not longer than the median gap, so that two readings seldom fall into one
+/// interval.
 fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
     let span = span(stamps.clone())?;
     let mut best: Option<(f64, Found)> = None;
@@ -105,8 +113,8 @@ fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone)
             return Some(fit.found(frequency));
         }
         let score = fit.share() * fit.density();
-        if score >= 0.4 && best.is_none_or(|(known, _)| score > known) {
-            best = Some((score, fit.found(frequency)));
+        if score >= GUESS_MIN && best.is_none_or(|(known, _)| score > known) {
+            best = Some((score, Found { spread: ANY_SPREAD, ..fit.found(frequency) }));
         }
     }
     if let Some((_, found)) = best {
@@ -117,7 +125,7 @@ fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone)
     let (_, gap, _) = gaps.select_nth_unstable(middle);
     let frequency = STANDARD.into_iter().rev().find(|standard| standard.nominal_micros() <= *gap);
     let frequency = frequency.unwrap_or(STANDARD[0]);
-    Some(Fit::of(frequency, stamps, zone).found(frequency))
+    Some(Found { spread: ANY_SPREAD, ..Fit::of(frequency, stamps, zone).found(frequency) })
 }
 
 fn span(mut stamps: impl Iterator<Item = Micros>) -> Option<Micros> {
@@ -134,19 +142,24 @@ struct Fit {
     fitting: usize,
     // Single steps from one cell with readings to the next.
     single: usize,
-    // How far readings that fit are from a boundary, in steps.
-    spread: f64,
+    // The readings near the middle of their cells: where the middle is, and how far from it they are, in steps.
+    phase: f64,
+    near: usize,
+    sum: f64,
+    least: f64,
+    most: f64,
 }
 
 impl Fit {
     fn of(frequency: Frequency, stamps: impl Iterator<Item = Micros> + Clone, zone: &TimeZone) -> Fit {
         let phase = phase(stamps.clone().map(|at| place(frequency, at, zone)));
-        let mut fit = Fit::default();
+        let mut fit = Fit { phase, least: NEAR, most: -NEAR, ..Fit::default() };
         let (mut cell, mut fits) = (f64::NAN, false);
         for at in stamps {
             let at = place(frequency, at, zone);
             let here = (at - phase).round();
-            let near = (at - phase - here).abs() <= NEAR;
+            let distance = at - phase - here;
+            let near = distance.abs() <= NEAR;
             if here != cell {
                 fit.fitting += usize::from(fits);
                 fit.cells += 1;
@@ -155,7 +168,9 @@ impl Fit {
             }
             fits &= near;
             if near {
-                fit.spread = fit.spread.max((at - at.round()).abs());
+                fit.near += 1;
+                fit.sum += distance;
+                (fit.least, fit.most) = (fit.least.min(distance), fit.most.max(distance));
             }
         }
         fit.fitting += usize::from(fits);
@@ -172,7 +187,17 @@ impl Fit {
 
     fn found(&self, frequency: Frequency) -> Found {
         let confidence = (self.fitting + 1) * 100 / (self.cells + 2);
-        Found { frequency, confidence: confidence as u8, spread: (self.spread * 256.0).ceil().min(128.0) as u8 }
+        let mean = self.sum / self.near.max(1) as f64;
+        // From half a step before a boundary to just before half a step after it, as stamps are rounded.
+        let phase = (self.phase + mean + 0.5).rem_euclid(1.0) - 0.5;
+        let spread = (self.most - mean).max(mean - self.least);
+        let parts = |steps: f64| (steps * 256.0 * 1024.0).round() / 1024.0;
+        Found {
+            frequency,
+            confidence: confidence as u8,
+            phase: if phase >= 127.5 / 256.0 { i8::MIN } else { parts(phase).round() as i8 },
+            spread: parts(spread).ceil().min(f64::from(ANY_SPREAD)) as u8,
+        }
     }
 }
 

@@ -27,14 +27,17 @@ fn sub_daily_data_needs_twelve_stamps_and_daily_data_five() {
 #[test]
 fn confidence_is_what_the_rule_of_succession_says() {
     let sure = |stamps: &[Micros]| detect(stamps.iter().copied(), &TimeZone::UTC).unwrap();
-    assert_eq!((sure(&regular(12, HOUR)).confidence, sure(&regular(12, HOUR)).spread), (92, 0));
+    let found = Found { frequency: Frequency::HOUR, confidence: 92, phase: 0, spread: 0 };
+    assert_eq!(sure(&regular(12, HOUR)), found);
     assert_eq!(sure(&regular(98, HOUR)).confidence, 99);
     let mut one_wrong = regular(12, HOUR);
     one_wrong[6] += 20 * MINUTE;
-    assert_eq!(sure(&one_wrong), Found { frequency: Frequency::HOUR, confidence: 85, spread: 0 });
+    assert_eq!(sure(&one_wrong), Found { confidence: 85, ..found });
     // Half a tenth of a step beside the boundaries.
     let late: Vec<Micros> = regular(12, HOUR).iter().map(|at| at + 3 * MINUTE).collect();
-    assert_eq!(sure(&late).spread, 13);
+    assert_eq!(sure(&late), Found { phase: 13, ..found });
+    let half: Vec<Micros> = regular(12, HOUR).iter().map(|at| at + 30 * MINUTE).collect();
+    assert_eq!(sure(&half), Found { phase: -128, ..found });
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn days_weeks_and_months_go_by_the_local_clock() {
             let first = frequency.floor(begin, &zone);
             let stamps: Vec<Micros> = (0..14).map(|i| frequency.advance(first, i, &zone)).collect();
             let found = detect(stamps.iter().copied(), &zone).unwrap();
-            assert_eq!((found.frequency, found.spread), (frequency, 0), "{zone:?}");
+            assert_eq!((found.frequency, found.phase, found.spread), (frequency, 0, 0), "{zone:?}");
             // At eight in the morning, for the day, week or month before.
             let later = detect(stamps.iter().map(|at| at + 8 * HOUR), &zone).unwrap();
             assert_eq!(later.frequency, frequency, "{zone:?}");

@@ -27,8 +27,15 @@ const CASES: u64 = 6;
 const PARTITIONS: i32 = 2;
 const BEGIN: Micros = 1_700_006_400_000_000; // 2023-11-15T00:00:00Z
 const PATIENCE: Duration = Duration::from_secs(60);
-const KINDS: [(&str, ValueKind); 3] =
-    [("energy", ValueKind::Interval), ("power", ValueKind::Gauge), ("register", ValueKind::Counter)];
+const KINDS: [(&str, ValueKind); 4] = [
+    ("energy", ValueKind::Interval),
+    ("power", ValueKind::Gauge),
+    ("register", ValueKind::Counter),
+    ("changing", ValueKind::Interval),
+];
+/// The feed whose frequency is detected: hours, and from hour [`CHANGE`] on quarter hours.
+const CHANGING: usize = 3;
+const CHANGE: i64 = 75;
 
 /// Random numbers, the same for the same seed.
 struct Dice(u64);
@@ -56,24 +63,34 @@ fn records(dice: &mut Dice) -> Vec<Sent> {
     let hours = 150;
     let mut timestamp_ms = (BEGIN + hours * HOUR) / 1_000;
     for hour in 0..hours {
-        for series in 0..9u64 {
-            let feed = (series % 3) as usize;
-            let times = if feed == 1 { 1 + dice.roll(4) } else { 1 };
-            for _ in 0..times {
+        for series in 0..12u64 {
+            let feed = (series % 4) as usize;
+            let times = match feed {
+                1 => 1 + dice.roll(4),
+                CHANGING if hour >= CHANGE => 4,
+                _ => 1,
+            };
+            for time in 1..=times as i64 {
                 let back = match dice.roll(12) {
                     0 => dice.roll(hours as u64) as i64,
                     1 => dice.roll(5) as i64,
-                    2 => continue,
+                    2 if feed != CHANGING || !(CHANGE..CHANGE + 3).contains(&hour) => continue,
                     _ => 0,
                 };
+                // What a change is told by comes once, in order.
+                let back = if feed == CHANGING && (CHANGE..CHANGE + 3).contains(&hour) { 0 } else { back };
                 let hour = (hour - back).max(0);
-                let minutes = if feed == 1 { 1 + dice.roll(60) as i64 } else { 60 };
+                let minutes = match feed {
+                    1 => 1 + dice.roll(60) as i64,
+                    CHANGING if hour >= CHANGE => 15 * time,
+                    _ => 60,
+                };
                 let value = if feed == 2 { hour * 10 + dice.roll(14) as i64 } else { dice.roll(50) as i64 };
                 // Time stamps go back now and then: the order of positions is not that of arrival.
                 timestamp_ms += dice.roll(40) as i64 - 5;
                 sent.push(Sent {
                     feed,
-                    partition: dice.roll(PARTITIONS as u64) as i32,
+                    partition: if feed == CHANGING { 0 } else { dice.roll(PARTITIONS as u64) as i32 },
                     timestamp_ms,
                     series: format!("{}{series}", KINDS[feed].0),
                     at: BEGIN + hour * HOUR + minutes * MINUTE,
@@ -105,7 +122,8 @@ fn oracle(sent: &[Sent]) -> BTreeMap<(String, Micros), (f64, i32)> {
     }
     let mut intervals: BTreeMap<(String, Micros), (f64, i32)> = BTreeMap::new();
     for ((feed, series, at), (_, value)) in &latest {
-        let start = (at - 1 - BEGIN).div_euclid(HOUR) * HOUR + BEGIN;
+        let length = if *feed == CHANGING && *at > BEGIN + CHANGE * HOUR { 15 * MINUTE } else { HOUR };
+        let start = (at - 1 - BEGIN).div_euclid(length) * length + BEGIN;
         let found = match KINDS[*feed].1 {
             ValueKind::Interval => (*value, 1),
             ValueKind::Gauge => {
@@ -160,7 +178,7 @@ async fn case(seed: u64) {
     for (name, kind) in KINDS {
         let mut feed = FeedConfig::new(name, "id", "ts", "value");
         feed.kind = kind;
-        feed.frequency = Some(Frequency::HOUR);
+        feed.frequency = (name != KINDS[CHANGING].0).then_some(Frequency::HOUR);
         config.feed.insert(name.into(), feed);
     }
     let sent = records(&mut dice);

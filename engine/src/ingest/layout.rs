@@ -318,7 +318,12 @@ impl EpochRows {
             id.append_value(&texts.id);
             start.append_value(row.start);
             end.append_value(row.end);
-            frequency.append_value(&texts.common.frequency_text);
+            let length = Frequency::of_length(row.end - row.start);
+            match texts.common.frequency == Some(length) {
+                true => frequency.append_value(&texts.common.frequency_text),
+                // Of an earlier epoch of the series.
+                false => frequency.append_value(length.to_string()),
+            }
             value.append_value(row.content.value);
             unit.append_value(&texts.common.unit_text);
             count.append_value(row.content.count);

@@ -103,6 +103,18 @@ impl Memory {
         self.intervals.front().map(|oldest| oldest.start)
     }
 
+    /// Those that start at or after `from`.
+    pub fn from(&self, from: Micros) -> impl ExactSizeIterator<Item = &Remembered> {
+        let first = self.intervals.partition_point(|known| known.start < from);
+        self.intervals.range(first..)
+    }
+
+    /// Forgets those that start at or after `from`.
+    pub fn forget_from(&mut self, from: Micros) {
+        let kept = self.intervals.partition_point(|known| known.start < from);
+        self.intervals.truncate(kept);
+    }
+
     /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless `replace`.
     pub fn recall(&mut self, interval: Remembered, replace: bool) {
         match self.intervals.binary_search_by_key(&interval.start, |known| known.start) {

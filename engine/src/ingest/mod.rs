@@ -1,6 +1,6 @@
 //! The stream: raw records → readings → native intervals → one atomic commit.
 //!
-//! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (when it is known), [`written`] (what is
+//! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (which it is), [`eras`] (which it was), [`written`] (what is
 //! surely new), [`watermark`] (what is closed), [`idleness`] (what may still come), [`judge`] (whether a topic is still the one that was read), [`epoch`]
 //! (parts of one epoch → state), [`groups`] (what triggers see).
 //! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
@@ -25,6 +25,7 @@ pub mod dataflow;
 pub mod dead_letters;
 pub mod discovery;
 pub mod epoch;
+pub mod eras;
 mod error;
 mod feeds;
 pub mod frequency;
@@ -64,6 +65,8 @@ mod aggregate_tests;
 mod cluster_tests;
 #[cfg(test)]
 pub(crate) mod commit_tests;
+#[cfg(test)]
+mod eras_tests;
 #[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]

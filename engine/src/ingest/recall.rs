@@ -81,8 +81,8 @@ pub(super) fn tidy(wants: &mut Vec<Want>) {
 /// What was found, by the number of the series.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recalled {
-    /// Intervals by start, as they were written last.
-    pub intervals: Vec<(u32, Micros, Content)>,
+    /// Intervals by start and end, as they were written last.
+    pub intervals: Vec<(u32, (Micros, Micros), Content)>,
     /// Samples and registers.
     pub samples: Vec<(u32, PendingReading)>,
     /// [`Wanted::intervals`] were not looked up: it would have taken too long.
@@ -102,7 +102,7 @@ pub async fn look_up(
     may_decline: bool,
 ) -> Result<Recalled, LakeError> {
     let mut found = Recalled::default();
-    let mut newest: HashMap<(u32, Micros), Content> = HashMap::new();
+    let mut newest: HashMap<(u32, (Micros, Micros)), Content> = HashMap::new();
     let all = intervals.files()?;
     for (wants, may_decline) in [(&wanted.intervals, may_decline), (&wanted.samples, false)] {
         let files = concerned(&all, wants, "start");
@@ -114,7 +114,8 @@ pub async fn look_up(
         table
             .read(files, wants, |number, rows, row| {
                 let content = content(rows, row)?;
-                match newest.entry((number, instant(rows.column(1), row))) {
+                let interval = (instant(rows.column(1), row), instant(rows.column(8), row));
+                match newest.entry((number, interval)) {
                     Entry::Occupied(mut known) if known.get().position < content.position => {
                         known.insert(content);
                     }
@@ -127,7 +128,7 @@ pub async fn look_up(
             })
             .await?;
     }
-    found.intervals = newest.into_iter().map(|((number, start), content)| (number, start, content)).collect();
+    found.intervals = newest.into_iter().map(|((number, interval), content)| (number, interval, content)).collect();
     if !wanted.samples.is_empty() {
         // The register at the end of the last interval belongs to it.
         let wants: Vec<Want> = wanted.samples.iter().map(|want| Want { to: want.to + 1, ..want.clone() }).collect();
@@ -144,8 +145,8 @@ pub async fn look_up(
 }
 
 /// The key first; the order is that of [`content`].
-pub(super) const INTERVAL_COLUMNS: [&str; 8] =
-    ["series_id", "start", "value", "count", "quality", "position_timestamp", "partition", "offset"];
+pub(super) const INTERVAL_COLUMNS: [&str; 9] =
+    ["series_id", "start", "value", "count", "quality", "position_timestamp", "partition", "offset", "end"];
 /// The key first; the order is that of [`sample`].
 const SAMPLE_COLUMNS: [&str; 8] =
     ["series_id", "at", "value", "unit", "quality", "position_timestamp", "partition", "offset"];

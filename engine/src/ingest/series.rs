@@ -8,6 +8,7 @@ use meterline_schemas::unit::{Scale, Unit};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::eras::Era;
 use super::frequency::Found;
 use super::rollup::saved::NamedLabels;
 
@@ -27,7 +28,9 @@ pub struct SeriesState {
     /// How sure the frequency is, in per cent: [`Found::confidence`](super::frequency::Found::confidence), or 100 where it was
     /// declared.
     pub confidence: u8,
-    /// How far from the boundaries of the frequency readings were when it was detected, in 256ths of an interval.
+    /// Where readings were when the frequency was detected: [`Found::phase`](super::frequency::Found::phase).
+    pub phase: i8,
+    /// How far from there: [`Found::spread`](super::frequency::Found::spread).
     pub spread: u8,
     /// Kafka partition it was last seen in; its event time counts there.
     pub partition: i32,
@@ -52,12 +55,20 @@ pub struct Extra {
     /// Greatest position of a row made from several readings (kinds `counter` and `gauge`): later rows are placed
     /// above it, so that of two rows of one interval the later always wins.
     pub last_position: Option<Position>,
-    /// Readings that wait for the native frequency: stamp, value, quality and position.
+    /// Readings that wait for the native frequency, or are held in doubt of it; by stamp.
     pub pending: Vec<PendingReading>,
     /// Labels of those readings, by their positions, where roll-ups need them.
     pub pending_labels: Vec<(Position, NamedLabels)>,
     /// Of a counter: the last register. None comes after it.
     pub last_register: Option<PendingReading>,
+    /// Eras before the present one, the oldest first.
+    pub eras: Vec<Era>,
+    /// Before it, in the present era, the table may have rows that were taken away.
+    pub rewritten_to: Option<Micros>,
+    /// Starts of the last intervals, if each is more than one step after the one before.
+    pub sparse: Vec<Micros>,
+    /// Intervals that came since a reading was last held in doubt of the frequency.
+    pub undisturbed: u8,
 }
 
 static NOTHING: Extra = Extra {
@@ -66,6 +77,10 @@ static NOTHING: Extra = Extra {
     pending: Vec::new(),
     pending_labels: Vec::new(),
     last_register: None,
+    eras: Vec::new(),
+    rewritten_to: None,
+    sparse: Vec::new(),
+    undisturbed: 0,
 };
 
 impl SeriesState {
@@ -78,6 +93,7 @@ impl SeriesState {
             frequency: None,
             declared: false,
             confidence: 0,
+            phase: 0,
             spread: 0,
             partition: Position::BACKFILL_PARTITION,
             first_start: None,
@@ -90,13 +106,13 @@ impl SeriesState {
 
     /// The frequency was declared.
     pub fn declare(&mut self, frequency: Frequency) {
-        (self.frequency, self.declared, self.confidence, self.spread) = (Some(frequency), true, 100, 0);
+        (self.frequency, self.declared, self.confidence) = (Some(frequency), true, 100);
     }
 
     /// The frequency was detected.
     pub fn detected(&mut self, found: Found) {
         (self.frequency, self.declared) = (Some(found.frequency), false);
-        (self.confidence, self.spread) = (found.confidence, found.spread);
+        (self.confidence, self.phase, self.spread) = (found.confidence, found.phase, found.spread);
     }
 
     /// What few series need.
@@ -123,6 +139,8 @@ impl SeriesState {
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
                 + extra.pending.capacity() * size_of::<PendingReading>()
                 + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
+                + extra.eras.capacity() * size_of::<Era>()
+                + extra.sparse.capacity() * size_of::<Micros>()
         });
         let id = if self.id.is_heap_allocated() { self.id.capacity() } else { 0 };
         size_of::<SeriesState>() + id + extra
@@ -138,6 +156,7 @@ pub(super) struct Record<'a> {
     frequency: Option<Frequency>,
     declared: bool,
     confidence: u8,
+    phase: i8,
     spread: u8,
     partition: i32,
     first_start: Option<Micros>,
@@ -172,6 +191,7 @@ impl<'a> Record<'a> {
             frequency: series.frequency,
             declared: series.declared,
             confidence: series.confidence,
+            phase: series.phase,
             spread: series.spread,
             partition: series.partition,
             first_start: series.first_start,
@@ -191,6 +211,7 @@ impl<'a> Record<'a> {
             frequency: self.frequency,
             declared: self.declared,
             confidence: self.confidence,
+            phase: self.phase,
             spread: self.spread,
             partition: self.partition,
             first_start: self.first_start,

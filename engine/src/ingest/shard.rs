@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use foldhash::quality::FixedState;
-use hashbrown::{HashSet, HashTable};
+use hashbrown::{HashMap, HashSet, HashTable};
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::ValueKind;
-use meterline_schemas::unit::Unit;
+use meterline_schemas::unit::{Scale, Unit};
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
+use super::aggregate::{Existing, Opening, Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
 use super::dead_letters::DeadLetter;
 use super::error::IngestError;
@@ -125,6 +125,22 @@ struct Member {
     // The commit whose segment holds its state.
     written: i64,
     series: Series,
+}
+
+/// An era that opens at the end of the epoch.
+struct Due {
+    opening: Opening,
+    scale: Scale,
+    watermark: Micros,
+    rows: Vec<Existing>,
+}
+
+impl Due {
+    fn take(&mut self, row: Existing) {
+        if (self.opening.from..self.opening.to).contains(&row.start) {
+            self.rows.push(row);
+        }
+    }
 }
 
 /// Bytes of a series that gets a reading in an epoch: where it stood before, its texts and its place among the others.
@@ -299,11 +315,16 @@ impl Shard {
                 ValueKind::Interval => &mut wanted.intervals,
                 ValueKind::Gauge | ValueKind::Counter => &mut wanted.samples,
             };
-            spans.extend(output.parked.iter().map(|parked| Want {
-                series: parked.series,
-                id: self.members[parked.series as usize].series.state.id.clone(),
-                from: parked.from,
-                to: parked.to,
+            let want = |series: u32, from, to| Want {
+                series,
+                id: self.members[series as usize].series.state.id.clone(),
+                from,
+                to,
+            };
+            spans.extend(output.parked.iter().map(|parked| want(parked.series, parked.from, parked.to)));
+            spans.extend(output.openings.iter().filter_map(|(number, _, watermark)| {
+                let opening = self.members[*number as usize].series.opening(&feed.rules, *watermark)?;
+                Some(want(*number, opening.from, opening.to))
             }));
         }
         wanted.tidy();
@@ -312,8 +333,12 @@ impl Shard {
 
     /// Takes what was looked up, and the readings that waited for it.
     pub fn resolve(&mut self, found: Recalled) {
-        for (number, start, content) in &found.intervals {
-            self.members[*number as usize].series.recall_interval(*start, content, None);
+        let openings = self.openings(&found);
+        for (number, interval, content) in &found.intervals {
+            let member = &mut self.members[*number as usize];
+            if let Some(feed) = self.feeds.get(usize::from(member.feed)) {
+                member.series.recall_interval(&feed.rules, *interval, content, None);
+            }
         }
         for (number, sample) in found.samples {
             self.members[number as usize].series.recall_sample(sample);
@@ -328,7 +353,8 @@ impl Shard {
             for (row, number) in output.rows.iter().zip(0..) {
                 if concerned.contains(&(row.series, row.start)) {
                     let series = &mut self.members[row.series as usize].series;
-                    series.recall_interval(row.start, &row.content, Some((self.epoch, number)));
+                    let place = Some((self.epoch, number));
+                    series.recall_interval(&feed.rules, (row.start, row.end), &row.content, place);
                 }
             }
             let looked_up = feed.rules.kind != ValueKind::Interval || !found.declined;
@@ -336,6 +362,51 @@ impl Shard {
                 let series = &mut self.members[parked.series as usize].series;
                 series.apply_parked(&feed.rules, parked, looked_up, output);
                 self.recalled.push(parked.series);
+            }
+        }
+        self.reopen(openings);
+    }
+
+    // The eras that open at the end of this epoch, with what was found of them. None where nothing could be looked up: the
+    // readings are still held, and the next of them asks again.
+    fn openings(&mut self, found: &Recalled) -> HashMap<u32, Due> {
+        let mut due = HashMap::new();
+        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
+            for (number, scale, watermark) in output.take_openings() {
+                let opening = self.members[number as usize].series.opening(&feed.rules, watermark);
+                if let Some(opening) = opening.filter(|_| !found.declined) {
+                    due.insert(number, Due { opening, scale, watermark, rows: Vec::new() });
+                }
+            }
+        }
+        if !due.is_empty() {
+            for (number, (start, end), content) in &found.intervals {
+                if let Some(due) = due.get_mut(number) {
+                    due.take(Existing { start: *start, end: *end, content: *content, row: None });
+                }
+            }
+        }
+        due
+    }
+
+    fn reopen(&mut self, mut due: HashMap<u32, Due>) {
+        if due.is_empty() {
+            return;
+        }
+        for (index, (feed, output)) in self.feeds.iter().zip(&mut self.outputs).enumerate() {
+            for (row, number) in output.rows.iter().zip(0..) {
+                if let Some(due) = due.get_mut(&row.series) {
+                    due.take(Existing { start: row.start, end: row.end, content: row.content, row: Some(number) });
+                }
+            }
+            let mine = |number: &u32| usize::from(self.members[*number as usize].feed) == index;
+            let mut series: Vec<u32> = due.keys().copied().filter(mine).collect();
+            series.sort_unstable();
+            for number in series {
+                let Some(Due { opening, scale, watermark, rows }) = due.remove(&number) else { continue };
+                let series = &mut self.members[number as usize].series;
+                series.reopen(&feed.rules, number, (&opening, scale, watermark), rows, output);
+                self.recalled.push(number);
             }
         }
     }

@@ -132,7 +132,7 @@ pub struct Counts {
     pub duplicate: u64,
     /// Records that could not be read.
     pub dead: u64,
-    /// Records held until the native frequency of their series is known.
+    /// Records held until the native frequency of their series is known, or is certain again.
     pub pending: u64,
     /// Of the accepted and corrected: those that came after the watermark had passed their interval.
     pub late: u64,

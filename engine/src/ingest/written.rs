@@ -2,7 +2,8 @@
 //!
 //! The state of a series remembers the first and the last interval, the last 128 ones as bits, and the longest holes
 //! before them. That is enough to never write two base rows of one interval, and to take almost nothing new for a correction;
-//! what it cannot tell goes to the layer of revisions, where it is right too.
+//! what it cannot tell goes to the layer of revisions, where it is right too. Of earlier eras, and of what was written again at
+//! the beginning of the present one, nothing is sure.
 
 use jiff::tz::TimeZone;
 use meterline_schemas::{Frequency, Micros};
@@ -16,6 +17,10 @@ const HOLES_MAX: usize = 4;
 
 /// Whether no row of the interval that starts at `start` was ever written.
 pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency, zone: &TimeZone) -> bool {
+    let extra = state.extra();
+    if extra.rewritten_to.is_some_and(|to| start < to) || extra.eras.last().is_some_and(|era| start < era.to) {
+        return false;
+    }
     let (Some(first), Some(last)) = (state.first_start, state.last_start) else { return true };
     if start > last || start < first {
         return true;

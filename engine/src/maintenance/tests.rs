@@ -292,6 +292,8 @@ async fn a_file_that_is_not_sorted_is_left_as_it_is() {
     let (_dir, env) = environment(|lake| lake).await;
     let mut owner = TableOwner::open(&env.lake, &TableDefinition::intervals()).await.unwrap();
     let rows = batch(&[hours(4, 5, "base", 5), hours(1, 2, "base", 5)].concat());
+    // The partition's columns come last, and are in no file.
+    let rows = rows.project(&(0..rows.num_columns() - 2).collect::<Vec<_>>()).unwrap();
     let partition = vec![("month".to_owned(), "1970-01".to_owned()), ("layer".to_owned(), "base".to_owned())];
     let files = owner.encode(move |files| files.file(partition, [Ok(rows)])).await.unwrap();
     let files = owner.store(&files).await.unwrap();

@@ -124,12 +124,13 @@ fn fault(error: ArrowError) -> MaintenanceError {
 }
 
 /// Of rows sorted by series and start: which have the greatest position of their interval, and how many rows come before the
-/// last interval.
+/// last start.
 fn winners(rows: &RecordBatch) -> Result<(BooleanArray, usize), ArrowError> {
     let column =
         |name: &str| rows.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")));
     let series = column("series_id")?.as_string::<i32>();
     let start = column("start")?.as_primitive::<TimestampMicrosecondType>();
+    let end = column("end")?.as_primitive::<TimestampMicrosecondType>();
     let timestamp = column("position_timestamp")?.as_primitive::<Int64Type>();
     let partition = column("partition")?.as_primitive::<Int32Type>();
     let offset = column("offset")?.as_primitive::<Int64Type>();
@@ -139,17 +140,50 @@ fn winners(rows: &RecordBatch) -> Result<(BooleanArray, usize), ArrowError> {
         offset: offset.value(i),
     };
     let mut won = vec![false; rows.num_rows()];
-    let (mut first, mut best) = (0, 0);
+    let mut first = 0;
+    // The best row of each interval that starts there: there are several where the frequency of the series changed.
+    let mut best: Vec<usize> = Vec::new();
     for i in 0..rows.num_rows() {
         if start.value(i) != start.value(first) || series.value(i) != series.value(first) {
-            won[best] = true;
-            (first, best) = (i, i);
-        } else if position(i) > position(best) {
-            best = i;
+            best.drain(..).for_each(|best| won[best] = true);
+            first = i;
+        }
+        match best.iter_mut().find(|best| end.value(**best) == end.value(i)) {
+            Some(best) if position(i) > position(*best) => *best = i,
+            Some(_) => {}
+            None => best.push(i),
         }
     }
-    if let Some(last) = won.get_mut(best) {
-        *last = true;
-    }
+    best.into_iter().for_each(|best| won[best] = true);
     Ok((won.into(), first))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_one_start_and_two_lengths_do_not_compete() {
+        // Series, start, end and offset.
+        let rows = [("a", 0, 4, 1), ("a", 0, 1, 0), ("a", 0, 4, 2), ("a", 1, 2, 0), ("b", 1, 2, 7), ("b", 1, 2, 6)];
+        let instants = |of: fn(&(&str, i64, i64, i64)) -> i64| {
+            Arc::new(rows.iter().map(|row| Some(of(row))).collect::<TimestampMicrosecondArray>()) as ArrayRef
+        };
+        let zeros = || rows.iter().map(|_| Some(0));
+        let batch = RecordBatch::try_from_iter([
+            ("series_id", Arc::new(rows.iter().map(|row| Some(row.0)).collect::<StringArray>()) as ArrayRef),
+            ("start", instants(|row| row.1)),
+            ("end", instants(|row| row.2)),
+            ("position_timestamp", Arc::new(zeros().map(|n| n.map(i64::from)).collect::<Int64Array>()) as ArrayRef),
+            ("partition", Arc::new(zeros().collect::<Int32Array>()) as ArrayRef),
+            ("offset", Arc::new(rows.iter().map(|row| Some(row.3)).collect::<Int64Array>()) as ArrayRef),
+        ]);
+        let (won, complete) = winners(&batch.unwrap()).unwrap();
+        let won: Vec<bool> = won.iter().flatten().collect();
+        assert_eq!((won, complete), (vec![false, true, true, true, true, false], 4));
+    }
 }

@@ -217,9 +217,12 @@ impl Scrape {
         let closed = "up to where intervals are closed, as far as one partition is concerned; Unix time";
         let silence = "how long no broker has been able to say where it ends";
         let figures: [(&str, &str, Option<&Unit>, Figure<'_>); 5] = [
-            ("pending_records", "records that wait for their series' frequency", None, &|p| {
-                Some(p.read?.counts.pending as f64)
-            }),
+            (
+                "pending_records",
+                "records that wait for their series' frequency to be known, or certain again",
+                None,
+                &|p| Some(p.read?.counts.pending as f64),
+            ),
             ("incarnation", "how often the topic was created anew", None, &|p| Some(f64::from(p.read?.incarnation))),
             ("lag_records", "records in Kafka that no commit holds", None, &|p| Some(p.lag() as f64)),
             ("partition_silence", silence, SECONDS, &|p| Some(p.silence())),
@@ -263,7 +266,8 @@ impl Scrape {
         for (number, feed) in census.feeds() {
             metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.series(number))?;
         }
-        let mut metric = gauge(encoder, "intervals", "intervals that have a value", None)?;
+        let mut metric =
+            gauge(encoder, "intervals", "intervals that have a value, of the present frequency of their series", None)?;
         for (number, feed) in census.feeds() {
             metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.intervals(number))?;
         }

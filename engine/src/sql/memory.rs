@@ -52,12 +52,12 @@ pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> 
         text("feed", rows().map(|s| Some(&*s.feed))),
         text("frequency", rows().map(|s| s.frequency.map(|f| f.to_string()))),
         truth("declared", rows().map(|s| Some(s.declared))),
-        instant("since", rows().map(|s| s.first_start)),
+        instant("since", rows().map(|s| s.since())),
         number("confidence", rows().map(|s| s.frequency.map(|_| f64::from(s.confidence) / 100.0))),
         text("unit", rows().map(|s| Some(s.unit.to_string()))),
-        instant("first_start", rows().map(|s| s.first_start)),
+        instant("first_start", rows().map(|s| s.first_ever())),
         instant("last_start", rows().map(|s| s.last_start)),
-        integer("intervals", rows().map(|s| Some(signed(s.intervals)))),
+        integer("intervals", rows().map(|s| Some(signed(s.intervals_ever())))),
         integer("pending", rows().map(|s| Some(s.extra().pending.len() as i64))),
     ])
 }

@@ -31,11 +31,13 @@ pub(super) fn intervals(layers: &Layers, known_by: Option<Micros>) -> String {
     if layers.revisions.is_empty() {
         return settled;
     }
-    let touched = format!("(SELECT 1 FROM {revisions} r WHERE r.series_id = b.series_id AND r.start = b.start)");
+    let touched = format!(
+        "(SELECT 1 FROM {revisions} r WHERE r.series_id = b.series_id AND r.start = b.start AND r.\"end\" = b.\"end\")"
+    );
     format!(
         "{settled} UNION ALL \
          SELECT {shown} FROM {revised} b WHERE count > 0 AND NOT EXISTS {touched} UNION ALL \
-         SELECT {shown} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, month \
+         SELECT {shown} FROM (SELECT {columns}, row_number() OVER (PARTITION BY series_id, start, \"end\", month \
              ORDER BY position_timestamp DESC, partition DESC, \"offset\" DESC) AS revision FROM \
            (SELECT {columns} FROM {revisions} UNION ALL \
             SELECT {columns} FROM {revised} b WHERE EXISTS {touched})) \

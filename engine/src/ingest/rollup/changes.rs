@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use meterline_schemas::Frequency;
 use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::Position;
 
@@ -32,19 +33,25 @@ impl ForRollups {
         self.plan.rollups.iter().any(|rollup| rollup.has_feed(feed))
     }
 
-    /// A reading with labels was taken. While the frequency of its series is not known, they wait in the state, as it does.
+    /// A reading with labels was taken. While it waits in the state of its series, so do they.
     pub fn read(&mut self, series: u32, feed: u16, state: &mut SeriesState, position: Position, labels: LabelValues) {
         if !self.plan.has_labels(feed) || !self.take_part(feed) {
             return;
         }
-        if state.frequency.is_none() {
+        let waits = |state: &SeriesState, position| state.extra().pending.iter().any(|one| one.position == position);
+        if waits(state, position) {
             let named = self.givers.save_read(feed, &labels);
             return state.extra_mut().pending_labels.push((position, named));
         }
         self.labels.insert((series, position), labels);
         if !state.extra().pending_labels.is_empty() {
             for (position, named) in std::mem::take(&mut state.extra_mut().pending_labels) {
-                self.labels.insert((series, position), self.givers.restore_read(feed, &named));
+                match waits(state, position) {
+                    true => state.extra_mut().pending_labels.push((position, named)),
+                    false => {
+                        self.labels.insert((series, position), self.givers.restore_read(feed, &named));
+                    }
+                }
             }
             state.tidy();
         }
@@ -66,14 +73,14 @@ impl ForRollups {
         self.inputs.reserve(rows.len());
         for (number, row) in (0..).zip(rows.iter()) {
             let state = state(row.series);
-            let Some(frequency) = state.frequency else { continue };
             let id = ids.entry(row.series).or_insert_with(|| state.id.as_str().into());
             self.inputs.push(Input::Interval(IntervalChange {
                 series: Arc::clone(id),
                 feed,
                 start: row.start,
                 end: row.end,
-                frequency,
+                // Not that of the series: it may have been another one then.
+                frequency: Frequency::of_length(row.end - row.start),
                 unit: state.unit.clone(),
                 old: before.get(&number).copied(),
                 new: Some(row.content),

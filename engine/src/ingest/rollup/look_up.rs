@@ -16,13 +16,12 @@ use super::sums::Sums;
 
 /// Those of [`INTERVAL_COLUMNS`], and what follows.
 const COLUMNS: [&str; 14] = {
-    let [a, b, c, d, e, f, g, h] = INTERVAL_COLUMNS;
-    [a, b, c, d, e, f, g, h, "end", "frequency", "present", "measured", "estimated", "substituted"]
+    let [a, b, c, d, e, f, g, h, i] = INTERVAL_COLUMNS;
+    [a, b, c, d, e, f, g, h, i, "frequency", "present", "measured", "estimated", "substituted"]
 };
 
 /// The newest row of an interval.
 struct Found {
-    end: Micros,
     frequency: Frequency,
     content: Content,
     sums: Sums,
@@ -34,7 +33,7 @@ struct Found {
 /// The table or a file cannot be read.
 pub async fn series_rows(lake: &Lake, intervals: &TableOwner, wants: &[Want]) -> Result<Vec<SeriesRow>, LakeError> {
     let row =
-        |series, start, Found { end, frequency, content, .. }| SeriesRow { series, start, end, frequency, content };
+        |series, (start, end), Found { frequency, content, .. }| SeriesRow { series, start, end, frequency, content };
     newest(lake, intervals, wants, row).await
 }
 
@@ -44,7 +43,7 @@ pub async fn series_rows(lake: &Lake, intervals: &TableOwner, wants: &[Want]) ->
 /// The table or a file cannot be read.
 pub async fn group_rows(lake: &Lake, intervals: &TableOwner, wants: &[Want]) -> Result<Vec<GroupRow>, LakeError> {
     let row =
-        |series, start, Found { end, content, sums, .. }| GroupRow { series, start, end, value: content.value, sums };
+        |series, (start, end), Found { content, sums, .. }| GroupRow { series, start, end, value: content.value, sums };
     newest(lake, intervals, wants, row).await
 }
 
@@ -52,7 +51,7 @@ async fn newest<Row>(
     lake: &Lake,
     intervals: &TableOwner,
     wants: &[Want],
-    make: impl Fn(Arc<str>, Micros, Found) -> Row,
+    make: impl Fn(Arc<str>, (Micros, Micros), Found) -> Row,
 ) -> Result<Vec<Row>, LakeError> {
     // Wants come in order: those of one series are neighbours.
     let mut series: Vec<Arc<str>> = Vec::new();
@@ -67,15 +66,15 @@ async fn newest<Row>(
     recall::tidy(&mut numbered);
     let files = concerned(&intervals.files()?, &numbered, "start");
     let table = Table { lake, name: intervals.name(), columns: &COLUMNS };
-    let mut found: HashMap<(u32, Micros), Found> = HashMap::new();
+    let mut found: HashMap<(u32, (Micros, Micros)), Found> = HashMap::new();
     let keep = |number, rows: &RecordBatch, row| {
         let content = content(rows, row)?;
-        let known = match found.entry((number, instant(rows.column(1), row))) {
+        let interval = (instant(rows.column(1), row), instant(rows.column(8), row));
+        let known = match found.entry((number, interval)) {
             Entry::Occupied(known) if known.get().content.position >= content.position => return Some(()),
             known => known,
         };
         known.insert_entry(Found {
-            end: instant(rows.column(8), row),
             frequency: rows.column(9).as_string_opt::<i32>()?.value(row).parse().ok()?,
             content,
             sums: sums(rows, row)?,
@@ -84,7 +83,7 @@ async fn newest<Row>(
     };
     table.read(files, &numbered, keep).await?;
     let there = found.into_iter().filter(|(_, found)| found.content.count > 0);
-    Ok(there.map(|((number, start), found)| make(Arc::clone(&series[number as usize]), start, found)).collect())
+    Ok(there.map(|((number, interval), found)| make(Arc::clone(&series[number as usize]), interval, found)).collect())
 }
 
 // Nothing where it is not a roll-up's.

@@ -1,0 +1,222 @@
+//! Meters that change their frequency, with restarts and crashes, against a batch recomputation of all readings.
+
+use std::collections::BTreeMap;
+
+use meterline_schemas::config::Label;
+use meterline_schemas::reading::{Quality, ValueKind};
+use meterline_schemas::time::{DAY, HOUR, MINUTE};
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+use proptest::prelude::*;
+
+use super::aggregate_tests::{Event, Run, drive, event, reading, rules};
+use super::series::{PendingReading, SeriesState};
+
+const QUARTER: Frequency = Frequency::QUARTER_HOUR;
+const HALF: Frequency = Frequency::Seconds(1800);
+
+/// Epochs of a series, the oldest first: from when on, and the frequency.
+type Epochs = Vec<(Micros, Frequency)>;
+
+fn epochs(state: &SeriesState) -> Epochs {
+    let mut from = Micros::MIN;
+    let mut epochs = Epochs::new();
+    for era in &state.extra().eras {
+        epochs.push((from, era.frequency));
+        from = era.to;
+    }
+    epochs.push((from, state.frequency.unwrap()));
+    epochs.dedup_by_key(|(_, frequency)| *frequency);
+    epochs
+}
+
+/// The intervals of all readings, given the epochs.
+fn recomputed(readings: &[PendingReading], epochs: &Epochs, label: Label) -> BTreeMap<(Micros, Micros), f64> {
+    let zone = rules(ValueKind::Interval, label, None).zone;
+    let mut newest: BTreeMap<(Micros, Micros), &PendingReading> = BTreeMap::new();
+    for reading in readings {
+        let interval_of = |frequency: Frequency| {
+            let boundary = frequency.round(reading.at, &zone);
+            match label {
+                Label::End => (frequency.advance(boundary, -1, &zone), boundary),
+                Label::Begin => (boundary, frequency.advance(boundary, 1, &zone)),
+            }
+        };
+        // The shorter intervals tell on which side of a change a reading is.
+        let number = (1..epochs.len()).rev().find(|number| {
+            let shorter = epochs[*number].1.min(epochs[number - 1].1);
+            interval_of(shorter).0 >= epochs[*number].0
+        });
+        let interval = interval_of(epochs[number.unwrap_or(0)].1);
+        let known = newest.entry(interval).or_insert(reading);
+        if reading.position > known.position {
+            *known = reading;
+        }
+    }
+    let value = |(start, end): (Micros, Micros), value: f64| value * ((end - start) as f64 / HOUR as f64);
+    newest.into_iter().map(|(interval, reading)| (interval, value(interval, reading.value))).collect()
+}
+
+fn values(run: &Run) -> BTreeMap<(Micros, Micros), f64> {
+    run.read_with_ends().into_iter().map(|(interval, (value, ..))| (interval, value)).collect()
+}
+
+fn run_of(label: Label, remembered: usize) -> Run {
+    let mut rules = rules(ValueKind::Interval, label, None);
+    rules.remembered = remembered;
+    Run::new(rules, &Unit::KW)
+}
+
+/// Stamps of a meter that changes; the number of readings of each frequency.
+fn stamps(parts: &[(Frequency, usize)], origin: Micros, label: Label) -> Vec<Micros> {
+    let zone = rules(ValueKind::Interval, label, None).zone;
+    let mut start = origin;
+    let mut stamps = Vec::new();
+    for (frequency, count) in parts {
+        // It changes at a boundary of the coarser frequency.
+        for _ in 0..*count {
+            let end = frequency.advance(start, 1, &zone);
+            stamps.push(if label == Label::End { end } else { start });
+            start = end;
+        }
+    }
+    stamps
+}
+
+fn label() -> impl Strategy<Value = Label> {
+    prop_oneof![Just(Label::Begin), Just(Label::End)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_meter_that_changes_has_an_epoch_for_each_frequency(
+        (first, second) in prop_oneof![
+            Just((Frequency::HOUR, QUARTER)), Just((QUARTER, Frequency::HOUR)), Just((Frequency::HOUR, HALF)),
+            Just((HALF, QUARTER)), Just((Frequency::Day, Frequency::HOUR)), Just((Frequency::HOUR, Frequency::Day)),
+            Just((QUARTER, Frequency::Day)), Just((Frequency::HOUR, Frequency::Seconds(60))),
+        ],
+        (label, remembered, lateness) in (label(), 2..40usize, 0..6 * HOUR),
+        (days, more, wrong) in (1..4usize, 60..90usize, proptest::collection::vec((0..150usize, 0..9u8), 0..12)),
+        events in proptest::collection::vec(event(), 1..40),
+    ) {
+        // Around the spring change of clocks; a change comes at midnight.
+        let zone = rules(ValueKind::Interval, label, None).zone;
+        let origin = Frequency::Day.advance(Frequency::Day.floor(1_711_800_000_000_000, &zone), -3, &zone);
+        let change = Frequency::Day.advance(origin, if first == Frequency::Day { 8 } else { days as i64 }, &zone);
+        let count = first.steps_between(origin, change, &zone);
+        let stamps = stamps(&[(first, count as usize), (second, more)], origin, label);
+        let mut readings: Vec<PendingReading> = Vec::new();
+        for (i, at) in (0..).zip(stamps) {
+            readings.push(reading(at, (i % 7) as f64, Quality::Measured, (i, 0, i)));
+            // Repetitions and corrections of the last ones.
+            for (_, back) in wrong.iter().filter(|(at, _)| *at as i64 == i) {
+                let of = readings[readings.len().saturating_sub(1 + usize::from(*back))];
+                readings.push(reading(of.at, of.value + 1.0, Quality::Measured, (i, 0, 1_000 + i)));
+            }
+        }
+        let mut run = run_of(label, remembered);
+        run.lateness = lateness;
+        let run = drive(run, &readings, &events);
+        let epochs = epochs(&run.series.state);
+        prop_assert_eq!(&epochs, &vec![(Micros::MIN, first), (change, second)]);
+        prop_assert_eq!(run.series.state.since(), Some(change));
+        prop_assert_eq!(values(&run), recomputed(&readings, &epochs, label));
+        prop_assert_eq!(run.series.state.intervals_ever(), run.read().len() as u64);
+    }
+
+    #[test]
+    fn what_is_read_in_two_halves_becomes_what_it_is_read_at_once(
+        frequency in prop_oneof![Just(QUARTER), Just(HALF), Just(Frequency::HOUR)],
+        (label, remembered) in (label(), 2..20usize),
+        (count, batch) in (60..400usize, 1..300usize),
+        events in proptest::collection::vec(event(), 1..40),
+    ) {
+        let all = stamps(&[(frequency, count)], 1_711_800_000_000_000, label);
+        let readings: Vec<PendingReading> = (0..)
+            .zip(&all)
+            .map(|(i, at)| reading(*at, (i % 5) as f64, Quality::Measured, (i, (i % 2) as i32, i / 2)))
+            .collect();
+        // Every other one lies in another partition, and what is read of one is more or less ahead of the other.
+        let (even, odd): (Vec<PendingReading>, Vec<PendingReading>) =
+            readings.iter().partition(|reading| reading.position.partition == 0);
+        let mut order = Vec::new();
+        let (mut even, mut odd) = (even.chunks(batch), odd.chunks(batch));
+        loop {
+            let next = [even.next(), odd.next()];
+            order.extend(next.iter().flatten().flat_map(|chunk| chunk.iter().copied()));
+            if next == [None, None] {
+                break;
+            }
+        }
+        // The watermark follows the partition that is behind.
+        let mut run = run_of(label, remembered);
+        run.lateness = 1_000 * DAY;
+        let run = drive(run, &order, &events);
+        prop_assert_eq!(run.series.state.frequency, Some(frequency));
+        let epochs = epochs(&run.series.state);
+        prop_assert_eq!(epochs.len(), 1, "{:?}", epochs);
+        prop_assert_eq!(values(&run), recomputed(&readings, &epochs, label));
+    }
+}
+
+#[test]
+fn stray_readings_open_no_epoch_and_are_not_lost() {
+    let mut run = run_of(Label::End, 8);
+    let mut readings: Vec<PendingReading> =
+        (1..60).map(|hour| reading(hour * HOUR, 1.0, Quality::Measured, (hour, 0, hour))).collect();
+    for (hour, minute) in [(20, 10), (31, 25), (32, 40)] {
+        readings.insert(
+            readings.iter().position(|reading| reading.at > hour * HOUR).unwrap(),
+            reading(hour * HOUR + minute * MINUTE, 9.0, Quality::Measured, (hour, 0, 1_000 + hour)),
+        );
+    }
+    let expected = recomputed(&readings, &vec![(Micros::MIN, Frequency::HOUR)], Label::End);
+    run = drive(run, &readings, &[Event::Commit]);
+    assert_eq!(run.series.state.frequency, Some(Frequency::HOUR));
+    assert_eq!(values(&run), expected);
+    assert_eq!(run.counts[&0].pending, 0);
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_frequency() {
+    let mut run = run_of(Label::End, 8);
+    let at = |hour: i64| hour * HOUR + if hour > 40 { 9 * MINUTE } else { 0 };
+    let readings: Vec<PendingReading> =
+        (1..90).map(|hour| reading(at(hour), 1.0, Quality::Measured, (hour, 0, hour))).collect();
+    run = drive(run, &readings, &[Event::Commit]);
+    assert_eq!((run.series.state.frequency, run.counts[&0].pending), (Some(Frequency::HOUR), 0));
+    assert_eq!(values(&run), recomputed(&readings, &vec![(Micros::MIN, Frequency::HOUR)], Label::End));
+}
+
+#[test]
+fn an_hour_of_the_new_epoch_that_was_written_is_taken_away_with_the_quarter_hours() {
+    let mut run = run_of(Label::End, 2);
+    let mut next = 0;
+    let mut apply = |run: &mut Run, at: Micros| {
+        next += 1;
+        run.apply(&reading(at, 4.0, Quality::Measured, (next, 0, next)));
+    };
+    for hour in 1..=24 {
+        apply(&mut run, hour * HOUR);
+    }
+    run.commit();
+    for quarter in 97..=105 {
+        apply(&mut run, quarter * 15 * MINUTE);
+        run.commit();
+    }
+    // The readings at full hours were hours so far.
+    assert_eq!(run.read_with_ends().keys().next_back(), Some(&(25 * HOUR, 26 * HOUR)));
+    for quarter in 106..=120 {
+        apply(&mut run, quarter * 15 * MINUTE);
+        run.commit();
+    }
+    assert_eq!(run.series.state.since(), Some(24 * HOUR));
+    let after: Vec<((Micros, Micros), f64)> = values(&run).into_iter().skip(24).collect();
+    let quarters = (96..120).map(|i| ((i * 15 * MINUTE, (i + 1) * 15 * MINUTE), 1.0));
+    assert_eq!(after, quarters.collect::<Vec<_>>());
+    // Both in one commit: nothing is there twice, and no time is without a value.
+    let total: f64 = values(&run).values().sum();
+    assert_eq!(total, 24.0 * 4.0 + 24.0);
+}

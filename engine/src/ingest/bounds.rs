@@ -68,5 +68,8 @@ mod tests {
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
         assert_eq!(of("1 KiB").records, RECORDS_MIN);
+        // What all processes read goes into the memory of one.
+        let crew = Crew { process: 1, processes: 4, threads: 2 };
+        assert_eq!((scarce.records_of(crew), scarce.records_of(Crew::alone(8))), (167_772 / 4, 167_772));
     }
 }

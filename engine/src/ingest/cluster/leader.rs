@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
@@ -188,8 +188,9 @@ impl Links {
 
     /// Waits until all processes have ended that were told to.
     pub fn await_end(&self) {
+        let began = Instant::now();
         for (process, link) in &self.links {
-            if !link.await_end(END_LIMIT) {
+            if !link.await_end(END_LIMIT.saturating_sub(began.elapsed())) {
                 tracing::warn!(process, limit_s = END_LIMIT.as_secs(), "a process of the cluster did not end in time");
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Each process has so many workers of one timely cluster. Process 0 also has the coordinator, discovery and all that is not
 //! the stream itself; the others have workers alone. Readings go from worker to worker by timely's own connections (one
-//! between any two processes). Beside them each process has a [`link`] to process 0, which carries what in one process is a
+//! between any two processes). Beside them each process has a `link` to process 0, which carries what in one process is a
 //! channel or shared memory: parts of epochs and questions up; epochs, watermarks, partitions and answers down.
 //!
 //! Only process 0 commits, so what keeps two engines apart (the fence) keeps two clusters apart, and a process that was
@@ -10,9 +10,9 @@
 //! because they carry the number of the start. A process that is lost ends all of them: each says why, and when they are
 //! started again the stream goes on from the last commit.
 //!
-//! [`membership`] is what the configuration says. [`assemble`] connects the processes, in any order of their starts; each
-//! connection begins with a [`handshake`]. [`frame`] is what goes over a link, [`message`] what it means, [`leader`] the side
-//! of process 0, [`member`] that of the others. [`socket`] stands between timely and its connections.
+//! `membership` is what the configuration says. `assemble` connects the processes, in any order of their starts; each
+//! connection begins with a `handshake`. `frame` is what goes over a link, `message` what it means, `leader` the side
+//! of process 0, `member` that of the others. `socket` stands between timely and its connections.
 
 mod assemble;
 mod frame;

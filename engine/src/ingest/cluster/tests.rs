@@ -7,6 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use meterline_schemas::config::Config;
+
 use super::assemble::{gather, join};
 use super::frame;
 use super::handshake::{Failure, Purpose, answer, call};
@@ -158,6 +160,44 @@ fn a_link_carries_messages_both_ways_and_tells_its_end_once() {
     assert!(ends[1].contains("has ended"), "{ends:?}");
     drop(right);
     assert!(received.recv_timeout(Duration::from_millis(100)).is_err());
+}
+
+#[test]
+fn a_link_that_is_cut_in_the_middle_of_a_message_hands_out_no_part_of_it() {
+    let (left, mut right) = connected();
+    let (got, received) = mpsc::channel();
+    let link: Link<u64> =
+        Link::start(left, "left", || None, move |said: io::Result<String>| got.send(said).is_ok()).unwrap();
+    let mut whole = Vec::new();
+    frame::write(&mut whole, &"x".repeat(100_000)).unwrap();
+    right.write_all(&whole).unwrap();
+    right.write_all(&whole[..whole.len() - 1]).unwrap();
+    drop(right);
+    assert_eq!(received.recv_timeout(PATIENCE).unwrap().unwrap().len(), 100_000);
+    let error = received.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+    assert!(link.await_end(PATIENCE));
+}
+
+#[test]
+fn the_secret_comes_from_a_file_below_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.cluster.addresses = vec!["10.0.0.1:4700".into(), "10.0.0.2:4700".into()];
+    config.cluster.secret_file = Some("secret".into());
+    let of = |process| Membership::of(&config, directory.path(), process, 2);
+    let file = directory.path().join("secret");
+    assert!(of(0).unwrap_err().to_string().contains(&file.display().to_string()));
+    std::fs::write(&file, " \n").unwrap();
+    assert!(of(0).unwrap_err().to_string().contains("write a long random text into it"));
+    std::fs::write(&file, "known to all\n").unwrap();
+    let (caller, called) = (of(1).unwrap().unwrap(), of(0).unwrap().unwrap());
+    assert_eq!((caller.crew().workers(), called.crew().workers()), (4, 4));
+    assert!(!format!("{caller:?}").contains("known to all"));
+    let (caller, called) = handshake(caller, called, true);
+    assert_eq!((caller.unwrap(), called.unwrap()), (0, 1));
+    assert!(of(2).unwrap_err().is_usage());
+    assert!(Membership::of(&Config::default(), directory.path(), 0, 2).unwrap().is_none());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What the coordinator tells the workers of one process, in shared memory: which epoch is open, whether it takes more, and
-//! what the last commit said.
+//! What the coordinator tells the workers of one process, in shared memory: which epoch is open, whether it takes more,
+//! and what the last commit said.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -108,8 +108,8 @@ impl Control {
         self.epoch.fetch_add(1, Ordering::Release)
     }
 
-    /// Where the states of the epoch that was closed last go. Asked only between the end of an epoch and its commit, while no
-    /// other one can end.
+    /// Where the states of the epoch that was closed last go. Asked only between the end of an epoch and its commit,
+    /// while no other one can end.
     pub(super) fn places(&self) -> Places {
         *self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }

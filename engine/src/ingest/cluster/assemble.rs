@@ -188,8 +188,8 @@ fn connect(me: &Membership, process: usize, purpose: Purpose) -> Result<TcpStrea
     Err(last.into())
 }
 
-/// Another process joins: waits for process 0, and then until all others are there. The result is the link, what the stream
-/// begins with, and the connections to the workers of the other processes.
+/// Another process joins: waits for process 0, and then until all others are there. The result is the link, what the
+/// stream begins with, and the connections to the workers of the other processes.
 ///
 /// # Errors
 /// It cannot listen, is refused, or the start was given up.

@@ -1,5 +1,5 @@
-//! What goes over a link: a length (64 bits, little-endian) and a value of that many bytes. A length of 0 says only that the
-//! sender is still there.
+//! What goes over a link: a length (64 bits, little-endian) and a value of that many bytes. A length of 0 says only
+//! that the sender is still there.
 
 use std::io::{self, BufWriter, Read, Write};
 

@@ -1,8 +1,9 @@
 //! What both ends of a connection tell each other first: who they are, what they run, and that they know the secret.
 //!
-//! Both say hello, each with a random number. Then the one that connects proves that it knows the secret (a keyed hash of
-//! both hellos), and the other one does the same. So neither can be deceived by a third one that only repeats what it heard;
-//! but what follows is neither encrypted nor signed: the network between the processes is to be a private one.
+//! Both say hello, each with a random number. Then the one that connects proves that it knows the secret (a keyed hash
+//! of both hellos), and the other one does the same. So neither can be deceived by a third one that only repeats what
+//! it heard; but what follows is neither encrypted nor signed: the network between the processes is to be a private
+//! one.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -127,7 +128,8 @@ fn exchange_preambles(stream: &mut TcpStream) -> Result<(), Failure> {
     }
     Err(Failure::Refused(match theirs.strip_prefix(name) {
         Some(_) => format!(
-            "it speaks version `{}` of the protocol between processes, this one `{}`; run the same build of meterline everywhere",
+            "it speaks version `{}` of the protocol between processes, this one `{}`; run the same build of \
+             meterline everywhere",
             theirs[name.len()].escape_ascii(),
             version.escape_ascii()
         ),

@@ -1,4 +1,5 @@
-//! The side of process 0: what the other processes say goes to the coordinator and to discovery, and what these say goes to them.
+//! The side of process 0: what the other processes say goes to the coordinator and to discovery, and what these say
+//! goes to them.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -28,8 +28,8 @@ pub struct Link<Out> {
 }
 
 impl<Out: Serialize + Send + 'static> Link<Out> {
-    /// Begins: sends what comes by [`Link::queue`] and what `tick` has to tell, and hands to `take` what is received, at last
-    /// why no more is. `take` says whether it wants more.
+    /// Begins: sends what comes by [`Link::queue`] and what `tick` has to tell, and hands to `take` what is received,
+    /// at last why no more is. `take` says whether it wants more.
     ///
     /// # Errors
     /// The operating system refuses a thread.

@@ -51,8 +51,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// What a configuration says of process number `process`; `None` where all is in one process. Relative paths are below
-    /// `directory`.
+    /// What a configuration says of process number `process`; `None` where all is in one process. Relative paths are
+    /// below `directory`.
     ///
     /// # Errors
     /// There is no such process, or no secret where one is needed.

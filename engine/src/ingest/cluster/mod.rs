@@ -1,14 +1,15 @@
 //! One stream in several processes.
 //!
-//! Each process has so many workers of one timely cluster. Process 0 also has the coordinator, discovery and all that is not
-//! the stream itself; the others have workers alone. Readings go from worker to worker by timely's own connections (one
-//! between any two processes). Beside them each process has a `link` to process 0, which carries what in one process is a
-//! channel or shared memory: parts of epochs and questions up; epochs, watermarks, partitions and answers down.
+//! Each process has so many workers of one timely cluster. Process 0 also has the coordinator, discovery and all that
+//! is not the stream itself; the others have workers alone. Readings go from worker to worker by timely's own
+//! connections (one between any two processes). Beside them each process has a `link` to process 0, which carries what
+//! in one process is a channel or shared memory: parts of epochs and questions up; epochs, watermarks, partitions and
+//! answers down.
 //!
 //! Only process 0 commits, so what keeps two engines apart (the fence) keeps two clusters apart, and a process that was
-//! paused while the others started again can harm nobody: the connections that it knows are closed, and new ones are refused,
-//! because they carry the number of the start. A process that is lost ends all of them: each says why, and when they are
-//! started again the stream goes on from the last commit.
+//! paused while the others started again can harm nobody: the connections that it knows are closed, and new ones are
+//! refused, because they carry the number of the start. A process that is lost ends all of them: each says why, and
+//! when they are started again the stream goes on from the last commit.
 //!
 //! `membership` is what the configuration says. `assemble` connects the processes, in any order of their starts; each
 //! connection begins with a `handshake`. `frame` is what goes over a link, `message` what it means, `leader` the side
@@ -63,8 +64,8 @@ pub enum ClusterError {
     },
     /// Addresses that other machines can reach, and no secret.
     #[error(
-        "`{address}` of cluster.addresses can be reached from other machines, without a secret; set cluster.secret_file or \
-         {} in all processes, or use addresses of this machine",
+        "`{address}` of cluster.addresses can be reached from other machines, without a secret; set \
+         cluster.secret_file or {} in all processes, or use addresses of this machine",
         membership::SECRET_VARIABLE
     )]
     NoSecret {
@@ -105,8 +106,8 @@ pub enum ClusterError {
     },
     /// A process is gone.
     #[error(
-        "the connection to process {process} at {address} was lost: {reason}; all processes end, and go on after the last \
-         commit when they are started again"
+        "the connection to process {process} at {address} was lost: {reason}; all processes end, and go on after the \
+         last commit when they are started again"
     )]
     Lost {
         /// The other one.

@@ -1,7 +1,7 @@
 //! A connection between the workers of two processes, as timely uses it.
 //!
-//! Timely's threads panic where a connection is lost. Here they stand still instead: the loss is told, and ends the process
-//! in an orderly way.
+//! Timely's threads panic where a connection is lost. Here they stand still instead: the loss is told, and ends the
+//! process in an orderly way.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::json::Paths;
+use super::shape::{self, Shapes};
 use super::{Found, Scalar};
 
 /// Digits of a whole number that surely fits `i64`.
@@ -18,10 +19,28 @@ const POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
+/// Where a value stands in a record, and the fields that it is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) fields: u64,
+}
+
 /// The fields of a flat record, or `None` where the full parser has to look at it.
-pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<Found<'a>> {
+pub(super) fn extract<'a>(paths: &Paths, shapes: &mut Shapes, text: &'a str) -> Option<Found<'a>> {
+    if let Some(found) = shapes.extract(paths, text) {
+        return Some(found);
+    }
+    let mut marks = shapes.marks();
+    let found = walk(paths, text, &mut marks)?;
+    shapes.learn(text, marks);
+    Some(found)
+}
+
+fn walk<'a>(paths: &Paths, text: &'a str, marks: &mut Vec<Mark>) -> Option<Found<'a>> {
     let mut found = paths.nothing();
-    let mut at = Cursor { text, at: 0 };
+    let mut at = Cursor::new(text);
     at.space();
     at.byte(b'{')?;
     at.space();
@@ -31,8 +50,10 @@ pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<Found<'a>> {
             at.space();
             at.byte(b':')?;
             at.space();
-            let value = at.value()?;
-            paths.keep_child(key, value, &mut found);
+            let (start, value) = (at.at, at.value()?);
+            let fields = paths.fields_of(key);
+            marks.push(Mark { start, end: at.at, fields });
+            shape::keep(fields, value, &mut found);
             at.space();
             if at.eat(b'}') {
                 break;
@@ -42,15 +63,33 @@ pub(super) fn extract<'a>(paths: &Paths, text: &'a str) -> Option<Found<'a>> {
         }
     }
     at.space();
-    (at.at == text.len()).then_some(found)
+    at.ended().then_some(found)
 }
 
-struct Cursor<'a> {
+/// Where reading a record stands.
+pub(super) struct Cursor<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
+    /// At the beginning.
+    pub(super) fn new(text: &'a str) -> Cursor<'a> {
+        Cursor { text, at: 0 }
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn ended(&self) -> bool {
+        self.at == self.text.len()
+    }
+
+    /// Passes these bytes.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Option<()> {
+        let there = self.text.as_bytes().get(self.at..)?.starts_with(bytes);
+        self.at += bytes.len();
+        there.then_some(())
+    }
+
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -75,6 +114,13 @@ impl<'a> Cursor<'a> {
     fn string(&mut self) -> Option<&'a str> {
         self.byte(b'"')?;
         let start = self.at;
+        while let Some(word) = self.text.as_bytes().get(self.at..).and_then(|rest| rest.first_chunk()) {
+            let ends = ends_or_odd(u64::from_le_bytes(*word));
+            self.at += (ends.trailing_zeros() / 8) as usize;
+            if ends != 0 {
+                break;
+            }
+        }
         loop {
             match self.peek()? {
                 b'"' => break,
@@ -87,7 +133,8 @@ impl<'a> Cursor<'a> {
         Some(text)
     }
 
-    fn value(&mut self) -> Option<Scalar<'a>> {
+    /// Reads a value that is no object and no array.
+    pub(super) fn value(&mut self) -> Option<Scalar<'a>> {
         match self.peek()? {
             b'"' => Some(Scalar::Text(Cow::Borrowed(self.string()?))),
             b't' => self.word("true", Scalar::Other("true")),
@@ -152,6 +199,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Marks (by their highest bit) the bytes of a text that end it, or that have no place in one: quotes, backslashes and
+/// control characters. Of the bytes above the first one that is marked it says nothing.
+fn ends_or_odd(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    // A byte below `bound`, at most 128, borrows from its highest bit.
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    below(word, 0x20) | below(word ^ (ONES * u64::from(b'"')), 1) | below(word ^ (ONES * u64::from(b'\\')), 1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -166,11 +223,11 @@ mod tests {
     #[test]
     fn what_meters_send_is_read_here() {
         let text = r#" {"id": "m1", "ts":"2024-05-01T00:15:00Z","v":-12.50, "n":null,"x":true , "v2":17}  "#;
-        let found = extract(&paths(), text).unwrap();
+        let found = extract(&paths(), &mut Shapes::default(), text).unwrap();
         let id = |text| Scalar::Text(Cow::Borrowed(text));
         assert_eq!(found.fields[..3], [id("m1"), id("2024-05-01T00:15:00Z"), Scalar::Float(-12.5)]);
         assert_eq!(found.labels, [Scalar::Missing, Scalar::Missing, id("m1")]);
-        assert_eq!(extract(&paths(), "{}").unwrap(), paths().nothing());
+        assert_eq!(extract(&paths(), &mut Shapes::default(), "{}").unwrap(), paths().nothing());
     }
 
     #[test]
@@ -202,7 +259,7 @@ mod tests {
             "{id:1}",
             "{\"id\":'a'}",
         ] {
-            assert!(extract(&paths(), text).is_none(), "{text}");
+            assert!(extract(&paths(), &mut Shapes::default(), text).is_none(), "{text}");
         }
     }
 
@@ -231,15 +288,24 @@ mod tests {
 
         #[test]
         fn what_is_read_here_the_full_parser_reads_too(record in record(), cut in any::<prop::sample::Index>(), junk in "[\"{}:,0-9.\\-]{0,2}", damaged in prop::bool::weighted(0.3)) {
-            let mut record = record;
+            let (whole, mut record) = (record.clone(), record);
             if damaged {
                 let at = cut.index(record.len() + 1);
                 let at = (0..=at).rev().find(|at| record.is_char_boundary(*at)).unwrap_or(0);
                 record.insert_str(at, &junk);
             }
-            if let Some(found) = extract(&paths(), &record) {
-                let parsed = paths().parse(&record);
-                prop_assert_eq!(Some(found), parsed.ok(), "{}", record);
+            // Without a known shape, then with its own; and with that of the record before it was damaged.
+            for knows in [false, true] {
+                let mut shapes = Shapes::default();
+                if knows {
+                    let _ = extract(&paths(), &mut shapes, &whole);
+                }
+                for _ in 0..2 {
+                    if let Some(found) = extract(&paths(), &mut shapes, &record) {
+                        let parsed = paths().parse(&record);
+                        prop_assert_eq!(Some(found), parsed.ok(), "{}", record);
+                    }
+                }
             }
         }
     }

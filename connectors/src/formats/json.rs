@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::shape::{self, Shapes};
 use super::{FIELDS, Found, Refusal, Scalar, flat, reason, shortened};
 
 /// The paths to the fields of a record, as a trie.
@@ -54,13 +55,13 @@ impl Paths {
     }
 
     /// The fields of one record.
-    pub(super) fn extract<'a>(&self, record: &'a [u8]) -> Result<Found<'a>, Refusal> {
+    pub(super) fn extract<'a>(&self, shapes: &mut Shapes, record: &'a [u8]) -> Result<Found<'a>, Refusal> {
         let malformed = |what: &dyn fmt::Display| {
             let shown = shortened(&String::from_utf8_lossy(&record[..record.len().min(256)]));
             Refusal::new(reason::MALFORMED_RECORD, format!("the record is not valid JSON: {what}; it begins `{shown}`"))
         };
         let text = std::str::from_utf8(record).map_err(|error| malformed(&error))?;
-        if let Some(found) = flat::extract(self, text) {
+        if let Some(found) = flat::extract(self, shapes, text) {
             return Ok(found);
         }
         let found = self.parse(text).map_err(|error| {
@@ -86,11 +87,9 @@ impl Paths {
         Ok(found)
     }
 
-    /// Keeps the value of a key of the outermost object, if a field ends there.
-    pub(super) fn keep_child<'a>(&self, key: &str, value: Scalar<'a>, found: &mut Found<'a>) {
-        if let Some((_, paths)) = self.children.iter().find(|(name, _)| **name == *key) {
-            Walk { paths, found }.keep(value);
-        }
+    /// The fields that are the value of a key of the outermost object; a bit each.
+    pub(super) fn fields_of(&self, key: &str) -> u64 {
+        self.children.iter().find(|(name, _)| **name == *key).map_or(0, |(_, paths)| paths.fields)
     }
 }
 
@@ -103,14 +102,7 @@ struct Walk<'p, 'f, 'a> {
 
 impl<'a> Walk<'_, '_, 'a> {
     fn keep(self, scalar: Scalar<'a>) {
-        if self.paths.fields == 0 {
-            return;
-        }
-        for (field, slot) in self.found.fields.iter_mut().chain(&mut self.found.labels).enumerate() {
-            if self.paths.fields & (1 << field) != 0 {
-                *slot = scalar.clone();
-            }
-        }
+        shape::keep(self.paths.fields, scalar, self.found);
     }
 }
 

@@ -11,6 +11,7 @@ use meterline_schemas::config::LabelsConfig;
 use meterline_schemas::labels::{LABEL_BYTES_MAX, LabelValues};
 
 use super::json::Paths;
+use super::shape::Shapes;
 use super::{Found, Refusal, SERIES_BYTES_MAX, Scalar, reason, shortened};
 use crate::stamp::{self, Stamp};
 
@@ -109,6 +110,7 @@ pub struct LabelRecord {
 pub struct LabelDecoder {
     config: LabelsConfig,
     paths: Paths,
+    shapes: Shapes,
     zone: TimeZone,
     sets: LabelSets,
 }
@@ -119,6 +121,7 @@ impl LabelDecoder {
         let fields = [Some(config.series.as_str()), Some(config.valid_from.as_str()), None, None, None];
         Ok(LabelDecoder {
             paths: Paths::new(fields, config.labels.values()),
+            shapes: Shapes::default(),
             zone: TimeZone::get(&config.zone)?,
             sets: LabelSets::new(config.labels.values()),
             config: config.clone(),
@@ -142,7 +145,7 @@ impl LabelDecoder {
             let labels = self.config.labels.values().map(|_| None).collect();
             return Ok(LabelRecord { series: self.series(key, "key")?, valid_from: stamped, labels });
         };
-        let Found { fields: [series, valid_from, ..], labels } = self.paths.extract(record)?;
+        let Found { fields: [series, valid_from, ..], labels } = self.paths.extract(&mut self.shapes, record)?;
         let field = &self.config.series;
         let series = match &series {
             Scalar::Missing => {

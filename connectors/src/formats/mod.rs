@@ -7,6 +7,7 @@
 mod flat;
 mod json;
 mod labels;
+mod shape;
 
 pub use labels::{LabelDecoder, LabelRecord};
 
@@ -156,6 +157,7 @@ fn shortened(text: &str) -> String {
 #[derive(Debug)]
 pub struct Decoder {
     paths: json::Paths,
+    shapes: shape::Shapes,
     names: [String; FIELDS],
     series_prefix: String,
     zone: TimeZone,
@@ -163,6 +165,8 @@ pub struct Decoder {
     kind: ValueKind,
     units: Vec<(String, Unit)>,
     scratch: String,
+    // The text that was read last as a time, and its instant: meters report at the same times.
+    last_time: (CompactString, Micros),
     labels: Option<labels::LabelSets>,
 }
 
@@ -182,6 +186,7 @@ impl Decoder {
                 ],
                 feed.labels.values(),
             ),
+            shapes: shape::Shapes::default(),
             names: [
                 feed.series.clone(),
                 feed.time.clone(),
@@ -195,6 +200,7 @@ impl Decoder {
             kind: feed.kind,
             units: Vec::new(),
             scratch: String::new(),
+            last_time: (CompactString::default(), 0),
             labels: (!feed.labels.is_empty()).then(|| labels::LabelSets::new(feed.labels.values())),
         })
     }
@@ -209,7 +215,8 @@ impl Decoder {
         let Some(record) = record.filter(|record| !record.is_empty()) else {
             return Err(Refusal::new(reason::EMPTY_RECORD, "the record has no payload"));
         };
-        let Found { fields: [series, time, value, unit, quality], labels } = self.paths.extract(record)?;
+        let Found { fields: [series, time, value, unit, quality], labels } =
+            self.paths.extract(&mut self.shapes, record)?;
         let at = self.time(&time)?;
         let value = self.value(&value)?;
         let unit = self.unit(&unit)?;
@@ -257,8 +264,9 @@ impl Decoder {
         Ok(CompactString::from(id))
     }
 
-    fn time(&self, field: &Scalar<'_>) -> Result<Micros, Refusal> {
+    fn time(&mut self, field: &Scalar<'_>) -> Result<Micros, Refusal> {
         let at = match field {
+            Scalar::Text(text) if !text.is_empty() && self.last_time.0 == text => return Ok(self.last_time.1),
             Scalar::Missing => return Err(self.missing(reason::TIME_MISSING, "time", 1)),
             Scalar::Text(text) => Stamp::parse(text).and_then(|stamp| stamp.instant(&self.zone)),
             Scalar::Integer(value) => stamp::from_integer(*value),
@@ -275,6 +283,9 @@ impl Decoder {
         if !(stamp::EARLIEST..stamp::LATEST).contains(&at) {
             let detail = format!("time field `{name}` is {field}, which is not between the years 1900 and 2199");
             return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
+        }
+        if let Scalar::Text(text) = field {
+            self.last_time = (CompactString::from(&**text), at);
         }
         Ok(at)
     }

@@ -597,14 +597,13 @@ fn difference(from: &PendingReading, to: &PendingReading, length: Micros) -> Opt
     (value >= 0.0).then_some(Content { value, count: 2, quality, position })
 }
 
-fn mean(samples: &[PendingReading], length: Micros) -> Option<Content> {
-    let first = samples.first()?;
-    let (mut sum, mut quality, mut position) = (0.0, first.quality, first.position);
+fn mean<'s>(samples: impl ExactSizeIterator<Item = &'s PendingReading>, length: Micros) -> Option<Content> {
+    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
+    let (mut sum, mut quality, mut position) = (0.0, Quality::Measured, Position::LEAST);
     for sample in samples {
         sum += sample.scale.store(sample.value, length);
         quality = quality.max(sample.quality);
         position = position.max(sample.position);
     }
-    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
-    Some(Content { value: sum / f64::from(count), count, quality, position })
+    (count > 0).then(|| Content { value: sum / f64::from(count), count, quality, position })
 }

@@ -42,11 +42,10 @@ impl Bounds {
         let eighth = config.memory_limit.bytes() / 8;
         let share = |eighths: u64| usize::try_from(eighth * eighths / workers).unwrap_or(usize::MAX);
         let queue_kib = (eighth / 1024 / QUEUE_FACTOR / workers).clamp(QUEUE_KIB_MIN, QUEUE_KIB_MAX);
-        Bounds {
-            records: config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN),
-            queue_kib: queue_kib as usize,
-            shard: Budget { series: share(3), intervals: share(2) },
-        }
+        let records = config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN);
+        // Readings are not shared out evenly.
+        let rows = usize::try_from(records / workers * 3 / 2).unwrap_or(usize::MAX);
+        Bounds { records, queue_kib: queue_kib as usize, shard: Budget { series: share(3), intervals: share(2), rows } }
     }
 
     /// Records of one epoch that one process may read: all of them become rows of process 0.
@@ -67,6 +66,7 @@ mod tests {
         assert_eq!((ample.records, scarce.records), (1_342_177, 167_772));
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
+        assert_eq!(ample.shard.rows, 1_006_632);
         assert_eq!(of("1 KiB").records, RECORDS_MIN);
         // What all processes read goes into the memory of one.
         let crew = Crew { process: 1, processes: 4, threads: 2 };

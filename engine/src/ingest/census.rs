@@ -4,10 +4,11 @@
 //! Each series stands for a few [`Fact`]s, which follow from its state alone. Workers say which facts came and went; the
 //! dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};

@@ -429,7 +429,7 @@ fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, control: &Con
         let watermark = control.watermark(routed.feed);
         shard.apply(routed, watermark);
     }
-    if shard.refused() >= REFUSED_MAX {
+    if shard.full() || shard.refused() >= REFUSED_MAX {
         control.fill();
     }
 }

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Float64Builder, Int32Array, Int32Builder, Int64Array, Int64Builder, RecordBatch,
-    StringArray, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -22,17 +21,24 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{Layer, Rows};
+use super::rows::{Layer, Row, Rows};
 use super::series::{PendingReading, SeriesState};
 
-/// Rows of one batch.
-const BATCH: usize = 64 * 1024;
+/// Rows of one batch: few enough to stay near while columns are made of them.
+const BATCH: usize = 16 * 1024;
 
 /// What the rows of a series have in common, as the table writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeriesTexts {
     id: CompactString,
     common: Arc<Common>,
+}
+
+impl SeriesTexts {
+    /// Its identifier.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 /// What many series have in common.
@@ -172,7 +178,8 @@ impl EpochRows {
             all.extend(series.into_iter().map(|(number, texts)| (texts, joined.len(), number)));
             joined.push(Part { rows, samples, rank: vec![0; numbers], made_of });
         }
-        all.sort_unstable_by(|(a, ..), (b, ..)| (&a.id, &a.common.feed).cmp(&(&b.id, &b.common.feed)));
+        // Those of each shard and feed are in order: such runs are merged.
+        all.sort_by(|(a, ..), (b, ..)| (&a.id, &a.common.feed).cmp(&(&b.id, &b.common.feed)));
         let mut series = Vec::with_capacity(all.len());
         for (texts, part, number) in all {
             joined[part].rank[number as usize] = series.len() as u32;
@@ -292,18 +299,11 @@ impl EpochRows {
     }
 
     fn batch(&self, schema: &SchemaRef, places: &[Place]) -> Result<RecordBatch, ArrowError> {
-        let n = places.len();
-        let text = |bytes: usize| StringBuilder::with_capacity(n, n * bytes);
-        let instants = || TimestampMicrosecondBuilder::with_capacity(n).with_timezone("UTC");
-        let (mut id, mut frequency, mut unit, mut quality, mut feed) = (text(16), text(5), text(3), text(8), text(8));
-        let (mut start, mut end) = (instants(), instants());
-        let (mut value, mut count) = (Float64Builder::with_capacity(n), Int32Builder::with_capacity(n));
-        let (mut timestamp, mut offset) = (Int64Builder::with_capacity(n), Int64Builder::with_capacity(n));
-        let mut partition = Int32Builder::with_capacity(n);
+        // Rows lie where they came. All are fetched before anything is made of them: then many are on their way at once.
         let of_rollups = self.parts.iter().any(|part| part.made_of.is_some());
-        let mut made_of: Vec<Option<MadeOf>> = Vec::with_capacity(if of_rollups { n } else { 0 });
+        let mut rows = Vec::with_capacity(places.len());
+        let mut made_of = Vec::with_capacity(if of_rollups { places.len() } else { 0 });
         for place in places {
-            let texts = &self.series[place.rank as usize];
             let mut number = place.row as usize;
             let Some(part) = self.parts.iter().find(|part| {
                 let here = number < part.rows.len();
@@ -314,47 +314,46 @@ impl EpochRows {
             }) else {
                 continue;
             };
-            let row = part.rows.get(number);
-            id.append_value(&texts.id);
-            start.append_value(row.start);
-            end.append_value(row.end);
-            let length = Frequency::of_length(row.end - row.start);
-            match texts.common.frequency == Some(length) {
-                true => frequency.append_value(&texts.common.frequency_text),
-                // Of an earlier epoch of the series.
-                false => frequency.append_value(length.to_string()),
-            }
-            value.append_value(row.content.value);
-            unit.append_value(&texts.common.unit_text);
-            count.append_value(row.content.count);
-            quality.append_value(row.content.quality.as_str());
-            feed.append_value(&texts.common.feed);
-            timestamp.append_value(row.content.position.timestamp_ms);
-            partition.append_value(row.content.position.partition);
-            offset.append_value(row.content.position.offset);
+            rows.push(*part.rows.get(number));
             if of_rollups {
                 made_of.push(part.made_of.as_ref().and_then(|made_of| made_of.get(number)).copied());
+            }
+        }
+        let contents = || rows.iter().map(|row| &row.content);
+        let positions = || contents().map(|content| &content.position);
+        let texts = || places.iter().map(|place| &self.series[place.rank as usize]);
+        let commons = || texts().map(|texts| &texts.common);
+        let instants = |instant: fn(&Row) -> Micros| {
+            TimestampMicrosecondArray::from_iter_values(rows.iter().map(instant)).with_timezone("UTC")
+        };
+        let mut frequencies = StringBuilder::with_capacity(rows.len(), 5 * rows.len());
+        for (common, row) in commons().zip(&rows) {
+            let length = Frequency::of_length(row.end - row.start);
+            match common.frequency == Some(length) {
+                true => frequencies.append_value(&common.frequency_text),
+                // Of an earlier epoch of the series.
+                false => frequencies.append_value(length.to_string()),
             }
         }
         let count_of = |value: fn(&MadeOf) -> i64| -> ArrayRef {
             match of_rollups {
                 true => Arc::new(Int64Array::from_iter(made_of.iter().map(|made_of| made_of.as_ref().map(value)))),
-                false => Arc::new(Int64Array::new_null(n)),
+                false => Arc::new(Int64Array::new_null(rows.len())),
             }
         };
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(id.finish()),
-            Arc::new(start.finish()),
-            Arc::new(end.finish()),
-            Arc::new(frequency.finish()),
-            Arc::new(value.finish()),
-            Arc::new(unit.finish()),
-            Arc::new(count.finish()),
-            Arc::new(quality.finish()),
-            Arc::new(feed.finish()),
-            Arc::new(timestamp.finish()),
-            Arc::new(partition.finish()),
-            Arc::new(offset.finish()),
+            Arc::new(StringArray::from_iter_values(texts().map(|texts| texts.id.as_str()))),
+            Arc::new(instants(|row| row.start)),
+            Arc::new(instants(|row| row.end)),
+            Arc::new(frequencies.finish()),
+            Arc::new(Float64Array::from_iter_values(contents().map(|content| content.value))),
+            Arc::new(StringArray::from_iter_values(commons().map(|common| &*common.unit_text))),
+            Arc::new(Int32Array::from_iter_values(contents().map(|content| content.count))),
+            Arc::new(StringArray::from_iter_values(contents().map(|content| content.quality.as_str()))),
+            Arc::new(StringArray::from_iter_values(commons().map(|common| &*common.feed))),
+            Arc::new(Int64Array::from_iter_values(positions().map(|position| position.timestamp_ms))),
+            Arc::new(Int32Array::from_iter_values(positions().map(|position| position.partition))),
+            Arc::new(Int64Array::from_iter_values(positions().map(|position| position.offset))),
             count_of(|made_of| made_of.present),
             count_of(|made_of| made_of.expected),
             count_of(|made_of| made_of.intervals[0]),
@@ -395,7 +394,7 @@ mod tests {
     use meterline_schemas::reading::{Position, Quality};
     use meterline_schemas::time::{DAY, HOUR};
 
-    use super::super::rows::{Content, Row};
+    use super::super::rows::Content;
     use super::*;
 
     fn row(series: u32, start: Micros, layer: Layer, offset: i64) -> Row {

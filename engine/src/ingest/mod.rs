@@ -36,6 +36,7 @@ pub mod layout;
 pub(crate) mod lock;
 pub mod memory;
 pub mod names;
+pub mod order;
 pub mod outcome;
 pub mod outlet;
 pub mod pulse;
@@ -69,5 +70,7 @@ pub(crate) mod commit_tests;
 mod eras_tests;
 #[cfg(test)]
 mod kinds_tests;
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod stream_tests;

@@ -1,5 +1,7 @@
 //! The last samples of a gauge, or registers of a counter, in memory only. What is forgotten is in the table `samples`.
 
+use std::collections::VecDeque;
+
 use meterline_schemas::Micros;
 
 use super::series::PendingReading;
@@ -7,7 +9,8 @@ use super::series::PendingReading;
 /// The last readings of one series, by stamp.
 #[derive(Debug, Clone, Default)]
 pub struct Samples {
-    kept: Vec<PendingReading>,
+    // History may come from its end: neither end is far.
+    kept: VecDeque<PendingReading>,
     // All readings that were ever taken and are stamped at or after it are kept.
     from: Option<Micros>,
 }
@@ -35,7 +38,7 @@ pub enum Repeated {
 impl Samples {
     /// Those of a series that never had any.
     pub fn none_yet() -> Samples {
-        Samples { kept: Vec::new(), from: Some(Micros::MIN) }
+        Samples { kept: VecDeque::new(), from: Some(Micros::MIN) }
     }
 
     /// Those of a series that had some, of which only the last one is known, if that.
@@ -71,20 +74,24 @@ impl Samples {
 
     /// The last reading.
     pub fn last(&self) -> Option<&PendingReading> {
-        self.kept.last()
+        self.kept.back()
     }
 
     /// Those from the first for which `from` is true to the first for which `to` is.
-    pub fn between(&self, from: impl Fn(Micros) -> bool, to: impl Fn(Micros) -> bool) -> &[PendingReading] {
+    pub fn between(
+        &self,
+        from: impl Fn(Micros) -> bool,
+        to: impl Fn(Micros) -> bool,
+    ) -> impl ExactSizeIterator<Item = &PendingReading> {
         let first = self.kept.partition_point(|known| !from(known.at));
         let end = self.kept.partition_point(|known| !to(known.at));
-        self.kept.get(first..end.max(first)).unwrap_or_default()
+        self.kept.range(first..end.max(first))
     }
 
     /// Takes a reading: of two with one stamp the one with the greater position stays.
     pub fn take(&mut self, reading: PendingReading) -> Taken {
         // Most readings are newer than everything.
-        let index = match self.kept.last() {
+        let index = match self.kept.back() {
             Some(last) if last.at >= reading.at => self.kept.binary_search_by_key(&reading.at, |known| known.at),
             _ => Err(self.kept.len()),
         };

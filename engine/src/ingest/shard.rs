@@ -19,6 +19,7 @@ use super::dead_letters::DeadLetter;
 use super::error::IngestError;
 use super::layout::{ShardRows, TextMaker};
 use super::memory::Remembered;
+use super::order::Order;
 use super::outcome::{Dead, Tally};
 use super::recall::{Recalled, Want, Wanted};
 use super::rollup::Input;
@@ -103,18 +104,20 @@ impl Place {
     pub const NOWHERE: Place = Place { seq: 0, rewrite_from: i64::MAX };
 }
 
-/// What a shard may keep in memory, in bytes.
+/// What a shard may keep in memory; in bytes where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// For what series are: beyond it no new one is taken.
     pub series: usize,
     /// For the intervals that they remember.
     pub intervals: usize,
+    /// Rows after which an epoch is full. One reading can make many: those that waited for the frequency of their series.
+    pub rows: usize,
 }
 
 impl Budget {
     /// No limit that matters.
-    pub const AMPLE: Budget = Budget { series: usize::MAX, intervals: usize::MAX };
+    pub const AMPLE: Budget = Budget { series: usize::MAX, intervals: usize::MAX, rows: usize::MAX };
 }
 
 struct Member {
@@ -146,7 +149,7 @@ impl Due {
 /// Bytes of a series that gets a reading in an epoch: where it stood before, its texts and its place among the others.
 const TOUCHED_BYTES: usize = 256;
 /// Bytes of a series beside what its state takes.
-const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 8 + TOUCHED_BYTES;
+const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 + TOUCHED_BYTES;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
 
@@ -157,6 +160,7 @@ pub struct Shard {
     epoch: u32,
     index: HashTable<u32>,
     members: Vec<Member>,
+    order: Order,
     // Bytes of the members, about.
     bytes: usize,
     // Those that got a reading in the running epoch, with where they stood before.
@@ -178,6 +182,7 @@ impl Shard {
             epoch: 1,
             index: HashTable::new(),
             members: Vec::new(),
+            order: Order::default(),
             bytes: 0,
             touched: Vec::new(),
             recalled: Vec::new(),
@@ -446,6 +451,10 @@ impl Shard {
         self.trim();
         let epoch = u64::from(self.epoch);
         self.epoch += 1;
+        // As files have them.
+        let members = &self.members;
+        let ranks = self.order.ranks(members.len(), |number| &members[number as usize].series.state.id);
+        self.touched.sort_by_cached_key(|(number, _)| ranks[*number as usize]);
         let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
         let changed = self.touched.len() as u64;
@@ -522,6 +531,16 @@ impl Shard {
         &mut self.changes
     }
 
+    /// Rows of the running epoch so far.
+    pub fn rows(&self) -> usize {
+        self.outputs.iter().map(|output| output.rows.len()).sum()
+    }
+
+    /// Whether what the running epoch holds of the shard is as much as may be.
+    pub fn full(&self) -> bool {
+        self.rows() >= self.budget.rows
+    }
+
     /// Readings of the running epoch that cannot be used.
     pub fn refused(&self) -> usize {
         self.outputs.iter().map(|output| output.dead.len()).sum()
@@ -585,7 +604,7 @@ mod tests {
 
     #[test]
     fn series_beyond_the_budget_are_refused_and_the_others_go_on() {
-        let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, intervals: 0 });
+        let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, intervals: 0, ..Budget::AMPLE });
         for (series, hour) in [("a", 1), ("b", 1), ("a", 2)] {
             shard.apply(reading(0, series, hour), Micros::MIN);
         }
@@ -614,7 +633,7 @@ mod tests {
 
     #[test]
     fn a_part_is_the_same_in_another_process() {
-        let mut shard = Shard::new([feed("f"), feed("g")].into(), Budget { series: 2 * MEMBER_BYTES, intervals: 0 });
+        let mut shard = Shard::new([feed("f"), feed("g")].into(), Budget { series: 2 * MEMBER_BYTES, ..Budget::AMPLE });
         for (feed, series, hour) in [(0, "a", 1), (0, "b", 1), (1, "a", 2), (0, "a", 1), (1, "c", 3), (0, "a", 2)] {
             shard.apply(reading(feed, series, hour), Micros::MIN);
         }

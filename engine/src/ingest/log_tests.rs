@@ -1,0 +1,391 @@
+//! Thousands of random feeds against SQL over the raw log.
+//!
+//! The shards of a stream get the readings of a log in any order: late, repeated, corrected. Epochs end anywhere, the stream
+//! starts again with other numbers of shards, and after a crash what was not committed comes again. Afterwards the rows that
+//! were committed, and what they were counted as, have to be what three statements make of the whole log. They share
+//! nothing with the stream.
+//!
+//! `METERLINE_SEED` repeats one case.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Float64Type, Int64Type};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use jiff::tz::TimeZone;
+use meterline_schemas::config::{BadRecords, Label};
+use meterline_schemas::reading::{Position, Quality, ValueKind};
+use meterline_schemas::time::{HOUR, MINUTE};
+use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
+
+use super::aggregate::Rules;
+use super::recall::{Recalled, Want};
+use super::rows::{Layer, Row};
+use super::segments;
+use super::series::{PendingReading, SeriesState};
+use super::shard::{Budget, FeedRules, Place, Routed, Shard, route};
+use super::state::Counts;
+
+const CASES: u64 = 3_000;
+/// Cases that one run of the statements looks at.
+const TOGETHER: u64 = 250;
+const BEGIN: Micros = 1_700_006_400_000_000; // 2023-11-15T00:00:00Z
+const KINDS: [(&str, ValueKind); 3] =
+    [("interval", ValueKind::Interval), ("gauge", ValueKind::Gauge), ("counter", ValueKind::Counter)];
+
+/// An interval that is energy: the reading with the greatest position. Its stamp is the nearest boundary.
+const INTERVALS: &str = "
+    WITH slots AS (
+        SELECT *, (at + length / 2) / length * length - CASE WHEN at_end THEN length ELSE 0 END AS start FROM log
+        WHERE kind = 'interval'),
+    ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY seed, series, start ORDER BY ts DESC, part DESC, pos DESC) AS n FROM slots)
+    SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality FROM ranked WHERE n = 1";
+
+/// The mean of the samples in an interval, of each instant the one with the greatest position.
+const GAUGES: &str = "
+    WITH ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY seed, series, at ORDER BY ts DESC, part DESC, pos DESC) AS n FROM log
+        WHERE kind = 'gauge'),
+    slots AS (
+        SELECT *, (at - CASE WHEN at_end THEN 1 ELSE 0 END) / length * length AS start FROM ranked WHERE n = 1)
+    SELECT seed, series, start, sum(value) / count(*) AS value, count(*) AS readings, max(quality) AS quality FROM slots
+    GROUP BY seed, series, start";
+
+/// The difference of the registers at both ends of an interval, unless it is negative.
+const COUNTERS: &str = "
+    WITH ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY seed, series, at ORDER BY ts DESC, part DESC, pos DESC) AS n FROM log
+        WHERE kind = 'counter'),
+    registers AS (SELECT * FROM ranked WHERE n = 1)
+    SELECT a.seed, a.series, a.at AS start, b.value - a.value AS value, CAST(2 AS BIGINT) AS readings,
+           greatest(a.quality, b.quality) AS quality
+    FROM registers a JOIN registers b ON a.seed = b.seed AND a.series = b.series AND b.at = a.at + a.length
+    WHERE b.value >= a.value";
+
+/// Random numbers, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn of(seed: u64) -> Dice {
+        // Neighbouring seeds must not give neighbouring numbers.
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D);
+        (0..4).for_each(|_| _ = dice.roll(2));
+        dice
+    }
+
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+
+    fn one_of<T: Copy>(&mut self, these: &[T]) -> T {
+        these[self.roll(these.len() as u64) as usize]
+    }
+}
+
+/// A record of the log, after decoding.
+#[derive(Debug, Clone)]
+struct Sent {
+    kind: usize,
+    series: String,
+    reading: PendingReading,
+}
+
+/// One case: what is in the log, and how the stream goes.
+struct Case {
+    seed: u64,
+    dice: Dice,
+    length: Micros,
+    label: Label,
+    remembered: usize,
+    log: Vec<Sent>,
+}
+
+impl Case {
+    fn new(seed: u64) -> Case {
+        let mut dice = Dice::of(seed);
+        let length = dice.one_of(&[15 * MINUTE, 30 * MINUTE, HOUR]);
+        let label = dice.one_of(&[Label::Begin, Label::End]);
+        let remembered = 2 + dice.roll(8) as usize;
+        let (slots, series, stride) = (4 + dice.roll(60), 1 + dice.roll(4), dice.one_of(&[1, 1, 7, 40]));
+        let (mut log, mut offsets, mut timestamp_ms) = (Vec::<Sent>::new(), [0i64; 3], BEGIN / 1_000);
+        for n in 0..20 + dice.roll(220) {
+            let kind = dice.roll(3) as usize;
+            // History goes on, with much that is late.
+            let newest = (slots * n / 240).min(slots - 1);
+            let slot = if dice.roll(3) == 0 { dice.roll(slots) } else { newest } as i64 * stride;
+            let boundary = BEGIN + slot * length;
+            let at = match KINDS[kind].1 {
+                ValueKind::Interval => boundary + (dice.roll(9) as i64 - 4) * MINUTE,
+                ValueKind::Gauge => boundary + dice.roll(length as u64 / 1_000_000) as i64 * 1_000_000,
+                ValueKind::Counter => boundary + dice.roll(2) as i64 * length,
+            };
+            // The order of positions is not that of arrival.
+            timestamp_ms += dice.roll(40) as i64 - 10;
+            let partition = dice.roll(3) as usize;
+            let position = Position { timestamp_ms, partition: partition as i32, offset: offsets[partition] };
+            offsets[partition] += 1;
+            let quality =
+                dice.one_of(&[Quality::Measured, Quality::Measured, Quality::Estimated, Quality::Substituted]);
+            let value = dice.roll(9) as f64 + if kind == 2 { slot as f64 } else { 0.0 };
+            let mut sent = Sent {
+                kind,
+                series: format!("{}-{}", KINDS[kind].0, dice.roll(series)),
+                reading: PendingReading { at, value, scale: Unit::KWH.scale(), quality, position },
+            };
+            // The same again, as a producer sends it that got no answer.
+            if dice.roll(9) == 0
+                && let Some(earlier) = log.get(dice.roll(log.len().max(1) as u64) as usize)
+            {
+                let reading = PendingReading { position, ..earlier.reading };
+                sent = Sent { reading, ..earlier.clone() };
+            }
+            log.push(sent);
+        }
+        Case { seed, dice, length, label, remembered, log }
+    }
+
+    fn feeds(&self) -> Arc<[FeedRules]> {
+        let feed = |(name, kind): &(&str, ValueKind)| FeedRules {
+            name: Arc::from(*name),
+            topic: Arc::from("t"),
+            rules: Rules {
+                kind: *kind,
+                label: self.label,
+                zone: TimeZone::UTC,
+                frequency: Some(Frequency::Seconds((self.length / 1_000_000) as u32)),
+                max_ahead: Micros::MAX,
+                remembered: self.remembered,
+            },
+            bad_records: BadRecords::DeadLetter,
+        };
+        KINDS.iter().map(feed).collect()
+    }
+}
+
+/// What was committed.
+#[derive(Default)]
+struct Lake {
+    epochs: i64,
+    rows: BTreeMap<String, Vec<Row>>,
+    samples: BTreeMap<String, Vec<PendingReading>>,
+    states: BTreeMap<String, (u16, SeriesState)>,
+    counts: BTreeMap<(usize, i32), Counts>,
+}
+
+impl Lake {
+    fn start(&self, feeds: &Arc<[FeedRules]>, shards: usize, dice: &mut Dice) -> Vec<Shard> {
+        // From the least memory that there is to as much as is asked for.
+        let budget = Budget { intervals: dice.roll(4_000) as usize, ..Budget::AMPLE };
+        let mut all: Vec<Shard> = (0..shards).map(|_| Shard::new(Arc::clone(feeds), budget)).collect();
+        for (id, (feed, state)) in &self.states {
+            all[route(id) as usize % shards].restore(*feed, state.clone(), 1);
+        }
+        all
+    }
+
+    // By interval the row with the greatest position.
+    fn newest(rows: &[Row], take: impl Fn(&Row) -> bool) -> BTreeMap<Micros, Row> {
+        let mut newest: BTreeMap<Micros, Row> = BTreeMap::new();
+        for row in rows.iter().filter(|row| take(row)) {
+            let known = newest.entry(row.start).or_insert(*row);
+            if row.content.position > known.content.position {
+                *known = *row;
+            }
+        }
+        newest
+    }
+
+    fn look_up(&self, shard: &Shard) -> Recalled {
+        let (wanted, mut found) = (shard.wanted(), Recalled::default());
+        for Want { series, id, from, to } in wanted.intervals.iter().chain(&wanted.samples) {
+            let rows = self.rows.get(id.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let newest = Lake::newest(rows, |row| (*from..*to).contains(&row.start));
+            found.intervals.extend(newest.into_values().map(|row| (*series, (row.start, row.end), row.content)));
+        }
+        for Want { series, id, from, to } in &wanted.samples {
+            let samples = self.samples.get(id.as_str()).into_iter().flatten();
+            found.samples.extend(samples.filter(|s| (*from..=*to).contains(&s.at)).map(|s| (*series, *s)));
+        }
+        found
+    }
+
+    fn commit(&mut self, shards: &mut [Shard]) {
+        // All are looked up before anything is written, as in the stream.
+        for shard in &mut *shards {
+            let found = self.look_up(shard);
+            shard.resolve(found);
+        }
+        self.epochs += 1;
+        for shard in shards {
+            let part = shard.finish(Place { seq: self.epochs, rewrite_from: i64::MAX }).unwrap();
+            for rows in part.rows {
+                let ids: BTreeMap<u32, String> =
+                    rows.series.iter().map(|(number, texts)| (*number, texts.id().to_owned())).collect();
+                for row in rows.rows.iter() {
+                    self.rows.entry(ids[&row.series].clone()).or_default().push(*row);
+                }
+                for (number, sample) in rows.samples {
+                    self.samples.entry(ids[&number].clone()).or_default().push(sample);
+                }
+            }
+            for (feed, tally) in part.tallies.iter().enumerate() {
+                for (partition, change) in tally.changes() {
+                    change.apply(self.counts.entry((feed, partition)).or_default());
+                }
+            }
+            let segment = bytes::Bytes::from(part.states.segment(segments::SERIES));
+            segments::decode(&segment, |state| {
+                let feed = KINDS.iter().position(|(name, _)| *name == &*state.feed).unwrap();
+                self.states.insert(state.id.to_string(), (feed as u16, state));
+            })
+            .unwrap();
+        }
+    }
+}
+
+fn apply(shards: &mut [Shard], sent: &Sent) {
+    let route = route(&sent.series);
+    let (feed, series) = (sent.kind as u16, sent.series.as_str().into());
+    let count = shards.len();
+    shards[route as usize % count]
+        .apply(Routed { feed, route, series, unit: Unit::KWH, labels: None, reading: sent.reading }, Micros::MIN);
+}
+
+/// Lets a stream read the log of a case, in the order in which brokers may hand it out.
+fn run(case: &mut Case) -> Lake {
+    let feeds = case.feeds();
+    let mut partitions: [Vec<&Sent>; 3] = Default::default();
+    case.log.iter().rev().for_each(|sent| partitions[sent.reading.position.partition as usize].push(sent));
+    let mut order = Vec::with_capacity(case.log.len());
+    while order.len() < case.log.len() {
+        let partition = case.dice.roll(3) as usize;
+        let run = 1 + case.dice.roll(20);
+        order.extend((0..run).map_while(|_| partitions[partition].pop()));
+    }
+    let (mut lake, mut next, mut committed) = (Lake::default(), 0, 0);
+    let mut crashes = 5;
+    let mut shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &mut case.dice);
+    let often = 2 + case.dice.roll(40);
+    while next < order.len() {
+        apply(&mut shards, order[next]);
+        next += 1;
+        if case.dice.roll(often) == 0 {
+            lake.commit(&mut shards);
+            committed = next;
+        }
+        match case.dice.roll(60) {
+            0 => {
+                lake.commit(&mut shards);
+                committed = next;
+            }
+            1 if crashes > 0 => crashes -= 1,
+            _ => continue,
+        }
+        // It starts again, with what was committed.
+        next = committed;
+        shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &mut case.dice);
+    }
+    lake.commit(&mut shards);
+    lake
+}
+
+type Key = (u64, String, Micros);
+type Found = BTreeMap<Key, (f64, i64, i64)>;
+
+fn log(cases: &[Case]) -> RecordBatch {
+    let all = || cases.iter().flat_map(|case| case.log.iter().map(move |sent| (case, sent)));
+    let integers =
+        |of: fn(&Case, &Sent) -> i64| Arc::new(all().map(|(case, sent)| Some(of(case, sent))).collect::<Int64Array>());
+    let columns: [(&str, ArrayRef); 11] = [
+        ("seed", integers(|case, _| case.seed as i64)),
+        ("kind", Arc::new(all().map(|(_, sent)| Some(KINDS[sent.kind].0)).collect::<StringArray>())),
+        ("series", Arc::new(all().map(|(_, sent)| Some(&sent.series)).collect::<StringArray>())),
+        ("length", integers(|case, _| case.length)),
+        (
+            "at_end",
+            Arc::new(all().map(|(case, _)| Some(case.label == Label::End)).collect::<arrow::array::BooleanArray>()),
+        ),
+        ("at", integers(|_, sent| sent.reading.at)),
+        ("value", Arc::new(Float64Array::from_iter_values(all().map(|(_, sent)| sent.reading.value)))),
+        ("quality", integers(|_, sent| sent.reading.quality as i64)),
+        ("ts", integers(|_, sent| sent.reading.position.timestamp_ms)),
+        ("part", Arc::new(Int32Array::from_iter_values(all().map(|(_, sent)| sent.reading.position.partition)))),
+        ("pos", integers(|_, sent| sent.reading.position.offset)),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+async fn recompute(cases: &[Case]) -> Found {
+    let batch = log(cases);
+    let context = SessionContext::new();
+    context.register_table("log", Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())).unwrap();
+    let mut found = Found::new();
+    for statement in [INTERVALS, GAUGES, COUNTERS] {
+        for rows in context.sql(statement).await.unwrap().collect().await.unwrap() {
+            let integers = |column: usize| rows.column(column).as_primitive::<Int64Type>().clone();
+            let (seeds, starts, readings, qualities) = (integers(0), integers(2), integers(4), integers(5));
+            let values = rows.column(3).as_primitive::<Float64Type>();
+            let series = arrow::compute::cast(rows.column(1), &arrow::datatypes::DataType::Utf8).unwrap();
+            for row in 0..rows.num_rows() {
+                let key = (seeds.value(row) as u64, series.as_string::<i32>().value(row).to_owned(), starts.value(row));
+                found.insert(key, (values.value(row), readings.value(row), qualities.value(row)));
+            }
+        }
+    }
+    found
+}
+
+fn check(case: &Case, lake: &Lake, expected: &Found) {
+    let seed = case.seed;
+    let mut found = Found::new();
+    for (series, rows) in &lake.rows {
+        let mut base: Vec<Micros> = rows.iter().filter(|row| row.layer == Layer::Base).map(|row| row.start).collect();
+        base.sort_unstable();
+        assert!(base.is_sorted_by(|a, b| a < b), "METERLINE_SEED={seed}: two base rows of an interval of {series}");
+        for (start, row) in Lake::newest(rows, |_| true).into_iter().filter(|(_, row)| row.content.count > 0) {
+            let content = (row.content.value, i64::from(row.content.count), row.content.quality as i64);
+            found.insert((seed, series.clone(), start), content);
+        }
+    }
+    let of_case = |key: &Key| key.0 == seed;
+    for (key, value) in expected.range((seed, String::new(), Micros::MIN)..).take_while(|(key, _)| of_case(key)) {
+        assert_eq!(found.remove(key), Some(*value), "METERLINE_SEED={seed}: {key:?}");
+    }
+    assert!(found.is_empty(), "METERLINE_SEED={seed}: intervals without readings: {found:?}");
+    for (kind, (name, _)) in KINDS.iter().enumerate() {
+        let counts = || lake.counts.iter().filter(|((feed, _), _)| *feed == kind).map(|(_, counts)| counts);
+        let all: u64 = counts().map(|c| c.accepted + c.corrected + c.duplicate + c.dead + c.pending).sum();
+        let sent = case.log.iter().filter(|sent| sent.kind == kind).count() as u64;
+        assert_eq!(all, sent, "METERLINE_SEED={seed}: the counts of {name} do not add up");
+        if kind == 0 {
+            let intervals = expected.keys().filter(|key| of_case(key) && key.1.starts_with(name)).count() as u64;
+            let accepted: u64 = counts().map(|c| c.accepted).sum();
+            assert_eq!(accepted, intervals, "METERLINE_SEED={seed}: each interval is accepted once");
+        }
+    }
+}
+
+#[tokio::test]
+async fn thousands_of_feeds_equal_sql_over_their_logs() {
+    let seeds = match std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => {
+            let first = jiff::Timestamp::now().as_millisecond() as u64;
+            println!("METERLINE_SEED={first} to {}", first + CASES - 1);
+            first..first + CASES
+        }
+    };
+    for first in seeds.clone().step_by(TOGETHER as usize) {
+        let mut cases: Vec<Case> = (first..seeds.end.min(first + TOGETHER)).map(Case::new).collect();
+        let lakes: Vec<Lake> = cases.iter_mut().map(run).collect();
+        let expected = recompute(&cases).await;
+        for (case, lake) in cases.iter().zip(&lakes) {
+            check(case, lake, &expected);
+        }
+    }
+}

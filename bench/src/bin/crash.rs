@@ -10,8 +10,8 @@ use meterline_bench::ingest::Failure;
 use meterline_tests::crash::cell::{Cell, matrix};
 use meterline_tests::crash::run::{Outcome, World};
 
-/// Kills, a broker, a store, a disk and a clock that fail, for each store and number of workers and processes: exit status 1 where an interval
-/// is not what the records say, a row is there twice, a count is wrong, or a run does not come to its end
+/// Kills, a broker, a store, a disk and a clock that fail, for each store and number of workers and processes: exit status 1
+/// where an interval is not what the records say, a row is there twice, a count is wrong, or a run does not come to its end
 #[derive(Debug, Parser)]
 struct Args {
     /// Number of runs [default: every cell once]

@@ -54,6 +54,13 @@ impl Told<'_> {
                 region(self.settings)
             );
         }
+        if says(&["RequestTimeTooSkewed"]) {
+            return format!(
+                "{place} refuses requests that are signed at {}: its clock differs from this machine's by more than it allows \
+                 (mostly 15 minutes); set this machine's clock right, or the store's",
+                jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%SZ")
+            );
+        }
         if says(&["incorrectly configured region", "PermanentRedirect"]) {
             return format!(
                 "{place} says that the bucket `{}` is in another region than `{}`; set lake.s3.region",
@@ -125,4 +132,20 @@ fn http_kind(error: &Error) -> Option<HttpErrorKind> {
         next = cause.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_not_taken_for_missing_rights() {
+        let settings = S3Config::default();
+        let told = Told { bucket: "lakes", settings: &settings };
+        let forbidden =
+            |code: &str| Error::PermissionDenied { path: "x".into(), source: format!("403: {code}").into() };
+        let skewed = told.why(&forbidden("<Code>RequestTimeTooSkewed</Code>"));
+        assert!(skewed.contains("clock") && !skewed.contains("s3:GetObject"), "{skewed}");
+        assert!(told.why(&forbidden("<Code>AccessDenied</Code>")).contains("s3:GetObject"));
+    }
 }

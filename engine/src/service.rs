@@ -44,7 +44,8 @@ pub enum ServiceError {
 pub struct Service {
     ingest: Ingest,
     runner: Runner,
-    triggers: JoinHandle<()>,
+    // Until it is known to have ended.
+    triggers: Option<JoinHandle<()>>,
     housekeeping: JoinHandle<()>,
     stop: watch::Sender<bool>,
     // Open as long as the service lives.
@@ -73,7 +74,7 @@ impl Service {
         let housekeeping = Housekeeping { env: env.clone(), requests, committed, summary };
         let housekeeping = tokio::spawn(housekeeping.run(stopped.clone()));
         let triggers = tokio::spawn(triggers::service::run(env, ingest.committed(), runner.clone(), stopped));
-        Ok(Service { ingest, runner, triggers, housekeeping, stop, server })
+        Ok(Service { ingest, runner, triggers: Some(triggers), housekeeping, stop, server })
     }
 
     /// Becomes true when another process of the cluster was asked to end, and asks for the end of all.
@@ -91,16 +92,21 @@ impl Service {
         self.ingest.committed()
     }
 
-    /// Resolves when the service cannot go on, with the reason.
+    /// Resolves when the service cannot go on, with the reason. It may be dropped and asked again.
     pub async fn failed(&mut self) -> ServiceError {
-        tokio::select! {
-            error = self.ingest.failed() => error.into(),
-            ended = &mut self.triggers => match ended {
-                Err(error) => error.into(),
-                // Triggers end by themselves only when the stream is gone; it knows why.
-                Ok(()) => self.ingest.failed().await.into(),
-            },
+        if let Some(triggers) = &mut self.triggers {
+            let ended = tokio::select! {
+                error = self.ingest.failed() => return error.into(),
+                ended = triggers => ended,
+            };
+            // A task that has ended must not be asked again.
+            self.triggers = None;
+            if let Err(error) = ended {
+                return error.into();
+            }
         }
+        // Triggers end by themselves only when the stream is gone; it knows why.
+        self.ingest.failed().await.into()
     }
 
     /// Ends cleanly: no new runs, children stop at a safe point and stay resumable, what was read is committed.
@@ -114,8 +120,8 @@ impl Service {
         if let Err(error) = self.housekeeping.await {
             tracing::error!(%error, "housekeeping died; this is a fault of meterline, please report it");
         }
-        if !self.triggers.is_finished() {
-            self.triggers.await?;
+        if let Some(triggers) = self.triggers {
+            triggers.await?;
         }
         Ok(committed?)
     }

@@ -220,7 +220,12 @@ async fn case(seed: u64) {
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", directory.path().display())).await.unwrap();
     let config_path = directory.path().join("meterline.toml");
     let expected = oracle(&sent);
-    let found = read(&Environment { config, config_path, lake, metadata }).await;
+    let env = Environment { config, config_path, lake, metadata };
+    let changed = "SELECT series_id FROM series WHERE feed = 'changing' AND frequency = 'PT15M' AND confidence > 0.8 \
+                   AND since = arrow_cast('2023-11-18T03:00:00Z', 'Timestamp(Microsecond, Some(\"UTC\"))')";
+    let changed = query_batches(&env, changed, TableVersions::default()).await.unwrap();
+    assert_eq!(changed.iter().map(|rows| rows.num_rows()).sum::<usize>(), 3, "seed {seed}: `series` says otherwise");
+    let found = read(&env).await;
     for (key, value) in &expected {
         assert_eq!(found.get(key), Some(value), "seed {seed}: {key:?}");
     }

@@ -25,12 +25,12 @@ pub struct SeriesState {
     pub frequency: Option<Frequency>,
     /// Whether the frequency was declared (else detected).
     pub declared: bool,
-    /// How sure the frequency is, in per cent: [`Found::confidence`](super::frequency::Found::confidence), or 100 where it was
+    /// How sure the frequency is, in per cent: [`Found::confidence`], or 100 where it was
     /// declared.
     pub confidence: u8,
-    /// Where readings were when the frequency was detected: [`Found::phase`](super::frequency::Found::phase).
+    /// Where readings were when the frequency was detected: [`Found::phase`].
     pub phase: i8,
-    /// How far from there: [`Found::spread`](super::frequency::Found::spread).
+    /// How far from there: [`Found::spread`].
     pub spread: u8,
     /// Kafka partition it was last seen in; its event time counts there.
     pub partition: i32,

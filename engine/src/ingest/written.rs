@@ -1,9 +1,9 @@
 //! Which intervals of a series were surely not written yet: the question that decides between the layers. Pure.
 //!
 //! The state of a series remembers the first and the last interval, the last 128 ones as bits, and the longest holes
-//! before them. That is enough to never write two base rows of one interval, and to take almost nothing new for a correction;
-//! what it cannot tell goes to the layer of revisions, where it is right too. Of earlier eras, and of what was written again at
-//! the beginning of the present one, nothing is sure.
+//! before them. That is enough to never write two base rows of one interval, and to take almost nothing new for a
+//! correction; what it cannot tell goes to the layer of revisions, where it is right too. Of earlier eras, and of
+//! what was written again at the beginning of the present one, nothing is sure.
 
 use jiff::tz::TimeZone;
 use meterline_schemas::{Frequency, Micros};

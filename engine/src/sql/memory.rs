@@ -43,8 +43,8 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// What exists, at what frequency, since when, and how sure that is: the probability that the readings of a next interval fit
-/// the frequency, as of when it was detected; 1 where it is declared.
+/// What exists, at what frequency, since when, and how sure that is: the probability that the readings of a next
+/// interval fit the frequency, as of when it was detected; 1 where it is declared.
 pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
     let rows = || series.iter();
     batch(vec![

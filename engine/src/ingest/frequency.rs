@@ -28,7 +28,7 @@ const SUB_DAILY: (usize, usize) = (12, 8);
 const DAILY: (usize, usize) = (5, 5);
 /// How far a reading may be from the middle of its cell, in steps.
 const NEAR: f64 = 0.1;
-/// Share of the cells that have to fit.
+/// Share of the cells that have to fit; all of them where there are fewer than twelve stamps.
 const FIT_MIN: f64 = 0.8;
 /// Share of the steps from cell to cell that have to be single ones: to be sure, and for a guess.
 const DENSE_MIN: f64 = 0.5;
@@ -88,7 +88,9 @@ pub fn detect(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &Time
             continue;
         }
         let fit = Fit::of(frequency, stamps.clone(), zone);
-        if fit.fitting >= cells_min && fit.share() >= FIT_MIN {
+        // Of few cells each one counts.
+        let share_min = if stamps.len() < SUB_DAILY.0 { 1.0 } else { FIT_MIN };
+        if fit.fitting >= cells_min && fit.share() >= share_min {
             return (fit.density() >= DENSE_MIN).then(|| fit.found(frequency));
         }
     }

@@ -24,6 +24,7 @@ use super::bounds::Bounds;
 use super::brokers::Brokers;
 use super::census::Census;
 use super::commit::{Batch, Committer, RollupStates};
+use super::crew::Crew;
 use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
 use super::feeds::{Restored, add_feeds, check_feeds, feed_rules, restore};
@@ -134,7 +135,7 @@ pub async fn run(
         (rollups, Alone::new(start, first_offset(committer.fence())))
     });
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
-    let bounds = Bounds::of(&config.ingest, 1);
+    let bounds = Bounds::of(&config.ingest, Crew::alone(1));
     let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);
     if let Some(for_rollups) = for_rollups {
         shard = shard.for_rollups(for_rollups);

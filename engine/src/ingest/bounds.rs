@@ -27,8 +27,10 @@ const RECORDS_MIN: u64 = 10_000;
 /// Limits that follow from `ingest.memory_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Records of one epoch.
+    /// Records of one epoch, read by all processes: all become rows of process 0.
     pub records: u64,
+    /// Of them, those that one process may read.
+    pub share: u64,
     /// Payload that the client library fetches ahead for one worker, in KiB.
     pub queue_kib: usize,
     /// Of one shard.
@@ -36,21 +38,17 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The limits of a stream with so many workers.
-    pub fn of(config: &IngestConfig, workers: usize) -> Bounds {
-        let workers = workers.max(1) as u64;
+    /// The limits of one process of a stream with these workers.
+    pub fn of(config: &IngestConfig, crew: Crew) -> Bounds {
+        let (workers, processes) = (crew.threads.max(1) as u64, crew.processes.max(1) as u64);
         let eighth = config.memory_limit.bytes() / 8;
         let share = |eighths: u64| usize::try_from(eighth * eighths / workers).unwrap_or(usize::MAX);
         let queue_kib = (eighth / 1024 / QUEUE_FACTOR / workers).clamp(QUEUE_KIB_MIN, QUEUE_KIB_MAX);
         let records = config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN);
         // Readings are not shared out evenly.
-        let rows = usize::try_from(records / workers * 3 / 2).unwrap_or(usize::MAX);
-        Bounds { records, queue_kib: queue_kib as usize, shard: Budget { series: share(3), intervals: share(2), rows } }
-    }
-
-    /// Records of one epoch that one process may read: all of them become rows of process 0.
-    pub fn records_of(&self, crew: Crew) -> u64 {
-        (self.records / crew.processes.max(1) as u64).max(1)
+        let rows = usize::try_from(records / (workers * processes) * 3 / 2).unwrap_or(usize::MAX);
+        let shard = Budget { series: share(3), intervals: share(2), rows };
+        Bounds { records, share: (records / processes).max(1), queue_kib: queue_kib as usize, shard }
     }
 }
 
@@ -60,8 +58,10 @@ mod tests {
 
     #[test]
     fn less_memory_means_smaller_epochs_and_a_shorter_memory() {
-        let of =
-            |limit: &str| Bounds::of(&IngestConfig { memory_limit: limit.parse().unwrap(), ..Default::default() }, 2);
+        let within = |limit: &str, crew: Crew| {
+            Bounds::of(&IngestConfig { memory_limit: limit.parse().unwrap(), ..Default::default() }, crew)
+        };
+        let of = |limit: &str| within(limit, Crew::alone(2));
         let (ample, scarce) = (of("2 GiB"), of("256 MiB"));
         assert_eq!((ample.records, scarce.records), (1_342_177, 167_772));
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
@@ -69,7 +69,9 @@ mod tests {
         assert_eq!(ample.shard.rows, 1_006_632);
         assert_eq!(of("1 KiB").records, RECORDS_MIN);
         // What all processes read goes into the memory of one.
-        let crew = Crew { process: 1, processes: 4, threads: 2 };
-        assert_eq!((scarce.records_of(crew), scarce.records_of(Crew::alone(8))), (167_772 / 4, 167_772));
+        let one_of_four = within("256 MiB", Crew { process: 1, processes: 4, threads: 2 });
+        assert_eq!((scarce.share, one_of_four.records, one_of_four.share), (167_772, 167_772, 41_943));
+        assert_eq!((scarce.shard.rows, one_of_four.shard.rows), (125_829, 31_456));
+        assert_eq!(one_of_four.shard.intervals, scarce.shard.intervals);
     }
 }

@@ -89,8 +89,8 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     {
         check_feeds(config, &known)?;
     }
-    let bounds = Bounds::of(&config.ingest, threads);
-    let control = Arc::new(Control::new(bounds.records_of(crew), feeds.len(), Arc::clone(&stopping)));
+    let bounds = Bounds::of(&config.ingest, crew);
+    let control = Arc::new(Control::new(bounds.share, feeds.len(), Arc::clone(&stopping)));
     let (events, mut received) = channel::unbounded_channel();
     let (give_back, given_back) = mpsc::channel();
     let (asked_to_stop, _) = watch::channel(false);

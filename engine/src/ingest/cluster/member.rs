@@ -80,10 +80,11 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let feeds = feed_rules(config)?;
     let membership = Membership::of(config, &options.directory, process, threads)?;
     let me = Arc::new(membership.ok_or(ClusterError::NoSuchProcess { process, processes: 1 })?);
-    let (crew, bounds) = (me.crew(), Bounds::of(&config.ingest, threads));
+    let crew = me.crew();
+    let bounds = Bounds::of(&config.ingest, crew);
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
-    let control = Arc::new(Control::new(bounds.records_of(crew), feeds.len(), stopping));
+    let control = Arc::new(Control::new(bounds.share, feeds.len(), stopping));
     let joining = Arc::clone(&me);
     let (stream, begin, sockets) = off_thread(move |given_up| join(&joining, given_up)).await?;
     let (ending, mut ended) = channel::unbounded_channel();

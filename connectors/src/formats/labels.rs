@@ -12,8 +12,7 @@ use meterline_schemas::labels::{LABEL_BYTES_MAX, LabelValues};
 
 use super::json::Paths;
 use super::shape::Shapes;
-use super::{Found, Refusal, SERIES_BYTES_MAX, Scalar, reason, shortened};
-use crate::stamp::{self, Stamp};
+use super::{Found, Refusal, Scalar, fields, reason};
 
 /// Sets of labels that are remembered; with more (a field that is no label), sharing begins anew.
 const SETS_MAX: usize = 100_000;
@@ -142,55 +141,20 @@ impl LabelDecoder {
         let stamped = timestamp_ms.saturating_mul(1_000);
         let Some(record) = record.filter(|record| !record.is_empty()) else {
             let key = key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+            let series = fields::series(&Scalar::Text(key.into()), "key", &self.config.series_prefix)?.into();
             let labels = self.config.labels.values().map(|_| None).collect();
-            return Ok(LabelRecord { series: self.series(key, "key")?, valid_from: stamped, labels });
+            return Ok(LabelRecord { series, valid_from: stamped, labels });
         };
         let Found { fields: [series, valid_from, ..], labels } = self.paths.extract(&mut self.shapes, record)?;
-        let field = &self.config.series;
-        let series = match &series {
-            Scalar::Missing => {
-                let detail = format!("series field `{field}` is absent or null");
-                return Err(Refusal::new(reason::SERIES_MISSING, detail));
-            }
-            Scalar::Text(text) => self.series(text, field)?,
-            Scalar::Integer(number) => self.series(&number.to_string(), field)?,
-            scalar => {
-                let detail = format!("series field `{field}` is {scalar}; it must be a text or a whole number");
-                return Err(Refusal::new(reason::SERIES_INVALID, detail));
-            }
-        };
+        let series = fields::series(&series, &self.config.series, &self.config.series_prefix)?;
         let valid_from = match &valid_from {
             Scalar::Missing => stamped,
             Scalar::Text(text) if text.trim().is_empty() => stamped,
-            scalar => self.instant(scalar)?,
+            scalar => fields::instant(scalar, &self.config.valid_from, &self.zone)?,
         };
         self.sets.take(&labels)?;
         let labels = self.sets.last().cloned().unwrap_or_else(|| [].into());
-        Ok(LabelRecord { series, valid_from, labels })
-    }
-
-    fn series(&self, id: &str, field: &str) -> Result<String, Refusal> {
-        let series = format!("{}{id}", self.config.series_prefix);
-        if id.is_empty() || series.len() > SERIES_BYTES_MAX {
-            let shown = shortened(&series);
-            let detail = format!("series field `{field}` is `{shown}`; it must have 1 to {SERIES_BYTES_MAX} bytes");
-            return Err(Refusal::new(reason::SERIES_INVALID, detail));
-        }
-        Ok(series)
-    }
-
-    fn instant(&self, scalar: &Scalar<'_>) -> Result<Micros, Refusal> {
-        let at = match scalar {
-            Scalar::Text(text) => Stamp::parse(text).and_then(|stamp| stamp.instant(&self.zone)),
-            Scalar::Integer(value) => stamp::from_integer(*value),
-            Scalar::Float(value) => stamp::from_float(*value),
-            Scalar::Missing | Scalar::Other(_) => None,
-        };
-        at.filter(|at| (stamp::EARLIEST..stamp::LATEST).contains(at)).ok_or_else(|| {
-            let field = &self.config.valid_from;
-            let detail = format!("`{field}` is {scalar}; use RFC 3339, a local date and time, or an epoch number");
-            Refusal::new(reason::TIME_INVALID, detail)
-        })
+        Ok(LabelRecord { series: series.into(), valid_from, labels })
     }
 }
 
@@ -241,6 +205,7 @@ mod tests {
             (r#"{"r":"a"}"#, "series_missing", "`id`"),
             (r#"{"id":[]}"#, "series_invalid", "an array"),
             (r#"{"id":"a","since":"noon"}"#, "time_invalid", "`noon`"),
+            (r#"{"id":"a","since":"1066-10-14"}"#, "time_out_of_range", "1066"),
             (r#"{"id":"a","r":true}"#, "label_invalid", "`r`"),
             ("[", "malformed_record", "JSON"),
         ] {

@@ -1,9 +1,10 @@
 //! Raw record → [`Reading`], or a [`Refusal`] with its reason.
 //!
 //! A format (`json`) finds the configured fields of a record; what they mean is the same for every format and is
-//! decided here: the series is a text or a whole number, the time any form of [`Stamp`], the value a finite number or
-//! a text that is one, unit and quality texts.
+//! decided here: the series is a text or a whole number, the time any form of [`Stamp`](stamp::Stamp), the value a finite
+//! number or a text that is one, unit and quality texts.
 
+mod fields;
 mod flat;
 mod json;
 mod labels;
@@ -12,7 +13,7 @@ mod shape;
 pub use labels::{LabelDecoder, LabelRecord};
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 
 use compact_str::CompactString;
@@ -24,7 +25,7 @@ use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
 use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
 
-use crate::stamp::{self, Stamp};
+use crate::stamp;
 
 /// The short, stable codes of refusals: the column `reason` of `dead_letters`.
 pub mod reason {
@@ -164,7 +165,6 @@ pub struct Decoder {
     unit: Unit,
     kind: ValueKind,
     units: Vec<(String, Unit)>,
-    scratch: String,
     // The text that was read last as a time, and its instant: meters report at the same times.
     last_time: (CompactString, Micros),
     labels: Option<labels::LabelSets>,
@@ -199,7 +199,6 @@ impl Decoder {
             unit: feed.unit.clone(),
             kind: feed.kind,
             units: Vec::new(),
-            scratch: String::new(),
             last_time: (CompactString::default(), 0),
             labels: (!feed.labels.is_empty()).then(|| labels::LabelSets::new(feed.labels.values())),
         })
@@ -221,69 +220,19 @@ impl Decoder {
         let value = self.value(&value)?;
         let unit = self.unit(&unit)?;
         let quality = self.quality(&quality)?;
-        let series = self.series(&series)?;
+        let series = fields::series(&series, &self.names[0], &self.series_prefix)?;
         if let Some(sets) = &mut self.labels {
             sets.take(&labels)?;
         }
         Ok(Reading { series, at, value, unit, quality, position })
     }
 
-    fn series(&mut self, field: &Scalar<'_>) -> Result<CompactString, Refusal> {
-        let refuse = |scalar: &Scalar<'_>| {
-            Refusal::new(
-                reason::SERIES_INVALID,
-                format!("series field `{}` is {scalar}; it must be a text or a whole number", self.names[0]),
-            )
-        };
-        let id: &str = match field {
-            Scalar::Missing => return Err(self.missing(reason::SERIES_MISSING, "series", 0)),
-            Scalar::Text(text) => text,
-            Scalar::Integer(number) => {
-                self.scratch.clear();
-                let _ = write!(self.scratch, "{number}");
-                &self.scratch
-            }
-            Scalar::Float(_) | Scalar::Other(_) => return Err(refuse(field)),
-        };
-        let prefixed: String;
-        let id = match (id, self.series_prefix.as_str()) {
-            ("", _) | (_, "") => id,
-            (id, prefix) => {
-                prefixed = format!("{prefix}{id}");
-                &prefixed
-            }
-        };
-        if id.is_empty() || id.len() > SERIES_BYTES_MAX {
-            let wanted = format!("it must have 1 to {SERIES_BYTES_MAX} bytes");
-            let detail = format!("series field `{}` is `{}`; {wanted}", self.names[0], shortened(id));
-            return Err(Refusal::new(reason::SERIES_INVALID, detail));
-        }
-        if id.starts_with(ROLLUP_PREFIX) {
-            return Err(reserved(id));
-        }
-        Ok(CompactString::from(id))
-    }
-
     fn time(&mut self, field: &Scalar<'_>) -> Result<Micros, Refusal> {
-        let at = match field {
+        match field {
             Scalar::Text(text) if !text.is_empty() && self.last_time.0 == text => return Ok(self.last_time.1),
-            Scalar::Missing => return Err(self.missing(reason::TIME_MISSING, "time", 1)),
-            Scalar::Text(text) => Stamp::parse(text).and_then(|stamp| stamp.instant(&self.zone)),
-            Scalar::Integer(value) => stamp::from_integer(*value),
-            Scalar::Float(value) => stamp::from_float(*value),
-            Scalar::Other(_) => None,
-        };
-        let name = &self.names[1];
-        let Some(at) = at else {
-            return Err(Refusal::new(
-                reason::TIME_INVALID,
-                format!("time field `{name}` is {field}; use RFC 3339, a local date and time, or an epoch number"),
-            ));
-        };
-        if !(stamp::EARLIEST..stamp::LATEST).contains(&at) {
-            let detail = format!("time field `{name}` is {field}, which is not between the years 1900 and 2199");
-            return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
+            _ => {}
         }
+        let at = fields::instant(field, &self.names[1], &self.zone)?;
         if let Scalar::Text(text) = field {
             self.last_time = (CompactString::from(&**text), at);
         }
@@ -292,7 +241,7 @@ impl Decoder {
 
     fn value(&self, field: &Scalar<'_>) -> Result<f64, Refusal> {
         let value = match field {
-            Scalar::Missing => return Err(self.missing(reason::VALUE_MISSING, "value", 2)),
+            Scalar::Missing => return Err(fields::missing(reason::VALUE_MISSING, "value", &self.names[2])),
             Scalar::Integer(value) => Some(*value as f64),
             Scalar::Float(value) => Some(*value),
             Scalar::Text(text) => f64::from_str(text.trim()).ok(),
@@ -341,10 +290,6 @@ impl Decoder {
                 format!("quality field `{}` is {field}; use measured, estimated or substituted", self.names[4]),
             )
         })
-    }
-
-    fn missing(&self, reason: &'static str, role: &str, field: usize) -> Refusal {
-        Refusal::new(reason, format!("{role} field `{}` is absent or null", self.names[field]))
     }
 }
 

@@ -5,6 +5,7 @@
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
 
 mod auth;
+mod connections;
 pub mod metrics;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use self::auth::Password;
 use crate::ingest::Committed;
+use self::connections::{Bounded, Limits, only_answer};
 use crate::ingest::brokers::Brokers;
 use crate::ingest::pulse::Pulse;
 use crate::maintenance::service::Summary;
@@ -111,6 +113,8 @@ pub async fn start(config: &HttpConfig, subject: Subject) -> Result<Option<Serve
         router = router.layer(middleware::from_fn_with_state(Arc::new(password), auth::check));
     }
     tracing::info!(%address, "metrics at /metrics, health at /healthz and /readyz");
+    router = router.layer(middleware::from_fn(only_answer));
+    let listener = Bounded::new(listener, Limits::default());
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the metrics and health endpoints closed; ingest goes on");

@@ -111,7 +111,8 @@ pub fn forecasts() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// One row is one record that could not be read, with its raw bytes and the reason.
+/// One row is one record that could not be read, with the reason and its raw bytes (the first 64 KiB of them). `timestamp` is
+/// that of the record; where it has none, or one that cannot be right, that of the commit.
 pub fn dead_letters() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field("feed", DataType::Utf8),

@@ -347,7 +347,7 @@ impl Run<'_> {
         }
         self.report.readings += filled.count;
         self.report.commits += 1;
-        let (intervals, dead_letters) = epoch::rows(parts, of_rollups)?;
+        let (intervals, dead_letters) = epoch::rows(parts, of_rollups, state.committed_at)?;
         let (rewrite_from, census) = (filled.place.rewrite_from, Arc::new(filled.census));
         let rollups = remembered;
         let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };

@@ -5,7 +5,7 @@
 //! | 3/8 | what series are (beyond it new ones are refused) |
 //! | 2/8 | the intervals that they remember (the more series, the fewer each; the lake has the rest) |
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
-//! | 1/8 | the client library's queues, and everything else |
+//! | 1/8 | the client library's queues, what cannot be used of two epochs, and everything else |
 
 use meterline_schemas::config::IngestConfig;
 
@@ -21,6 +21,10 @@ const QUEUE_FACTOR: u64 = 8;
 const QUEUE_KIB_MIN: u64 = 1024;
 /// And above which it gains nothing.
 const QUEUE_KIB_MAX: u64 = 16 * 1024;
+/// Bytes of a reading that cannot be used: what is wrong, as a text, and its place in a dead letter.
+const REFUSED_BYTES: u64 = 512;
+/// Bytes of dead letters below which commits cost more than what they carry.
+const DEAD_BYTES_MIN: u64 = 256 << 10;
 /// Records below which commits cost more than what they carry.
 const RECORDS_MIN: u64 = 10_000;
 
@@ -33,6 +37,10 @@ pub struct Bounds {
     pub share: u64,
     /// Payload that the client library fetches ahead for one worker, in KiB.
     pub queue_kib: usize,
+    /// Bytes of records that cannot be decoded, in one epoch of one worker; with more it is full.
+    pub dead_bytes: usize,
+    /// Decoded readings that cannot be used, in one epoch of one shard; with more it is full.
+    pub refused: usize,
     /// Of one shard.
     pub shard: Budget,
 }
@@ -42,13 +50,21 @@ impl Bounds {
     pub fn of(config: &IngestConfig, crew: Crew) -> Bounds {
         let (workers, processes) = (crew.threads.max(1) as u64, crew.processes.max(1) as u64);
         let eighth = config.memory_limit.bytes() / 8;
-        let share = |eighths: u64| usize::try_from(eighth * eighths / workers).unwrap_or(usize::MAX);
         let queue_kib = (eighth / 1024 / QUEUE_FACTOR / workers).clamp(QUEUE_KIB_MIN, QUEUE_KIB_MAX);
         let records = config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN);
+        // An eighth of the eighth for each kind and each of the two epochs: half of it in all. All of it goes to process 0.
+        let dead_bytes = (eighth / 8 / (workers * processes)).max(DEAD_BYTES_MIN);
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         // Readings are not shared out evenly.
-        let rows = usize::try_from(records / (workers * processes) * 3 / 2).unwrap_or(usize::MAX);
-        let shard = Budget { series: share(3), intervals: share(2), rows };
-        Bounds { records, share: (records / processes).max(1), queue_kib: queue_kib as usize, shard }
+        let rows = size(records / (workers * processes) * 3 / 2);
+        Bounds {
+            records,
+            share: (records / processes).max(1),
+            queue_kib: size(queue_kib),
+            dead_bytes: size(dead_bytes),
+            refused: size(dead_bytes / REFUSED_BYTES),
+            shard: Budget { series: size(3 * eighth / workers), intervals: size(2 * eighth / workers), rows },
+        }
     }
 }
 
@@ -67,11 +83,14 @@ mod tests {
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
         assert_eq!(ample.shard.rows, 1_006_632);
-        assert_eq!(of("1 KiB").records, RECORDS_MIN);
+        assert_eq!((ample.dead_bytes, scarce.dead_bytes), (16 << 20, 2 << 20));
+        assert_eq!((ample.refused, scarce.refused), (32_768, 4_096));
+        let least = of("1 KiB");
+        assert_eq!((least.records, least.dead_bytes, least.refused), (RECORDS_MIN, 256 << 10, 512));
         // What all processes read goes into the memory of one.
         let one_of_four = within("256 MiB", Crew { process: 1, processes: 4, threads: 2 });
         assert_eq!((scarce.share, one_of_four.records, one_of_four.share), (167_772, 167_772, 41_943));
         assert_eq!((scarce.shard.rows, one_of_four.shard.rows), (125_829, 31_456));
-        assert_eq!(one_of_four.shard.intervals, scarce.shard.intervals);
+        assert_eq!((one_of_four.shard.intervals, one_of_four.dead_bytes), (scarce.shard.intervals, 512 << 10));
     }
 }

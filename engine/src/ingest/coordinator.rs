@@ -278,7 +278,7 @@ impl Coordinator {
             states.append(made);
             (of_rollups, rollups) = (Some(rows), remembered);
         }
-        let (intervals, dead_letters) = epoch::rows(parts, of_rollups)?;
+        let (intervals, dead_letters) = epoch::rows(parts, of_rollups, state.committed_at)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
         let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };

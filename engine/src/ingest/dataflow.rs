@@ -62,8 +62,6 @@ use super::shard::{Budget, FeedRules, Routed, Shard, ShardPart};
 
 /// How long an idle worker sleeps; a message from another worker wakes it.
 const NAP: Duration = Duration::from_millis(3);
-/// Readings that cannot be used (a few hundred bytes each) after which a shard counts its epoch as full.
-const REFUSED_MAX: usize = 250_000;
 
 /// What workers tell the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,6 +152,8 @@ pub struct Common {
     pub events: Outlet<Event>,
     /// All workers.
     pub crew: Crew,
+    /// What may be in memory.
+    pub bounds: Bounds,
 }
 
 /// A source for worker `index`.
@@ -347,7 +347,7 @@ fn aggregate<'scope>(
             readings.for_each(|capability, batch| {
                 let Some(epoch) = capability.least().copied() else { return };
                 if epoch == shard.epoch() {
-                    take(&mut shard, batch.drain(..), &common.control);
+                    take(&mut shard, batch.drain(..), &common);
                 } else {
                     early.entry(epoch).or_default().append(batch);
                 }
@@ -375,7 +375,7 @@ fn aggregate<'scope>(
                     };
                     common.events.send(event);
                     if let Some(readings) = early.remove(&shard.epoch()) {
-                        take(&mut shard, readings.into_iter(), &common.control);
+                        take(&mut shard, readings.into_iter(), &common);
                     }
                 }
                 let mut session = output.session(&capability);
@@ -424,12 +424,12 @@ fn report(counts: Counts<'_>, events: Outlet<Event>) {
     });
 }
 
-fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, control: &Control) {
+fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, common: &Common) {
     for routed in readings {
-        let watermark = control.watermark(routed.feed);
+        let watermark = common.control.watermark(routed.feed);
         shard.apply(routed, watermark);
     }
-    if shard.full() || shard.refused() >= REFUSED_MAX {
-        control.fill();
+    if shard.full() || shard.refused() >= common.bounds.refused {
+        common.control.fill();
     }
 }

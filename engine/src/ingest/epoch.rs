@@ -236,11 +236,15 @@ pub fn add(state: &mut IngestState, parts: &Parts, names: &Names) {
     }
 }
 
-/// Rows for the tables `intervals` (with those of roll-ups) and `dead_letters`.
+/// Rows for the tables `intervals` (with those of roll-ups) and `dead_letters`, of a commit at `committed_at`.
 ///
 /// # Errors
 /// A fault of ours: columns do not fit a table.
-pub fn rows(parts: Parts, of_rollups: Option<ShardRows>) -> Result<(EpochRows, Option<RecordBatch>), IngestError> {
+pub fn rows(
+    parts: Parts,
+    of_rollups: Option<ShardRows>,
+    committed_at: Micros,
+) -> Result<(EpochRows, Option<RecordBatch>), IngestError> {
     let mut dead: Vec<DeadLetter> = parts.sources.into_iter().flat_map(|part| part.dead).collect();
     let mut rows: Vec<ShardRows> = of_rollups.into_iter().filter(|of| !of.rows.is_empty()).collect();
     for part in parts.shards {
@@ -248,7 +252,7 @@ pub fn rows(parts: Parts, of_rollups: Option<ShardRows>) -> Result<(EpochRows, O
         rows.extend(part.rows);
     }
     let fault = |error| IngestError::Fault(format!("making a batch of dead letters: {error}"));
-    let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead).map_err(fault)?) };
+    let letters = if dead.is_empty() { None } else { Some(dead_letters::batch(&dead, committed_at).map_err(fault)?) };
     Ok((EpochRows::new(rows), letters))
 }
 

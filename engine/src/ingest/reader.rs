@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use meterline_connectors::formats::{Decoder, LabelDecoder};
+use meterline_connectors::formats::{Decoder, LabelDecoder, Refusal};
 use meterline_connectors::kafka::source::{Assignment, RawRecord, Source};
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::reading::Position;
@@ -21,8 +21,6 @@ use super::shard::{Routed, route};
 
 /// Records that are polled before the dataflow gets its turn.
 const BATCH: usize = 4096;
-/// Bytes of dead letters after which a worker counts its epoch as full.
-const DEAD_BYTES_MAX: usize = 64 << 20;
 /// How often it is looked whether what follows the last record of a partition is nothing to read.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -179,8 +177,8 @@ impl Reader {
                     match feed.bad_records {
                         BadRecords::Skip => {}
                         BadRecords::DeadLetter => {
-                            let letter = dead_letter(feed, position, &record, refusal.reason, refusal.detail);
-                            *dead_bytes += letter.payload.as_ref().map_or(0, |bytes| bytes.len()) + letter.detail.len();
+                            let letter = dead_letter(feed, position, &record, refusal);
+                            *dead_bytes += letter.bytes();
                             dead.push(letter);
                         }
                         BadRecords::Fail => {
@@ -202,7 +200,7 @@ impl Reader {
         if count > 0 {
             self.common.control.found(count as u64);
         }
-        if self.dead_bytes > DEAD_BYTES_MAX {
+        if self.dead_bytes >= self.common.bounds.dead_bytes {
             self.common.control.fill();
         }
         if self.looked.elapsed() >= LOOK {
@@ -247,20 +245,9 @@ impl Reader {
     }
 }
 
-fn dead_letter(
-    feed: &ReadTopic,
-    position: Position,
-    record: &RawRecord<'_>,
-    reason: &'static str,
-    detail: String,
-) -> DeadLetter {
-    DeadLetter {
-        feed: Arc::clone(&feed.name),
-        topic: Arc::clone(&feed.topic),
-        position,
-        key: record.key.map(Box::from),
-        payload: record.payload.map(Box::from),
-        reason: reason.into(),
-        detail,
-    }
+fn dead_letter(feed: &ReadTopic, position: Position, record: &RawRecord<'_>, refusal: Refusal) -> DeadLetter {
+    let (feed, topic) = (Arc::clone(&feed.name), Arc::clone(&feed.topic));
+    let Refusal { reason, detail } = refusal;
+    DeadLetter { feed, topic, position, key: None, payload: None, reason: reason.into(), detail }
+        .with_bytes(record.key, record.payload)
 }

@@ -136,8 +136,8 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     );
 
     let topics = read_topics(config).into();
-    let common =
-        Common { feeds: feeds.into(), topics, control: Arc::clone(&control), events: events.clone().into(), crew };
+    let (rules, control_of, sender) = (feeds.into(), Arc::clone(&control), events.clone().into());
+    let common = Common { feeds: rules, topics, control: control_of, events: sender, crew, bounds };
     let inlets = inlets(prepared.inlets, crew, &links, prepared.rollups.is_some());
     let report = Arc::new(Mutex::new(None));
     let brokers = Brokers::new(Instant::now());

@@ -112,7 +112,7 @@ pub enum Label {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadRecords {
-    /// Kept in the table `dead_letters` with its raw bytes and the reason.
+    /// Kept in the table `dead_letters` with the reason and its raw bytes (the first 64 KiB of them).
     #[default]
     DeadLetter,
     /// Counted only.

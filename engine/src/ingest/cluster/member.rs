@@ -127,6 +127,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
             event => _ = events.send(Up::Event(event)),
         }),
         crew,
+        bounds,
     };
     let sockets = workers_sockets(&me, sockets, &control, &failed);
     let threads = Threads::new(Arc::clone(&control), dataflow::start(common, prepared.setups, sockets)?, lock);

@@ -9,6 +9,7 @@
 //! Of two services on one lake the newer one goes on: it takes the right to commit from the older one when it starts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meterline_schemas::Micros;
 use tokio::sync::watch;
@@ -22,6 +23,9 @@ use crate::maintenance::service::{Housekeeping, Summary};
 use crate::pipelines::{RunError, Runner};
 use crate::server::{self, Server, ServerError, Subject};
 use crate::{ingest, triggers};
+
+/// How long an evaluation of the triggers may go on once the service is to stop.
+const TRIGGERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the service does not start or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +124,14 @@ impl Service {
         if let Err(error) = self.housekeeping.await {
             tracing::error!(%error, "housekeeping died; this is a fault of meterline, please report it");
         }
-        if let Some(triggers) = self.triggers {
-            triggers.await?;
+        if let Some(mut triggers) = self.triggers {
+            match tokio::time::timeout(TRIGGERS_LIMIT, &mut triggers).await {
+                Ok(ended) => ended?,
+                Err(_) => {
+                    triggers.abort();
+                    tracing::warn!("the triggers still wait for the store; they are evaluated again at the next start");
+                }
+            }
         }
         Ok(committed?)
     }

@@ -366,12 +366,12 @@ impl Committer {
         let state = Arc::new(state);
 
         let transactions = [(SEQ.to_owned(), state.seq), (FENCE.to_owned(), state.fence)];
-        let mut attempt = Attempt::new(&stopping, &pulse);
+        let mut attempt = Attempt::new("committing intervals", &stopping, &pulse);
         let intervals_version = loop {
             match self.intervals.commit(&files, &transactions, Some(&self.fence)).await {
                 Ok(version) => break version,
                 Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
-                Err(CommitError::Lake(error)) => attempt.wait("committing intervals", error).await?,
+                Err(CommitError::Lake(error)) => attempt.wait(error).await?,
             }
         };
         let segments = state.segment_paths().map(str::to_owned).collect();
@@ -411,12 +411,12 @@ impl Committer {
             if files.is_empty() {
                 continue;
             }
-            let mut attempt = Attempt::new(&stopping, &pulse);
+            let mut attempt = Attempt::new(doing, &stopping, &pulse);
             loop {
                 match table.commit(files, &[(job.to_owned(), state.seq)], None).await {
                     Ok(_) => break,
                     Err(fenced @ CommitError::Fenced { .. }) => return Err(IngestError::Fenced(fenced)),
-                    Err(CommitError::Lake(error)) => attempt.wait(doing, error).await?,
+                    Err(CommitError::Lake(error)) => attempt.wait(error).await?,
                 }
             }
         }
@@ -540,17 +540,18 @@ async fn retry<T, F>(
 where
     F: Future<Output = Result<T, LakeError>>,
 {
-    let mut attempt = Attempt::new(stopping, pulse);
+    let mut attempt = Attempt::new(doing, stopping, pulse);
     loop {
         match work().await {
             Ok(done) => return Ok(done),
-            Err(error) => attempt.wait(doing, error).await?,
+            Err(error) => attempt.wait(error).await?,
         }
     }
 }
 
 /// Waits between attempts: longer each time, aloud, and not for ever once the engine is to stop.
 struct Attempt<'a> {
+    doing: &'static str,
     stopping: &'a AtomicBool,
     pulse: &'a Pulse,
     count: u32,
@@ -558,11 +559,13 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(stopping: &'a AtomicBool, pulse: &'a Pulse) -> Attempt<'a> {
-        Attempt { stopping, pulse, count: 0, wait: RETRY_FIRST }
+    fn new(doing: &'static str, stopping: &'a AtomicBool, pulse: &'a Pulse) -> Attempt<'a> {
+        pulse.does(doing);
+        Attempt { doing, stopping, pulse, count: 0, wait: RETRY_FIRST }
     }
 
-    async fn wait(&mut self, doing: &'static str, error: LakeError) -> Result<(), IngestError> {
+    async fn wait(&mut self, error: LakeError) -> Result<(), IngestError> {
+        let doing = self.doing;
         self.count += 1;
         let stopping = self.stopping.load(Ordering::Relaxed) && self.count >= ATTEMPTS_WHEN_STOPPING;
         let hopeless = matches!(error, LakeError::Encode { .. } | LakeError::Decode { .. } | LakeError::Url { .. });

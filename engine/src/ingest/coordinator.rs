@@ -91,6 +91,8 @@ impl Coordinator {
             let places = Places { series, members };
             let epoch = self.control.open_next(places);
             self.links.tell(|| Down::Open { epoch, places, stopping: stop });
+            // What the workers look up is part of it.
+            let committing = self.pulse.begins(Instant::now());
             let parts = self.collect(epoch).await?;
             changed = parts.shards.iter().map(|part| part.changed).sum();
             self.go_on = parts.rollups.go_on();
@@ -98,6 +100,7 @@ impl Coordinator {
             if parts.records() > 0 || parts.has_gaps() || news || self.caught_up(&parts) {
                 self.commit(parts, series).await?;
             }
+            drop(committing);
             if stop {
                 return Ok(());
             }
@@ -160,7 +163,10 @@ impl Coordinator {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(Event::Failed(error)) => return Err(error),
-                    Some(Event::Asked(asked)) => self.answer(asked, 0).await?,
+                    Some(Event::Asked(asked)) => {
+                        let _asking = self.pulse.begins(Instant::now());
+                        self.answer(asked, 0).await?;
+                    }
                     Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },
@@ -181,6 +187,8 @@ impl Coordinator {
                 let _ = reply.send(());
             }
             Request::Rewrite { table, rewrite, reply } => {
+                let _committing = self.pulse.begins(Instant::now());
+                self.pulse.does("rewriting files for housekeeping");
                 let result = self.committer.rewrite(table, &rewrite).await;
                 // Nothing that anybody waits for is new.
                 self.publish.send_if_modified(|known| {
@@ -282,7 +290,7 @@ impl Coordinator {
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
         let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
-        let committed = self.make(batch).await?;
+        let committed = self.committer.commit(batch).await?;
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(PartitionState::lag).sum();
         let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();
@@ -298,13 +306,6 @@ impl Coordinator {
         );
         self.make_known();
         Ok(())
-    }
-
-    async fn make(&mut self, batch: Batch) -> Result<Committed, IngestError> {
-        self.pulse.begins();
-        let made = self.committer.commit(batch).await;
-        self.pulse.ends();
-        made
     }
 
     // No records, but partitions that have become idle may let the watermark go on.
@@ -329,7 +330,8 @@ impl Coordinator {
             rollups: RollupStates::default(),
             census,
         };
-        let committed = self.make(batch).await?;
+        let _committing = self.pulse.begins(Instant::now());
+        let committed = self.committer.commit(batch).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");
         self.make_known();
         Ok(())

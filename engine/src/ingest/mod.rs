@@ -74,3 +74,5 @@ mod kinds_tests;
 mod log_tests;
 #[cfg(test)]
 mod stream_tests;
+mod stop_tests;
+#[cfg(test)]

@@ -1,7 +1,11 @@
-//! How the stream fares between two commits: what monitoring sees while a commit, or the store, is stuck.
+//! How the stream fares between two commits: what monitoring sees while a commit, or the store, is stuck. The clock comes from
+//! outside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// A commit that takes longer is worth a look.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// Shared by the one who commits and those who want to know. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -10,9 +14,22 @@ pub struct Pulse(Arc<Mutex<Beat>>);
 #[derive(Debug, Default)]
 struct Beat {
     committing: Option<Instant>,
-    failures: u64,
     // Of the commit that is being made.
+    doing: &'static str,
+    failures: u64,
     failing: Option<String>,
+}
+
+/// A commit is being made; it was made, or given up, when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Committing(Pulse);
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        let mut beat = self.0.beat();
+        (beat.committing, beat.failing) = (None, None);
+    }
 }
 
 impl Pulse {
@@ -20,9 +37,17 @@ impl Pulse {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A commit begins.
-    pub fn begins(&self) {
-        self.beat().committing = Some(Instant::now());
+    /// A commit begins, or something else that needs the store and that the stream waits for.
+    pub fn begins(&self, now: Instant) -> Committing {
+        self.beat().committing = Some(now);
+        self.does("waiting for the workers");
+        Committing(self.clone())
+    }
+
+    /// What the commit is at.
+    pub fn does(&self, doing: &'static str) {
+        let mut beat = self.beat();
+        (beat.doing, beat.failing) = (doing, None);
     }
 
     /// The store failed in the middle of a commit; it will be asked again.
@@ -32,15 +57,10 @@ impl Pulse {
         beat.failing = Some(reason);
     }
 
-    /// The commit was made, or given up.
-    pub fn ends(&self) {
-        let mut beat = self.beat();
-        (beat.committing, beat.failing) = (None, None);
-    }
-
-    /// How long the commit that is being made has taken; `None` while there is none.
-    pub fn committing(&self) -> Option<Duration> {
-        Some(self.beat().committing?.elapsed())
+    /// How long the commit that is being made has taken, and what it is at; `None` while there is none.
+    pub fn committing(&self, now: Instant) -> Option<(Duration, &'static str)> {
+        let beat = self.beat();
+        Some((now.saturating_duration_since(beat.committing?), beat.doing))
     }
 
     /// How often the store has failed since the stream began.
@@ -49,7 +69,40 @@ impl Pulse {
     }
 
     /// Why the store is waited for; `None` while it is not.
-    pub fn waiting(&self) -> Option<String> {
-        Some(format!("the store: {}", self.beat().failing.as_ref()?))
+    pub fn waiting(&self, now: Instant) -> Option<String> {
+        if let Some(reason) = &self.beat().failing {
+            return Some(format!("the store: {reason}"));
+        }
+        let (taken, doing) = self.committing(now).filter(|(taken, _)| *taken >= SLOW)?;
+        Some(format!(
+            "a commit has been in progress for {} s and is {doing}, without an answer or an error; nothing is lost, reading \
+             waits: look whether the store, its disk or the network to it hangs, and at meterline_commit_in_progress_seconds",
+            taken.as_secs()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_neither_answers_nor_fails_is_told_with_how_long_and_at_what() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!((pulse.committing(at(1)), pulse.waiting(at(900))), (None, None));
+        let commit = pulse.begins(start);
+        assert_eq!(pulse.committing(at(2)), Some((Duration::from_secs(2), "waiting for the workers")));
+        pulse.does("writing intervals");
+        assert_eq!(pulse.waiting(at(59)), None);
+        let said = pulse.waiting(at(61)).unwrap();
+        assert!(said.contains("61 s") && said.contains("writing intervals") && said.contains("the store"), "{said}");
+        pulse.store_failed("no space".into());
+        assert_eq!((pulse.waiting(at(1)), pulse.failures()), (Some("the store: no space".into()), 1));
+        // It goes on with the next step.
+        pulse.does("writing the state");
+        assert_eq!(pulse.waiting(at(1)), None);
+        drop(commit);
+        assert_eq!((pulse.committing(at(999)), pulse.waiting(at(999))), (None, None));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meterline_connectors::lake::{Lake, snapshot};
 use meterline_schemas::config::{Config, OnExpired, OnRecreated};
@@ -35,6 +35,11 @@ use super::threads::Threads;
 use super::workers::{Inlet, Start};
 
 pub use super::commit::Committed;
+
+/// How long the last commit may take once the stream is to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+/// How often it is looked whether that has passed.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// What a caller may choose beside the configuration.
 #[derive(Debug, Clone, Default)]
@@ -245,18 +250,34 @@ impl Ingest {
     /// Stops reading, commits what was read, and ends.
     ///
     /// # Errors
-    /// The last commit failed; its readings come again at the next start.
-    pub async fn stop(mut self) -> Result<(), IngestError> {
+    /// The last commit failed, or took too long; its readings come again at the next start.
+    pub async fn stop(self) -> Result<(), IngestError> {
+        self.stop_within(STOP_LIMIT).await
+    }
+
+    /// As [`Ingest::stop`], with so much time for the last commit.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn stop_within(mut self, limit: Duration) -> Result<(), IngestError> {
         self.stopping.store(true, Ordering::Relaxed);
         // Without a receiver the coordinator has ended already.
         let _ = self.stop.send(true);
-        match self.coordinator.take() {
-            Some(coordinator) => match coordinator.await {
-                Ok(result) => result,
-                Err(error) => Err(IngestError::Fault(format!("the coordinator ended: {error}"))),
-            },
-            None => Ok(()),
-        }
+        let Some(mut coordinator) = self.coordinator.take() else { return Ok(()) };
+        let asked = Instant::now();
+        let ended = loop {
+            tokio::select! {
+                ended = &mut coordinator => break ended,
+                () = tokio::time::sleep(STOP_LOOK) => {}
+            }
+            // Once the last commit is made there are only threads to be waited for, and that has a limit of its own.
+            if let Some((_, doing)) = self.pulse.committing(Instant::now()).filter(|_| asked.elapsed() >= limit) {
+                // As after a crash: whatever the store still does with the commit is found at the next start.
+                coordinator.abort();
+                return Err(IngestError::StopTimedOut { waited_s: asked.elapsed().as_secs(), doing });
+            }
+        };
+        ended.unwrap_or_else(|error| Err(IngestError::Fault(format!("the coordinator ended: {error}"))))
     }
 }
 

@@ -44,10 +44,10 @@ pub(super) fn config(brokers: &str) -> Config {
 /// One record on its way, and what it should become.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
-    partition: i32,
-    timestamp_ms: i64,
-    payload: String,
-    reading: Option<(String, Micros, f64)>,
+    pub(super) partition: i32,
+    pub(super) timestamp_ms: i64,
+    pub(super) payload: String,
+    pub(super) reading: Option<(String, Micros, f64)>,
 }
 
 /// Two frequencies in one topic, with repetitions, corrections, disorder and garbage; the same every time.

@@ -15,6 +15,9 @@ use super::lock::EngineLock;
 /// How long the threads of the connections between workers may take to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long all of them may take; one may be waiting for an answer of Kafka.
+const THREADS_LIMIT: Duration = Duration::from_secs(15);
+
 /// The threads, and what is held as long as they run.
 pub(super) struct Threads {
     control: Arc<Control>,
@@ -58,8 +61,13 @@ impl Threads {
             }
             discovery.map(JoinHandle::join)
         });
-        if !matches!(joined.await, Ok(Some(Ok(())) | None)) {
-            tracing::error!("a thread of the stream panicked");
+        match tokio::time::timeout(THREADS_LIMIT, joined).await {
+            Ok(Ok(Some(Ok(())) | None)) => {}
+            Ok(_) => tracing::error!("a thread of the stream panicked"),
+            Err(_) => tracing::warn!(
+                waited_s = THREADS_LIMIT.as_secs(),
+                "a thread of the stream does not end and is left behind; what was committed stays"
+            ),
         }
     }
 }

@@ -77,7 +77,7 @@ impl Collector for Scrape {
             gauge(encoder, "broker_silence", help, SECONDS)?.encode_gauge(&silence.as_secs_f64())?;
         }
         self.housekeeping(encoder)?;
-        let taken = self.subject.pulse.committing().unwrap_or_default().as_secs_f64();
+        let taken = self.subject.pulse.committing(Instant::now()).map_or(0.0, |(taken, _)| taken.as_secs_f64());
         let help = "how long the commit that is being made has taken";
         gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;
         counter(encoder, "store_failures", "failures of the store in the middle of a commit")?

@@ -10,6 +10,7 @@ pub mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -23,8 +24,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::auth::Password;
-use crate::ingest::Committed;
 use self::connections::{Bounded, Limits, only_answer};
+use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
 use crate::ingest::pulse::Pulse;
 use crate::maintenance::service::Summary;
@@ -112,9 +113,9 @@ pub async fn start(config: &HttpConfig, subject: Subject) -> Result<Option<Serve
     if let Some(password) = password {
         router = router.layer(middleware::from_fn_with_state(Arc::new(password), auth::check));
     }
-    tracing::info!(%address, "metrics at /metrics, health at /healthz and /readyz");
     router = router.layer(middleware::from_fn(only_answer));
     let listener = Bounded::new(listener, Limits::default());
+    tracing::info!(%address, "metrics at /metrics, health at /healthz and /readyz");
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the metrics and health endpoints closed; ingest goes on");
@@ -146,7 +147,7 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
     if health != StatusCode::OK {
         return (health, said.to_owned());
     }
-    match subject.brokers.waiting().or_else(|| subject.pulse.waiting()) {
+    match subject.brokers.waiting().or_else(|| subject.pulse.waiting(Instant::now())) {
         None => (StatusCode::OK, "Kafka and the store answer\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
@@ -155,7 +156,6 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Instant;
 
     use meterline_schemas::time::SECOND;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -246,7 +246,7 @@ mod tests {
         assert!(age(&text) >= 90.0 && age(&later) > age(&text), "{} {}", age(&text), age(&later));
         assert_eq!(ask(server.address, "/healthz", "").await.0, 200);
         // A commit that is stuck, and a partition whose leader is away.
-        pulse.begins();
+        let commit = pulse.begins(Instant::now());
         pulse.store_failed("writing intervals: no space".into());
         let (status, reason) = ask(server.address, "/readyz", "").await;
         assert_eq!((status, reason.contains("no space")), (503, true), "{reason}");
@@ -257,6 +257,15 @@ mod tests {
             assert!(!stuck.contains(gone), "{stuck}");
         }
         assert!(stuck.contains("meterline_store_failures_total 1"), "{stuck}");
+        // And one that hangs: nobody says why.
+        drop(commit);
+        brokers.answered("meters", 1, 5, 9, Instant::now());
+        assert_eq!(ask(server.address, "/readyz", "").await.0, 200);
+        if let Some(began) = Instant::now().checked_sub(std::time::Duration::from_secs(75)) {
+            let _commit = pulse.begins(began);
+            let (status, reason) = ask(server.address, "/readyz", "").await;
+            assert_eq!((status, reason.contains("in progress for 7")), (503, true), "{reason}");
+        }
         drop(sender);
         let (status, reason) = ask(server.address, "/healthz", "").await;
         assert_eq!((status, reason.contains("restart")), (503, true));

@@ -7,7 +7,7 @@
 //!   readings wait in Kafka);
 //! * while no broker can say where it ends, for at most `ingest.unreachable_timeout`: unread records may lie there.
 //!
-//! Every other partition is idle: empty ones, and those never read, hold nothing up.
+//! Every other partition is idle: empty ones, those never read, and those that are gone hold nothing up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -41,12 +41,16 @@ impl Idleness {
         Idleness { began: Some(now), active: partitions.collect() }
     }
 
-    /// Notes which partitions had readings.
+    /// Notes which partitions had readings that could be used. What is refused, by the decoder or by a shard, says nothing
+    /// about the meters.
     pub fn heard(&mut self, parts: &Parts, names: &Names, now: Instant) {
-        for progress in parts.sources.iter().flat_map(|part| &part.partitions) {
-            // Records that nobody can read say nothing about the meters.
-            if progress.records > progress.dead {
-                self.active.insert((names.name(progress.feed).to_owned(), progress.partition), now);
+        for part in &parts.shards {
+            for (name, tally) in names.all().iter().zip(&part.tallies) {
+                for (partition, change) in tally.changes() {
+                    if partition != Position::BACKFILL_PARTITION && change.any_taken() {
+                        self.active.insert((name.clone(), partition), now);
+                    }
+                }
             }
         }
     }
@@ -108,12 +112,14 @@ fn may_have_more(
     known: Option<&Known>,
     config: &IngestConfig,
 ) -> bool {
+    // There is no such partition, or no longer.
+    let Some(known) = known else { return false };
     if quiet.is_some_and(|quiet| quiet < config.idle_timeout.to_std()) {
         return true;
     }
-    let Some(known) = known else { return false };
     let unread = match read {
-        Some(read) => known.end.unwrap_or(read.end_offset) > read.next_offset,
+        // Whoever has looked last knows the later end.
+        Some(read) => known.end.max(Some(read.end_offset)) > Some(read.next_offset),
         None => known.end.zip(known.first).is_some_and(|(end, first)| end > first),
     };
     match known.unknown_for {
@@ -126,12 +132,16 @@ fn may_have_more(
 mod tests {
     use meterline_schemas::Frequency;
     use meterline_schemas::config::FeedConfig;
+    use meterline_schemas::reading::Quality;
     use meterline_schemas::time::HOUR;
     use meterline_schemas::unit::Unit;
     use proptest::prelude::*;
 
     use super::super::epoch::{Progress, SourcePart, add};
-    use super::super::series::SeriesState;
+    use super::super::outcome::{Outcome, Tally};
+    use super::super::segments::Frames;
+    use super::super::series::{PendingReading, SeriesState};
+    use super::super::shard::ShardPart;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -145,8 +155,25 @@ mod tests {
         state
     }
 
-    fn part(partitions: Vec<Progress>) -> Parts {
-        Parts { sources: vec![SourcePart { epoch: 1, partitions, dead: vec![] }], ..Parts::default() }
+    /// A reading of a record of a partition, stamped with these hours.
+    fn reading(partition: i32, hours: i64) -> PendingReading {
+        let position = Position { timestamp_ms: hours * HOUR / 1_000, partition, offset: 0 };
+        PendingReading { at: 0, value: 1.0, scale: Unit::KWH.scale(), quality: Quality::Measured, position }
+    }
+
+    /// An epoch in which partitions were read so far, each with one reading; of some the reading was refused.
+    fn part(partitions: Vec<Progress>, refused: &[i32]) -> Parts {
+        let mut tally = Tally::default();
+        for Progress { partition, .. } in &partitions {
+            match refused.contains(partition) {
+                true => tally.dead(*partition),
+                false => tally.count(&reading(*partition, 900), Outcome::Accepted, false),
+            }
+        }
+        let (epoch, states) = (1, Frames::default());
+        let shard = ShardPart { epoch, rows: vec![], tallies: vec![tally], dead: vec![], states, changed: 0 };
+        let sources = vec![SourcePart { epoch, partitions, dead: vec![] }];
+        Parts { sources, shards: vec![shard], ..Parts::default() }
     }
 
     fn progress(partition: i32, lag: i64) -> Progress {
@@ -166,7 +193,7 @@ mod tests {
         let start = Instant::now();
         let mut state = IngestState::default();
         state.feeds.insert("f".into(), FeedState::default());
-        let parts = part(vec![progress(0, 0), progress(1, lag)]);
+        let parts = part(vec![progress(0, 0), progress(1, lag)], &[]);
         add(&mut state, &parts, &names);
         let mut idleness = Idleness::new(&IngestState::default(), start);
         idleness.heard(&parts, &names, start);
@@ -174,7 +201,8 @@ mod tests {
         brokers.answered("f", 0, 0, 3, start);
         brokers.answered("f", 1, 0, 3 + lag, start);
         let now = start + SECOND * seconds;
-        idleness.heard(&part(vec![progress(0, 0)]), &names, now);
+        // What comes in partition 1 meanwhile is refused.
+        idleness.heard(&part(vec![progress(0, 0), progress(1, lag)], &[1]), &names, now);
         brokers.answered("f", 0, 0, 3, now);
         match away {
             Some(away) => brokers.unanswered("f", 1, "no leader".into(), now - SECOND * away),
@@ -195,6 +223,29 @@ mod tests {
     }
 
     #[test]
+    fn records_that_are_refused_vouch_for_no_instant() {
+        let mut config = Config::default();
+        config.feed.insert("f".into(), FeedConfig::new("t", "s", "t", "v"));
+        let names = Names::of(&config);
+        let mut state = IngestState::default();
+        state.feeds.insert("f".into(), FeedState::default());
+        add(&mut state, &part(vec![progress(0, 0), progress(1, 0)], &[1]), &names);
+        let newest = |partition| state.feeds["f"].partitions[&partition].newest_record;
+        assert_eq!((newest(0), newest(1)), (Some(900 * HOUR), None));
+    }
+
+    #[test]
+    fn readings_that_waited_are_a_sign_of_life_once() {
+        let mut tally = Tally::default();
+        let any = |tally: &Tally| tally.changes().any(|(_, change)| change.any_taken());
+        tally.released(&reading(0, 1));
+        tally.count(&reading(0, 1), Outcome::Accepted, false);
+        assert!(!any(&tally), "it came in an earlier epoch");
+        tally.count(&reading(0, 1), Outcome::Waits, false);
+        assert!(any(&tally));
+    }
+
+    #[test]
     fn a_partition_whose_end_nobody_knows_holds_up_to_a_limit() {
         assert!(holds(0, 60, Some(10)), "its leader went away after it was idle: something may have come before");
         assert!(holds(0, 3_599, Some(3_599)) && holds(5, 3_599, Some(3_599)));
@@ -207,7 +258,11 @@ mod tests {
         let known = |first, end| Known { first: Some(first), end: Some(end), unknown_for: None };
         assert!(may_have_more(None, None, Some(&known(3, 5)), &config));
         assert!(!may_have_more(None, None, Some(&known(5, 5)), &config));
-        assert!(!may_have_more(None, None, None, &config), "a partition that is no longer there");
+        let read = PartitionState { next_offset: 3, end_offset: 7, ..PartitionState::default() };
+        assert!(may_have_more(None, Some(&read), Some(&known(0, 3)), &config), "of two ends the later one counts");
+        for quiet in [None, Some(Duration::ZERO)] {
+            assert!(!may_have_more(quiet, Some(&read), None, &config), "a partition that is no longer there");
+        }
     }
 
     proptest! {

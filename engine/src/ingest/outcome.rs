@@ -1,5 +1,6 @@
 //! What became of readings, counted by the partition they came from.
 
+use meterline_schemas::Micros;
 use meterline_schemas::reading::Position;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,7 @@ pub struct Change {
     dead: u64,
     pending: i64,
     late: u64,
+    newest_ms: Option<i64>,
 }
 
 impl Tally {
@@ -65,6 +67,8 @@ impl Tally {
     /// Counts one reading; `late` if the watermark had passed its interval.
     pub fn count(&mut self, reading: &PendingReading, outcome: Outcome, late: bool) {
         let change = self.of(reading.position.partition);
+        let stamp = Some(reading.position.timestamp_ms).filter(|stamp| *stamp >= 0);
+        change.newest_ms = change.newest_ms.max(stamp);
         match outcome {
             Outcome::Accepted => change.accepted += 1,
             Outcome::Corrected => change.corrected += 1,
@@ -91,6 +95,17 @@ impl Tally {
 }
 
 impl Change {
+    /// Whether any reading of this epoch could be used. One that has waited was counted when it came.
+    pub fn any_taken(self) -> bool {
+        let taken = self.accepted + self.corrected + self.duplicate;
+        taken.saturating_add_signed(self.pending) > 0
+    }
+
+    /// The newest time stamp among the records of the readings that could be used.
+    pub fn newest_record(self) -> Option<Micros> {
+        Some(self.newest_ms?.saturating_mul(1_000))
+    }
+
     /// Adds the change to a partition's counts.
     pub fn apply(self, counts: &mut Counts) {
         counts.accepted += self.accepted;

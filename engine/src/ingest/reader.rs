@@ -142,7 +142,7 @@ impl Reader {
         let mut failed = None;
         let count = source.poll(BATCH, Duration::ZERO, |record| {
             let (progress, _) = &mut partitions[record.tag];
-            progress.read(record.offset, record.timestamp_ms);
+            progress.read(record.offset);
             let position =
                 Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
             let number = usize::from(progress.feed);
@@ -166,7 +166,10 @@ impl Reader {
                 None => {
                     let (of, decoder) = &mut decoders.labels[number - decoders.feeds.len()];
                     let said = decoder.decode(record.key, record.payload, record.timestamp_ms);
-                    said.map(|said| labels.push(Input::Label(LabelChange::new(*of, said, position))))
+                    said.map(|said| {
+                        progress.said_labels(record.timestamp_ms);
+                        labels.push(Input::Label(LabelChange::new(*of, said, position)));
+                    })
                 }
             };
             match decoded {

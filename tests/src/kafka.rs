@@ -65,8 +65,14 @@ impl Kafka {
 
     /// Creates `topic`.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
+        self.create_topic_with(topic, partitions, &[]);
+    }
+
+    /// Creates `topic` with settings of its own.
+    pub fn create_topic_with(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         let (admin, options) = self.admin();
-        let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let mut wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        wanted.config = settings.to_vec();
         let made = block_on(admin.create_topics([&wanted], &options)).expect("ask for a topic");
         if let Some(Err((name, code))) = made.into_iter().next() {
             panic!("the broker did not create topic {name}: {code}");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -70,6 +71,29 @@ pub fn drain(brokers: &str, topic: &str) -> Vec<Record> {
     records
 }
 
+/// The offsets of the committed records that a partition still has, in order.
+pub fn remaining(brokers: &str, topic: &str, partition: i32) -> Vec<i64> {
+    let consumer: BaseConsumer = client(brokers)
+        .set("group.id", "remaining")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .create()
+        .expect("create a consumer");
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("assign a partition");
+    consumer.assign(&assignment).expect("assign the partition");
+    let mut offsets = Vec::new();
+    let end = Instant::now() + LIMIT;
+    loop {
+        assert!(Instant::now() < end, "the end of {topic} was not reached in a minute");
+        match consumer.poll(Duration::from_millis(200)) {
+            None => {}
+            Some(Err(KafkaError::PartitionEOF(_))) => return offsets,
+            Some(message) => offsets.push(message.expect("read a record").offset()),
+        }
+    }
+}
+
 /// One record to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
@@ -115,7 +139,8 @@ impl Transaction {
 
 /// Sends `records` in one transaction, which is committed or aborted.
 pub fn send_in_transaction(brokers: &str, topic: &str, records: &[Outgoing], commit: bool) {
-    let transaction = Transaction::begin(brokers, "tests", topic, records);
+    // Of two producers with one name the newer one fences the other: tests of different topics run side by side.
+    let transaction = Transaction::begin(brokers, &format!("tests of {topic}"), topic, records);
     match commit {
         true => transaction.commit(),
         false => transaction.abort(),

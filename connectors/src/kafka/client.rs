@@ -2,21 +2,25 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meterline_schemas::config::KafkaConfig;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use serde::Deserialize;
 
 use super::topic_id::{self, Change, TopicId};
 
 /// Equal complaints of the client library are logged at most this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines and statistics that are served at once, at most: there is an end to it, however much the client says.
+const SERVED_MAX: usize = 10_000;
 
 /// Category of the client's log that tells topics' identifiers.
 const DEBUG: &str = "topic";
@@ -150,9 +154,24 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
     })
 }
 
+/// Runs the callbacks that wait in a consumer's queue until none is left; a poll that does not wait runs one of them.
+/// Ends early with what is not for callbacks: a record, or an error.
+pub(super) fn serve(consumer: &BaseConsumer<Client>) -> Option<KafkaResult<BorrowedMessage<'_>>> {
+    for _ in 0..SERVED_MAX {
+        let said = consumer.context().said.load(Ordering::Relaxed);
+        let polled = consumer.poll(Duration::ZERO);
+        if polled.is_some() || consumer.context().said.load(Ordering::Relaxed) == said {
+            return polled;
+        }
+    }
+    None
+}
+
 /// Receives what the client library says: logs it, and remembers where partitions end.
 #[derive(Default)]
 pub(super) struct Client {
+    // Callbacks that ran.
+    said: AtomicU64,
     complaints: Mutex<HashMap<String, Instant>>,
     ends: Mutex<HashMap<String, HashMap<i32, i64>>>,
     topics: Mutex<HashMap<String, TopicId>>,
@@ -185,6 +204,18 @@ impl Client {
     /// Whether a topic got another identifier than it had.
     pub(super) fn topic_changed(&self) -> bool {
         self.topic_changed.load(Ordering::Relaxed)
+    }
+
+    /// A topic had this identifier when others asked. Tells also where the library has found another one already.
+    pub(super) fn expect_topic(&self, topic: &str, id: TopicId) {
+        let Ok(mut topics) = self.topics.lock() else { return };
+        if *topics.entry(topic.to_owned()).or_insert(id) != id {
+            self.topic_changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn hear(&self) {
+        self.said.fetch_add(1, Ordering::Relaxed);
     }
 
     fn note_topic(&self, message: &str) {
@@ -223,6 +254,7 @@ impl PartitionStatistics {
 
 impl ClientContext for Client {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.hear();
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 if self.worth_logging(facility) {
@@ -238,6 +270,7 @@ impl ClientContext for Client {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
+        self.hear();
         let Ok(read) = serde_json::from_slice::<Statistics>(statistics) else {
             if self.worth_logging("statistics") {
                 tracing::warn!("the Kafka client's statistics cannot be read: lag is not known");
@@ -257,6 +290,7 @@ impl ClientContext for Client {
     }
 
     fn error(&self, error: KafkaError, cause: &str) {
+        self.hear();
         if self.worth_logging(&error.to_string()) {
             tracing::warn!(%error, "Kafka client: {cause}; it reconnects by itself, nothing is lost meanwhile");
         }
@@ -265,6 +299,7 @@ impl ClientContext for Client {
 
 impl ConsumerContext for Client {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.hear();
         if let Err(error) = result {
             tracing::debug!(%error, "the consumer group's offsets, which are for monitoring only, were not updated");
         }

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicId;
-use super::client::{Client, SourceError, consumer};
+use super::client::{self, Client, SourceError, consumer};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// This consumer fetches nothing; its queue may be small.
@@ -57,7 +57,7 @@ impl Cluster {
             return Err(missing());
         }
         leaders.sort_unstable();
-        // The identifier comes by the client's log.
+        // The identifier comes by the client's log: its line waits in the queue when the answer is here.
         self.serve();
         let leaders = leaders.into_iter().map(|(_, leader)| (leader >= 0).then_some(leader)).collect();
         Ok(Topic { id: self.consumer.context().topic_id(topic), leaders })
@@ -84,10 +84,41 @@ impl Cluster {
         SourceError::Unreachable { brokers: self.brokers.clone(), cause }
     }
 
-    // Nothing is assigned: a poll only runs the callbacks.
+    /// Runs the callbacks that wait. Nothing is assigned, so no record comes.
     fn serve(&self) {
-        while let Some(Err(error)) = self.consumer.poll(Duration::ZERO) {
+        while let Some(Err(error)) = client::serve(&self.consumer) {
             tracing::debug!(%error, "Kafka client");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::mock::MockBroker;
+
+    fn cluster(broker: &MockBroker) -> Cluster {
+        Cluster::connect(&KafkaConfig { brokers: broker.brokers().into(), ..KafkaConfig::default() }).unwrap()
+    }
+
+    #[test]
+    fn identifiers_are_known_from_the_first_look_on_and_stay() {
+        let broker = MockBroker::start(&[("a", 1), ("b", 40)]).unwrap();
+        let ids = |cluster: &Cluster| {
+            ["a", "b"].map(|topic| {
+                let found = cluster.topic(topic).unwrap();
+                found.id.unwrap_or_else(|| panic!("{topic}: {found:?}"))
+            })
+        };
+        let first = cluster(&broker);
+        let known = ids(&first);
+        assert_ne!(known[0], known[1]);
+        // Offsets and what the client says beside them come in between.
+        for partition in 0..40 {
+            assert_eq!(first.offsets("b", partition).unwrap(), (0, 0));
+        }
+        assert_eq!(ids(&first), known);
+        // Another client hears of them as the first one did.
+        assert_eq!(ids(&cluster(&broker)), known);
     }
 }

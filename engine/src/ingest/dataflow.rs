@@ -238,7 +238,8 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
             labels.advance_to(open);
         }
         let may_read = !control.stopping.load(Ordering::Relaxed) && !control.full();
-        let count = match reader.obey().and_then(|()| if may_read { reader.read() } else { Ok(0) }) {
+        let count = match reader.obey().and_then(|()| if may_read { reader.read() } else { reader.wait().map(|()| 0) })
+        {
             Ok(count) => count,
             Err(error) => {
                 reader.fail(error);

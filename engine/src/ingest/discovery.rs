@@ -17,14 +17,12 @@ use super::brokers::Brokers;
 use super::epoch::Progress;
 use super::judge::{Found, Verdict, judge};
 use super::outlet::Outlet;
+use super::topic_watch::{RETRY_FIRST, TopicWatch};
 use meterline_connectors::kafka::cluster::{Cluster, Topic};
 use meterline_connectors::kafka::{SourceError, TopicId};
-use meterline_schemas::config::{KafkaConfig, OnExpired, OnRecreated};
+use meterline_schemas::config::{Config, KafkaConfig, OnExpired, OnRecreated};
 use serde::{Deserialize, Serialize};
 
-const REFRESH: Duration = Duration::from_secs(10);
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// How often the log repeats that nobody says where a partition ends.
 const REMINDER: Duration = Duration::from_secs(60);
 /// How long the thread sleeps at a time, so that it ends soon when it is to.
@@ -109,18 +107,8 @@ pub struct Wanted {
     pub on_expired: OnExpired,
 }
 
-/// What the thread works on.
-pub struct Discovery {
-    /// Where.
-    pub kafka: KafkaConfig,
-    /// By number.
-    pub feeds: Vec<Wanted>,
-    /// What it hears from the brokers.
-    pub brokers: Brokers,
-    /// How long a partition whose end nobody knows holds the watermark; for the log.
-    pub unreachable_timeout: Duration,
-    /// How far partitions were read, by feed and partition: at first from the last commit.
-    pub read: BTreeMap<(u16, i32), Progress>,
+/// How discovery speaks with the rest of the stream.
+pub struct Channels {
     /// One a worker, by its place.
     pub workers: Vec<Outlet<Command>>,
     /// What workers stopped reading.
@@ -129,10 +117,23 @@ pub struct Discovery {
     pub report: Arc<Mutex<Option<Report>>>,
     /// Set when the thread is to end.
     pub done: Arc<AtomicBool>,
-    /// Partitions that a worker is reading.
-    pub given: BTreeSet<(u16, i32)>,
-    /// Workers that were asked to give back.
-    pub asked: BTreeSet<usize>,
+}
+
+/// What the thread works on.
+pub struct Discovery {
+    kafka: KafkaConfig,
+    // By number.
+    feeds: Vec<Wanted>,
+    brokers: Brokers,
+    // How long a partition whose end nobody knows holds the watermark; for the log.
+    unreachable_timeout: Duration,
+    // How far partitions were read, by feed and partition.
+    read: BTreeMap<(u16, i32), Progress>,
+    channels: Channels,
+    // Partitions that a worker is reading.
+    given: BTreeSet<(u16, i32)>,
+    // Workers that were asked to give back.
+    asked: BTreeSet<usize>,
 }
 
 /// The worker that reads a partition: neighbours go to different workers, and so do the first partitions of feeds.
@@ -141,33 +142,48 @@ fn worker_of(feed: u16, partition: i32, workers: usize) -> usize {
 }
 
 impl Discovery {
-    /// Runs until `done` is set.
+    /// One that looks for `feeds` and tells `brokers` what it hears. `read` says, by feed and partition, how far the last
+    /// commit has read; from now on these partitions are expected.
+    pub fn new(
+        config: &Config,
+        feeds: Vec<Wanted>,
+        brokers: Brokers,
+        read: BTreeMap<(u16, i32), Progress>,
+        channels: Channels,
+    ) -> Discovery {
+        for (feed, partition) in read.keys() {
+            brokers.expected(&feeds[usize::from(*feed)].name, *partition);
+        }
+        let (kafka, unreachable_timeout) = (config.kafka.clone(), config.ingest.unreachable_timeout.to_std());
+        let (given, asked) = (BTreeSet::new(), BTreeSet::new());
+        Discovery { kafka, feeds, brokers, unreachable_timeout, read, channels, given, asked }
+    }
+
+    /// Runs until [`Channels::done`] is set.
     ///
     /// # Errors
     /// What waiting cannot heal: wrong settings, or a topic or records that are gone where the feed is to fail then.
     pub fn run(mut self) -> Result<(), SourceError> {
-        for (feed, partition) in self.read.keys() {
-            self.brokers.expected(&self.feeds[usize::from(*feed)].name, *partition);
-        }
         let cluster = Cluster::connect(&self.kafka)?;
         let mut topics: Vec<TopicWatch> = self.feeds.iter().map(|_| TopicWatch::default()).collect();
-        while !self.done.load(Ordering::Relaxed) {
-            while let Ok(back) = self.given_back.try_recv() {
+        while !self.ended() {
+            while let Ok(back) = self.channels.given_back.try_recv() {
                 self.take_back(back);
                 // A client that finds itself in doubt again and again must not spin.
                 let soon = Instant::now() + RETRY_FIRST;
                 topics.iter_mut().for_each(|watch| watch.next = watch.next.min(soon));
             }
             for (number, watch) in topics.iter_mut().enumerate() {
-                if self.done.load(Ordering::Relaxed) || Instant::now() < watch.next {
+                if self.ended() || Instant::now() < watch.next {
                     continue;
                 }
                 let name = self.feeds[number].name.clone();
                 match self.look(&cluster, number as u16, watch) {
-                    Ok(()) => {
+                    Ok(Looked::AtAll) => {
                         self.brokers.found(&name);
                         watch.found(&self.feeds[number].topic);
                     }
+                    Ok(Looked::InVain) => watch.next = Instant::now() + RETRY_FIRST,
                     Err(error) if error.passes() => {
                         if matches!(error, SourceError::TopicMissing { .. }) {
                             // Whatever comes back under that name is looked at before it is read.
@@ -186,6 +202,10 @@ impl Discovery {
         Ok(())
     }
 
+    fn ended(&self) -> bool {
+        self.channels.done.load(Ordering::Relaxed)
+    }
+
     fn take_back(&mut self, back: GivenBack) {
         let GivenBack { worker, reason, partitions } = back;
         tracing::info!(worker, partitions = partitions.len(), "looking at what is being read: {reason}");
@@ -202,58 +222,84 @@ impl Discovery {
         let workers: BTreeSet<usize> = self
             .given
             .range((feed, 0)..=(feed, i32::MAX))
-            .map(|(feed, partition)| worker_of(*feed, *partition, self.workers.len()))
+            .map(|(feed, partition)| worker_of(*feed, *partition, self.channels.workers.len()))
             .collect();
         for worker in &workers {
             if self.asked.insert(*worker) {
-                self.workers[*worker].send(Command::GiveBack);
+                self.channels.workers[*worker].send(Command::GiveBack);
             }
         }
         !workers.is_empty()
     }
 
-    fn look(&mut self, cluster: &Cluster, feed: u16, watch: &mut TopicWatch) -> Result<(), SourceError> {
+    fn look(&mut self, cluster: &Cluster, feed: u16, watch: &mut TopicWatch) -> Result<Looked, SourceError> {
         let wanted = self.feeds[usize::from(feed)].clone();
         let topic = cluster.topic(&wanted.topic)?;
         let found = self.ask(cluster, &wanted, &topic, watch)?;
+        if self.ended() {
+            return Ok(Looked::InVain);
+        }
+        // The offsets must be those of the topic whose identifier we know.
+        if cluster.topic(&wanted.topic)?.id != topic.id {
+            tracing::info!(topic = %wanted.topic, "the topic was created anew while it was looked at; looking again");
+            return Ok(Looked::InVain);
+        }
         watch.partitions = topic.leaders.len();
         let read: BTreeMap<i32, Progress> =
             self.read.range((feed, 0)..=(feed, i32::MAX)).map(|((_, p), progress)| (*p, *progress)).collect();
         let verdicts = judge(&read, &found);
-        let anew = |partition: &i32| matches!(verdicts.get(partition), Some(Verdict::Anew { .. }));
+        let other = |partition: &i32| matches!(verdicts.get(partition), Some(Verdict::Anew { .. } | Verdict::Gone));
         // What is being read must first be given back: only the worker knows how far it is.
-        if read.keys().any(|partition| anew(partition) && self.given.contains(&(feed, *partition))) {
+        if read.keys().any(|partition| other(partition) && self.given.contains(&(feed, *partition))) {
             self.recall(feed);
-            return Ok(());
+            return Ok(Looked::AtAll);
         }
-        let there = (0..).zip(&found.offsets).map(|(partition, _)| partition);
-        let all: BTreeSet<i32> = there.chain(verdicts.keys().copied()).collect();
-        for partition in all {
+        for (partition, verdict) in verdicts {
             if self.given.contains(&(feed, partition)) {
                 continue;
             }
             let known = read.get(&partition).copied();
-            let offsets = usize::try_from(partition).ok().and_then(|number| found.offsets.get(number).copied());
-            let (first, end) = match offsets {
-                Some(Some(offsets)) => offsets,
-                // Nobody says where it begins.
-                Some(None) => continue,
-                None => (0, 0),
+            let there = usize::try_from(partition).ok().and_then(|number| found.offsets.get(number).copied().flatten());
+            let end = there.map_or(0, |(_, end)| end);
+            let mut begin = known.unwrap_or_else(|| Progress::begin(feed, partition, 0));
+            let change = match verdict {
+                Verdict::Unknown => continue,
+                Verdict::Gone => {
+                    self.gone(&wanted, partition, watch);
+                    continue;
+                }
+                Verdict::Begins(first) => {
+                    (begin.first_offset, begin.next_offset) = (first, first);
+                    Change::None
+                }
+                Verdict::GoesOn => Change::None,
+                Verdict::Expired(first) => self.expired(&wanted, begin, first, end)?,
+                Verdict::Anew { evidence, first } => {
+                    let change = self.anew(&wanted, partition, evidence, first)?;
+                    if change == Change::Gone {
+                        self.gone(&wanted, partition, watch);
+                    }
+                    change
+                }
             };
-            let change = match verdicts.get(&partition) {
-                Some(Verdict::Unknown) => continue,
-                Some(Verdict::Expired(first)) => self.expired(&wanted, known, *first, end)?,
-                Some(Verdict::Anew { evidence, first }) => self.anew(&wanted, partition, evidence, *first)?,
-                Some(Verdict::GoesOn) | None => Change::None,
-            };
-            let mut begin = known.unwrap_or_else(|| Progress::begin(feed, partition, first));
-            if begin.is_new() {
-                (begin.first_offset, begin.next_offset) = (first, first);
+            if change != Change::Gone {
+                watch.gone.remove(&partition);
             }
             let order = Order { topic: Arc::clone(&wanted.topic), topic_id: topic.id, begin, change, end_offset: end };
             self.give(order);
         }
-        Ok(())
+        Ok(Looked::AtAll)
+    }
+
+    // It holds no watermark any more; the log says so once.
+    fn gone(&self, wanted: &Wanted, partition: i32, watch: &mut TopicWatch) {
+        self.brokers.gone(&wanted.name, partition);
+        if watch.gone.insert(partition) {
+            tracing::warn!(
+                feed = wanted.name, topic = %wanted.topic, partition, partitions = watch.partitions,
+                "the topic has no such partition any more: what was read of it stays in the lake, and it holds nothing up"
+            );
+        }
     }
 
     // Where the partitions begin and end; a broker that does not answer is asked once.
@@ -267,6 +313,9 @@ impl Discovery {
         let mut silent: BTreeMap<i32, String> = BTreeMap::new();
         let mut offsets = Vec::with_capacity(topic.leaders.len());
         for (partition, leader) in (0..).zip(&topic.leaders) {
+            if self.ended() {
+                break;
+            }
             let answer = match leader {
                 None => Err("it has no leader".to_owned()),
                 Some(leader) => match silent.get(leader) {
@@ -307,8 +356,8 @@ impl Discovery {
         Ok(Found { id: topic.id, offsets })
     }
 
-    fn expired(&self, wanted: &Wanted, known: Option<Progress>, first: i64, end: i64) -> Result<Change, SourceError> {
-        let Some(Progress { partition, next_offset, .. }) = known else { return Ok(Change::None) };
+    fn expired(&self, wanted: &Wanted, known: Progress, first: i64, end: i64) -> Result<Change, SourceError> {
+        let Progress { partition, next_offset, .. } = known;
         match wanted.on_expired {
             OnExpired::Fail => {
                 let topic = wanted.topic.to_string();
@@ -324,16 +373,20 @@ impl Discovery {
         }
     }
 
-    fn anew(&self, wanted: &Wanted, partition: i32, evidence: &str, first: Option<i64>) -> Result<Change, SourceError> {
-        let (topic, evidence) = (wanted.topic.to_string(), evidence.to_owned());
+    fn anew(
+        &self,
+        wanted: &Wanted,
+        partition: i32,
+        evidence: String,
+        first: Option<i64>,
+    ) -> Result<Change, SourceError> {
+        let topic = wanted.topic.to_string();
         if wanted.on_recreated == OnRecreated::Fail {
             return Err(SourceError::Recreated { topic, evidence });
         }
+        let Some(first) = first else { return Ok(Change::Gone) };
         tracing::warn!(topic, partition, evidence, "the topic was created anew: it is read from its beginning");
-        if first.is_none() {
-            self.brokers.gone(&wanted.name, partition);
-        }
-        Ok(first.map_or(Change::Gone, Change::Anew))
+        Ok(Change::Anew(first))
     }
 
     fn give(&mut self, order: Order) {
@@ -341,20 +394,18 @@ impl Discovery {
         let key = (feed, partition);
         let mut progress = order.begin;
         order.change.apply(&mut progress, order.topic_id, order.end_offset);
-        tracing::info!(
-            topic = %order.topic, partition, from_offset = progress.next_offset, end_offset = order.end_offset,
-            "reading a partition"
-        );
         if order.change != Change::Gone {
+            let (from_offset, end_offset) = (progress.next_offset, order.end_offset);
+            tracing::info!(topic = %order.topic, partition, from_offset, end_offset, "reading a partition");
             self.given.insert(key);
         }
         self.read.insert(key, progress);
-        self.workers[worker_of(feed, partition, self.workers.len())].send(Command::Read(order));
+        self.channels.workers[worker_of(feed, partition, self.channels.workers.len())].send(Command::Read(order));
     }
 
     // The broker is told for monitoring alone: a failure is nobody's loss.
     fn report(&mut self, cluster: &Cluster) {
-        let Some(newest) = self.report.lock().ok().and_then(|mut newest| newest.take()) else { return };
+        let Some(newest) = self.channels.report.lock().ok().and_then(|mut newest| newest.take()) else { return };
         for at in &newest {
             let read = self.read.get_mut(&(at.feed, at.partition));
             if let Some(read) = read.filter(|read| read.incarnation == at.incarnation) {
@@ -384,45 +435,12 @@ impl Change {
     }
 }
 
-/// What is known of one topic, and when to look again.
-struct TopicWatch {
-    partitions: usize,
-    next: Instant,
-    waiting_since: Option<Instant>,
-    retry: Duration,
-    // Partitions whose end nobody knows, and when the log last said so.
-    silent: BTreeMap<i32, Instant>,
-}
-
-impl Default for TopicWatch {
-    fn default() -> Self {
-        TopicWatch {
-            partitions: 0,
-            next: Instant::now(),
-            waiting_since: None,
-            retry: RETRY_FIRST,
-            silent: BTreeMap::new(),
-        }
-    }
-}
-
-impl TopicWatch {
-    fn found(&mut self, topic: &str) {
-        if let Some(since) = self.waiting_since.take() {
-            let waited_s = since.elapsed().as_secs_f64().round();
-            tracing::info!(topic, partitions = self.partitions, waited_s, "the topic can be read now");
-        }
-        self.retry = RETRY_FIRST;
-        self.next = Instant::now() + REFRESH;
-    }
-
-    fn wait(&mut self, error: &SourceError) {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let waited_s = since.elapsed().as_secs_f64().round();
-        tracing::warn!(%error, waited_s, next_attempt_s = self.retry.as_secs_f64(), "waiting for Kafka");
-        self.next = Instant::now() + self.retry;
-        self.retry = (self.retry * 2).min(RETRY_LONGEST);
-    }
+/// What came of looking at a topic.
+enum Looked {
+    /// Everything was seen.
+    AtAll,
+    /// It changed meanwhile.
+    InVain,
 }
 
 #[cfg(test)]

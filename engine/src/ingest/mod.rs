@@ -52,6 +52,7 @@ pub mod service;
 pub mod shard;
 pub mod state;
 mod threads;
+mod topic_watch;
 pub mod watermark;
 mod workers;
 pub mod written;
@@ -73,6 +74,6 @@ mod kinds_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
-mod stream_tests;
 mod stop_tests;
 #[cfg(test)]
+mod stream_tests;

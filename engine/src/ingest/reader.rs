@@ -24,6 +24,9 @@ const BATCH: usize = 4096;
 /// How often it is looked whether what follows the last record of a partition is nothing to read.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long an epoch may be full before the client is told to fetch nothing more.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// The source side of one worker.
 pub struct Reader {
     // Its place among those that read.
@@ -36,6 +39,8 @@ pub struct Reader {
     // All that it ever read, each with whether it is being read now; a place in here is the tag of an assignment.
     partitions: Vec<(Progress, bool)>,
     looked: Instant,
+    // Since when nothing was read because nothing may be.
+    waits: Option<Instant>,
     dead: Vec<DeadLetter>,
     dead_bytes: usize,
     /// Readings that were read last.
@@ -71,6 +76,7 @@ impl Reader {
             given_back,
             partitions: Vec::new(),
             looked: Instant::now(),
+            waits: None,
             dead: Vec::new(),
             dead_bytes: 0,
             batch: Vec::with_capacity(BATCH),
@@ -115,8 +121,8 @@ impl Reader {
         }
         *reading = change != Change::Gone;
         if *reading {
-            let next_offset = (!progress.is_new()).then_some(progress.next_offset);
-            let assignment = Assignment { topic, partition: progress.partition, next_offset, tag };
+            let (partition, next_offset) = (progress.partition, progress.next_offset);
+            let assignment = Assignment { topic, topic_id: progress.topic_id, partition, next_offset, tag };
             self.source.assign(std::slice::from_ref(&assignment))?;
         }
         Ok(())
@@ -138,6 +144,7 @@ impl Reader {
     /// # Errors
     /// Going on would lose records, or one cannot be decoded and its feed is to fail then.
     pub fn read(&mut self) -> Result<usize, IngestError> {
+        self.waits = None;
         let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, labels, .. } = self;
         let mut failed = None;
         let count = source.poll(BATCH, Duration::ZERO, |record| {
@@ -212,6 +219,19 @@ impl Reader {
         Ok(count)
     }
 
+    /// The epoch is full, or the stream is to stop: nothing is read. If that takes long, fetching is paused; until then, what was
+    /// fetched ahead is there when reading goes on.
+    ///
+    /// # Errors
+    /// Going on would lose records.
+    pub fn wait(&mut self) -> Result<(), IngestError> {
+        let now = Instant::now();
+        if now - *self.waits.get_or_insert(now) >= REST_AFTER {
+            self.source.rest()?;
+        }
+        Ok(())
+    }
+
     // What follows the last record that was handed out may be marks of transactions, and transactions that were aborted:
     // nothing to read, and so nothing that is behind.
     fn look(&mut self) {
@@ -231,10 +251,9 @@ impl Reader {
         let mut partitions = Vec::with_capacity(self.partitions.len());
         for (progress, reading) in &mut self.partitions {
             let topic = &self.common.topics[usize::from(progress.feed)].topic;
-            if let Some(end) = self.source.end_offset(topic, progress.partition).filter(|_| *reading) {
-                progress.end_offset = end;
-            }
-            progress.end_offset = progress.end_offset.max(progress.next_offset);
+            // Of several known ends the latest counts.
+            let end = self.source.end_offset(topic, progress.partition).filter(|_| *reading);
+            progress.end_offset = progress.end_offset.max(progress.next_offset).max(end.unwrap_or(i64::MIN));
             partitions.push(progress.hand_in());
         }
         self.dead_bytes = 0;

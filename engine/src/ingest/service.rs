@@ -1,6 +1,6 @@
 //! The running stream: starts the workers, discovery and the coordinator, and ends them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,7 +20,7 @@ use super::control::Control;
 use super::coordinator::Coordinator;
 use super::crew::Crew;
 use super::dataflow::{self, Common, Event, ReadTopic};
-use super::discovery::{Discovery, Wanted};
+use super::discovery::{Channels, Discovery, Wanted};
 use super::epoch::Progress;
 use super::error::IngestError;
 use super::feeds::{check_feeds, feed_rules, read_topics};
@@ -37,7 +37,7 @@ use super::workers::{Inlet, Start};
 pub use super::commit::Committed;
 
 /// How long the last commit may take once the stream is to stop.
-const STOP_LIMIT: Duration = Duration::from_secs(40);
+const STOP_LIMIT: Duration = Duration::from_secs(35);
 /// How often it is looked whether that has passed.
 const STOP_LOOK: Duration = Duration::from_millis(100);
 
@@ -149,19 +149,13 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     // By their places.
     let mut workers: Vec<usize> = (0..crew.workers()).collect();
     workers.sort_unstable_by_key(|worker| crew.place(*worker));
-    let discovery = Discovery {
-        kafka: config.kafka.clone(),
-        feeds: wanted(config),
-        brokers: brokers.clone(),
-        unreachable_timeout: config.ingest.unreachable_timeout.to_std(),
-        read: positions(&names, &state),
+    let channels = Channels {
         workers: workers.into_iter().map(|worker| inlets[worker].commands.clone()).collect(),
         given_back,
         report: Arc::clone(&report),
         done: Arc::clone(&control.done),
-        given: BTreeSet::new(),
-        asked: BTreeSet::new(),
     };
+    let discovery = Discovery::new(config, wanted(config), brokers.clone(), positions(&names, &state), channels);
     let threads = Threads::new(Arc::clone(&control), dataflow::start(common, prepared.setups, peers)?, lock);
     let discovery = std::thread::Builder::new()
         .name("kafka-discovery".into())
@@ -247,7 +241,7 @@ impl Ingest {
         }
     }
 
-    /// Stops reading, commits what was read, and ends.
+    /// Stops reading, commits what was read, and ends, within less than a minute.
     ///
     /// # Errors
     /// The last commit failed, or took too long; its readings come again at the next start.

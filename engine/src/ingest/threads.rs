@@ -16,7 +16,7 @@ use super::lock::EngineLock;
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long all of them may take; one may be waiting for an answer of Kafka.
-const THREADS_LIMIT: Duration = Duration::from_secs(15);
+const THREADS_LIMIT: Duration = Duration::from_secs(20);
 
 /// The threads, and what is held as long as they run.
 pub(super) struct Threads {

@@ -161,6 +161,158 @@ fn records_that_retention_took_are_an_error_or_counted() {
 }
 
 #[test]
+fn a_topic_that_was_refilled_is_told_from_the_old_one_by_its_identifier() {
+    let Some(kafka) = kafka("the topic that is refilled") else { return };
+    let (brokers, name) = (kafka.brokers(), "refilled");
+    kafka.create_topic(name, 1);
+    let sandbox = sandbox(kafka, name, "on_recreated = \"fail\"");
+    topic::send(&brokers, name, &hours(0, 20));
+    // Not longer than discovery takes to look a first time.
+    let mut engine = sandbox.engine();
+    await_read(&sandbox, &mut engine, 20);
+    assert_eq!(engine.stop().code(), Some(0));
+    // As many partitions, and more records: nothing but the identifier is different.
+    kafka.delete_topic(name);
+    kafka.create_topic(name, 1);
+    topic::send(&brokers, name, &hours(20, 60));
+    assert_fails(&sandbox, sandbox.engine(), &["another identifier", "deleted and created again", "on_recreated"]);
+    assert_eq!(total(&partitions(&sandbox), "records"), 20, "nothing of the new one was read");
+}
+
+#[test]
+fn a_partition_that_is_gone_holds_nothing_up() {
+    let Some(kafka) = kafka("the partition that is gone") else { return };
+    let (brokers, name) = (kafka.brokers(), "fewer");
+    kafka.create_topic(name, 2);
+    let sandbox = sandbox(kafka, name, "on_recreated = \"restart\"\nlateness = \"0s\"");
+    for meter in ["m", "a"] {
+        topic::send(&brokers, name, &of_meter(meter, 0, 10));
+    }
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 20);
+    assert!(rows.iter().all(|row| integer(row, "records") == 10), "each has a meter: {rows:?}");
+    kafka.delete_topic(name);
+    kafka.create_topic(name, 1);
+    for meter in ["m", "a"] {
+        topic::send(&brokers, name, &of_meter(meter, 10, 10));
+    }
+    await_read(&sandbox, &mut engine, 40);
+    assert!(sandbox.log().contains("no such partition any more"));
+    let closed = |hours: i64| {
+        wait::until("everything is closed", MINUTE, || {
+            let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
+            (sandbox.number(watermark) == Some(hours)).then_some(())
+        });
+    };
+    closed(19);
+    assert_eq!(engine.stop().code(), Some(0));
+    // Nor does it after a restart, which remembers it.
+    let mut engine = sandbox.engine();
+    for meter in ["m", "a"] {
+        topic::send(&brokers, name, &of_meter(meter, 20, 10));
+    }
+    await_read(&sandbox, &mut engine, 60);
+    closed(29);
+    let silence = |partition| {
+        sandbox.metric(&format!("meterline_partition_silence_seconds{{feed=\"meters\",partition=\"{partition}\"}}"))
+    };
+    assert_eq!((silence(0), silence(1)), (Some(0.0), Some(0.0)));
+    assert!(sandbox.http("/readyz").expect("it answers").contains("Kafka and the store answer"));
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+#[test]
+fn what_retention_took_of_a_partition_that_was_empty_is_lost_as_anywhere_else() {
+    let Some(kafka) = kafka("retention of an empty partition") else { return };
+    let (brokers, name) = (kafka.brokers(), "unread");
+    kafka.create_topic(name, 2);
+    let sandbox = sandbox(kafka, name, "on_expired = \"fail\"");
+    topic::send(&brokers, name, &hours(0, 10));
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 10);
+    let empty = rows.iter().find(|row| integer(row, "records") == 0).expect("the meter has one partition");
+    let empty = integer(empty, "partition") as i32;
+    assert_eq!(engine.stop().code(), Some(0));
+    // Whatever comes in the partition that was empty, some of it is gone before it is read.
+    topic::send(&brokers, name, &of_meter("a", 0, 20));
+    assert_eq!(topic::end_offsets(&brokers, name)[empty as usize], 20, "in the other partition");
+    kafka.delete_records(name, empty, 5);
+    assert_fails(&sandbox, sandbox.engine(), &[&format!("offsets 0 to 4 of unread/{empty} are lost"), "on_expired"]);
+    reconfigure(&sandbox, "on_expired = \"fail\"", "on_expired = \"earliest\"");
+    let mut engine = sandbox.engine();
+    let rows = await_read(&sandbox, &mut engine, 25);
+    assert_eq!(total(&rows, "expired"), 5);
+    assert_eq!(engine.stop().code(), Some(0));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(25));
+}
+
+/// The hours `0..count` of a meter as a compacted topic has them: a key for each interval, and a value that tells the round.
+fn of_round(round: usize, count: usize) -> Vec<Outgoing> {
+    let keyed = |(hour, sent): (usize, Outgoing)| {
+        let payload = sent.payload.map(|payload| {
+            let text = String::from_utf8_lossy(&payload).into_owned();
+            text.replace(&format!("\"value\":{hour},"), &format!("\"value\":{},", 100 * round + hour)).into_bytes()
+        });
+        Outgoing { key: format!("m/{hour}"), payload }
+    };
+    hours(0, count).into_iter().enumerate().map(keyed).collect()
+}
+
+#[test]
+fn what_a_topic_compacts_away_is_counted_as_gaps_and_stalls_nothing() {
+    let Some(kafka) = kafka("the compacted topic") else { return };
+    let (brokers, name) = (kafka.brokers(), "compacted");
+    let compacted = [("cleanup.policy", "compact"), ("segment.ms", "200"), ("min.cleanable.dirty.ratio", "0.01")];
+    kafka.create_topic_with(name, 1, &compacted);
+    let sandbox = sandbox(kafka, name, "lateness = \"0s\"");
+    const KEYS: usize = 20;
+    let round = |round| {
+        topic::send(&brokers, name, &of_round(round, KEYS));
+        // The next one begins a segment.
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    (1..=5).for_each(round);
+    // Of the newest segment nothing is compacted.
+    topic::send(&brokers, name, &hours(KEYS, 1));
+    wait::until("the cleaner has left one record a key", MINUTE, || {
+        (topic::remaining(&brokers, name, 0).len() == KEYS + 1).then_some(())
+    });
+    // The end is nothing to read: an aborted transaction, and its mark.
+    topic::send_in_transaction(&brokers, name, &hours(300, 9), false);
+    let end = 5 * KEYS as i64 + 1 + 9 + 1;
+    wait::until("the mark is in the topic", MINUTE, || (topic::end_offsets(&brokers, name) == [end]).then_some(()));
+    let mut engine = sandbox.engine();
+    let at_end = |engine: &mut Engine, end: i64| {
+        wait::until("the end of the topic is reached", MINUTE, || {
+            assert!(engine.runs(), "the engine ended by itself");
+            let rows = partitions(&sandbox);
+            let row = rows.into_iter().next()?;
+            (integer(&row, "next_offset") == end && integer(&row, "lag_records") == 0).then_some(row)
+        })
+    };
+    let row = at_end(&mut engine, end);
+    assert_eq!(integer(&row, "records"), KEYS as i64 + 1, "{row:?}");
+    assert_eq!(integer(&row, "gaps"), end - KEYS as i64 - 1, "{row:?}");
+    wait::until("everything is closed", MINUTE, || {
+        let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
+        (sandbox.number(watermark) == Some(KEYS as i64)).then_some(())
+    });
+    let lag = "meterline_lag_records{feed=\"meters\",partition=\"0\"}";
+    wait::until("/metrics has no lag either", MINUTE, || (sandbox.metric(lag) == Some(0.0)).then_some(()));
+    assert_eq!(engine.stop().code(), Some(0));
+    // While the cleaner is at work, before and behind the reader, and from an offset that may be gone.
+    (6..=7).for_each(round);
+    let mut engine = sandbox.engine();
+    (8..=10).for_each(round);
+    topic::send(&brokers, name, &hours(KEYS + 1, 1));
+    at_end(&mut engine, topic::end_offsets(&brokers, name)[0]);
+    assert_eq!(engine.stop().code(), Some(0));
+    let of_last_round = "SELECT count(*) FROM intervals WHERE value >= 1000 AND value < 1020";
+    assert_eq!(sandbox.number(of_last_round), Some(KEYS as i64));
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(KEYS as i64 + 2));
+}
+
+#[test]
 fn transactions_leave_gaps_that_are_counted_and_nothing_behind() {
     let Some(kafka) = kafka("gaps of transactions") else { return };
     let (brokers, name) = (kafka.brokers(), "gaps");

@@ -122,7 +122,10 @@ impl FileSet {
     }
 
     /// Splits rows by partition, sorts each part, and encodes it.
-    pub(super) fn rows(&mut self, rows: &RecordBatch) -> Result<(), LakeError> {
+    ///
+    /// # Errors
+    /// The rows do not fit the table.
+    pub fn rows(&mut self, rows: &RecordBatch) -> Result<(), LakeError> {
         let failed =
             |error: ArrowError| LakeError::Encode { table: self.table.name.to_owned(), reason: error.to_string() };
         for (partition, rows) in split(&self.table, rows).map_err(failed)? {

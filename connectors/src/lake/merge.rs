@@ -14,8 +14,9 @@ use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use futures::StreamExt;
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
 
-use super::{Bound, DataFile, FileReader, Lake, LakeError, TableDefinition};
+use super::{Bound, DataFile, FileReader, Lake, LakeError, TableDefinition, by_name, unreadable};
 
 /// Rows of one batch of an open file.
 const READ: usize = 4 * 1024;
@@ -74,9 +75,9 @@ impl SortedMerge {
     ///
     /// # Errors
     ///
-    /// [`LakeError::Decode`]: the table cannot be sorted by its columns, which is a fault of ours.
+    /// [`LakeError::Encode`]: the table cannot be sorted by its columns, which is a fault of ours.
     pub fn new(lake: &Lake, table: &TableDefinition, files: Vec<DataFile>) -> Result<SortedMerge, LakeError> {
-        let failed = |error: ArrowError| LakeError::Decode { path: table.name.to_owned(), reason: error.to_string() };
+        let failed = |error: ArrowError| LakeError::Encode { table: table.name.to_owned(), reason: error.to_string() };
         let stored: Vec<usize> = (0..table.schema.fields().len())
             .filter(|i| !table.partition_by.contains(&table.schema.field(*i).name().as_str()))
             .collect();
@@ -98,7 +99,7 @@ impl SortedMerge {
     ///
     /// # Errors
     ///
-    /// [`LakeError::Decode`] if a file is damaged or not sorted, or the store failed.
+    /// [`LakeError::Unreadable`], [`LakeError::NotSorted`] or [`LakeError::NotFound`], with the file; [`LakeError::Store`].
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         // Batches that rows are taken from, and of each file the number of its current one among them.
         let mut batches: Vec<RecordBatch> = Vec::new();
@@ -141,8 +142,8 @@ impl SortedMerge {
             return Ok(None);
         }
         let batches: Vec<&RecordBatch> = batches.iter().collect();
-        let rows = interleave_record_batch(&batches, &places).map_err(|e| self.damaged(None, &e.to_string()))?;
-        Ok(Some(rows))
+        let fault = |e: ArrowError| LakeError::Encode { table: self.table.name.to_owned(), reason: e.to_string() };
+        Ok(Some(interleave_record_batch(&batches, &places).map_err(fault)?))
     }
 
     async fn open(&mut self, number: usize) -> Result<(), LakeError> {
@@ -150,7 +151,7 @@ impl SortedMerge {
         let stream = ParquetRecordBatchStreamBuilder::new(self.lake.data_file(self.table.name, file))
             .await
             .and_then(|builder| builder.with_batch_size(READ).build())
-            .map_err(|e| self.damaged(Some(number), &e.to_string()))?;
+            .map_err(|e| self.unreadable(number, e))?;
         let (batch, keys) = (RecordBatch::new_empty(Arc::clone(&self.schema)), self.converter.empty_rows(0, 0));
         self.files[number].open = Some(Cursor { stream, batch, keys, at: 0 });
         self.refill(number).await
@@ -164,21 +165,27 @@ impl SortedMerge {
             match cursor.stream.next().await {
                 Some(Ok(batch)) if batch.num_rows() == 0 => {}
                 Some(Ok(batch)) => break batch,
-                Some(Err(error)) => return Err(self.damaged(Some(number), &error.to_string())),
+                Some(Err(error)) => return Err(self.unreadable(number, error)),
                 // Nothing refers to it any more: it will not be opened again.
                 None => return Ok(()),
             }
         };
-        let unfit = |error: ArrowError| self.damaged(Some(number), &error.to_string());
-        // The schema of a file may say less than the table's (which columns may be null), never something else.
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec()).map_err(unfit)?;
+        let unfit = |error: ArrowError| self.unreadable(number, ParquetError::ArrowError(error.to_string()));
+        // A column that is not known here would be lost.
+        if let Some(unknown) = batch.schema().fields().iter().find(|field| self.schema.index_of(field.name()).is_err())
+        {
+            let reason =
+                format!("it has a column `{}`, of a newer release of Meterline or another program", unknown.name());
+            return Err(unfit(ArrowError::SchemaError(reason)));
+        }
+        let batch = by_name(&batch, &self.schema).map_err(unfit)?;
         let columns: Vec<ArrayRef> =
             self.table.sort_by.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
         let keys = self.converter.convert_columns(&columns).map_err(unfit)?;
         let sorted = (1..keys.num_rows()).all(|i| keys.row(i - 1) <= keys.row(i))
             && last.is_none_or(|last| last.row() <= keys.row(0));
         if !sorted {
-            return Err(self.damaged(Some(number), "its rows are not sorted"));
+            return Err(LakeError::NotSorted { path: self.path(number), by: self.table.sort_by.join(", ") });
         }
         let key = Some(keys.row(0).owned());
         self.files[number].open = Some(Cursor { stream: cursor.stream, batch, keys, at: 0 });
@@ -186,12 +193,12 @@ impl SortedMerge {
         Ok(())
     }
 
-    fn damaged(&self, number: Option<usize>, reason: &str) -> LakeError {
-        let path = match number {
-            Some(number) => Lake::data_path(self.table.name, &self.files[number].file).to_string(),
-            None => self.table.name.to_owned(),
-        };
-        LakeError::Decode { path, reason: reason.to_owned() }
+    fn path(&self, number: usize) -> String {
+        Lake::data_path(self.table.name, &self.files[number].file).to_string()
+    }
+
+    fn unreadable(&self, number: usize, error: ParquetError) -> LakeError {
+        unreadable(&self.path(number), &format!("every row in the order of {}", self.table.sort_by.join(", ")), error)
     }
 }
 

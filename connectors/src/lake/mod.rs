@@ -10,6 +10,8 @@
 //!
 //! Only Meterline may compact or rewrite these tables; everybody may read them.
 
+mod columns;
+mod disk;
 mod files;
 mod merge;
 mod owner;
@@ -37,10 +39,11 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use url::Url;
 
+pub use columns::by_name;
 pub use files::{Bound, DataFile, FileSet, Partition};
 pub use merge::SortedMerge;
 pub use owner::{CommitError, Fence, TableOwner};
-pub use reader::FileReader;
+pub use reader::{FileReader, unreadable};
 pub use rewrite::{Rewrite, Rewritten};
 pub use rolling::RollingWriter;
 pub use snapshot::{TableSnapshot, snapshot};
@@ -99,12 +102,27 @@ pub enum LakeError {
         source: Box<deltalake_core::DeltaTableError>,
     },
     /// A data file does not hold what was written.
-    #[error("`{path}` cannot be read as Parquet: {reason}; if it is damaged, restore it from a backup")]
-    Decode {
-        /// The file.
+    #[error(
+        "`{path}` cannot be read, of which {wanted} was wanted: {reason}; restore the file from a backup of the lake"
+    )]
+    Unreadable {
+        /// Below the lake's root.
         path: String,
+        /// What was wanted of it.
+        wanted: String,
         /// What is wrong.
         reason: String,
+    },
+    /// The rows of a data file do not have the order that merging needs.
+    #[error(
+        "`{path}` is not sorted by {by}, so it is not written by Meterline; it is read like any other, but neither merged nor \
+         folded"
+    )]
+    NotSorted {
+        /// Below the lake's root.
+        path: String,
+        /// The columns.
+        by: String,
     },
     /// Rows could not become a Parquet file.
     #[error("writing rows of table `{table}` as Parquet: {reason}")]
@@ -114,6 +132,31 @@ pub enum LakeError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl LakeError {
+    /// Whether it may pass, by itself or once somebody has mended the store: then it is worth trying again.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            LakeError::NotWritable { .. } | LakeError::Store { .. } | LakeError::Delta { .. } => true,
+            LakeError::Url { .. }
+            | LakeError::Unusable { .. }
+            | LakeError::NotFound { .. }
+            | LakeError::Unreadable { .. }
+            | LakeError::NotSorted { .. }
+            | LakeError::Encode { .. } => false,
+        }
+    }
+
+    /// The data file that is the reason, below the lake's root, where it is one.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            LakeError::NotFound { path } | LakeError::Unreadable { path, .. } | LakeError::NotSorted { path, .. } => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// An opened lake; cheap to clone.
@@ -216,8 +259,8 @@ impl Lake {
         FileReader::new(self.store(), Lake::data_path(table, file), file.size)
     }
 
-    /// Where a data file of a table is.
-    fn data_path(table: &str, file: &DataFile) -> ObjectPath {
+    /// Where a data file of a table is, below the lake's root.
+    pub fn data_path(table: &str, file: &DataFile) -> ObjectPath {
         file.path.split('/').fold(ObjectPath::from(table), |path, segment| path.join(segment))
     }
 

@@ -60,6 +60,18 @@ pub enum CommitError {
     Lake(#[from] LakeError),
 }
 
+impl CommitError {
+    /// That a newer writer has taken over, where it is that.
+    pub fn fenced(&self) -> Option<CommitError> {
+        match self {
+            CommitError::Fenced { job, ours, theirs } => {
+                Some(CommitError::Fenced { job: job.clone(), ours: *ours, theirs: *theirs })
+            }
+            CommitError::Lake(_) => None,
+        }
+    }
+}
+
 /// Makes all commits of one table.
 pub struct TableOwner {
     lake: Lake,
@@ -220,6 +232,16 @@ impl TableOwner {
             }
         }
         Err(self.given_up())
+    }
+
+    /// Whether a claim is still the newest, as the newest version of the log says.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Fenced`] if it is not; [`CommitError::Lake`] if the log cannot be read.
+    pub async fn confirm(&mut self, fence: &Fence) -> Result<(), CommitError> {
+        self.reload().await?;
+        self.check(Some(fence)).await
     }
 
     /// Refuses a writer whose claim is no longer the newest.

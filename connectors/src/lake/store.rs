@@ -1,13 +1,12 @@
 //! The local file system as an object store whose writes survive a power cut.
 //!
 //! `object_store`'s own writes are atomic but not flushed: after a power cut a committed file may be empty. Here the
-//! content is flushed before the name appears, and the directory after. An upload in parts (a large checkpoint) is
-//! collected and written as a whole.
+//! content is flushed before the name appears, and the directory after, with the names of the directories above it. An upload
+//! in parts (a large checkpoint) is collected and written as a whole.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +19,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
+use super::disk::{Disk, FileSystem};
+
 /// [`LocalFileSystem`] from `/` with durable whole-object writes.
 #[derive(Debug)]
 pub(super) struct DurableLocal {
@@ -30,8 +31,15 @@ pub(super) struct DurableLocal {
 impl DurableLocal {
     /// Creates the lake's directory where it is missing.
     pub(super) fn new(lake: &FilePath) -> io::Result<DurableLocal> {
-        create_directories(lake)?;
-        let lasting = Lasting(Mutex::new(HashSet::from([lake.canonicalize()?])));
+        let disk = FileSystem;
+        create_directories(&disk, lake)?;
+        let lake = lake.canonicalize()?;
+        // It may be there already and its name not be flushed. One that we may not open is none that we made.
+        match lake.parent().map(|parent| disk.sync_directory(parent)) {
+            Some(Err(e)) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
+            _ => {}
+        }
+        let lasting = Lasting(Mutex::new(HashSet::from([lake])));
         Ok(DurableLocal { inner: LocalFileSystem::new(), lasting: Arc::new(lasting) })
     }
 }
@@ -39,7 +47,7 @@ impl DurableLocal {
 /// Directories whose names are known to survive a power cut. One that is there already is not: whoever made it may not
 /// have flushed its name, or may have ended before that.
 #[derive(Debug)]
-struct Lasting(Mutex<HashSet<PathBuf>>);
+pub(super) struct Lasting(pub(super) Mutex<HashSet<PathBuf>>);
 
 impl Lasting {
     fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
@@ -47,15 +55,15 @@ impl Lasting {
     }
 
     /// Creates a directory below the lake's where it is missing, and flushes its name and those of its parents.
-    fn make(&self, directory: &FilePath) -> io::Result<()> {
+    fn make(&self, disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
         if self.known().contains(directory) && directory.is_dir() {
             return Ok(());
         }
         let Some(parent) = directory.parent() else { return Ok(()) };
-        self.make(parent)?;
-        match fs::create_dir(directory) {
+        self.make(disk, parent)?;
+        match disk.create_directory(directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => sync_directory(parent)?,
+            _ => disk.sync_directory(parent)?,
         }
         self.known().insert(directory.to_owned());
         Ok(())
@@ -80,42 +88,43 @@ fn staging_path(target: &FilePath) -> PathBuf {
     name.into()
 }
 
-fn sync_directory(directory: &FilePath) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
 /// Creates missing directories, and flushes the entries of those that it created.
-fn create_directories(directory: &FilePath) -> io::Result<()> {
+fn create_directories(disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
     if let Some(parent) = directory.parent() {
-        create_directories(parent)?;
-        match fs::create_dir(directory) {
+        create_directories(disk, parent)?;
+        match disk.create_directory(directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => sync_directory(parent)?,
+            _ => disk.sync_directory(parent)?,
         }
     }
     Ok(())
 }
 
-fn write_durably(lasting: &Lasting, target: &FilePath, payloads: &[PutPayload], create_only: bool) -> io::Result<()> {
+/// Once it returns, `target` and what it holds survive a power cut.
+pub(super) fn write_durably(
+    disk: &impl Disk,
+    lasting: &Lasting,
+    target: &FilePath,
+    payloads: &[PutPayload],
+    create_only: bool,
+) -> io::Result<()> {
     let directory = target.parent().unwrap_or(FilePath::new("/"));
-    lasting.make(directory)?;
+    lasting.make(disk, directory)?;
     let staged = staging_path(target);
-    let result = (|| {
-        let mut file = File::create_new(&staged)?;
-        payloads.iter().flatten().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        drop(file);
-        if create_only { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
-    })();
+    let written = disk.write_new(&staged, payloads);
+    let result = written.and_then(|()| match create_only {
+        true => disk.link(&staged, target),
+        false => disk.rename(&staged, target),
+    });
     if create_only || result.is_err() {
         // Best effort: a left-over staged file is invisible, and the outcome is decided already.
-        let _ = fs::remove_file(&staged);
+        let _ = disk.remove(&staged);
     }
     result?;
-    sync_directory(directory)
+    disk.sync_directory(directory)
 }
 
 #[async_trait]
@@ -128,7 +137,7 @@ impl ObjectStore for DurableLocal {
         };
         let target = self.inner.path_to_filesystem(location)?;
         let (shown, lasting) = (location.to_string(), Arc::clone(&self.lasting));
-        tokio::task::spawn_blocking(move || write_durably(&lasting, &target, &[payload], create_only))
+        tokio::task::spawn_blocking(move || write_durably(&FileSystem, &lasting, &target, &[payload], create_only))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(|source| match source.kind() {
@@ -190,7 +199,7 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (target, parts) = (self.target.clone(), std::mem::take(&mut self.parts));
         let lasting = Arc::clone(&self.lasting);
-        tokio::task::spawn_blocking(move || write_durably(&lasting, &target, &parts, false))
+        tokio::task::spawn_blocking(move || write_durably(&FileSystem, &lasting, &target, &parts, false))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(generic)?;

@@ -75,12 +75,17 @@ on_every_store!(
     claims_made_at_once_get_different_numbers,
     partition_values_may_be_called_anything,
     a_commit_that_landed_behind_an_error_is_found_and_not_repeated,
+    files_are_merged_in_order_and_change_places_in_one_step,
+    a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles,
+    of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none,
+    only_what_no_kept_version_names_is_deleted,
+    a_file_that_is_cut_off_is_told_from_a_store_that_fails,
 );
 
-async fn directory() -> (tempfile::TempDir, Lake) {
-    let dir = tempfile::tempdir().unwrap();
-    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
-    (dir, lake)
+/// A lake of its own below the place of another.
+fn below(lake: &Lake, name: &str) -> Lake {
+    let root_url = lake.root_url.join(&format!("{name}/")).unwrap();
+    Lake { prefix: lake.prefix.clone().join(name), root_url, ..lake.clone() }
 }
 
 pub(super) async fn owner(lake: &Lake) -> TableOwner {
@@ -337,9 +342,7 @@ async fn merged(lake: &Lake, files: Vec<DataFile>) -> Vec<DataFile> {
     writer.finish().await.unwrap()
 }
 
-#[tokio::test]
-async fn files_are_merged_in_order_and_change_places_in_one_step() {
-    let (_dir, lake) = directory().await;
+async fn files_are_merged_in_order_and_change_places_in_one_step(lake: Lake) {
     let mut owner = owner(&lake).await;
     let mut old = append(&mut owner, &[9, 1, 5], 1).await;
     old.extend(append(&mut owner, &(100..9_000).collect::<Vec<i64>>(), 2).await);
@@ -368,10 +371,10 @@ async fn files_are_merged_in_order_and_change_places_in_one_step() {
     assert_eq!(snapshot(&lake, "dead_letters", None).await.unwrap().unwrap().transaction(JOB).await.unwrap(), Some(3));
 }
 
-#[tokio::test]
-async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
-    for (lands, rival) in [(true, false), (false, false), (true, true), (false, true)] {
-        let (_dir, lake) = directory().await;
+async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles(place: Lake) {
+    for (number, (lands, rival)) in [(true, false), (false, false), (true, true), (false, true)].into_iter().enumerate()
+    {
+        let lake = below(&place, &format!("{number}"));
         let lies = Arc::new(AtomicU32::new(0));
         let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
         let mut first = owner(&lying).await;
@@ -399,9 +402,7 @@ async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles() {
     }
 }
 
-#[tokio::test]
-async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none() {
-    let (_dir, lake) = directory().await;
+async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none(lake: Lake) {
     let (mut a, mut b) = (owner(&lake).await, owner(&lake).await);
     let fence = a.claim(JOB).await.unwrap();
     let mut old = append(&mut a, &[1], 1).await;
@@ -420,9 +421,7 @@ async fn of_two_rewrites_of_one_file_one_is_made_and_a_fenced_writer_makes_none(
     assert_eq!(rows(&lake).await, 2);
 }
 
-#[tokio::test]
-async fn only_what_no_kept_version_names_is_deleted() {
-    let (_dir, lake) = directory().await;
+async fn only_what_no_kept_version_names_is_deleted(lake: Lake) {
     let mut owner = owner(&lake).await;
     let mut old = Vec::new();
     for i in 1..=60 {
@@ -466,4 +465,37 @@ async fn only_what_no_kept_version_names_is_deleted() {
     // Without a log, the library takes it for a table that is not there.
     assert!(!matches!(snapshot(&lake, "dead_letters", Some(60)).await, Ok(Some(_))));
     owner.commit(&[], &txn(121), None).await.unwrap();
+}
+
+/// What reading a whole file says.
+async fn read_through(lake: &Lake, file: &DataFile) -> Result<usize, LakeError> {
+    let mut merge = SortedMerge::new(lake, &TableDefinition::dead_letters(), vec![file.clone()]).unwrap();
+    let mut rows = 0;
+    while let Some(batch) = merge.next().await? {
+        rows += batch.num_rows();
+    }
+    Ok(rows)
+}
+
+async fn a_file_that_is_cut_off_is_told_from_a_store_that_fails(lake: Lake) {
+    let mut owner = owner(&lake).await;
+    let file = append(&mut owner, &(0..500).collect::<Vec<i64>>(), 1).await.remove(0);
+    assert_eq!(read_through(&lake, &file).await.unwrap(), 500);
+    let path = Lake::data_path("dead_letters", &file).to_string();
+    let whole = lake.get_object(&path).await.unwrap();
+    for bytes in [0, 100, whole.len() - 1] {
+        lake.put_object(&path, whole.slice(..bytes)).await.unwrap();
+        let error = read_through(&lake, &file).await.unwrap_err();
+        let words = [path.clone(), format!("it has {bytes} bytes, and {}", whole.len()), "from a backup".to_owned()];
+        assert!(!error.may_pass() && words.iter().all(|word| error.to_string().contains(word)), "{bytes}: {error}");
+    }
+    // Another program's file in its place.
+    let mut other = whole.to_vec();
+    other[whole.len() / 2..].reverse();
+    lake.put_object(&path, other).await.unwrap();
+    let error = read_through(&lake, &file).await.unwrap_err();
+    assert!(matches!(error, LakeError::Unreadable { .. }) && !error.may_pass(), "{error}");
+    lake.delete_object(&path).await.unwrap();
+    let error = read_through(&lake, &file).await.unwrap_err();
+    assert!(matches!(error, LakeError::NotFound { .. }) && !error.may_pass(), "{error}");
 }

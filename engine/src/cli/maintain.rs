@@ -4,7 +4,7 @@ use super::table::render;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::Environment;
 use crate::maintenance::manual;
-use crate::maintenance::round::{JobReport, RoundReport};
+use crate::maintenance::report::{JobReport, RoundReport};
 
 /// Arguments of `meterline maintain`.
 #[derive(Debug, clap::Args)]
@@ -35,9 +35,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     } else {
         context.print(&text(&report))?;
     }
-    match report.errors.as_slice() {
+    let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+    match failures.as_slice() {
         [] => Ok(()),
-        errors => Err(CommandError::failed(format!("housekeeping is incomplete: {}", errors.join("; ")))),
+        failures => Err(CommandError::failed(format!("housekeeping is incomplete: {}", failures.join("; ")))),
     }
 }
 

@@ -123,7 +123,7 @@ pub async fn run(
     let mut committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
-    let start = rollup::restore::start(config, directory, lake, &state).await?;
+    let start = rollup::restore::start(config, directory, committer.states(), &state).await?;
     if start.is_some() {
         committer = committer.never_declining();
     }
@@ -144,7 +144,7 @@ pub async fn run(
         Some((rollups, _)) if series.id.starts_with(ROLLUP_PREFIX) => rollups.series.restore(series, written),
         _ => shard.restore(feed, series, written),
     };
-    restore(config, lake, &state, &rules, take).await?;
+    restore(config, committer.states(), &state, &rules, take).await?;
     let mut census = Census::new(config);
     census.change(shard.census_changes());
     if let Some((rollups, _)) = &mut rollups {

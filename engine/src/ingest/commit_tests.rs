@@ -5,8 +5,9 @@
 //! `METERLINE_SEED` repeats one case.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
@@ -26,6 +27,7 @@ use object_store::{
 };
 
 use super::commit::{Batch, Committer};
+use super::dead_letters::{self, DeadLetter};
 use super::layout::{EpochRows, ShardRows, TextMaker};
 use super::rows::{Content, Layer, Row, Rows};
 use super::segments::{Frames, rewrite_from};
@@ -240,4 +242,83 @@ async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
         fenced += case.await.unwrap();
     }
     assert!(fenced > 0, "no writer was ever fenced out: the cases are too tame");
+}
+
+/// Notes when the puts of a store begin and end.
+#[derive(Debug)]
+struct Noted {
+    inner: Arc<dyn ObjectStore>,
+    puts: Arc<Mutex<Vec<(bool, String)>>>,
+}
+
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a store that is watched")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Noted {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let note = |ended| self.puts.lock().unwrap().push((ended, location.to_string()));
+        note(false);
+        // Whoever does not wait for it is ahead then.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let done = self.inner.put_opts(location, payload, opts).await;
+        note(true);
+        done
+    }
+    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(at, options).await
+    }
+    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn each_step_of_a_commit_is_durable_before_the_next_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let puts: Arc<Mutex<Vec<(bool, String)>>> = Arc::default();
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    let lake = lake.with_root_store(|inner| Arc::new(Noted { inner, puts: Arc::clone(&puts) }));
+    let mut committer = Committer::claim(&lake, Arc::default()).await.unwrap();
+    let mut batch = batch(&committer.committed().state, 0, 3);
+    let letter = DeadLetter {
+        feed: FEED.into(),
+        topic: FEED.into(),
+        position: Position { timestamp_ms: 1, partition: 0, offset: 3 },
+        key: None,
+        payload: None,
+        reason: "malformed",
+        detail: "for the test".into(),
+    };
+    batch.dead_letters = Some(dead_letters::batch(&[letter], 1).unwrap());
+    puts.lock().unwrap().clear();
+    committer.commit(batch).await.unwrap();
+    let steps = ["month=", "state/series-", "state/ingest-", "intervals/_delta_log/", "dead_letters/_delta_log/"];
+    let noted = puts.lock().unwrap().clone();
+    let at = |step: &str, ended: bool| {
+        let places = (0..).zip(&noted).filter(|(_, (end, path))| *end == ended && path.contains(step)).map(|(n, _)| n);
+        places.collect::<Vec<usize>>()
+    };
+    for pair in steps.windows(2) {
+        let (ended, began) = (at(pair[0], true).into_iter().max(), at(pair[1], false).into_iter().min());
+        assert!(ended.is_some() && ended < began, "{pair:?}: {noted:?}");
+    }
+    let letters =
+        (0..).zip(&noted).filter(|(_, (_, path))| path.contains("dead_letters/") && path.ends_with("parquet"));
+    assert!(letters.map(|(n, _)| n).max() < at("state/ingest-", false).into_iter().min(), "{noted:?}");
 }

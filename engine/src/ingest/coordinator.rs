@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use meterline_connectors::lake::CommitError;
 use meterline_schemas::config::Config;
 use meterline_schemas::time::format_micros;
-use tokio::sync::{mpsc as channel, watch};
+use tokio::sync::{mpsc as channel, oneshot, watch};
 
 use super::brokers::Brokers;
 use super::census::Census;
 use super::cluster::{Down, Links};
-use super::commit::{Batch, Committed, Committer, RollupStates};
+use super::commit::{Batch, Committer, RollupStates};
 use super::control::{Control, Places};
 use super::dataflow::Event;
 use super::discovery::{Report, Reported};
@@ -20,6 +21,7 @@ use super::error::IngestError;
 use super::feeds::add_feeds;
 use super::idleness::Idleness;
 use super::layout::EpochRows;
+use super::load::Committed;
 use super::names::Names;
 use super::outlet::Outlet;
 use super::pulse::Pulse;
@@ -42,6 +44,19 @@ const SLOW_EPOCH: Duration = Duration::from_secs(30);
 
 fn out_of_turn() -> IngestError {
     IngestError::Fault("a part of an epoch came out of turn".into())
+}
+
+// Who asked may have gone away: then the log tells what failed.
+fn answer<T>(
+    reply: oneshot::Sender<Result<T, CommitError>>,
+    result: Result<T, CommitError>,
+    doing: &'static str,
+) -> Result<(), IngestError> {
+    let fenced = result.as_ref().err().and_then(CommitError::fenced);
+    if let Err(Err(error)) = reply.send(result) {
+        tracing::warn!(%error, "{doing} for housekeeping, which has ended meanwhile, failed");
+    }
+    fenced.map_or(Ok(()), |fenced| Err(IngestError::Fenced(fenced)))
 }
 
 /// Closes epochs, collects their parts, and commits them.
@@ -81,7 +96,7 @@ impl Coordinator {
         loop {
             // Also where the stream never has to wait.
             if let Ok(request) = self.requests.try_recv() {
-                self.serve(request).await;
+                self.serve(request).await?;
             }
             let stop = self.wait_until_due(was_full).await?;
             was_full = self.control.full();
@@ -170,7 +185,7 @@ impl Coordinator {
                     Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },
-                Some(request) = self.requests.recv() => self.serve(request).await,
+                Some(request) = self.requests.recv() => self.serve(request).await?,
                 // A sender that is gone means that nobody can stop the stream any more but by ending it.
                 changed = self.stopped.changed() => if changed.is_err() {
                     return Ok(true);
@@ -180,16 +195,17 @@ impl Coordinator {
         }
     }
 
-    // Who asked may have gone away: then nobody is told.
-    async fn serve(&mut self, request: Request) {
+    // Serves housekeeping. A fault of the store is its to tell, and does not end the stream; a newer writer does.
+    async fn serve(&mut self, request: Request) -> Result<(), IngestError> {
         match request {
             Request::Settle(reply) => {
-                let _ = reply.send(());
+                let settled = self.committer.confirm().await;
+                answer(reply, settled, "confirming that this is the one writer")
             }
             Request::Rewrite { table, rewrite, reply } => {
                 let _committing = self.pulse.begins(Instant::now());
                 self.pulse.does("rewriting files for housekeeping");
-                let result = self.committer.rewrite(table, &rewrite).await;
+                let rewritten = self.committer.rewrite(table, &rewrite).await;
                 // Nothing that anybody waits for is new.
                 self.publish.send_if_modified(|known| {
                     if known.is_some() {
@@ -197,7 +213,7 @@ impl Coordinator {
                     }
                     false
                 });
-                let _ = reply.send(result);
+                answer(reply, rewritten, "rewriting files")
             }
         }
     }

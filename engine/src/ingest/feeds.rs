@@ -1,12 +1,11 @@
 //! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are restored.
 
-use meterline_connectors::lake::Lake;
 use meterline_schemas::config::{BadRecords, Config, FeedConfig};
 
 use super::aggregate::Rules;
-use super::commit::each_series;
 use super::dataflow::ReadTopic;
 use super::error::IngestError;
+use super::load::{States, each_series};
 use super::names::labels_feed;
 use super::rollup;
 use super::series::SeriesState;
@@ -86,13 +85,13 @@ pub(super) type Restored = (u16, SeriesState, i64);
 /// Hands every series of a state to `take`.
 pub(super) async fn restore(
     config: &Config,
-    lake: &Lake,
+    from: States<'_>,
     state: &IngestState,
     feeds: &[FeedRules],
     mut take: impl FnMut(Restored),
 ) -> Result<(), IngestError> {
     let mut refused = None;
-    each_series(lake, state, |series, written| {
+    each_series(from, state, |series, written| {
         if let Err(error) = check_series(config, &series) {
             refused.get_or_insert(error);
         }

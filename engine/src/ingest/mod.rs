@@ -6,7 +6,8 @@
 //! What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`]
 //! makes files of rows.
 //! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`reader`]s read them, [`dataflow`] aggregates
-//! their readings in [`shard`]s, [`commit`] is the protocol ([`pulse`] tells how it fares), and [`service`] starts and ends it all, the coordinator closing epochs in between;
+//! their readings in [`shard`]s, [`commit`] is the protocol ([`patience`] waits for a store that fails, [`pulse`] tells how it fares; [`load`] reads back what it
+//! wrote, [`cleaning`] deletes what is no longer needed of that), and [`service`] starts and ends it all, the coordinator closing epochs in between;
 //! housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 //! [`crew`] says which worker is in which process; in each, the coordinator speaks to them by [`control`] and [`outlet`]s, and
 //! [`cluster`] is what lies between processes.
@@ -16,6 +17,7 @@ pub mod backfill;
 pub mod bounds;
 pub mod brokers;
 pub mod census;
+pub mod cleaning;
 pub mod cluster;
 pub mod commit;
 pub mod control;
@@ -33,12 +35,14 @@ pub mod groups;
 pub mod idleness;
 pub mod judge;
 pub mod layout;
+pub mod load;
 pub(crate) mod lock;
 pub mod memory;
 pub mod names;
 pub mod order;
 pub mod outcome;
 pub mod outlet;
+pub mod patience;
 pub mod pulse;
 pub mod reader;
 pub mod recall;
@@ -46,6 +50,7 @@ pub mod requests;
 pub mod rollup;
 pub mod rows;
 mod samples;
+mod scan;
 pub mod segments;
 pub mod series;
 pub mod service;
@@ -57,8 +62,8 @@ pub mod watermark;
 mod workers;
 pub mod written;
 
-pub use commit::{Committed, each_member, load_committed, load_series, state_at};
 pub use error::IngestError;
+pub use load::{Committed, each_member, load_committed, load_series, state_at};
 pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]

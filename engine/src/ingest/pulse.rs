@@ -17,6 +17,7 @@ struct Beat {
     // Of the commit that is being made.
     doing: &'static str,
     failures: u64,
+    // What is tried again.
     failing: Option<String>,
 }
 
@@ -50,11 +51,16 @@ impl Pulse {
         (beat.doing, beat.failing) = (doing, None);
     }
 
-    /// The store failed in the middle of a commit; it will be asked again.
+    /// The store failed in the middle of a commit or a lookup; it will be asked again.
     pub fn store_failed(&self, reason: String) {
         let mut beat = self.beat();
         beat.failures += 1;
         beat.failing = Some(reason);
+    }
+
+    /// What the store failed at is done.
+    pub fn store_answers(&self) {
+        self.beat().failing = None;
     }
 
     /// How long the commit that is being made has taken, and what it is at; `None` while there is none.

@@ -6,30 +6,22 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow::error::ArrowError;
+use arrow::array::{Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use compact_str::CompactString;
-use futures::{StreamExt, TryStreamExt};
-use meterline_connectors::lake::{Bound, DataFile, FileReader, Lake, LakeError, TableOwner};
+use meterline_connectors::lake::{Lake, LakeError, TableDefinition, TableOwner};
 use meterline_schemas::Micros;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::unit::Unit;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::rows::Content;
+use super::scan::{Scan, column, concerned};
 use super::series::PendingReading;
 
 /// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading repeats an
 /// interval or corrects it. Samples and registers are looked up whatever it takes.
 const ROWS_MAX: u64 = 100_000_000;
-/// Files that are read at a time.
-const FILES_AT_A_TIME: usize = 2;
 
 /// A part of a series that is to be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,197 +96,137 @@ pub async fn look_up(
     let mut found = Recalled::default();
     let mut newest: HashMap<(u32, (Micros, Micros)), Content> = HashMap::new();
     let all = intervals.files()?;
+    let scan = Scan::new(lake, &TableDefinition::intervals(), "start", &INTERVAL_COLUMNS)?;
     for (wants, may_decline) in [(&wanted.intervals, may_decline), (&wanted.samples, false)] {
         let files = concerned(&all, wants, "start");
         if may_decline && files.iter().map(|file| file.rows).sum::<u64>() > ROWS_MAX {
             found.declined = true;
             continue;
         }
-        let table = Table { lake, name: intervals.name(), columns: &INTERVAL_COLUMNS };
-        table
-            .read(files, wants, |number, rows, row| {
-                let content = content(rows, row)?;
-                let interval = (instant(rows.column(1), row), instant(rows.column(8), row));
-                match newest.entry((number, interval)) {
-                    Entry::Occupied(mut known) if known.get().position < content.position => {
-                        known.insert(content);
-                    }
-                    Entry::Occupied(_) => {}
-                    Entry::Vacant(place) => {
-                        place.insert(content);
-                    }
+        let take = |numbers: &[u32], rows: &RecordBatch| {
+            let columns = Intervals::of(rows)?;
+            for (row, number) in numbers.iter().enumerate() {
+                let content = columns.content(row)?;
+                match newest.entry((*number, columns.interval(row))) {
+                    Entry::Occupied(known) if known.get().position >= content.position => {}
+                    place => _ = place.insert_entry(content),
                 }
-                Some(())
-            })
-            .await?;
+            }
+            Some(())
+        };
+        scan.read(files, wants, take).await?;
     }
     found.intervals = newest.into_iter().map(|((number, interval), content)| (number, interval, content)).collect();
     if !wanted.samples.is_empty() {
         // The register at the end of the last interval belongs to it.
         let wants: Vec<Want> = wanted.samples.iter().map(|want| Want { to: want.to + 1, ..want.clone() }).collect();
         let files = concerned(&samples.files()?, &wants, "at");
-        let table = Table { lake, name: samples.name(), columns: &SAMPLE_COLUMNS };
-        table
-            .read(files, &wants, |number, rows, row| {
-                found.samples.push((number, sample(rows, row)?));
-                Some(())
-            })
-            .await?;
+        let take = |numbers: &[u32], rows: &RecordBatch| {
+            let columns = SampleColumns::of(rows)?;
+            for (row, number) in numbers.iter().enumerate() {
+                found.samples.push((*number, columns.sample(row)?));
+            }
+            Some(())
+        };
+        Scan::new(lake, &TableDefinition::samples(), "at", &SAMPLE_COLUMNS)?.read(files, &wants, take).await?;
     }
     Ok(found)
 }
 
-/// The key first; the order is that of [`content`].
-pub(super) const INTERVAL_COLUMNS: [&str; 9] =
-    ["series_id", "start", "value", "count", "quality", "position_timestamp", "partition", "offset", "end"];
-/// The key first; the order is that of [`sample`].
-const SAMPLE_COLUMNS: [&str; 8] =
-    ["series_id", "at", "value", "unit", "quality", "position_timestamp", "partition", "offset"];
+/// What [`Intervals`] are made of.
+pub(super) const INTERVAL_COLUMNS: [&str; 8] =
+    ["start", "end", "value", "count", "quality", "position_timestamp", "partition", "offset"];
+/// What [`SampleColumns`] are made of.
+const SAMPLE_COLUMNS: [&str; 7] = ["at", "value", "unit", "quality", "position_timestamp", "partition", "offset"];
 
-pub(super) fn instant(column: &ArrayRef, row: usize) -> Micros {
-    column.as_primitive::<TimestampMicrosecondType>().value(row)
+/// Columns of `intervals`.
+pub(super) struct Intervals<'a> {
+    start: &'a TimestampMicrosecondArray,
+    end: &'a TimestampMicrosecondArray,
+    value: &'a Float64Array,
+    count: &'a Int32Array,
+    quality: &'a StringArray,
+    position: Positions<'a>,
 }
 
-fn quality_and_position(rows: &RecordBatch, row: usize) -> Option<(Quality, Position)> {
-    let quality = rows.column(4).as_string_opt::<i32>()?.value(row).parse().ok()?;
-    let position = Position {
-        timestamp_ms: rows.column(5).as_primitive_opt::<Int64Type>()?.value(row),
-        partition: rows.column(6).as_primitive_opt::<Int32Type>()?.value(row),
-        offset: rows.column(7).as_primitive_opt::<Int64Type>()?.value(row),
-    };
-    Some((quality, position))
-}
-
-pub(super) fn content(rows: &RecordBatch, row: usize) -> Option<Content> {
-    let value = rows.column(2).as_primitive_opt::<Float64Type>()?.value(row);
-    let count = rows.column(3).as_primitive_opt::<Int32Type>()?.value(row);
-    let (quality, position) = quality_and_position(rows, row)?;
-    Some(Content { value, count, quality, position })
-}
-
-fn sample(rows: &RecordBatch, row: usize) -> Option<PendingReading> {
-    let value = rows.column(2).as_primitive_opt::<Float64Type>()?.value(row);
-    let Ok(unit) = rows.column(3).as_string_opt::<i32>()?.value(row).parse::<Unit>();
-    let (quality, position) = quality_and_position(rows, row)?;
-    Some(PendingReading { at: instant(rows.column(1), row), value, scale: unit.scale(), quality, position })
-}
-
-/// The parts of one series among wants that are in order.
-fn of_series<'a>(wants: &'a [Want], id: &str) -> &'a [Want] {
-    let first = wants.partition_point(|want| *want.id < *id);
-    let count = wants[first..].partition_point(|want| *want.id == *id);
-    &wants[first..first + count]
-}
-
-/// Of some files those that may have what is wanted.
-pub(super) fn concerned(files: &[DataFile], wants: &[Want], time: &str) -> Vec<DataFile> {
-    if wants.is_empty() {
-        return Vec::new();
+impl<'a> Intervals<'a> {
+    pub(super) fn of(rows: &'a RecordBatch) -> Option<Intervals<'a>> {
+        let (start, end, quality) = (column(rows, "start")?, column(rows, "end")?, column(rows, "quality")?);
+        let (value, count, position) = (column(rows, "value")?, column(rows, "count")?, Positions::of(rows)?);
+        Some(Intervals { start, end, value, count, quality, position })
     }
-    let may_have = |file: &&DataFile| {
-        let ranges = file.ranges();
-        let wants = match ranges.get("series_id") {
-            Some((Bound::Text(low), Bound::Text(high))) => {
-                let first = wants.partition_point(|want| *want.id < **low);
-                let end = wants.partition_point(|want| *want.id <= **high);
-                &wants[first..end.max(first)]
-            }
-            _ => wants,
-        };
-        match ranges.get(time) {
-            Some((Bound::Integer(low), Bound::Integer(high))) => {
-                wants.iter().any(|want| want.from <= *high && want.to > *low)
-            }
-            _ => !wants.is_empty(),
-        }
-    };
-    files.iter().filter(may_have).cloned().collect()
-}
 
-/// One table to be read.
-pub(super) struct Table<'a> {
-    pub(super) lake: &'a Lake,
-    pub(super) name: &'static str,
-    pub(super) columns: &'static [&'static str],
-}
+    /// Start and end.
+    pub(super) fn interval(&self, row: usize) -> (Micros, Micros) {
+        (self.start.value(row), self.end.value(row))
+    }
 
-impl Table<'_> {
-    /// Hands every wanted row to `take`, with the number of its series; `None` from there means that the row is not what it
-    /// should be.
-    pub(super) async fn read(
-        &self,
-        files: Vec<DataFile>,
-        wants: &[Want],
-        mut take: impl FnMut(u32, &RecordBatch, usize) -> Option<()>,
-    ) -> Result<(), LakeError> {
-        let wants: Arc<[Want]> = wants.into();
-        let reads = files.into_iter().map(|file| {
-            let (reader, columns, wants) = (self.lake.data_file(self.name, &file), self.columns, Arc::clone(&wants));
-            async move {
-                let shown = reader.path().to_string();
-                let failed = |reason: String| LakeError::Decode { path: shown.clone(), reason };
-                // Decoding is work: other files are read meanwhile.
-                let read = tokio::spawn(wanted_rows(reader, columns, wants));
-                read.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
-            }
-        });
-        let mut reads = futures::stream::iter(reads).buffered(FILES_AT_A_TIME);
-        while let Some(batches) = reads.try_next().await? {
-            for rows in batches {
-                let ids = rows.column(0).as_string::<i32>();
-                for row in 0..rows.num_rows() {
-                    let number = of_series(&wants, ids.value(row)).first().map(|want| want.series);
-                    if number.and_then(|number| take(number, &rows, row)).is_none() {
-                        let reason = format!("row of series `{}` is not what was written", ids.value(row));
-                        return Err(LakeError::Decode { path: self.name.to_owned(), reason });
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// `None` where the quality is none.
+    pub(super) fn content(&self, row: usize) -> Option<Content> {
+        Some(Content {
+            value: self.value.value(row),
+            count: self.count.value(row),
+            quality: quality(self.quality, row)?,
+            position: self.position.get(row),
+        })
     }
 }
 
-// The wanted rows of one file, in the order of `columns`.
-async fn wanted_rows(
-    reader: FileReader,
-    columns: &[&str],
-    wants: Arc<[Want]>,
-) -> Result<Vec<RecordBatch>, parquet::errors::ParquetError> {
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
-    let schema = builder.parquet_schema();
-    let keys = ProjectionMask::columns(schema, columns.iter().take(2).copied());
-    let all = ProjectionMask::columns(schema, columns.iter().copied());
-    let filter = ArrowPredicateFn::new(keys, move |keys: RecordBatch| matches(&keys, &wants));
-    let rows = builder.with_projection(all).with_row_filter(RowFilter::new(vec![Box::new(filter)])).build()?;
-    let batches: Vec<RecordBatch> = rows.try_collect().await?;
-    let arranged = batches.into_iter().map(|batch| {
-        let order: Result<Vec<usize>, ArrowError> = columns.iter().map(|name| batch.schema().index_of(name)).collect();
-        batch.project(&order?)
-    });
-    Ok(arranged.collect::<Result<Vec<_>, ArrowError>>()?)
+/// Columns of `samples`.
+struct SampleColumns<'a> {
+    at: &'a TimestampMicrosecondArray,
+    value: &'a Float64Array,
+    unit: &'a StringArray,
+    quality: &'a StringArray,
+    position: Positions<'a>,
 }
 
-// Whether rows are wanted. Neighbours are of one series.
-fn matches(keys: &RecordBatch, wants: &[Want]) -> Result<BooleanArray, ArrowError> {
-    let wrong = || ArrowError::SchemaError("the key is not a text and an instant".into());
-    let ids = keys.column(0).as_string_opt::<i32>().ok_or_else(wrong)?;
-    let times = keys.column(1).as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(wrong)?;
-    let mut known: (&str, &[Want]) = ("", of_series(wants, ""));
-    let chosen = (0..ids.len()).map(|row| {
-        let id = ids.value(row);
-        if id != known.0 {
-            known = (id, of_series(wants, id));
+impl<'a> SampleColumns<'a> {
+    fn of(rows: &'a RecordBatch) -> Option<SampleColumns<'a>> {
+        let (at, value, unit) = (column(rows, "at")?, column(rows, "value")?, column(rows, "unit")?);
+        Some(SampleColumns { at, value, unit, quality: column(rows, "quality")?, position: Positions::of(rows)? })
+    }
+
+    fn sample(&self, row: usize) -> Option<PendingReading> {
+        let Ok(unit) = self.unit.value(row).parse::<Unit>();
+        Some(PendingReading {
+            at: self.at.value(row),
+            value: self.value.value(row),
+            scale: unit.scale(),
+            quality: quality(self.quality, row)?,
+            position: self.position.get(row),
+        })
+    }
+}
+
+struct Positions<'a> {
+    timestamp: &'a Int64Array,
+    partition: &'a Int32Array,
+    offset: &'a Int64Array,
+}
+
+impl<'a> Positions<'a> {
+    fn of(rows: &'a RecordBatch) -> Option<Positions<'a>> {
+        let (timestamp, partition) = (column(rows, "position_timestamp")?, column(rows, "partition")?);
+        Some(Positions { timestamp, partition, offset: column(rows, "offset")? })
+    }
+
+    fn get(&self, row: usize) -> Position {
+        Position {
+            timestamp_ms: self.timestamp.value(row),
+            partition: self.partition.value(row),
+            offset: self.offset.value(row),
         }
-        let at = times.value(row);
-        let before = known.1.partition_point(|want| want.from <= at);
-        before > 0 && at < known.1[before - 1].to
-    });
-    Ok(chosen.map(Some).collect())
+    }
+}
+
+fn quality(column: &StringArray, row: usize) -> Option<Quality> {
+    column.value(row).parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::scan::of_series;
     use super::*;
 
     fn want(series: u32, id: &str, from: Micros, to: Micros) -> Want {

@@ -10,8 +10,8 @@ const WAITING: usize = 4;
 pub(super) enum Request {
     /// Put files in the place of others.
     Rewrite { table: &'static str, rewrite: Rewrite, reply: oneshot::Sender<Result<Rewritten, CommitError>> },
-    /// Say when no commit is being made.
-    Settle(oneshot::Sender<()>),
+    /// Say when no commit is being made, and whether the stream is still the one writer.
+    Settle(oneshot::Sender<Result<(), CommitError>>),
 }
 
 /// Where requests are sent; cheap to clone.
@@ -43,11 +43,12 @@ impl Requests {
         answer.await.map_err(|_| StreamEnded)
     }
 
-    /// Returns once every commit is made, or given up, whose files were written before this was called.
+    /// Returns once every commit is made, or given up, whose files were written before this was called, by whatever writer: a
+    /// newer one is an error.
     ///
     /// # Errors
-    /// [`StreamEnded`].
-    pub async fn settle(&self) -> Result<(), StreamEnded> {
+    /// [`StreamEnded`]; inside, a newer writer or a store that fails.
+    pub async fn settle(&self) -> Result<Result<(), CommitError>, StreamEnded> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Request::Settle(reply)).await.map_err(|_| StreamEnded)?;
         answer.await.map_err(|_| StreamEnded)

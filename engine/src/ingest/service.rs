@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::bounds::Bounds;
 use super::brokers::Brokers;
 use super::cluster::{Cluster, Links, Membership, Taken};
-use super::commit::{Committer, state_at};
+use super::commit::Committer;
 use super::control::Control;
 use super::coordinator::Coordinator;
 use super::crew::Crew;
@@ -25,8 +25,10 @@ use super::epoch::Progress;
 use super::error::IngestError;
 use super::feeds::{check_feeds, feed_rules, read_topics};
 use super::idleness::Idleness;
+use super::load::state_at;
 use super::lock::EngineLock;
 use super::names::Names;
+use super::patience::Patience;
 use super::pulse::Pulse;
 use super::requests::{self, Requests};
 use super::rollup::coordinate::Rollups;
@@ -34,7 +36,7 @@ use super::state::IngestState;
 use super::threads::Threads;
 use super::workers::{Inlet, Start};
 
-pub use super::commit::Committed;
+pub use super::load::Committed;
 
 /// How long the last commit may take once the stream is to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(35);
@@ -108,7 +110,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     };
     let cluster = Cluster::gather(membership, taken).await?;
     let links = Arc::clone(&cluster.links);
-    let mut committer = Committer::claim(lake, Arc::clone(&stopping)).await?.watched_by(pulse.clone());
+    let mut committer = Committer::claim_with(lake, Patience::new(Arc::clone(&stopping), pulse.clone())).await?;
     if !config.rollup.is_empty() {
         committer = committer.never_declining();
     }
@@ -118,7 +120,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     let names = Names::of(config);
     let prepared = Start {
         config,
-        lake,
+        states: committer.states(),
         directory: &options.directory,
         names: &names,
         feeds: &feeds,
@@ -128,7 +130,10 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         bounds: &bounds,
         given_back: give_back.into(),
     };
-    let prepared = prepared.prepare().await?;
+    let prepared = match prepared.prepare().await {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(committer.explain(error).await),
+    };
     tracing::info!(
         commit = state.seq,
         series = prepared.series,

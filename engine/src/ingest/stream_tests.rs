@@ -18,9 +18,9 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::commit::Committed;
 use super::error::IngestError;
 use super::groups::groups;
+use super::load::Committed;
 use super::service::{Ingest, IngestOptions, start};
 use super::{backfill, load_committed};
 

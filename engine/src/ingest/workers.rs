@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use meterline_connectors::formats::{Decoder, LabelDecoder};
-use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
 use meterline_schemas::labels::ROLLUP_PREFIX;
 
@@ -14,6 +13,7 @@ use super::dataflow::{self, RollupSetup, Setup};
 use super::discovery::{Command, GivenBack};
 use super::error::IngestError;
 use super::feeds::{Restored, restore};
+use super::load::States;
 use super::names::Names;
 use super::outlet::Outlet;
 use super::reader::Decoders;
@@ -28,7 +28,8 @@ use super::state::IngestState;
 /// What the workers of a process are made of.
 pub(super) struct Start<'a> {
     pub(super) config: &'a Config,
-    pub(super) lake: &'a Lake,
+    /// Where the states of the last commit are read from.
+    pub(super) states: States<'a>,
     /// Where relative paths of the configuration begin.
     pub(super) directory: &'a Path,
     pub(super) names: &'a Names,
@@ -72,8 +73,8 @@ impl Start<'_> {
     /// # Errors
     /// The lake cannot be read, or the configuration does not fit what was committed.
     pub(super) async fn prepare(self) -> Result<Prepared, IngestError> {
-        let Start { config, lake, names, feeds, state, crew, .. } = &self;
-        let start = rollup::restore::start(config, self.directory, lake, state).await?;
+        let Start { config, states, names, feeds, state, crew, .. } = &self;
+        let start = rollup::restore::start(config, self.directory, *states, state).await?;
         let go_on = start.as_ref().is_some_and(|start| !start.labels.is_empty());
         let (mut rollups, rollup_setups) = match start {
             Some(start) => {
@@ -95,7 +96,7 @@ impl Start<'_> {
                 }
             }
         };
-        restore(config, lake, state, feeds, take).await?;
+        restore(config, *states, state, feeds, take).await?;
         let series = shards.iter().map(Vec::len).sum();
         let (mut setups, mut inlets) = (Vec::new(), Vec::new());
         for (local, series) in shards.into_iter().enumerate() {

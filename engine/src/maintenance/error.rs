@@ -12,8 +12,8 @@ pub enum MaintenanceError {
     /// The lake could not be read or written.
     #[error(transparent)]
     Lake(#[from] LakeError),
-    /// A rewrite was refused.
-    #[error("rewriting files of a table: {0}")]
+    /// A rewrite was refused, or another writer has taken over.
+    #[error("committing: {0}")]
     Commit(#[from] CommitError),
     /// The stream's tables cannot be taken over, or their state not read.
     #[error(transparent)]
@@ -48,4 +48,17 @@ pub enum MaintenanceError {
     /// Some of the work failed.
     #[error("housekeeping is incomplete: {0}")]
     Incomplete(String),
+}
+
+impl MaintenanceError {
+    /// Whether there is nobody left to commit.
+    pub(super) fn ends_round(&self) -> bool {
+        matches!(
+            self,
+            MaintenanceError::StreamEnded(_)
+                | MaintenanceError::Stopped
+                | MaintenanceError::Commit(CommitError::Fenced { .. })
+                | MaintenanceError::Ingest(IngestError::Fenced(_))
+        )
+    }
 }

@@ -8,11 +8,13 @@ use meterline_schemas::tables::INTERVALS;
 use tokio::time::Instant;
 
 use super::error::MaintenanceError;
-use super::round::{Commits, JobReport, Round, RoundReport};
+use super::report::{JobReport, RoundReport};
+use super::round::{Commits, Round};
 use super::service::watermark;
 use crate::environment::Environment;
 use crate::ingest::IngestError;
-use crate::ingest::commit::{Committer, state_at};
+use crate::ingest::commit::Committer;
+use crate::ingest::load::state_at;
 use crate::ingest::lock::EngineLock;
 use crate::metadata::{MaintenanceRecord, MaintenanceStatus};
 
@@ -32,14 +34,8 @@ pub async fn plan(env: &Environment, tell: impl FnMut(&JobReport) + Send) -> Res
         Some(table) => state_at(&env.lake, &table).await?,
         None => None,
     };
-    let round = Round {
-        config: &env.config,
-        lake: &env.lake,
-        commits: Commits::Nobody,
-        watermark: state.as_ref().and_then(watermark),
-        now: jiff::Timestamp::now().as_microsecond(),
-    };
-    round.run(tell).await
+    let (watermark, now) = (state.as_ref().and_then(watermark), jiff::Timestamp::now().as_microsecond());
+    Round::new(&env.config, &env.lake, Commits::Nobody, watermark, now).run(tell).await
 }
 
 /// Does one round: through the engine that runs on the lake, or, where none does, in this process. With `alone` the caller says
@@ -66,14 +62,8 @@ pub async fn run(
         return Ok(RoundReport::default());
     }
     let committer = Committer::claim(&env.lake, Arc::default()).await?;
-    let round = Round {
-        config: &env.config,
-        lake: &env.lake,
-        watermark: watermark(&committer.committed().state),
-        commits: Commits::Own(Box::new(committer)),
-        now: jiff::Timestamp::now().as_microsecond(),
-    };
-    round.run(tell).await
+    let (watermark, now) = (watermark(&committer.committed().state), jiff::Timestamp::now().as_microsecond());
+    Round::new(&env.config, &env.lake, Commits::Own(Box::new(committer)), watermark, now).run(tell).await
 }
 
 /// Has the running engine do it, by a request in the metadata database.

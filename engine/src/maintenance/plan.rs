@@ -15,6 +15,8 @@ use crate::sql::layers::Layers;
 const MERGE_AT: usize = 6;
 /// Files that are merged at once: bounds memory.
 const MERGE_MAX: usize = 64;
+/// Files that a fold has open at once at most: bounds memory.
+const OPEN_MAX: usize = 32;
 /// Files of a tier are up to this many times as large as the smallest.
 const TIER_BITS: u32 = 2;
 /// A quiet month is folded once so many of a thousand of the rows that may be revised are revisions: below that, what is
@@ -109,6 +111,41 @@ pub struct Fold {
     pub base: Vec<DataFile>,
     /// The revisions.
     pub revisions: Vec<DataFile>,
+}
+
+impl Fold {
+    /// Merges that have to come first, where more files overlap than may be open at once; else none.
+    pub fn merges_first(&self) -> Vec<Merge> {
+        if depth(self.base.iter().chain(&self.revisions)) <= OPEN_MAX {
+            return Vec::new();
+        }
+        let deep = [&self.base, &self.revisions].into_iter().filter(|files| depth(*files) > OPEN_MAX / 2);
+        // The files that come of one merge do not overlap.
+        deep.flat_map(|files| files.chunks(OPEN_MAX))
+            .filter(|files| files.len() > 1)
+            .map(<[DataFile]>::to_vec)
+            .collect()
+    }
+}
+
+/// How many files at most have rows of one series, as far as their statistics tell: so many are open at once when they are read
+/// as one stream.
+fn depth<'a>(files: impl IntoIterator<Item = &'a DataFile>) -> usize {
+    let (mut everywhere, mut ends) = (0usize, Vec::new());
+    for file in files {
+        match file.range("series_id") {
+            // Of equal ones, those that begin come before those that end.
+            Some((Bound::Text(low), Bound::Text(high))) => ends.extend([(low, 0), (high, 1)]),
+            _ => everywhere += 1,
+        }
+    }
+    ends.sort_unstable();
+    let (mut open, mut most) = (0usize, 0);
+    for (_, end) in ends {
+        open = if end == 1 { open.saturating_sub(1) } else { open + 1 };
+        most = most.max(open);
+    }
+    everywhere + most
 }
 
 /// Which months of `intervals` to fold: quiet ones (the `watermark` has passed their end for long enough), and those where
@@ -246,6 +283,31 @@ mod tests {
         assert!(due(50_000, 10_000, None));
         assert!(!due(51_000, 10_000, None));
         assert!(folds(&[file(0, 1, &BASE, 9)], Some(i64::MAX), &config).is_empty());
+    }
+
+    #[test]
+    fn before_a_fold_of_too_many_overlapping_files_they_are_merged() {
+        let of = |n: usize, low: &str, high: &str| {
+            let mut file = file(n, 1, &BASE, 1);
+            file.stats =
+                serde_json::json!({"minValues": {"series_id": low}, "maxValues": {"series_id": high}}).to_string();
+            file
+        };
+        let fold = |base: Vec<DataFile>, revisions: usize| {
+            let revisions = (0..revisions).map(|n| of(n, "a", "z")).collect();
+            Fold { month: "2024-01".into(), base, revisions }.merges_first()
+        };
+        let sizes = |merges: Vec<Merge>| merges.iter().map(Vec::len).collect::<Vec<_>>();
+        // One after the other they are never open together.
+        let in_a_row: Vec<DataFile> = (0..500).map(|n| of(n, &format!("m{n:03}"), &format!("m{n:03}x"))).collect();
+        assert!(fold(in_a_row.clone(), 31).is_empty());
+        assert_eq!(sizes(fold(in_a_row, 33)), [32]);
+        let overlapping = |count: usize| (0..count).map(|n| of(n, "a", "z")).collect::<Vec<_>>();
+        assert!(fold(overlapping(31), 1).is_empty());
+        assert_eq!(sizes(fold(overlapping(70), 2)), [32, 32, 6]);
+        // Where the statistics do not tell, a file may overlap with all others.
+        assert_eq!(sizes(fold((0..40).map(|n| file(n, 1, &BASE, 1)).collect(), 1)), [32, 8]);
+        assert_eq!(depth(&[of(0, "a", "b"), of(1, "b", "c"), of(2, "c", "d")]), 2);
     }
 
     proptest! {

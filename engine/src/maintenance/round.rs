@@ -1,5 +1,6 @@
 //! One round of housekeeping: table by table, one job at a time.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use meterline_connectors::lake::{
@@ -8,9 +9,9 @@ use meterline_connectors::lake::{
 use meterline_schemas::Micros;
 use meterline_schemas::config::Config;
 use meterline_schemas::tables::{FORECASTS, INTERVALS};
-use serde::{Deserialize, Serialize};
 
 use super::error::MaintenanceError;
+use super::report::{JobReport, Kind, Outcome, Progress, RoundReport, TableSize};
 use super::{plan, work};
 use crate::ingest::commit::Committer;
 use crate::ingest::requests::Requests;
@@ -28,199 +29,158 @@ pub enum Commits {
     Nobody,
 }
 
-/// What a job does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Deletes what `[retention]` no longer keeps.
-    Retention,
-    /// Makes the winners among revisions the base, and the others history.
-    Fold,
-    /// Merges small files.
-    Merge,
-    /// Deletes old entries of the log.
-    Log,
-    /// Deletes data files that nobody names any more.
-    Vacuum,
-}
-
-impl Kind {
-    /// Its name in reports.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Kind::Retention => "retention",
-            Kind::Fold => "fold",
-            Kind::Merge => "merge",
-            Kind::Log => "log",
-            Kind::Vacuum => "vacuum",
-        }
-    }
-}
-
-/// How a job ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Done.
-    Done,
-    /// It would be done.
-    Planned,
-    /// Given up, because its files were rewritten in the meantime.
-    Overtaken,
-}
-
-impl Outcome {
-    /// Its name in reports.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Done => "done",
-            Outcome::Planned => "planned",
-            Outcome::Overtaken => "overtaken",
-        }
-    }
-}
-
-/// What one job did, or would do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobReport {
-    /// The table.
-    pub table: String,
-    /// What it does.
-    pub job: Kind,
-    /// Values of the partition columns; empty where it concerns all.
-    pub partition: String,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Files that went.
-    pub files_before: u64,
-    /// Files that came; 0 where it is only planned.
-    pub files_after: u64,
-    /// Bytes of the files that went.
-    pub bytes_before: u64,
-    /// Bytes of the files that came; 0 where it is only planned.
-    pub bytes_after: u64,
-    /// Wall clock seconds.
-    pub seconds: f64,
-}
-
-/// What a table consists of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TableSize {
-    /// The table.
-    pub table: String,
-    /// Data files of the newest version.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// What one round did.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RoundReport {
-    /// Its jobs, in order.
-    pub jobs: Vec<JobReport>,
-    /// The tables after it.
-    pub tables: Vec<TableSize>,
-    /// What failed.
-    pub errors: Vec<String>,
-    /// Wall clock seconds.
-    pub seconds: f64,
-}
-
 /// One round.
 pub struct Round<'a> {
-    /// The configuration.
-    pub config: &'a Config,
-    /// The lake.
-    pub lake: &'a Lake,
-    /// Who commits.
-    pub commits: Commits,
-    /// The newest watermark; `None` before the first reading.
-    pub watermark: Option<Micros>,
-    /// Wall clock.
-    pub now: Micros,
+    config: &'a Config,
+    lake: &'a Lake,
+    commits: Commits,
+    watermark: Option<Micros>,
+    now: Micros,
+    // Paths of files, below the lake's root, that turned out to be damaged or not sorted: they are left as they are.
+    unfit: HashSet<String>,
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    /// A round at `now` (wall clock), with the newest `watermark`, if there was a reading; rewrites are committed by `commits`.
+    pub fn new(
+        config: &'a Config,
+        lake: &'a Lake,
+        commits: Commits,
+        watermark: Option<Micros>,
+        now: Micros,
+    ) -> Round<'a> {
+        Round { config, lake, commits, watermark, now, unfit: HashSet::new() }
+    }
+
     /// Does everything that is to be done; what fails is reported, and the rest is done all the same. `tell` hears of each job.
     ///
     /// # Errors
-    /// [`MaintenanceError::StreamEnded`]: there is nobody left to commit.
+    /// [`MaintenanceError::StreamEnded`] or a newer writer: there is nobody left to commit.
     pub async fn run(mut self, mut tell: impl FnMut(&JobReport) + Send) -> Result<RoundReport, MaintenanceError> {
         let began = Instant::now();
         let mut report = RoundReport::default();
+        let mut progress = Progress { report: &mut report, tell: &mut tell };
         for table in TableDefinition::all() {
-            let mut jobs = Jobs { done: &mut report.jobs, tell: &mut tell };
-            match self.table(&table, &mut jobs).await {
-                Ok(()) => {}
-                Err(ended @ MaintenanceError::StreamEnded(_)) => return Err(ended),
-                Err(error) => {
-                    tracing::warn!(table = table.name, %error, "housekeeping of a table failed; the next round tries again");
-                    report.errors.push(format!("{}: {error}", table.name));
+            for job in [Kind::Retention, Kind::Fold, Kind::Merge, Kind::Log, Kind::Vacuum] {
+                let ended = match job {
+                    Kind::Retention => self.retain(&table, &mut progress).await,
+                    Kind::Fold => self.fold(&table, &mut progress).await,
+                    Kind::Merge => self.merge(&table, &mut progress).await,
+                    Kind::Log => self.clean_log(&table, &mut progress).await,
+                    Kind::Vacuum | Kind::Measure => self.vacuum(&table, &mut progress).await,
+                };
+                match ended {
+                    Ok(()) => {}
+                    Err(ended) if ended.ends_round() => return Err(ended),
+                    Err(error) => progress.failed(table.name, job, "", &error),
                 }
             }
         }
         match sizes(self.lake).await {
-            Ok(tables) => report.tables = tables,
-            Err(error) => report.errors.push(error.to_string()),
+            Ok(tables) => progress.report.tables = tables,
+            Err(error) => progress.failed("", Kind::Measure, "", &error),
         }
         report.seconds = began.elapsed().as_secs_f64();
         Ok(report)
     }
 
-    async fn table(&mut self, table: &TableDefinition, jobs: &mut Jobs<'_>) -> Result<(), MaintenanceError> {
-        let Some(files) = self.files(table).await? else { return Ok(()) };
-        if let Some(watermark) = self.watermark {
-            let gone = plan::too_old(table, &files, &self.config.retention, watermark.min(self.now));
-            if !gone.is_empty() {
-                self.replace(table, Kind::Retention, String::new(), gone, None, jobs).await?;
-            }
-        }
-        if table.name == INTERVALS {
-            self.fold(table, jobs).await?;
-        }
-        self.merge(table, jobs).await?;
-        self.clean_log(table, jobs).await?;
-        self.vacuum(table, jobs).await
+    /// The files of a table; none where it does not exist.
+    async fn files(&self, table: &TableDefinition) -> Result<Vec<DataFile>, LakeError> {
+        Ok(snapshot(self.lake, table.name, None).await?.map(|snapshot| snapshot.files).unwrap_or_default())
     }
 
-    async fn files(&self, table: &TableDefinition) -> Result<Option<Vec<DataFile>>, LakeError> {
-        Ok(snapshot(self.lake, table.name, None).await?.map(|snapshot| snapshot.files))
+    fn is_fit(&self, table: &TableDefinition, file: &DataFile) -> bool {
+        !self.unfit.contains(Lake::data_path(table.name, file).as_ref())
     }
 
-    async fn fold(&mut self, table: &TableDefinition, jobs: &mut Jobs<'_>) -> Result<(), MaintenanceError> {
-        let files = self.files(table).await?.unwrap_or_default();
-        let target = self.config.maintenance.target_size.bytes();
-        for fold in plan::folds(&files, self.watermark, &self.config.maintenance) {
-            let removes = fold.base.iter().chain(&fold.revisions).cloned().collect();
-            let month = fold.month.clone();
-            let lake = self.lake.clone();
-            let work = async move { work::fold(&lake, fold, target).await };
-            self.replace(table, Kind::Fold, month, removes, Some(Box::pin(work)), jobs).await?;
+    /// Remembers the file that a job failed at, if it was one.
+    fn leaves_out(&mut self, error: &MaintenanceError) -> bool {
+        match error {
+            MaintenanceError::Lake(error) => error.file().is_some_and(|path| self.unfit.insert(path.to_owned())),
+            _ => false,
+        }
+    }
+
+    async fn retain(&mut self, table: &TableDefinition, progress: &mut Progress<'_>) -> Result<(), MaintenanceError> {
+        let Some(watermark) = self.watermark else { return Ok(()) };
+        let files = self.files(table).await?;
+        let gone = plan::too_old(table, &files, &self.config.retention, watermark.min(self.now));
+        if !gone.is_empty() {
+            self.replace(table, Kind::Retention, String::new(), gone, None, progress).await?;
         }
         Ok(())
     }
 
-    async fn merge(&mut self, table: &TableDefinition, jobs: &mut Jobs<'_>) -> Result<(), MaintenanceError> {
+    async fn fold(&mut self, table: &TableDefinition, progress: &mut Progress<'_>) -> Result<(), MaintenanceError> {
+        if table.name != INTERVALS {
+            return Ok(());
+        }
+        let target = self.config.maintenance.target_size.bytes();
+        let mut folds = plan::folds(&self.files(table).await?, self.watermark, &self.config.maintenance);
+        let first: Vec<plan::Merge> = folds.iter().flat_map(plan::Fold::merges_first).collect();
+        if !first.is_empty() {
+            for files in first {
+                self.merge_files(table, files, progress).await?;
+            }
+            // What is still too deep is left to the next round.
+            folds = plan::folds(&self.files(table).await?, self.watermark, &self.config.maintenance);
+            folds.retain(|fold| fold.merges_first().is_empty());
+        }
+        for fold in folds {
+            // A part of the base would not do: another file may have a row of the same interval.
+            let removes: Vec<DataFile> = fold.base.iter().chain(&fold.revisions).cloned().collect();
+            let month = fold.month.clone();
+            let lake = self.lake.clone();
+            let work = async move { work::fold(&lake, fold, target).await };
+            match self.replace(table, Kind::Fold, month.clone(), removes, Some(Box::pin(work)), progress).await {
+                Ok(_) => {}
+                Err(error) if !error.ends_round() && self.leaves_out(&error) => {
+                    progress.failed(table.name, Kind::Fold, &month, &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn merge(&mut self, table: &TableDefinition, progress: &mut Progress<'_>) -> Result<(), MaintenanceError> {
         let target = self.config.maintenance.target_size.bytes();
         let mut count = 0;
-        // Merged files may be enough for another merge.
+        // Merged files may be enough for another merge, and a merge that failed may do without one of its files.
         loop {
-            let merges = plan::merges(table, &self.files(table).await?.unwrap_or_default(), target);
-            let mut fewer = false;
-            for files in merges {
+            let mut files = self.files(table).await?;
+            files.retain(|file| self.is_fit(table, file));
+            let mut again = false;
+            for files in plan::merges(table, &files, target) {
                 count += 1;
-                let partition: Vec<&str> =
-                    files.first().into_iter().flat_map(|file| file.partition.values()).map(String::as_str).collect();
-                let (partition, removes) = (partition.join(" "), files.clone());
-                let (lake, definition) = (self.lake.clone(), table.clone());
-                let work = async move { work::merge(&lake, &definition, files, target).await };
-                let done = self.replace(table, Kind::Merge, partition, removes, Some(Box::pin(work)), jobs).await?;
-                fewer |= done.outcome == Outcome::Done && done.files_after < done.files_before;
+                again |= self.merge_files(table, files, progress).await?;
             }
-            if !fewer || count >= JOBS_MAX {
+            if !again || count >= JOBS_MAX {
                 return Ok(());
             }
+        }
+    }
+
+    /// Merges some files; whether that leaves others to be merged.
+    async fn merge_files(
+        &mut self,
+        table: &TableDefinition,
+        files: plan::Merge,
+        progress: &mut Progress<'_>,
+    ) -> Result<bool, MaintenanceError> {
+        let partition: Vec<&str> =
+            files.first().into_iter().flat_map(|file| file.partition.values()).map(String::as_str).collect();
+        let (partition, removes) = (partition.join(" "), files.clone());
+        let (lake, definition, target) =
+            (self.lake.clone(), table.clone(), self.config.maintenance.target_size.bytes());
+        let work = Box::pin(async move { work::merge(&lake, &definition, files, target).await });
+        match self.replace(table, Kind::Merge, partition.clone(), removes, Some(work), progress).await {
+            Ok(done) => Ok(done.outcome == Outcome::Done && done.files_after < done.files_before),
+            Err(error) if !error.ends_round() && self.leaves_out(&error) => {
+                progress.failed(table.name, Kind::Merge, &partition, &error);
+                Ok(true)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -232,7 +192,7 @@ impl Round<'_> {
         partition: String,
         removes: Vec<DataFile>,
         work: Option<Work>,
-        jobs: &mut Jobs<'_>,
+        progress: &mut Progress<'_>,
     ) -> Result<JobReport, MaintenanceError> {
         let began = Instant::now();
         let bytes = |files: &[DataFile]| files.iter().map(|file| file.size).sum::<u64>();
@@ -269,7 +229,7 @@ impl Round<'_> {
             };
         }
         report.seconds = began.elapsed().as_secs_f64();
-        jobs.add(report.clone());
+        progress.done(report.clone());
         Ok(report)
     }
 
@@ -286,25 +246,32 @@ impl Round<'_> {
         }
     }
 
-    async fn clean_log(&mut self, table: &TableDefinition, jobs: &mut Jobs<'_>) -> Result<(), MaintenanceError> {
+    async fn clean_log(
+        &mut self,
+        table: &TableDefinition,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), MaintenanceError> {
         let before = self.ago(self.config.maintenance.log_retention.micros());
         let began = Instant::now();
         let expired = lake::expired_log(self.lake, table.name, before).await?;
-        self.delete(table, Kind::Log, expired, began, jobs).await
+        self.delete(table, Kind::Log, expired, began, progress).await
     }
 
-    async fn vacuum(&mut self, table: &TableDefinition, jobs: &mut Jobs<'_>) -> Result<(), MaintenanceError> {
+    async fn vacuum(&mut self, table: &TableDefinition, progress: &mut Progress<'_>) -> Result<(), MaintenanceError> {
         let maintenance = &self.config.maintenance;
         let removed_before = self.ago(maintenance.file_retention.micros()).max(self.ago(0) - lake::REMEMBERED_MS);
         let written_before = self.ago(maintenance.orphan_age.micros());
         let began = Instant::now();
         let stored = lake::stored_files(self.lake, table.name).await?;
-        // A commit may wait for a store that fails, however long: its files must not be taken for left-overs.
-        if let Commits::Stream(requests) = &self.commits {
-            requests.settle().await?;
+        // A commit may wait for a store that fails, however long: its files must not be taken for left-overs, and another
+        // writer's neither.
+        match &mut self.commits {
+            Commits::Stream(requests) => requests.settle().await??,
+            Commits::Own(committer) => committer.confirm().await?,
+            Commits::Nobody => {}
         }
         let unnamed = lake::unnamed_files(self.lake, table.name, stored, removed_before, written_before).await?;
-        self.delete(table, Kind::Vacuum, unnamed, began, jobs).await
+        self.delete(table, Kind::Vacuum, unnamed, began, progress).await
     }
 
     async fn delete(
@@ -313,7 +280,7 @@ impl Round<'_> {
         job: Kind,
         objects: Vec<lake::Unneeded>,
         began: Instant,
-        jobs: &mut Jobs<'_>,
+        progress: &mut Progress<'_>,
     ) -> Result<(), MaintenanceError> {
         if objects.is_empty() {
             return Ok(());
@@ -325,7 +292,7 @@ impl Round<'_> {
                 Outcome::Done
             }
         };
-        jobs.add(JobReport {
+        progress.done(JobReport {
             table: table.name.to_owned(),
             job,
             partition: String::new(),
@@ -346,31 +313,6 @@ impl Round<'_> {
 }
 
 type Work = std::pin::Pin<Box<dyn Future<Output = Result<Vec<DataFile>, MaintenanceError>> + Send>>;
-
-/// Where jobs are reported.
-struct Jobs<'a> {
-    done: &'a mut Vec<JobReport>,
-    tell: &'a mut (dyn FnMut(&JobReport) + Send),
-}
-
-impl Jobs<'_> {
-    fn add(&mut self, job: JobReport) {
-        tracing::info!(
-            table = job.table,
-            partition = job.partition,
-            outcome = job.outcome.as_str(),
-            files_before = job.files_before,
-            files_after = job.files_after,
-            bytes_before = job.bytes_before,
-            bytes_after = job.bytes_after,
-            took_ms = (job.seconds * 1000.0) as u64,
-            "housekeeping: {}",
-            job.job.as_str()
-        );
-        (self.tell)(&job);
-        self.done.push(job);
-    }
-}
 
 /// What every table consists of now.
 ///

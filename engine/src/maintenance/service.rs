@@ -1,5 +1,6 @@
 //! Rounds by schedule, and whenever `meterline maintain` asks for one, in the process of the engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::error::MaintenanceError;
-use super::round::{Commits, JobReport, Round, RoundReport, TableSize, sizes};
+use super::report::{JobReport, Kind, RoundReport, TableSize};
+use super::round::{Commits, Round, sizes};
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::requests::Requests;
@@ -29,6 +31,8 @@ pub struct Summary {
     pub tables: Vec<TableSize>,
     /// The last round since the start.
     pub last: Option<LastRound>,
+    /// Jobs that failed since the start.
+    pub failures: BTreeMap<Kind, u64>,
 }
 
 /// The last round.
@@ -38,8 +42,6 @@ pub struct LastRound {
     pub at: Micros,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// Tables for which something failed.
-    pub errors: u64,
 }
 
 /// The greatest watermark of all feeds. A feed that ended must not stop housekeeping, and one that is behind costs time only.
@@ -75,7 +77,7 @@ impl Housekeeping {
 
     async fn rounds(&self) {
         match sizes(&self.env.lake).await {
-            Ok(tables) => drop(self.summary.send_replace(Summary { tables, last: None })),
+            Ok(tables) => drop(self.summary.send_replace(Summary { tables, ..Summary::default() })),
             Err(error) => tracing::warn!(%error, "the sizes of the tables are not known before the first housekeeping"),
         }
         let every = self.env.config.maintenance.every.0.map(|every| every.to_std());
@@ -118,7 +120,7 @@ impl Housekeeping {
         let watermark = self.committed.borrow().as_ref().and_then(|committed| watermark(&committed.state));
         let (config, lake) = (&self.env.config, &self.env.lake);
         let commits = Commits::Stream(self.requests.clone());
-        let round = Round { config, lake, commits, watermark, now: now() };
+        let round = Round::new(config, lake, commits, watermark, now());
         let (tell, mut jobs) = mpsc::unbounded_channel::<JobReport>();
         // Who waits is told from here; without a receiver nobody does.
         let round = round.run(move |job| drop(tell.send(job.clone())));
@@ -156,10 +158,15 @@ impl Housekeeping {
     }
 
     fn show(&self, report: RoundReport) {
-        let (jobs, errors) = (report.jobs.len(), report.errors.len() as u64);
+        let (jobs, failed) = (report.jobs.len(), report.failures.len());
         let (files, bytes) = report.tables.iter().fold((0, 0), |(f, b), size| (f + size.files, b + size.bytes));
-        tracing::info!(jobs, errors, files, bytes, took_ms = (report.seconds * 1000.0) as u64, "housekeeping is done");
-        let last = Some(LastRound { at: now(), seconds: report.seconds, errors });
-        self.summary.send_replace(Summary { tables: report.tables, last });
+        tracing::info!(jobs, failed, files, bytes, took_ms = (report.seconds * 1000.0) as u64, "housekeeping is done");
+        let last = Some(LastRound { at: now(), seconds: report.seconds });
+        self.summary.send_modify(|summary| {
+            (summary.tables, summary.last) = (report.tables, last);
+            for failure in &report.failures {
+                *summary.failures.entry(failure.job).or_default() += 1;
+            }
+        });
     }
 }

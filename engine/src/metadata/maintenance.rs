@@ -4,7 +4,7 @@ use meterline_schemas::Micros;
 use serde::{Deserialize, Serialize};
 
 use super::{MetadataError, MetadataStore};
-use crate::maintenance::round::RoundReport;
+use crate::maintenance::report::RoundReport;
 
 /// Requests that are kept.
 const KEPT: i64 = 100;

@@ -27,9 +27,9 @@
 //! | `meterline_table_size_bytes` | table | their size |
 //! | `meterline_maintenance_timestamp_seconds` | | when housekeeping last ended, Unix time |
 //! | `meterline_maintenance_duration_seconds` | | how long it took |
-//! | `meterline_maintenance_errors` | | tables for which it failed |
+//! | `meterline_maintenance_errors_total` | job | jobs of it that failed since the start |
 //! | `meterline_commit_in_progress_seconds` | | how long the one that is being made has taken; 0 while there is none |
-//! | `meterline_store_failures_total` | | failures of the store in the middle of a commit since the start |
+//! | `meterline_store_failures_total` | | failures of the store in the middle of a commit or a lookup since the start |
 //! | `meterline_broker_silence_seconds` | | since a broker last answered |
 
 use std::collections::BTreeSet;
@@ -48,6 +48,7 @@ use crate::ingest::Committed;
 use crate::ingest::brokers::Known;
 use crate::ingest::census::Census;
 use crate::ingest::state::{FeedState, IngestState, PartitionState};
+use crate::maintenance::report::Kind;
 use crate::maintenance::service::{LastRound, Summary};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -80,7 +81,7 @@ impl Collector for Scrape {
         let taken = self.subject.pulse.committing(Instant::now()).map_or(0.0, |(taken, _)| taken.as_secs_f64());
         let help = "how long the commit that is being made has taken";
         gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;
-        counter(encoder, "store_failures", "failures of the store in the middle of a commit")?
+        counter(encoder, "store_failures", "failures of the store in the middle of a commit or a lookup")?
             .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
         let committed = self.subject.committed.borrow().clone();
         let nothing = IngestState::default();
@@ -146,7 +147,7 @@ type Total<'f> = &'f dyn Fn(&PartitionState) -> u64;
 
 impl Scrape {
     fn housekeeping(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let Summary { tables, last } = self.subject.maintenance.borrow().clone();
+        let Summary { tables, last, failures } = self.subject.maintenance.borrow().clone();
         let mut metric = gauge(encoder, "table_files", "data files after the last housekeeping", None)?;
         for size in &tables {
             metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.files)?;
@@ -155,11 +156,14 @@ impl Scrape {
         for size in &tables {
             metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.bytes)?;
         }
-        let Some(LastRound { at, seconds: took, errors }) = last else { return Ok(()) };
+        let mut metric = counter(encoder, "maintenance_errors", "jobs of housekeeping that failed since the start")?;
+        for job in Kind::ALL {
+            count(&mut metric, &[("job", job.as_str())], failures.get(&job).copied().unwrap_or_default())?;
+        }
+        let Some(LastRound { at, seconds: took }) = last else { return Ok(()) };
         let help = "when housekeeping last ended, Unix time";
         gauge(encoder, "maintenance_timestamp", help, SECONDS)?.encode_gauge(&seconds(at))?;
-        gauge(encoder, "maintenance_duration", "how long it took", SECONDS)?.encode_gauge(&took)?;
-        gauge(encoder, "maintenance_errors", "tables for which it failed", None)?.encode_gauge(&errors)
+        gauge(encoder, "maintenance_duration", "how long it took", SECONDS)?.encode_gauge(&took)
     }
 
     fn stream(&self, committed: &Committed, encoder: &mut DescriptorEncoder) -> fmt::Result {

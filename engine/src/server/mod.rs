@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::ingest::state::{Counts, FeedState, IngestState, PartitionState};
-    use crate::maintenance::round::TableSize;
+    use crate::maintenance::report::{Kind, TableSize};
     use crate::maintenance::service::LastRound;
 
     async fn ask(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
@@ -198,8 +198,8 @@ mod tests {
 
     fn swept(now: i64) -> watch::Receiver<Summary> {
         let tables = vec![TableSize { table: "intervals".into(), files: 4, bytes: 1000 }];
-        let last = Some(LastRound { at: now - SECOND, seconds: 0.5, errors: 0 });
-        watch::channel(Summary { tables, last }).1
+        let last = Some(LastRound { at: now - SECOND, seconds: 0.5 });
+        watch::channel(Summary { tables, last, failures: BTreeMap::from([(Kind::Merge, 2)]) }).1
     }
 
     #[tokio::test]
@@ -231,7 +231,8 @@ mod tests {
             "meterline_table_files{table=\"intervals\"} 4",
             "meterline_table_size_bytes{table=\"intervals\"} 1000",
             "meterline_maintenance_duration_seconds 0.5",
-            "meterline_maintenance_errors 0",
+            "meterline_maintenance_errors_total{job=\"fold\"} 0",
+            "meterline_maintenance_errors_total{job=\"merge\"} 2",
             "meterline_commit_in_progress_seconds 0.0",
             "# EOF",
         ] {

@@ -12,15 +12,17 @@ use tokio::sync::mpsc as channel;
 use tokio::task::JoinHandle;
 
 use super::super::bounds::Bounds;
-use super::super::commit::decode_state;
 use super::super::control::Control;
 use super::super::crew::Crew;
 use super::super::dataflow::{self, Common, Event};
 use super::super::error::IngestError;
 use super::super::feeds::{check_feeds, feed_rules, read_topics};
+use super::super::load::{States, decode_state};
 use super::super::lock::EngineLock;
 use super::super::names::Names;
 use super::super::outlet::Outlet;
+use super::super::patience::Patience;
+use super::super::pulse::Pulse;
 use super::super::service::IngestOptions;
 use super::super::threads::Threads;
 use super::super::workers::{Inlet, Start};
@@ -84,6 +86,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let bounds = Bounds::of(&config.ingest, crew);
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
+    let patience = Patience::new(Arc::clone(&stopping), Pulse::default());
     let control = Arc::new(Control::new(bounds.share, feeds.len(), stopping));
     let joining = Arc::clone(&me);
     let (stream, begin, sockets) = off_thread(move |given_up| join(&joining, given_up)).await?;
@@ -97,7 +100,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let (give_back, names) = (queue.clone(), Names::of(config));
     let prepared = Start {
         config,
-        lake,
+        states: States::patient(lake, &patience),
         directory: &options.directory,
         names: &names,
         feeds: &feeds,

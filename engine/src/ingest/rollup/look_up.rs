@@ -4,27 +4,49 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
-use meterline_connectors::lake::{Lake, LakeError, TableOwner};
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use meterline_connectors::lake::{Lake, LakeError, TableDefinition, TableOwner};
 use meterline_schemas::{Frequency, Micros};
 
-use super::super::recall::{self, INTERVAL_COLUMNS, Table, concerned, content, instant};
+use super::super::recall::{self, INTERVAL_COLUMNS, Intervals};
 use super::super::rows::Content;
+use super::super::scan::{Scan, column, concerned};
 use super::lake::{GroupRow, SeriesRow, Want};
 use super::sums::Sums;
 
-/// Those of [`INTERVAL_COLUMNS`], and what follows.
-const COLUMNS: [&str; 14] = {
-    let [a, b, c, d, e, f, g, h, i] = INTERVAL_COLUMNS;
-    [a, b, c, d, e, f, g, h, i, "frequency", "present", "measured", "estimated", "substituted"]
-};
+/// What is read beside [`INTERVAL_COLUMNS`].
+const MORE_COLUMNS: [&str; 5] = ["frequency", "present", "measured", "estimated", "substituted"];
 
 /// The newest row of an interval.
 struct Found {
     frequency: Frequency,
     content: Content,
     sums: Sums,
+}
+
+/// Columns that only roll-ups read.
+struct Columns<'a> {
+    frequency: &'a StringArray,
+    // What a group's row is made of: null in rows of meters, and in files that were written before there were roll-ups.
+    present: &'a Int64Array,
+    intervals: [&'a Int64Array; 3],
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a RecordBatch) -> Option<Columns<'a>> {
+        let (frequency, present) = (column(rows, "frequency")?, column(rows, "present")?);
+        let intervals = [column(rows, "measured")?, column(rows, "estimated")?, column(rows, "substituted")?];
+        Some(Columns { frequency, present, intervals })
+    }
+
+    fn found(&self, row: usize, content: Content) -> Option<Found> {
+        let number = |column: &Int64Array| if column.is_null(row) { 0 } else { column.value(row) };
+        Some(Found {
+            frequency: self.frequency.value(row).parse().ok()?,
+            content,
+            sums: Sums { amount: 0, present: number(self.present), intervals: self.intervals.map(number) },
+        })
+    }
 }
 
 /// Intervals of series.
@@ -65,32 +87,20 @@ async fn newest<Row>(
     }
     recall::tidy(&mut numbered);
     let files = concerned(&intervals.files()?, &numbered, "start");
-    let table = Table { lake, name: intervals.name(), columns: &COLUMNS };
+    let columns = [&INTERVAL_COLUMNS[..], &MORE_COLUMNS].concat();
     let mut found: HashMap<(u32, (Micros, Micros)), Found> = HashMap::new();
-    let keep = |number, rows: &RecordBatch, row| {
-        let content = content(rows, row)?;
-        let interval = (instant(rows.column(1), row), instant(rows.column(8), row));
-        let known = match found.entry((number, interval)) {
-            Entry::Occupied(known) if known.get().content.position >= content.position => return Some(()),
-            known => known,
-        };
-        known.insert_entry(Found {
-            frequency: rows.column(9).as_string_opt::<i32>()?.value(row).parse().ok()?,
-            content,
-            sums: sums(rows, row)?,
-        });
+    let take = |numbers: &[u32], rows: &RecordBatch| {
+        let (intervals, more) = (Intervals::of(rows)?, Columns::of(rows)?);
+        for (row, number) in numbers.iter().enumerate() {
+            let content = intervals.content(row)?;
+            match found.entry((*number, intervals.interval(row))) {
+                Entry::Occupied(known) if known.get().content.position >= content.position => {}
+                place => _ = place.insert_entry(more.found(row, content)?),
+            }
+        }
         Some(())
     };
-    table.read(files, &numbered, keep).await?;
+    Scan::new(lake, &TableDefinition::intervals(), "start", &columns)?.read(files, &numbered, take).await?;
     let there = found.into_iter().filter(|(_, found)| found.content.count > 0);
     Ok(there.map(|((number, interval), found)| make(Arc::clone(&series[number as usize]), interval, found)).collect())
-}
-
-// Nothing where it is not a roll-up's.
-fn sums(rows: &RecordBatch, row: usize) -> Option<Sums> {
-    let number = |column: usize| {
-        let column = rows.column(column).as_primitive_opt::<Int64Type>()?;
-        Some(if column.is_null(row) { 0 } else { column.value(row) })
-    };
-    Some(Sums { amount: 0, present: number(10)?, intervals: [number(11)?, number(12)?, number(13)?] })
 }

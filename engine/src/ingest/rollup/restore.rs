@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use meterline_connectors::files::labels;
-use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
 
-use super::super::commit::{each_member, load_said};
 use super::super::error::IngestError;
+use super::super::load::{States, each_member, load_said};
 use super::super::state::IngestState;
 use super::LabelChange;
 use super::coordinate::groups_state;
@@ -40,7 +39,7 @@ pub struct Start {
 pub async fn start(
     config: &Config,
     directory: &Path,
-    lake: &Lake,
+    from: States<'_>,
     state: &IngestState,
 ) -> Result<Option<Start>, IngestError> {
     let zone = |error| IngestError::Fault(format!("the zone of a roll-up: {error}"));
@@ -50,8 +49,8 @@ pub async fn start(
     }
     let givers = Arc::new(Givers::new(config));
     let mut members = Vec::new();
-    each_member(lake, state, |saved, written| members.push((givers.restore(&saved), written))).await?;
-    let said = load_said(lake, state).await?;
+    each_member(from, state, |saved, written| members.push((givers.restore(&saved), written))).await?;
+    let said = load_said(from, state).await?;
     let mut labels: Vec<LabelChange> = said.into_iter().filter_map(|saved| givers.restore_said(saved)).collect();
     let (config, directory) = (config.clone(), directory.to_owned());
     let reading = tokio::task::spawn_blocking(move || files(&config, &directory));

@@ -17,7 +17,7 @@ use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::Span;
 
 use super::super::cluster_tests::cluster;
-use super::super::commit::Committed;
+use super::super::load::Committed;
 use super::oracle::{Case, Dice, Said};
 use super::plan::Plan;
 use super::sums::Sums;

@@ -1,0 +1,207 @@
+//! Reads back what commits wrote: the state of one, and the segments that it names.
+//!
+//! A reader that has no claim may be slower than the stream, which deletes what old commits wrote: [`Committed`] is then read
+//! again as of a newer commit. What the newest commits wrote is kept for a while for the same reason ([`super::cleaning`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meterline_connectors::lake::{Lake, LakeError, TableSnapshot, snapshot};
+use meterline_schemas::config::Config;
+use meterline_schemas::tables::INTERVALS;
+
+use super::census::Census;
+use super::commit::{FENCE, SEQ};
+use super::error::IngestError;
+use super::patience::Patience;
+use super::rollup::saved::{SavedLabels, SavedMember};
+use super::segments::{self, Segment};
+use super::series::SeriesState;
+use super::state::IngestState;
+
+/// A commit as others see it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Its state.
+    pub state: Arc<IngestState>,
+    /// The census of its series.
+    pub census: Arc<Census>,
+    /// Version of the table `intervals` that holds its rows.
+    pub intervals_version: i64,
+}
+
+/// Where states are read from: once, or with patience for a store that fails.
+#[derive(Debug, Clone, Copy)]
+pub struct States<'a> {
+    lake: &'a Lake,
+    patience: Option<&'a Patience>,
+}
+
+impl<'a> From<&'a Lake> for States<'a> {
+    fn from(lake: &'a Lake) -> States<'a> {
+        States { lake, patience: None }
+    }
+}
+
+impl<'a> States<'a> {
+    /// Waits for a store that fails.
+    pub fn patient(lake: &'a Lake, patience: &'a Patience) -> States<'a> {
+        States { lake, patience: Some(patience) }
+    }
+
+    async fn get(&self, doing: &'static str, path: &str) -> Result<Bytes, IngestError> {
+        let get = || self.lake.get_object(path);
+        match self.patience {
+            Some(patience) => patience.retry(doing, get).await,
+            None => get().await.map_err(IngestError::lake(doing)),
+        }
+    }
+
+    /// The state of a commit, by its number and the fence of its writer.
+    pub(super) async fn state(&self, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
+        let path = state_path(seq, fence);
+        let state = decode_state(&path, &self.get("loading the state of a commit", &path).await?)?;
+        if state.seq != seq || state.fence != fence {
+            let reason = format!("it is of commit {} by writer {}", state.seq, state.fence);
+            return Err(IngestError::State { path, reason });
+        }
+        Ok(state)
+    }
+
+    async fn records<T: serde::de::DeserializeOwned>(
+        &self,
+        segment: &Segment,
+        magic: &segments::Magic,
+        take: impl FnMut(T),
+    ) -> Result<(), IngestError> {
+        let bytes = self.get("loading the states of roll-ups", &segment.path).await?;
+        let decoded = segments::decode_records(magic, &bytes, take);
+        decoded.map_err(|reason| IngestError::State { path: segment.path.clone(), reason })
+    }
+}
+
+/// The newest commit, from the lake alone; `None` before the first one.
+///
+/// # Errors
+/// The lake or a file of the state cannot be read.
+pub async fn load_committed(lake: &Lake, config: &Config) -> Result<Option<Committed>, IngestError> {
+    let mut tried = None;
+    loop {
+        let doing = "looking for the last ingest commit";
+        let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? else {
+            return Ok(None);
+        };
+        match committed_at(lake, config, &table).await {
+            // It is not the newest any more, and its files are deleted: there were many commits meanwhile.
+            Err(IngestError::Lake { source: LakeError::NotFound { .. }, .. }) if tried < Some(table.version) => {
+                tried = Some(table.version);
+            }
+            committed => return committed,
+        }
+    }
+}
+
+async fn committed_at(lake: &Lake, config: &Config, table: &TableSnapshot) -> Result<Option<Committed>, IngestError> {
+    let Some(state) = state_at(lake, table).await? else { return Ok(None) };
+    let series = load_series(lake, &state).await?;
+    let census = Arc::new(Census::of(config, &series));
+    Ok(Some(Committed { state: Arc::new(state), census, intervals_version: table.version }))
+}
+
+/// The state of the commit that made a snapshot of `intervals`; `None` before the first one.
+///
+/// # Errors
+/// The lake or the state file cannot be read. State files of old commits are deleted.
+pub async fn state_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<IngestState>, IngestError> {
+    let doing = "looking for an ingest commit";
+    let seq = table.transaction(SEQ).await.map_err(IngestError::lake(doing))?;
+    let fence = table.transaction(FENCE).await.map_err(IngestError::lake(doing))?;
+    match (seq, fence) {
+        (Some(seq), Some(fence)) => Ok(Some(States::from(lake).state(seq, fence).await?)),
+        _ => Ok(None),
+    }
+}
+
+/// All series of a state, ordered by feed and identifier.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesState>, IngestError> {
+    let mut all = Vec::new();
+    each_series(lake, state, |series, _| all.push(series)).await?;
+    all.sort_unstable_by(|a, b| (&a.feed, &a.id).cmp(&(&b.feed, &b.id)));
+    Ok(all)
+}
+
+/// Hands every series of a state to `take`, with the commit whose segment holds it.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn each_series<'a>(
+    from: impl Into<States<'a>>,
+    state: &IngestState,
+    mut take: impl FnMut(SeriesState, i64),
+) -> Result<(), IngestError> {
+    let from = from.into();
+    let mut seen = HashSet::new();
+    // The newest first: what is seen again is older.
+    for segment in state.segments.iter().rev() {
+        let bytes = from.get("loading the states of series", &segment.path).await?;
+        let decoded = segments::decode(&bytes, |series| {
+            if seen.insert(series.id.clone()) {
+                take(series, segment.seq);
+            }
+        });
+        decoded.map_err(|reason| IngestError::State { path: segment.path.clone(), reason })?;
+    }
+    Ok(())
+}
+
+/// Hands every state that roll-ups remember of a series to `take`, with the commit whose segment holds it.
+///
+/// # Errors
+/// A segment cannot be read.
+pub async fn each_member<'a>(
+    from: impl Into<States<'a>>,
+    state: &IngestState,
+    mut take: impl FnMut(SavedMember, i64),
+) -> Result<(), IngestError> {
+    let from = from.into();
+    let mut seen = HashSet::new();
+    for segment in state.rollups.members.iter().rev() {
+        from.records(segment, segments::MEMBERS, |member: SavedMember| {
+            if seen.insert(Arc::clone(&member.series)) {
+                take(member, segment.seq);
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The labels that hold from the commit after this state on.
+///
+/// # Errors
+/// Their segment cannot be read.
+pub async fn load_said(from: States<'_>, state: &IngestState) -> Result<Vec<SavedLabels>, IngestError> {
+    let mut said = Vec::new();
+    if let Some(segment) = &state.rollups.said {
+        from.records(segment, segments::SAID, |labels| said.push(labels)).await?;
+    }
+    Ok(said)
+}
+
+pub(super) fn state_path(seq: i64, fence: i64) -> String {
+    format!("state/ingest-{seq:012}-{fence}.zst")
+}
+
+pub(super) fn segment_path(of: &str, seq: i64, fence: i64) -> String {
+    format!("state/{of}-{seq:012}-{fence}.zst")
+}
+
+pub(super) fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, IngestError> {
+    let damaged = |reason: String| IngestError::State { path: path.to_owned(), reason };
+    let text = zstd::decode_all(bytes).map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+}

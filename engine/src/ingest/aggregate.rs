@@ -504,7 +504,13 @@ impl Output {
     /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
     /// of them is known; in order.
     pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
-        let mut stale = std::mem::take(&mut self.stale);
+        self.take_stale_of(|_| true)
+    }
+
+    /// Those of some series.
+    pub fn take_stale_of(&mut self, of: impl Fn(u32) -> bool) -> Vec<(u32, Micros, bool)> {
+        let (mut stale, rest) = std::mem::take(&mut self.stale).into_iter().partition::<Vec<_>, _>(|one| of(one.0));
+        self.stale = rest;
         stale.sort_unstable();
         // Of two about one interval the one that knows more comes last.
         stale.reverse();

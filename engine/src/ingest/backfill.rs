@@ -128,14 +128,14 @@ pub async fn run(
         committer = committer.never_declining();
     }
     let names = Names::of(config);
+    let bounds = Bounds::of(&config.ingest, Crew::alone(1));
     let for_rollups = start.as_ref().map(|start| ForRollups::new(Arc::clone(&start.plan), Arc::clone(&start.givers)));
     let mut rollups = start.map(|start| {
         let series = RollupSeries::new(Arc::clone(&start.plan), names.first_rollup());
         let rollups = Rollups::new(Arc::clone(&start.plan), series, Vec::new());
-        (rollups, Alone::new(start, first_offset(committer.fence())))
+        (rollups, Alone::new(start, first_offset(committer.fence()), bounds.shard.lookups()))
     });
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
-    let bounds = Bounds::of(&config.ingest, Crew::alone(1));
     let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);
     if let Some(for_rollups) = for_rollups {
         shard = shard.for_rollups(for_rollups);
@@ -170,8 +170,7 @@ pub async fn run(
         loop {
             let Some(mine) = shard.take() else { return Err(lost()) };
             let (mut mine, rest, count) = run.fill(mine, readings).await?;
-            let wanted = mine.wanted();
-            if !wanted.is_empty() {
+            while let Some(wanted) = mine.wanted() {
                 mine.resolve(run.committer.look_up(&wanted).await?);
             }
             let (mine, part) = run.finish(mine, count).await?;

@@ -5,7 +5,7 @@
 //! | 3/8 | what series are (beyond it new ones are refused) |
 //! | 2/8 | the intervals that they remember (the more series, the fewer each; the lake has the rest) |
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
-//! | 1/8 | the client library's queues, what cannot be used of two epochs, and everything else |
+//! | 1/8 | half of it what cannot be used of two epochs, a quarter what is looked up at a time; the client library's queues, and everything else |
 
 use meterline_schemas::config::IngestConfig;
 
@@ -63,7 +63,12 @@ impl Bounds {
             queue_kib: size(queue_kib),
             dead_bytes: size(dead_bytes),
             refused: size(dead_bytes / REFUSED_BYTES),
-            shard: Budget { series: size(3 * eighth / workers), intervals: size(2 * eighth / workers), rows },
+            shard: Budget {
+                series: size(3 * eighth / workers),
+                intervals: size(2 * eighth / workers),
+                lookup: size(eighth / 4 / workers),
+                rows,
+            },
         }
     }
 }
@@ -82,6 +87,7 @@ mod tests {
         assert_eq!((ample.records, scarce.records), (1_342_177, 167_772));
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
+        assert_eq!((ample.shard.lookup, scarce.shard.lookup), (32 << 20, 4 << 20));
         assert_eq!(ample.shard.rows, 1_006_632);
         assert_eq!((ample.dead_bytes, scarce.dead_bytes), (16 << 20, 2 << 20));
         assert_eq!((ample.refused, scarce.refused), (32_768, 4_096));

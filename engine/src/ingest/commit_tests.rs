@@ -302,7 +302,7 @@ async fn each_step_of_a_commit_is_durable_before_the_next_begins() {
         position: Position { timestamp_ms: 1, partition: 0, offset: 3 },
         key: None,
         payload: None,
-        reason: "malformed",
+        reason: "malformed".into(),
         detail: "for the test".into(),
     };
     batch.dead_letters = Some(dead_letters::batch(&[letter], 1).unwrap());

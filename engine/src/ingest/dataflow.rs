@@ -225,7 +225,8 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     for (feed, state, written) in setup.series {
         shard.restore(feed, state, written);
     }
-    build(worker, &mut input, &mut labels, shard, setup.recalled, setup.rollups, &common);
+    let rollups = setup.rollups.map(|rollups| rollup_setup(worker.index(), rollups, setup.budget.lookups(), &common));
+    build(worker, &mut input, &mut labels, shard, setup.recalled, rollups, &common);
     input.advance_to(1);
     labels.advance_to(1);
     let place = common.crew.place(worker.index());
@@ -272,7 +273,7 @@ fn build(
     labels: &mut InputHandle<u64, CapacityContainerBuilder<Vec<Input>>>,
     shard: Shard,
     recalled: Receiver<Recalled>,
-    rollups: Option<RollupSetup>,
+    rollups: Option<rollup::dataflow::Setup>,
     common: &Common,
 ) {
     let (index, common) = (worker.index(), common.clone());
@@ -283,13 +284,13 @@ fn build(
         report(counts.inner, common.events.clone());
         let labels = labels.to_stream(scope);
         if let Some(setup) = rollups {
-            rollup::dataflow::build(changes.map(|change| *change).concat(labels), rollup_setup(index, setup, &common));
+            rollup::dataflow::build(changes.map(|change| *change).concat(labels), setup);
         }
     });
 }
 
 // Brings the parts of roll-ups, and what they ask for, to the coordinator.
-fn rollup_setup(worker: usize, setup: RollupSetup, common: &Common) -> rollup::dataflow::Setup {
+fn rollup_setup(worker: usize, setup: RollupSetup, lookup: usize, common: &Common) -> rollup::dataflow::Setup {
     let RollupSetup { plan, givers, members, labels, groups, offset, answered } = setup;
     let events = common.events.clone();
     let ask = move |of: Of| {
@@ -316,6 +317,7 @@ fn rollup_setup(worker: usize, setup: RollupSetup, common: &Common) -> rollup::d
         labels,
         groups,
         offset,
+        lookup,
         series_rows: Box::new(Asking { ask: ask(Of::Series), answers: answered.series }),
         group_rows: Box::new(Asking { ask: ask(Of::Groups), answers: answered.groups }),
         place: Box::new(move || control.places().members),
@@ -340,8 +342,8 @@ fn aggregate<'scope>(
     let mut early: BTreeMap<u64, Vec<Routed>> = BTreeMap::new();
     let route = Exchange::new(|routed: &Routed| routed.route);
     let scope = readings.scope();
-    // The epoch for which something is being looked up.
-    let mut waits = None;
+    // Whether something is being looked up for the epoch that ends.
+    let mut waits = false;
     readings.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(route, "aggregate", move |mut capability, info| {
         let activator = scope.activator_for(info.address);
         move |(readings, frontier), output| {
@@ -357,18 +359,17 @@ fn aggregate<'scope>(
             let mut ended = *capability.time();
             while ended < shard.epoch() || frontier.frontier().first().is_some_and(|reached| *reached > shard.epoch()) {
                 if ended == shard.epoch() {
-                    if waits != Some(ended) {
-                        let wanted = shard.wanted();
-                        if !wanted.is_empty() {
-                            waits = Some(ended);
-                            common.events.send(Event::Wanted { worker, wanted });
-                        }
-                    }
-                    if waits == Some(ended) {
+                    if waits {
                         match recalled.try_recv() {
                             Ok(found) => shard.resolve(found),
                             Err(_) => return activator.activate_after(NAP),
                         }
+                        waits = false;
+                    }
+                    if let Some(wanted) = shard.wanted() {
+                        waits = true;
+                        common.events.send(Event::Wanted { worker, wanted });
+                        return activator.activate_after(NAP);
                     }
                     let event = match shard.finish(common.control.places().series) {
                         Ok(part) => Event::Shard(part),

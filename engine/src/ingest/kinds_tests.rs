@@ -12,6 +12,7 @@ use arrow::datatypes::{Float64Type, Int32Type, TimestampMicrosecondType};
 use meterline_connectors::kafka::mock::MockBroker;
 use meterline_connectors::kafka::sink::Sink;
 use meterline_connectors::lake::Lake;
+use meterline_schemas::bytes::Bytes;
 use meterline_schemas::config::{Config, FeedConfig};
 use meterline_schemas::reading::{Position, ValueKind};
 use meterline_schemas::time::{HOUR, MINUTE, Span};
@@ -175,6 +176,10 @@ async fn case(seed: u64) {
     config.kafka.brokers = broker.brokers().into();
     config.ingest.commit_interval = Span(60_000);
     config.ingest.remembered_intervals = 2;
+    if dice.roll(2) == 0 {
+        // Enough for the series; what is looked up is so only a few intervals at a time.
+        config.ingest.memory_limit = Bytes::new(256 << 10);
+    }
     for (name, kind) in KINDS {
         let mut feed = FeedConfig::new(name, "id", "ts", "value");
         feed.kind = kind;

@@ -22,7 +22,7 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 use super::aggregate::Rules;
-use super::recall::{Recalled, Want};
+use super::recall::{Recalled, Want, Wanted};
 use super::rows::{Layer, Row};
 use super::segments;
 use super::series::{PendingReading, SeriesState};
@@ -180,7 +180,9 @@ struct Lake {
 impl Lake {
     fn start(&self, feeds: &Arc<[FeedRules]>, shards: usize, dice: &mut Dice) -> Vec<Shard> {
         // From the least memory that there is to as much as is asked for.
-        let budget = Budget { intervals: dice.roll(4_000) as usize, ..Budget::AMPLE };
+        // What is looked up at a time: from one interval to a few.
+        let lookup = dice.roll(4_000) as usize;
+        let budget = Budget { intervals: dice.roll(4_000) as usize, lookup, ..Budget::AMPLE };
         let mut all: Vec<Shard> = (0..shards).map(|_| Shard::new(Arc::clone(feeds), budget)).collect();
         for (id, (feed, state)) in &self.states {
             all[route(id) as usize % shards].restore(*feed, state.clone(), 1);
@@ -200,8 +202,8 @@ impl Lake {
         newest
     }
 
-    fn look_up(&self, shard: &Shard) -> Recalled {
-        let (wanted, mut found) = (shard.wanted(), Recalled::default());
+    fn look_up(&self, wanted: &Wanted) -> Recalled {
+        let mut found = Recalled::default();
         for Want { series, id, from, to } in wanted.intervals.iter().chain(&wanted.samples) {
             let rows = self.rows.get(id.as_str()).map(Vec::as_slice).unwrap_or_default();
             let newest = Lake::newest(rows, |row| (*from..*to).contains(&row.start));
@@ -217,8 +219,9 @@ impl Lake {
     fn commit(&mut self, shards: &mut [Shard]) {
         // All are looked up before anything is written, as in the stream.
         for shard in &mut *shards {
-            let found = self.look_up(shard);
-            shard.resolve(found);
+            while let Some(wanted) = shard.wanted() {
+                shard.resolve(self.look_up(&wanted));
+            }
         }
         self.epochs += 1;
         for shard in shards {

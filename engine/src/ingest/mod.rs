@@ -43,6 +43,7 @@ pub mod order;
 pub mod outcome;
 pub mod outlet;
 pub mod patience;
+pub mod portion;
 pub mod pulse;
 pub mod reader;
 pub mod recall;

@@ -1,19 +1,22 @@
 //! The series of one worker: readings in, and at the end of each epoch everything that the commit needs.
 
+mod lookups;
+
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use compact_str::CompactString;
 use foldhash::quality::FixedState;
-use hashbrown::{HashMap, HashSet, HashTable};
+use hashbrown::HashTable;
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::ValueKind;
-use meterline_schemas::unit::{Scale, Unit};
+use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{Existing, Opening, Output, Rules, Series, TIME_AHEAD};
+use self::lookups::Lookups;
+use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
 use super::dead_letters::DeadLetter;
 use super::error::IngestError;
@@ -21,7 +24,6 @@ use super::layout::{ShardRows, TextMaker};
 use super::memory::Remembered;
 use super::order::Order;
 use super::outcome::{Dead, Tally};
-use super::recall::{Recalled, Want, Wanted};
 use super::rollup::Input;
 use super::rollup::changes::ForRollups;
 use super::segments::Frames;
@@ -111,13 +113,21 @@ pub struct Budget {
     pub series: usize,
     /// For the intervals that they remember.
     pub intervals: usize,
+    /// For what is looked up at a time.
+    pub lookup: usize,
     /// Rows after which an epoch is full. One reading can make many: those that waited for the frequency of their series.
     pub rows: usize,
 }
 
 impl Budget {
     /// No limit that matters.
-    pub const AMPLE: Budget = Budget { series: usize::MAX, intervals: usize::MAX, rows: usize::MAX };
+    pub const AMPLE: Budget =
+        Budget { series: usize::MAX, intervals: usize::MAX, lookup: usize::MAX, rows: usize::MAX };
+
+    /// Intervals that are looked up at a time.
+    pub fn lookups(&self) -> usize {
+        self.lookup / LOOKUP_BYTES
+    }
 }
 
 struct Member {
@@ -130,26 +140,12 @@ struct Member {
     series: Series,
 }
 
-/// An era that opens at the end of the epoch.
-struct Due {
-    opening: Opening,
-    scale: Scale,
-    watermark: Micros,
-    rows: Vec<Existing>,
-}
-
-impl Due {
-    fn take(&mut self, row: Existing) {
-        if (self.opening.from..self.opening.to).contains(&row.start) {
-            self.rows.push(row);
-        }
-    }
-}
-
 /// Bytes of a series that gets a reading in an epoch: where it stood before, its texts and its place among the others.
 const TOUCHED_BYTES: usize = 256;
 /// Bytes of a series beside what its state takes.
 const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 + TOUCHED_BYTES;
+/// Bytes that an interval takes while it is looked up: what is wanted, what is found, and where that goes.
+const LOOKUP_BYTES: usize = 512;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
 
@@ -165,8 +161,7 @@ pub struct Shard {
     bytes: usize,
     // Those that got a reading in the running epoch, with where they stood before.
     touched: Vec<(u32, Option<Stand>)>,
-    // Those for which something was looked up.
-    recalled: Vec<u32>,
+    lookups: Lookups,
     outputs: Vec<Output>,
     changes: Changes,
     texts: TextMaker,
@@ -185,7 +180,7 @@ impl Shard {
             order: Order::default(),
             bytes: 0,
             touched: Vec::new(),
-            recalled: Vec::new(),
+            lookups: Lookups::new(&budget),
             outputs: Vec::new(),
             changes: Changes::default(),
             texts: TextMaker::default(),
@@ -312,110 +307,6 @@ impl Shard {
         }
     }
 
-    /// What has to be looked up before the epoch can end.
-    pub fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted::default();
-        for (feed, output) in self.feeds.iter().zip(&self.outputs) {
-            let spans = match feed.rules.kind {
-                ValueKind::Interval => &mut wanted.intervals,
-                ValueKind::Gauge | ValueKind::Counter => &mut wanted.samples,
-            };
-            let want = |series: u32, from, to| Want {
-                series,
-                id: self.members[series as usize].series.state.id.clone(),
-                from,
-                to,
-            };
-            spans.extend(output.parked.iter().map(|parked| want(parked.series, parked.from, parked.to)));
-            spans.extend(output.openings.iter().filter_map(|(number, _, watermark)| {
-                let opening = self.members[*number as usize].series.opening(&feed.rules, *watermark)?;
-                Some(want(*number, opening.from, opening.to))
-            }));
-        }
-        wanted.tidy();
-        wanted
-    }
-
-    /// Takes what was looked up, and the readings that waited for it.
-    pub fn resolve(&mut self, found: Recalled) {
-        let openings = self.openings(&found);
-        for (number, interval, content) in &found.intervals {
-            let member = &mut self.members[*number as usize];
-            if let Some(feed) = self.feeds.get(usize::from(member.feed)) {
-                member.series.recall_interval(&feed.rules, *interval, content, None);
-            }
-        }
-        for (number, sample) in found.samples {
-            self.members[number as usize].series.recall_sample(sample);
-        }
-        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
-            let parked = std::mem::take(&mut output.parked);
-            if parked.is_empty() {
-                continue;
-            }
-            // Rows of this epoch that their series has forgotten already.
-            let concerned: HashSet<(u32, Micros)> = parked.iter().map(|parked| (parked.series, parked.from)).collect();
-            for (row, number) in output.rows.iter().zip(0..) {
-                if concerned.contains(&(row.series, row.start)) {
-                    let series = &mut self.members[row.series as usize].series;
-                    let place = Some((self.epoch, number));
-                    series.recall_interval(&feed.rules, (row.start, row.end), &row.content, place);
-                }
-            }
-            let looked_up = feed.rules.kind != ValueKind::Interval || !found.declined;
-            for parked in parked {
-                let series = &mut self.members[parked.series as usize].series;
-                series.apply_parked(&feed.rules, parked, looked_up, output);
-                self.recalled.push(parked.series);
-            }
-        }
-        self.reopen(openings);
-    }
-
-    // The eras that open at the end of this epoch, with what was found of them. None where nothing could be looked up: the
-    // readings are still held, and the next of them asks again.
-    fn openings(&mut self, found: &Recalled) -> HashMap<u32, Due> {
-        let mut due = HashMap::new();
-        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
-            for (number, scale, watermark) in output.take_openings() {
-                let opening = self.members[number as usize].series.opening(&feed.rules, watermark);
-                if let Some(opening) = opening.filter(|_| !found.declined) {
-                    due.insert(number, Due { opening, scale, watermark, rows: Vec::new() });
-                }
-            }
-        }
-        if !due.is_empty() {
-            for (number, (start, end), content) in &found.intervals {
-                if let Some(due) = due.get_mut(number) {
-                    due.take(Existing { start: *start, end: *end, content: *content, row: None });
-                }
-            }
-        }
-        due
-    }
-
-    fn reopen(&mut self, mut due: HashMap<u32, Due>) {
-        if due.is_empty() {
-            return;
-        }
-        for (index, (feed, output)) in self.feeds.iter().zip(&mut self.outputs).enumerate() {
-            for (row, number) in output.rows.iter().zip(0..) {
-                if let Some(due) = due.get_mut(&row.series) {
-                    due.take(Existing { start: row.start, end: row.end, content: row.content, row: Some(number) });
-                }
-            }
-            let mine = |number: &u32| usize::from(self.members[*number as usize].feed) == index;
-            let mut series: Vec<u32> = due.keys().copied().filter(mine).collect();
-            series.sort_unstable();
-            for number in series {
-                let Some(Due { opening, scale, watermark, rows }) = due.remove(&number) else { continue };
-                let series = &mut self.members[number as usize].series;
-                series.reopen(&feed.rules, number, (&opening, scale, watermark), rows, output);
-                self.recalled.push(number);
-            }
-        }
-    }
-
     // Intervals of gauges and counters are computed once an epoch.
     fn refresh(&mut self) {
         for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
@@ -425,14 +316,14 @@ impl Shard {
         }
     }
 
-    // Looked-up intervals and old samples are not kept for longer than an epoch.
+    // Old samples are not kept for longer than an epoch.
     fn trim(&mut self) {
         let derived =
             |feed: &u16| self.feeds.get(usize::from(*feed)).is_some_and(|f| f.rules.kind != ValueKind::Interval);
         let touched = self.touched.iter().map(|(number, _)| *number);
         let of_samples = touched.filter(|number| derived(&self.members[*number as usize].feed));
         let samples = self.samples();
-        let due: Vec<u32> = of_samples.chain(std::mem::take(&mut self.recalled)).collect();
+        let due: Vec<u32> = of_samples.collect();
         for number in due {
             let member = &mut self.members[number as usize];
             let (feed, series) = (usize::from(member.feed), &mut member.series);
@@ -449,6 +340,7 @@ impl Shard {
     pub fn finish(&mut self, place: Place) -> Result<ShardPart, IngestError> {
         self.refresh();
         self.trim();
+        self.lookups.end_epoch();
         let epoch = u64::from(self.epoch);
         self.epoch += 1;
         // As files have them.
@@ -604,7 +496,7 @@ mod tests {
 
     #[test]
     fn series_beyond_the_budget_are_refused_and_the_others_go_on() {
-        let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, intervals: 0, ..Budget::AMPLE });
+        let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, ..Budget::AMPLE });
         for (series, hour) in [("a", 1), ("b", 1), ("a", 2)] {
             shard.apply(reading(0, series, hour), Micros::MIN);
         }

@@ -28,11 +28,12 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch.
-    pub fn new(start: Start, offset: i64) -> Alone {
+    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch, and about `lookup` rows are
+    /// looked up at a time.
+    pub fn new(start: Start, offset: i64, lookup: usize) -> Alone {
         let Start { plan, givers, members, labels, groups } = start;
-        let mut members = Members::new(Arc::clone(&plan), members);
-        let mut parents = Parents::new(plan, groups);
+        let mut members = Members::new(Arc::clone(&plan), members).looking_up(lookup);
+        let mut parents = Parents::new(plan, groups).looking_up(lookup);
         let mut remembered = members.finish(Place::NOWHERE).items;
         consolidate(&mut remembered);
         parents.restore(remembered);
@@ -51,8 +52,8 @@ impl Alone {
     ) -> Result<RollupParts, IngestError> {
         self.epoch += 1;
         let clock = inputs.iter().filter_map(Input::known_at_ms).max();
-        let wants = self.members.say(self.said.drain(..));
-        if !wants.is_empty() {
+        self.members.say(self.said.drain(..));
+        while let Some(wants) = self.members.wanted() {
             self.members.moved(committer.series_rows(&wants).await?);
         }
         for input in inputs {
@@ -63,9 +64,11 @@ impl Alone {
         }
         let mut found = self.members.finish(place);
         consolidate(&mut found.items);
-        let wants = self.parents.begin(found.items);
-        let rows = if wants.is_empty() { Vec::new() } else { committer.group_rows(&wants).await? };
-        let rows = self.parents.finish(rows, self.offset.saturating_add_unsigned(self.epoch), clock);
+        self.parents.begin(found.items, self.offset.saturating_add_unsigned(self.epoch), clock);
+        while let Some(wants) = self.parents.wanted() {
+            self.parents.take(committer.group_rows(&wants).await?);
+        }
+        let rows = self.parents.finish();
         let (epoch, state) = (self.epoch, self.parents.state().clone());
         let part = MembersPart {
             epoch,

@@ -47,6 +47,8 @@ pub struct Setup {
     pub groups: GroupsState,
     /// Added to the epoch, it is the offset of the rows' positions: it must grow over restarts.
     pub offset: i64,
+    /// Rows that are looked up at a time, about.
+    pub lookup: usize,
     /// Looks up intervals of series.
     pub series_rows: Box<dyn Recall<SeriesRow>>,
     /// Looks up intervals of groups.
@@ -96,12 +98,13 @@ type Differences<'scope> = Stream<'scope, u64, Vec<(Item, u64, Sums)>>;
 
 /// Builds the graph. Inputs of epoch 0 are not possible: it is that of the remembered series.
 pub fn build(inputs: Stream<'_, u64, Vec<Input>>, setup: Setup) {
-    let Setup { plan, members, labels, groups, offset, series_rows, group_rows, place, events } = setup;
+    let Setup { plan, members, labels, groups, offset, lookup, series_rows, group_rows, place, events } = setup;
     let clock = latest(inputs.clone()).broadcast();
-    let members = Members::new(Arc::clone(&plan), members);
+    let members = Members::new(Arc::clone(&plan), members).looking_up(lookup);
+    let parents = Parents::new(plan, groups).looking_up(lookup);
     let differences = assign(inputs, members, labels, series_rows, place, Rc::clone(&events));
     let differences = differences.as_collection().consolidate().inner;
-    collect(differences, clock, Parents::new(plan, groups), offset, group_rows, events);
+    collect(differences, clock, parents, offset, group_rows, events);
 }
 
 // Of each batch the latest instant at which something in it was known.
@@ -151,6 +154,11 @@ fn assign<'scope>(
                     let Some(rows) = recall.answer(running) else { return activator.activate_after(NAP) };
                     members.moved(rows);
                     asked = false;
+                    if let Some(wants) = members.wanted() {
+                        recall.ask(running, wants);
+                        asked = true;
+                        continue;
+                    }
                 }
                 let found = members.finish(place());
                 if let Some(capability) = &mut capability {
@@ -168,8 +176,8 @@ fn assign<'scope>(
                 };
                 events(Event::Members(part));
                 running += 1;
-                let wants = members.say(said.drain(..));
-                if !wants.is_empty() {
+                members.say(said.drain(..));
+                if let Some(wants) = members.wanted() {
                     recall.ask(running, wants);
                     asked = true;
                 }
@@ -204,8 +212,8 @@ fn collect(
                 let mut running = 0;
                 let mut open: BTreeMap<u64, Vec<(Item, Sums)>> = BTreeMap::new();
                 let mut clocks: BTreeMap<u64, i64> = BTreeMap::new();
-                // Whether rows were asked for, once the running epoch has begun to end.
-                let mut asked: Option<bool> = None;
+                // Whether the running epoch has begun to end, and whether rows were asked for since.
+                let (mut begun, mut asked) = (false, false);
                 move |(differences, reached), (clock, told), _| {
                     differences.for_each(|_, batch| {
                         for (item, epoch, sums) in batch.drain(..) {
@@ -218,28 +226,27 @@ fn collect(
                         *latest = batch.drain(..).fold(*latest, i64::max);
                     });
                     while passed(reached, running) && passed(told, running) {
-                        let wanted = *asked.get_or_insert_with(|| {
+                        if !begun {
+                            begun = true;
                             let differences = open.remove(&running).unwrap_or_default();
-                            if running == 0 {
-                                parents.restore(differences);
-                                return false;
+                            let clock = clocks.remove(&running);
+                            match running {
+                                0 => parents.restore(differences),
+                                _ => parents.begin(differences, offset.saturating_add_unsigned(running), clock),
                             }
-                            let wants = parents.begin(differences);
-                            let any = !wants.is_empty();
-                            if any {
-                                recall.ask(running, wants);
-                            }
-                            any
-                        });
-                        let rows = if wanted {
+                        }
+                        if asked {
                             let Some(rows) = recall.answer(running) else { return activator.activate_after(NAP) };
-                            rows
-                        } else {
-                            Vec::new()
-                        };
-                        asked = None;
-                        let rows =
-                            parents.finish(rows, offset.saturating_add_unsigned(running), clocks.remove(&running));
+                            parents.take(rows);
+                            asked = false;
+                        }
+                        if let Some(wants) = parents.wanted() {
+                            recall.ask(running, wants);
+                            asked = true;
+                            continue;
+                        }
+                        begun = false;
+                        let rows = parents.finish();
                         events(Event::Groups(GroupsPart { epoch: running, rows, state: parents.state().clone() }));
                         running += 1;
                     }

@@ -7,6 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::super::portion::Portion;
 use super::super::rows::Content;
 use super::super::shard::Place;
 use super::history::{Given, Said};
@@ -117,6 +118,10 @@ pub struct Members {
     paths: Paths,
     members: HashMap<Arc<str>, Member>,
     moving: HashMap<Arc<str>, Move>,
+    // What is to be looked up of them, in order, and how much at a time.
+    wants: Vec<Want>,
+    portion: Portion,
+    asked: usize,
     changed: HashSet<Arc<str>>,
     collected: Collected,
 }
@@ -130,6 +135,9 @@ impl Members {
             paths: Paths::default(),
             members: HashMap::new(),
             moving: HashMap::new(),
+            wants: Vec::new(),
+            portion: Portion::new(usize::MAX),
+            asked: 0,
             changed: HashSet::new(),
         };
         for (state, written) in states {
@@ -140,9 +148,14 @@ impl Members {
         members
     }
 
-    /// Labels were said. What is asked for are the intervals that they move, as they were before the running epoch; the
-    /// answer goes to [`Members::moved`] before the epoch ends.
-    pub fn say(&mut self, changes: impl IntoIterator<Item = LabelChange>) -> Vec<Want> {
+    /// About so many rows are looked up at a time.
+    pub fn looking_up(mut self, rows: usize) -> Members {
+        self.portion = Portion::new(rows);
+        self
+    }
+
+    /// Labels were said, and hold from the running epoch on.
+    pub fn say(&mut self, changes: impl IntoIterator<Item = LabelChange>) {
         for change in changes {
             let LabelChange { source, series, valid_from, labels, position } = change;
             let known = self.members.entry(Arc::clone(&series));
@@ -159,9 +172,8 @@ impl Members {
                 self.changed.insert(series);
             }
         }
-        let mut wants = Vec::new();
-        let members = &self.members;
-        self.moving.retain(|series, moving| {
+        let Members { members, moving, wants, .. } = self;
+        moving.retain(|series, moving| {
             let last_end = members.get(series).map_or(Micros::MAX, |member| member.last_end);
             let pairs = moving.before.iter().zip(&moving.after);
             let ranges = pairs.filter_map(|(before, after)| difference(before, after, last_end));
@@ -171,22 +183,33 @@ impl Members {
             }
             range.is_some()
         });
-        wants.sort_unstable();
-        wants
+        self.wants.sort_unstable();
+    }
+
+    /// Intervals to be looked up next before the epoch can end, as they were before it: those that labels move. `None` where
+    /// there are none. The answer goes to [`Members::moved`].
+    pub fn wanted(&mut self) -> Option<Vec<Want>> {
+        let part = self.wants.split_off(self.wants.len().saturating_sub(self.portion.parts()));
+        self.asked = part.len();
+        if part.is_empty() {
+            self.moving.clear();
+            return None;
+        }
+        Some(part)
     }
 
     /// The intervals that were asked for: each goes from its old groups to its new ones.
-    pub fn moved(&mut self, rows: impl IntoIterator<Item = SeriesRow>) {
-        let moving = std::mem::take(&mut self.moving);
-        let plan = Arc::clone(&self.plan);
+    pub fn moved(&mut self, rows: Vec<SeriesRow>) {
+        self.portion.found(self.asked, rows.len());
+        let Members { plan, moving, collected, .. } = self;
         for row in rows.into_iter().filter(|row| row.content.count > 0) {
             let Some(Move { before, after }) = moving.get(&row.series) else { continue };
             for (number, (before, after)) in before.iter().zip(after).enumerate() {
                 let (from, to) = (path_at(before, row.start), path_at(after, row.start));
                 if from != to && !(before.is_empty() && after.is_empty()) {
                     let interval = (row.start, row.end, row.frequency);
-                    self.collected.interval(&plan, number, from, interval, &row.content, -1);
-                    self.collected.interval(&plan, number, to, interval, &row.content, 1);
+                    collected.interval(plan, number, from, interval, &row.content, -1);
+                    collected.interval(plan, number, to, interval, &row.content, 1);
                 }
             }
         }

@@ -13,6 +13,7 @@ use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::super::portion::Portion;
 use super::ROLLUP_PARTITION;
 use super::lake::{GroupRow, Want};
 use super::members::{Item, What};
@@ -126,6 +127,14 @@ pub struct Parents {
     // By roll-up: the last start of an interval.
     latest: Vec<Micros>,
     batch: Batch,
+    // Of the batch: groups whose rows are still to be looked up, and those whose rows are being looked up.
+    waiting: Vec<Key>,
+    looked_up: Vec<Key>,
+    asked: usize,
+    portion: Portion,
+    // Of the running epoch.
+    position: Position,
+    rows: Vec<RollupRow>,
 }
 
 /// Longer than any interval.
@@ -140,6 +149,12 @@ impl Parents {
             latest: vec![Micros::MIN; plan.rollups.len()],
             state,
             batch: Batch::default(),
+            waiting: Vec::new(),
+            looked_up: Vec::new(),
+            asked: 0,
+            portion: Portion::new(usize::MAX),
+            position: Position::LEAST,
+            rows: Vec::new(),
             plan,
         }
     }
@@ -156,39 +171,61 @@ impl Parents {
         }
     }
 
-    /// The differences of one epoch, each item once. What is asked for are intervals that they concern and that are not in
-    /// memory, as they were before the epoch; the answer goes to [`Parents::finish`].
-    pub fn begin(&mut self, differences: impl IntoIterator<Item = (Item, Sums)>) -> Vec<Want> {
+    /// About so many rows are looked up at a time.
+    pub fn looking_up(mut self, rows: usize) -> Parents {
+        self.portion = Portion::new(rows);
+        self
+    }
+
+    /// The differences of one epoch, each item once; `offset` grows from epoch to epoch, `clock_ms` is the latest instant at which
+    /// something of the epoch was known.
+    pub fn begin(&mut self, differences: impl IntoIterator<Item = (Item, Sums)>, offset: i64, clock_ms: Option<i64>) {
         self.sort_out(differences);
+        self.state.clock_ms = self.state.clock_ms.max(clock_ms.unwrap_or(i64::MIN));
+        self.position = Position { timestamp_ms: self.state.clock_ms, partition: ROLLUP_PARTITION, offset };
+        let keys: HashSet<&Key> = self.batch.members.keys().chain(self.batch.intervals.keys()).collect();
+        self.waiting = keys.into_iter().cloned().collect();
+    }
+
+    /// Intervals to be looked up next before the epoch can end, as they were before it: those that it concerns and that are not in
+    /// memory. `None` where there are none. The answer goes to [`Parents::take`].
+    pub fn wanted(&mut self) -> Option<Vec<Want>> {
         let mut wants = Vec::new();
-        let none = Group::default();
-        for (key, intervals) in &self.batch.intervals {
-            let Some(rollup) = self.plan.rollup(key.0) else { continue };
-            let group = self.groups.get(key).unwrap_or(&none);
-            for (length, start, ..) in intervals {
-                if *start < self.complete_from(key.0, *length) && !group.intervals.contains_key(&(*length, *start)) {
-                    let series = rollup.series(&key.1, *length);
-                    wants.push(Want { series, from: *start, to: *start + 1 });
-                }
+        while wants.len() < self.portion.parts() {
+            let Some(key) = self.waiting.pop() else { break };
+            self.wants_of(&key, &mut wants);
+            self.looked_up.push(key);
+        }
+        self.asked = wants.len();
+        if wants.is_empty() {
+            return None;
+        }
+        wants.sort_unstable();
+        wants.dedup();
+        Some(wants)
+    }
+
+    fn wants_of(&self, key: &Key, wants: &mut Vec<Want>) {
+        let Some(rollup) = self.plan.rollup(key.0) else { return };
+        let known = self.groups.get(key);
+        for (length, start, ..) in self.batch.intervals.get(key).into_iter().flatten() {
+            let in_memory = || known.is_some_and(|group| group.intervals.contains_key(&(*length, *start)));
+            if *start < self.complete_from(key.0, *length) && !in_memory() {
+                wants.push(Want { series: rollup.series(&key.1, *length), from: *start, to: *start + 1 });
             }
         }
-        for (key, changes) in &self.batch.members {
-            let Some(rollup) = self.plan.rollup(key.0) else { continue };
-            for (of, changes) in by_frequency(changes.clone()) {
-                for length in self.lengths(key.0, of) {
-                    let complete = self.complete_from(key.0, length);
-                    for (from, to) in changed(&changes) {
-                        let (from, to) = (length.floor(from, &rollup.zone), to.min(complete));
-                        if from < to {
-                            wants.push(Want { series: rollup.series(&key.1, length), from, to });
-                        }
+        let Some(changes) = self.batch.members.get(key) else { return };
+        for (of, changes) in by_frequency(changes.clone()) {
+            for length in self.lengths(key.0, of) {
+                let complete = self.complete_from(key.0, length);
+                for (from, to) in changed(&changes) {
+                    let (from, to) = (length.floor(from, &rollup.zone), to.min(complete));
+                    if from < to {
+                        wants.push(Want { series: rollup.series(&key.1, length), from, to });
                     }
                 }
             }
         }
-        wants.sort_unstable();
-        wants.dedup();
-        wants
     }
 
     fn sort_out(&mut self, differences: impl IntoIterator<Item = (Item, Sums)>) {
@@ -217,25 +254,28 @@ impl Parents {
         }
     }
 
-    /// Ends the epoch with the rows that were asked for; `offset` grows from epoch to epoch, `clock_ms` is the latest instant at
-    /// which something of the epoch was known.
-    pub fn finish(&mut self, found: Vec<GroupRow>, offset: i64, clock_ms: Option<i64>) -> Vec<RollupRow> {
-        self.state.clock_ms = self.state.clock_ms.max(clock_ms.unwrap_or(i64::MIN));
-        let position = Position { timestamp_ms: self.state.clock_ms, partition: ROLLUP_PARTITION, offset };
+    /// The rows that were asked for; none where nothing was.
+    pub fn take(&mut self, found: Vec<GroupRow>) {
+        if self.asked > 0 {
+            self.portion.found(self.asked, found.len());
+        }
         let mut found: HashMap<Arc<str>, Vec<GroupRow>> = found.into_iter().fold(HashMap::new(), |mut all, row| {
             all.entry(Arc::clone(&row.series)).or_default().push(row);
             all
         });
-        let Batch { mut members, mut intervals } = std::mem::take(&mut self.batch);
-        let keys: HashSet<Key> = members.keys().chain(intervals.keys()).cloned().collect();
-        let mut rows = Vec::new();
-        for key in keys {
-            let members = by_frequency(members.remove(&key).unwrap_or_default());
-            let intervals = intervals.remove(&key).unwrap_or_default();
-            self.group(&key, members, intervals, &mut found, position, &mut rows);
+        for key in std::mem::take(&mut self.looked_up) {
+            let members = by_frequency(self.batch.members.remove(&key).unwrap_or_default());
+            let intervals = self.batch.intervals.remove(&key).unwrap_or_default();
+            self.group(&key, members, intervals, &mut found);
         }
+    }
+
+    /// Ends the epoch, once nothing is wanted any more.
+    pub fn finish(&mut self) -> Vec<RollupRow> {
+        self.take(Vec::new());
+        self.batch = Batch::default();
         self.forget();
-        rows
+        std::mem::take(&mut self.rows)
     }
 
     fn group(
@@ -244,10 +284,8 @@ impl Parents {
         members: Vec<Moves>,
         intervals: Vec<(Frequency, Micros, Micros, Sums)>,
         found: &mut HashMap<Arc<str>, Vec<GroupRow>>,
-        position: Position,
-        rows: &mut Vec<RollupRow>,
     ) {
-        let plan = Arc::clone(&self.plan);
+        let (plan, position) = (Arc::clone(&self.plan), self.position);
         let Some(rollup) = plan.rollup(key.0) else { return };
         let mut lengths: Vec<Frequency> = intervals.iter().map(|(length, ..)| *length).collect();
         lengths.extend(members.iter().flat_map(|(of, _)| self.lengths(key.0, *of)));
@@ -294,7 +332,7 @@ impl Parents {
             if !was_there && !known.is_there() {
                 continue;
             }
-            rows.push(RollupRow {
+            self.rows.push(RollupRow {
                 rollup: key.0,
                 series: rollup.series(&key.1, length),
                 frequency: length,
@@ -307,6 +345,14 @@ impl Parents {
                 expected: group.expected(rollup.members_of(length), start, end),
                 first,
             });
+        }
+        // What was looked up is not kept.
+        for (length, from) in lengths.iter().zip(&complete) {
+            let old: Vec<_> =
+                group.intervals.range((*length, Micros::MIN)..(*length, *from)).map(|(at, _)| *at).collect();
+            for at in old {
+                group.intervals.remove(&at);
+            }
         }
     }
 

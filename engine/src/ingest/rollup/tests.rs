@@ -130,6 +130,11 @@ fn phases(dice: &mut Dice, epochs: usize) -> Vec<(std::ops::Range<usize>, usize)
     vec![(0..end, workers(dice)), (end..epochs, workers(dice))]
 }
 
+/// Rows that are looked up at a time.
+fn lookup(seed: u64) -> usize {
+    [usize::MAX, 1, 3, 20][(seed % 4) as usize]
+}
+
 /// Members and groups without the dataflow. How much was looked up, and how much compared.
 fn run_plainly(seed: u64) -> (usize, usize) {
     let case = Case::random(seed);
@@ -140,6 +145,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
     before.push(before[before.len() - 1].clone());
     let mut table = Table { seed, ..Table::default() };
     let mut looked_up = 0;
+    let lookup = lookup(seed);
     for (epochs, workers) in phases(&mut Dice::new(seed), inputs.len()) {
         let mine = |series: &Arc<str>| shard_of(route(series), workers);
         let of = |item: &Item| shard_of(item.hashed(), workers);
@@ -151,20 +157,19 @@ fn run_plainly(seed: u64) -> (usize, usize) {
                     .filter(|state| mine(&state.series) == worker)
                     .cloned()
                     .map(|state| (state, 0));
-                Members::new(Arc::clone(&plan), states)
+                Members::new(Arc::clone(&plan), states).looking_up(lookup)
             })
             .collect();
         let mut parents: Vec<Parents> =
-            (0..workers).map(|_| Parents::new(Arc::clone(&plan), table.groups.clone())).collect();
+            (0..workers).map(|_| Parents::new(Arc::clone(&plan), table.groups.clone()).looking_up(lookup)).collect();
         let restored: Vec<(Item, Sums)> = members.iter_mut().flat_map(|members| members.finish(PLACE).items).collect();
         for (worker, parents) in parents.iter_mut().enumerate() {
             parents.restore(consolidated(restored.iter().filter(|(item, _)| of(item) == worker)));
         }
         for epoch in epochs {
             let said = std::mem::take(&mut table.said);
-            let mut wants: Vec<Vec<Want>> = Vec::new();
             for (worker, members) in members.iter_mut().enumerate() {
-                wants.push(members.say(said.iter().filter(|change| mine(&change.series) == worker).cloned()));
+                members.say(said.iter().filter(|change| mine(&change.series) == worker).cloned());
             }
             for input in &inputs[epoch] {
                 match input {
@@ -173,9 +178,11 @@ fn run_plainly(seed: u64) -> (usize, usize) {
                 }
             }
             let mut differences = Vec::new();
-            for (members, wants) in members.iter_mut().zip(&wants) {
-                looked_up += wants.len();
-                members.moved(series_rows(&case, &before[epoch], wants));
+            for members in &mut members {
+                while let Some(wants) = members.wanted() {
+                    looked_up += wants.len();
+                    members.moved(series_rows(&case, &before[epoch], &wants));
+                }
                 let found = members.finish(PLACE);
                 differences.extend(found.items);
                 table.members.extend(found.changed.into_iter().map(|state| (Arc::clone(&state.series), state)));
@@ -184,10 +191,13 @@ fn run_plainly(seed: u64) -> (usize, usize) {
             let clock = inputs[epoch].iter().filter_map(Input::known_at_ms).max();
             let mut all = Vec::new();
             for (worker, parents) in parents.iter_mut().enumerate() {
-                let wants = parents.begin(consolidated(differences.iter().filter(|(item, _)| of(item) == worker)));
-                looked_up += wants.len();
-                let found = table.look_up(&wants);
-                all.push((parents.finish(found, epoch as i64, clock), parents.state().clone()));
+                let mine = consolidated(differences.iter().filter(|(item, _)| of(item) == worker));
+                parents.begin(mine, epoch as i64, clock);
+                while let Some(wants) = parents.wanted() {
+                    looked_up += wants.len();
+                    parents.take(table.look_up(&wants));
+                }
+                all.push((parents.finish(), parents.state().clone()));
             }
             for (rows, state) in all {
                 table.write(rows, &state);
@@ -329,6 +339,7 @@ fn run_threaded(seed: u64) {
                 labels: start.2.iter().filter(|change| my(&change.series)).cloned().collect(),
                 groups: start.0.clone(),
                 offset: range.start as i64,
+                lookup: lookup(seed),
                 series_rows: Box::new(FromCase { case, first: range.start, asked: None, patience: 0 }),
                 group_rows: Box::new(FromTable { committer: Arc::clone(&mine), asked: None }),
                 place: Box::new(|| PLACE),

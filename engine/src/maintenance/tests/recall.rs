@@ -51,7 +51,7 @@ fn all() -> Wanted {
 /// What a lookup finds, as a query tells it.
 async fn looked_up(committer: &Committer) -> Vec<Told> {
     let found = committer.look_up(&all()).await.unwrap();
-    let told = found.intervals.into_iter().map(|(number, start, content)| {
+    let told = found.intervals.into_iter().map(|(number, (start, _), content)| {
         (SERIES[number as usize].to_owned(), start / HOUR, content.value, content.position.offset)
     });
     let mut told: Vec<Told> = told.collect();

@@ -1,0 +1,213 @@
+//! What a shard looks up at the end of an epoch: part by part, so that what is found fits into memory.
+//!
+//! First the intervals that readings concern, feed by feed and series by series; then those of which a new era takes some away.
+
+use std::ops::Range;
+
+use hashbrown::HashMap;
+use meterline_schemas::Micros;
+use meterline_schemas::reading::ValueKind;
+use meterline_schemas::unit::Scale;
+
+use super::super::aggregate::{Existing, Opening, Parked};
+use super::super::portion::Portion;
+use super::super::recall::{Recalled, Want, Wanted};
+use super::{Budget, Shard};
+
+/// Where the lookups of an epoch stand.
+pub(super) struct Lookups {
+    // The feed whose parked readings are in the order in which they are looked up.
+    in_order: Option<usize>,
+    // What waits for an answer.
+    waiting: Option<Waiting>,
+    // Readings of gauges, and eras, that are looked up at a time.
+    gauges: Portion,
+    eras: Portion,
+}
+
+/// What waits for an answer, of the feed with this number.
+enum Waiting {
+    Readings(usize, Vec<Parked>),
+    Eras(usize, Vec<Era>),
+}
+
+/// An era that opens at the end of the epoch.
+struct Era {
+    series: u32,
+    opening: Opening,
+    scale: Scale,
+    watermark: Micros,
+    rows: Vec<Existing>,
+}
+
+impl Era {
+    fn take(&mut self, row: Existing) {
+        if (self.opening.from..self.opening.to).contains(&row.start) {
+            self.rows.push(row);
+        }
+    }
+}
+
+impl Lookups {
+    pub(super) fn new(budget: &Budget) -> Lookups {
+        let portion = || Portion::new(budget.lookups());
+        Lookups { in_order: None, waiting: None, gauges: portion(), eras: portion() }
+    }
+
+    pub(super) fn end_epoch(&mut self) {
+        self.in_order = None;
+    }
+}
+
+impl Shard {
+    /// What has to be looked up next before the epoch can end, `None` where nothing has to. The answer goes to
+    /// [`Shard::resolve`].
+    pub fn wanted(&mut self) -> Option<Wanted> {
+        let mut wanted = Wanted::default();
+        if let Some(feed) = self.outputs.iter().position(|output| !output.parked.is_empty()) {
+            let part = self.next_readings(feed);
+            let wants = part.iter().map(|parked| self.want(parked.series, parked.from, parked.to)).collect();
+            match self.feeds[feed].rules.kind {
+                ValueKind::Interval => wanted.intervals = wants,
+                ValueKind::Gauge | ValueKind::Counter => wanted.samples = wants,
+            }
+            self.lookups.waiting = Some(Waiting::Readings(feed, part));
+        } else {
+            let (feed, part) = (0..self.outputs.len()).find_map(|feed| Some((feed, self.next_eras(feed)?)))?;
+            let want = |era: &Era| self.want(era.series, era.opening.from, era.opening.to);
+            wanted.intervals = part.iter().map(want).collect();
+            self.lookups.waiting = Some(Waiting::Eras(feed, part));
+        }
+        wanted.tidy();
+        Some(wanted)
+    }
+
+    fn want(&self, series: u32, from: Micros, to: Micros) -> Want {
+        Want { series, id: self.members[series as usize].series.state.id.clone(), from, to }
+    }
+
+    // The parked readings of a feed whose intervals are looked up next.
+    fn next_readings(&mut self, feed: usize) -> Vec<Parked> {
+        let (kind, parked) = (self.feeds[feed].rules.kind, &mut self.outputs[feed].parked);
+        if self.lookups.in_order != Some(feed) {
+            // Neighbours are in one part of the lake's files. Readings of one interval stay as they came.
+            let id = |parked: &Parked| &self.members[parked.series as usize].series.state.id;
+            parked.sort_by(|a, b| (id(a), a.from).cmp(&(id(b), b.from)));
+            self.lookups.in_order = Some(feed);
+        }
+        let most = match kind {
+            ValueKind::Interval => self.budget.lookups(),
+            // A register concerns two intervals.
+            ValueKind::Counter => self.budget.lookups() / 4,
+            ValueKind::Gauge => self.lookups.gauges.parts(),
+        };
+        let mut first = parked.len().saturating_sub(most.max(1));
+        // What is made of several readings is computed from all of them: they stay together, and with counters their neighbours.
+        let together =
+            |a: &Parked, b: &Parked| a.series == b.series && (kind == ValueKind::Counter || a.from == b.from);
+        while first > 0 && together(&parked[first - 1], &parked[first]) {
+            first -= 1;
+        }
+        parked.split_off(first)
+    }
+
+    // The eras of a feed that are looked up next.
+    fn next_eras(&mut self, feed: usize) -> Option<Vec<Era>> {
+        let (rules, output) = (&self.feeds[feed].rules, &mut self.outputs[feed]);
+        let mut due = output.take_openings();
+        output.openings = due.split_off(due.len().min(self.lookups.eras.parts()));
+        let era = |(series, scale, watermark): (u32, Scale, Micros)| {
+            let opening = self.members[series as usize].series.opening(rules, watermark)?;
+            Some(Era { series, opening, scale, watermark, rows: Vec::new() })
+        };
+        let eras: Vec<Era> = due.into_iter().filter_map(era).collect();
+        // Where none of them is to open after all, the next ones are looked at.
+        match (eras.is_empty(), self.outputs[feed].openings.is_empty()) {
+            (false, _) => Some(eras),
+            (true, false) => self.next_eras(feed),
+            (true, true) => None,
+        }
+    }
+
+    /// Takes what was looked up, and what waited for it; then forgets it again.
+    pub fn resolve(&mut self, found: Recalled) {
+        match self.lookups.waiting.take() {
+            Some(Waiting::Readings(feed, parked)) => self.take_parked(feed, parked, found),
+            Some(Waiting::Eras(feed, eras)) => self.open_eras(feed, eras, &found),
+            None => {}
+        }
+    }
+
+    fn take_parked(&mut self, number: usize, parked: Vec<Parked>, found: Recalled) {
+        let (feed, output) = (&self.feeds[number], &mut self.outputs[number]);
+        if feed.rules.kind == ValueKind::Gauge {
+            self.lookups.gauges.found(parked.len(), found.samples.len());
+        }
+        for (number, interval, content) in &found.intervals {
+            self.members[*number as usize].series.recall_interval(&feed.rules, *interval, content, None);
+        }
+        for (number, sample) in found.samples {
+            self.members[number as usize].series.recall_sample(sample);
+        }
+        // The readings of a series are in a row, by their intervals.
+        let mut of_series: HashMap<u32, Range<usize>> = HashMap::new();
+        for (index, parked) in parked.iter().enumerate() {
+            of_series.entry(parked.series).or_insert(index..index).end = index + 1;
+        }
+        // Rows of this epoch that their series has forgotten already.
+        for (row, number) in output.rows.iter().zip(0..) {
+            let Some(mine) = of_series.get(&row.series).and_then(|range| parked.get(range.clone())) else { continue };
+            let before = mine.partition_point(|parked| parked.from <= row.start);
+            if before > 0 && row.start < mine[before - 1].to {
+                let series = &mut self.members[row.series as usize].series;
+                let place = Some((self.epoch, number));
+                series.recall_interval(&feed.rules, (row.start, row.end), &row.content, place);
+            }
+        }
+        let looked_up = feed.rules.kind != ValueKind::Interval || !found.declined;
+        for parked in parked {
+            self.members[parked.series as usize].series.apply_parked(&feed.rules, parked, looked_up, output);
+        }
+        for stale in output.take_stale_of(|series| of_series.contains_key(&series)) {
+            self.members[stale.0 as usize].series.refresh(&feed.rules, stale, output);
+        }
+        self.forget(number, of_series.into_keys());
+    }
+
+    fn open_eras(&mut self, number: usize, eras: Vec<Era>, found: &Recalled) {
+        self.lookups.eras.found(eras.len(), found.intervals.len());
+        // Where nothing could be looked up, the readings are still held, and the next of them asks again.
+        if found.declined {
+            return;
+        }
+        let mut due: HashMap<u32, Era> = eras.into_iter().map(|era| (era.series, era)).collect();
+        for (number, (start, end), content) in &found.intervals {
+            if let Some(era) = due.get_mut(number) {
+                era.take(Existing { start: *start, end: *end, content: *content, row: None });
+            }
+        }
+        let (feed, output) = (&self.feeds[number], &mut self.outputs[number]);
+        for (row, number) in output.rows.iter().zip(0..) {
+            if let Some(era) = due.get_mut(&row.series) {
+                era.take(Existing { start: row.start, end: row.end, content: row.content, row: Some(number) });
+            }
+        }
+        let mut series: Vec<u32> = due.keys().copied().collect();
+        series.sort_unstable();
+        for number in &series {
+            let Some(Era { opening, scale, watermark, rows, .. }) = due.remove(number) else { continue };
+            let of = (&opening, scale, watermark);
+            self.members[*number as usize].series.reopen(&feed.rules, *number, of, rows, output);
+        }
+        self.forget(number, series.into_iter());
+    }
+
+    // What was looked up for these series of a feed is not kept.
+    fn forget(&mut self, feed: usize, series: impl Iterator<Item = u32>) {
+        let samples = self.samples();
+        let (rules, remembered) = (&self.feeds[feed].rules, self.outputs[feed].remembered);
+        for number in series {
+            self.members[number as usize].series.trim(rules, remembered, samples);
+        }
+    }
+}

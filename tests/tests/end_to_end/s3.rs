@@ -1,7 +1,9 @@
 //! A lake on a real S3 server: the same guarantees as on a directory, also where answers get lost and the store dies.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meterline_tests::fault_proxy::{Fault, FaultProxy};
 use meterline_tests::oracle;
@@ -128,4 +130,61 @@ fn on_s3_a_second_engine_fences_the_first() {
     checks::await_committed(&sandbox, &mut second, &brokers, "fencing-s3");
     assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(sent as i64));
     assert_eq!(second.stop().code(), Some(0));
+}
+
+/// All Parquet files below a folder that are data of a table.
+fn data_files(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("list a folder of the store") {
+            let path = entry.expect("list a folder of the store").path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            match path.is_dir() {
+                true if name != "_delta_log" => folders.push(path),
+                false if name.ends_with(".parquet") => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn on_s3_housekeeping_deletes_left_overs_but_no_file_of_a_commit_that_takes_long() {
+    let Some(kafka) = kafka("housekeeping on S3") else { return };
+    let Some(server) = or_skip("housekeeping on S3", S3::start()) else { return };
+    let proxy = FaultProxy::start(server.address());
+    let brokers = kafka.brokers();
+    kafka.create_topic("vacuum-s3", 1);
+    let settings = "\n[ingest]\ncommit_interval = \"200ms\"\n[maintenance]\nevery = \"off\"\n";
+    let settings = settings.to_owned() + &Sandbox::no_pipelines("PT1H");
+    let sandbox = Sandbox::reading_on_s3(&brokers, "vacuum-s3", &server, &proxy.endpoint(), &settings);
+    topic::send(&brokers, "vacuum-s3", &hours(0, 100));
+    let mut engine = sandbox.engine();
+    checks::await_committed(&sandbox, &mut engine, &brokers, "vacuum-s3");
+
+    let intervals = sandbox.lake().join("intervals");
+    let known = data_files(&intervals);
+    let left_over = known[0].with_file_name("left-over-of-a-crash.parquet");
+    fs::copy(&known[0], &left_over).expect("leave a file over");
+    proxy.on_put(COMMIT, 1, Fault::Delay(Duration::from_secs(10)));
+    topic::send(&brokers, "vacuum-s3", &hours(100, 100));
+    wait::until("a commit takes long", MINUTE, || (proxy.fired() > 0).then_some(()));
+    let stored = data_files(&intervals);
+    assert!(stored.len() > known.len() + 1, "the files of the commit are there: {stored:?}");
+    // As if all of this had lasted for days.
+    let long_ago = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
+    for path in &stored {
+        let file = File::options().append(true).open(path).expect("open a file of the store");
+        file.set_modified(long_ago).expect("make a file of the store old");
+    }
+    let report = sandbox.run(&["maintain", "--json"]).succeeded().stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).expect("a report");
+    let jobs = report["jobs"].as_array().expect("jobs");
+    let vacuums: Vec<_> = jobs.iter().filter(|job| job["job"] == "vacuum" && job["table"] == "intervals").collect();
+    assert!(vacuums.len() == 1 && vacuums[0]["files_before"] == 1, "{report}");
+    assert!(!left_over.exists() && data_files(&intervals).len() == stored.len() - 1);
+    checks::await_committed(&sandbox, &mut engine, &brokers, "vacuum-s3");
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(200));
+    assert_eq!(engine.stop().code(), Some(0));
 }

@@ -125,9 +125,15 @@ impl Coordinator {
     // The census of the series that the stream begins with comes from the workers.
     async fn begin(&mut self) -> Result<(), IngestError> {
         let mut census = Census::new(&self.config);
-        for _ in 0..self.workers {
+        let mut told = 0;
+        while told < self.workers {
             match self.events.recv().await {
-                Some(Event::Census(part)) if part.epoch == 0 => census.add(part.counts),
+                Some(Event::Census(part)) if part.epoch == 0 => {
+                    census.add(part.counts);
+                    told += 1;
+                }
+                // Labels that hold from the first epoch on may move what was there before.
+                Some(Event::Asked(asked)) => self.answer(asked, 0).await?,
                 Some(Event::Failed(error)) => return Err(error),
                 Some(_) => return Err(out_of_turn()),
                 None => return Err(IngestError::Fault("all workers of the stream ended".into())),

@@ -1,7 +1,7 @@
 //! Which files of old states are deleted: those that no recent commit names.
 //!
 //! Whoever restores a stream has claimed it first, so its predecessor makes no commit any more, and deletes nothing that the
-//! newest one names. Readers have no claim: for them everything is kept that was named less than [`KEPT_FOR`] ago.
+//! newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR` ago.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -21,7 +21,7 @@ $rest" ;;
 $rest" ;;
     esac
 done
-for g in $groups; do kill -9 -- "-$g" 2>/dev/null; done
+for g in $groups; do kill -s KILL -- "-$g" 2>/dev/null; done
 sleep 0.2
 printf '%s\n' "$mounts" | while read -r f; do [ -z "$f" ] || umount -l -- "$f" 2>/dev/null; done
 printf '%s\n' "$folders" | while read -r f; do [ -z "$f" ] || rm -rf -- "$f"; done
@@ -33,23 +33,26 @@ struct Guard {
     orders: ChildStdin,
 }
 
+fn start() -> (Child, ChildStdin) {
+    let mut process = Command::new("sh")
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("start the guard (sh)");
+    let orders = process.stdin.take().expect("the guard's input is a pipe");
+    (process, orders)
+}
+
 fn guard() -> MutexGuard<'static, Guard> {
     static GUARD: OnceLock<Mutex<Guard>> = OnceLock::new();
-    GUARD
-        .get_or_init(|| {
-            let mut process = Command::new("sh")
-                .args(["-c", SCRIPT])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .process_group(0)
-                .spawn()
-                .expect("start the guard (sh)");
-            let orders = process.stdin.take().expect("the guard's input is a pipe");
-            Mutex::new(Guard { _process: process, orders })
-        })
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+    let guard = GUARD.get_or_init(|| {
+        let (process, orders) = start();
+        Mutex::new(Guard { _process: process, orders })
+    });
+    guard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn order(words: &str) {
@@ -119,4 +122,29 @@ impl Drop for Guarded {
 fn kill(signal: &str, target: &str) {
     // Its complaint about a process that is already gone says nothing.
     let _ = Command::new("kill").args(["-s", signal, "--", target]).stderr(Stdio::null()).status();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn when_the_pipe_closes_processes_and_folders_go_but_for_those_that_ended() {
+        let sleep = || Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
+        let (mut kept, mut ended) = (sleep(), sleep());
+        let folder = tempfile::tempdir().unwrap();
+        let (mut guard, mut orders) = start();
+        for process in [&kept, &ended] {
+            writeln!(orders, "end {}", process.id()).unwrap();
+        }
+        writeln!(orders, "ended {}\nremove {}", kept.id(), folder.path().display()).unwrap();
+        drop(orders);
+        assert!(guard.wait().unwrap().success());
+        assert_eq!(ended.wait().unwrap().signal(), Some(9));
+        assert!(!folder.path().exists() && kept.try_wait().unwrap().is_none());
+        kept.kill().unwrap();
+        kept.wait().unwrap();
+    }
 }

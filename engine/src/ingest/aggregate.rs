@@ -16,160 +16,34 @@
 //! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end of the
 //! epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
 
+mod derived;
 mod doubts;
+mod output;
 mod reopen;
+mod rules;
 mod waiting;
 
-use jiff::tz::TimeZone;
-use meterline_schemas::config::{FeedConfig, Label};
-use meterline_schemas::reading::{Position, Quality, ValueKind};
-use meterline_schemas::time::{Span, format_micros};
-use meterline_schemas::unit::{Scale, Unit};
+use meterline_schemas::reading::{Position, ValueKind};
+use meterline_schemas::time::format_micros;
+use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 pub use self::doubts::Opening;
+use self::output::{Context, Known};
+pub use self::output::{Output, Parked};
 pub use self::reopen::Existing;
 use self::reopen::content_of;
+pub use self::rules::{Rules, TIME_AHEAD};
 use super::eras::{self, Slot};
 use super::memory::{Memory, Remembered};
-use super::outcome::{Dead, Outcome, Tally};
-use super::rows::{Content, Layer, Row, Rows};
-use super::samples::{Repeated, Samples, Taken};
+use super::outcome::Outcome;
+use super::rows::{Content, Layer, Row};
+use super::samples::Samples;
 use super::series::{PendingReading, SeriesState};
 use super::written::surely_unwritten;
 
-/// Samples of one interval of a gauge at most.
-const SAMPLES_MAX: usize = 100_000;
-
-/// Reason of a reading from a clock that runs far ahead. One such reading would close intervals for all other meters.
-pub const TIME_AHEAD: &str = "time_ahead";
 /// Reason of a reading in a unit that cannot be stored with its series.
 pub const UNIT_MISMATCH: &str = "unit_mismatch";
-/// Reason of a sample of an interval that has too many.
-pub const TOO_MANY_SAMPLES: &str = "too_many_samples";
-
-/// How the readings of a feed become intervals.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// What a value means.
-    pub kind: ValueKind,
-    /// Which end of its interval a stamp marks.
-    pub label: Label,
-    /// Zone of calendar days, weeks and months.
-    pub zone: TimeZone,
-    /// Declared native frequency.
-    pub frequency: Option<Frequency>,
-    /// How far a stamp may lie after its record's.
-    pub max_ahead: Micros,
-    /// Intervals a series that are remembered at most.
-    pub remembered: usize,
-}
-
-impl Rules {
-    /// The rules of a feed. Fails only if the feed's zone is unknown, which a checked configuration excludes.
-    pub fn new(feed: &FeedConfig, remembered: usize) -> Result<Rules, jiff::Error> {
-        let zone = TimeZone::get(&feed.zone)?;
-        Ok(Rules {
-            kind: feed.kind,
-            label: feed.label,
-            zone,
-            frequency: feed.frequency,
-            max_ahead: feed.max_ahead.micros(),
-            remembered: remembered.max(2),
-        })
-    }
-
-    /// What is wrong with a reading whose stamp is too far ahead of its record.
-    pub fn ahead(&self, series: &str, reading: &PendingReading) -> Option<String> {
-        let known_at = reading.position.known_at_ms()?.saturating_mul(1_000);
-        let ahead = reading.at.saturating_sub(known_at);
-        (ahead > self.max_ahead).then(|| {
-            format!(
-                "the reading of series `{series}` at {} is {} ahead of its record: the meter's clock is wrong, or \
-                 `max_ahead` of the feed is too short",
-                format_micros(reading.at),
-                Span(ahead)
-            )
-        })
-    }
-
-    // Start of the interval that a sample at `at` is in.
-    fn slot(&self, frequency: Frequency, at: Micros) -> Micros {
-        match self.label {
-            Label::End => frequency.floor(at - 1, &self.zone),
-            Label::Begin => frequency.floor(at, &self.zone),
-        }
-    }
-
-    // The first stamp of samples in the interval that starts at `start`.
-    fn first_of(&self, start: Micros) -> Micros {
-        match self.label {
-            Label::End => start + 1,
-            Label::Begin => start,
-        }
-    }
-
-    /// Whether a sample at `at` is in an interval that starts at `start` or later.
-    fn begins_by(&self, at: Micros, start: Micros) -> bool {
-        match self.label {
-            Label::End => at > start,
-            Label::Begin => at >= start,
-        }
-    }
-}
-
-/// What an epoch gives: rows, dead readings, and what became of every reading.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Number of the epoch.
-    pub epoch: u32,
-    /// Intervals that a series may remember.
-    pub remembered: usize,
-    /// Rows.
-    pub rows: Rows,
-    /// Whether [`Output::before`] is kept: roll-ups need it.
-    pub keeps_before: bool,
-    /// By number of a row: what the interval was before the epoch, where there was something.
-    pub before: Vec<(u32, Content)>,
-    /// Samples and registers, by the number of their series.
-    pub samples: Vec<(u32, PendingReading)>,
-    /// Readings that cannot be used.
-    pub dead: Vec<Dead>,
-    /// Counts.
-    pub tally: Tally,
-    /// Readings that concern more than is remembered.
-    pub parked: Vec<Parked>,
-    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and the feed's watermark.
-    pub openings: Vec<(u32, Scale, Micros)>,
-    // Intervals that are to be computed anew from their samples or registers: series, start, and whether everything of
-    // it is known.
-    stale: Vec<(u32, Micros, bool)>,
-}
-
-/// A reading that waits for what its series wrote earlier.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Parked {
-    /// Number of its series.
-    pub series: u32,
-    /// The intervals that it concerns start from here on …
-    pub from: Micros,
-    /// … and before this.
-    pub to: Micros,
-    /// The reading.
-    pub reading: PendingReading,
-    watermark: Micros,
-}
-
-/// How much is known of what was written earlier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// What is remembered; the rest can be looked up.
-    Remembered,
-    /// Everything: it was looked up.
-    Everything,
-    /// What is remembered, and the rest cannot be looked up.
-    NoMore,
-}
 
 /// One series at work: its state, and what need not survive.
 #[derive(Debug, Clone)]
@@ -178,15 +52,6 @@ pub struct Series {
     pub state: SeriesState,
     memory: Memory,
     samples: Samples,
-}
-
-/// A reading on its way, with what is the same for all of its series.
-struct Context<'a> {
-    rules: &'a Rules,
-    number: u32,
-    watermark: Micros,
-    known: Known,
-    out: &'a mut Output,
 }
 
 impl Series {
@@ -297,61 +162,6 @@ impl Series {
         }
     }
 
-    fn read_sample(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
-        let rules = context.rules;
-        let start = rules.slot(frequency, reading.at);
-        let end = frequency.advance(start, 1, &rules.zone);
-        let new = surely_unwritten(&self.state, start, frequency, &rules.zone);
-        let first = rules.first_of(start);
-        let complete = new || context.known != Known::Remembered || self.samples.complete_from(first);
-        if !complete {
-            return context.park(reading, start, end);
-        }
-        let looked_up = context.known == Known::Everything;
-        if (new || looked_up) && self.state.last_start.is_none_or(|last| last <= start) {
-            self.samples.extend_to(first);
-        }
-        let others = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end)).len();
-        if others >= SAMPLES_MAX && self.samples.at(reading.at).is_none() {
-            let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
-            return context.bury(&reading, TOO_MANY_SAMPLES, detail);
-        }
-        let outcome = context.keep(self.samples.take(reading), reading);
-        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
-            context.stale(start);
-        }
-        context.count(&reading, outcome, end);
-    }
-
-    fn read_register(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
-        let zone = &context.rules.zone;
-        let boundary = frequency.round(reading.at, zone);
-        let (left, right) = (frequency.advance(boundary, -1, zone), frequency.advance(boundary, 1, zone));
-        let register = PendingReading { at: boundary, ..reading };
-        if context.known == Known::Remembered && !self.samples.complete_from(left) {
-            // A repetition of the last register, the most frequent one, needs no more than that.
-            let repeated = self.samples.at(boundary).is_some_and(|known| known.position >= register.position);
-            match repeated {
-                true => context.count(&reading, Outcome::Duplicate, boundary),
-                false => context.park(reading, left, right),
-            }
-            return;
-        }
-        let last = self.state.extra().last_register.map(|last| last.at);
-        if context.known == Known::Everything && last.is_none_or(|last| last <= right) {
-            self.samples.extend_to(left);
-        }
-        let outcome = context.keep(self.samples.take(register), register);
-        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
-            context.stale(left);
-            context.stale(boundary);
-        }
-        if outcome != Outcome::Duplicate || self.samples.last().is_some_and(|last| last.at == boundary) {
-            self.state.extra_mut().last_register = self.samples.last().copied();
-        }
-        context.count(&reading, outcome, boundary);
-    }
-
     /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not be.
     pub fn apply_parked(&mut self, rules: &Rules, parked: Parked, found: bool, out: &mut Output) {
         let Some(frequency) = self.state.frequency else { return };
@@ -416,47 +226,6 @@ impl Series {
         }
     }
 
-    // Computes an interval that is made of several readings anew, and writes it if it changed.
-    fn derive(&mut self, frequency: Frequency, start: Micros, context: &mut Context<'_>) {
-        let rules = context.rules;
-        let end = frequency.advance(start, 1, &rules.zone);
-        let found = match rules.kind {
-            ValueKind::Counter => match (self.samples.at(start), self.samples.at(end)) {
-                (Some(from), Some(to)) => difference(from, to, end - start),
-                _ => return,
-            },
-            _ => {
-                let inside = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end));
-                mean(inside, end - start)
-            }
-        };
-        let known = self.memory.find(start);
-        let new = known.is_none()
-            && (context.known == Known::Everything || surely_unwritten(&self.state, start, frequency, &rules.zone));
-        let mut content = match found {
-            Some(content) => content,
-            // Nothing was there, and nothing is to be taken away.
-            None if new || known.as_ref().is_some_and(|known| known.content().count == 0) => return,
-            None => Content { value: 0.0, count: 0, quality: Quality::Measured, position: Position::LEAST },
-        };
-        let same = |known: &Content| same_content(known, &content) && known.count == content.count;
-        if known.as_ref().is_some_and(|known| same(&known.content())) {
-            return;
-        }
-        // A part that arrives late has a smaller position than the others; its row must win all the same.
-        if let Some(last) = self.state.extra().last_position.filter(|last| content.position <= *last) {
-            content.position = above(last);
-        }
-        self.state.extra_mut().last_position = Some(content.position);
-        match self.memory.find(start) {
-            Some(known) => revise(known, end, content, context),
-            None => {
-                let layer = if new { Layer::Base } else { Layer::Revision };
-                self.write(frequency, start, end, layer, content, context);
-            }
-        }
-    }
-
     // Writes an interval that is not remembered.
     fn write(
         &mut self,
@@ -477,93 +246,6 @@ impl Series {
             // At the end of an epoch what was looked up must not make room before all of it is used.
             _ => self.memory.recall(written, true),
         }
-    }
-}
-
-impl Output {
-    /// An empty one.
-    pub fn new(epoch: u32, remembered: usize) -> Output {
-        Output { epoch, remembered, ..Output::default() }
-    }
-
-    /// With or without [`Output::before`].
-    pub fn keeping_before(mut self, keeps: bool) -> Output {
-        self.keeps_before = keeps;
-        self
-    }
-
-    /// The series that open an era before this epoch ends; of each what was said last.
-    pub fn take_openings(&mut self) -> Vec<(u32, Scale, Micros)> {
-        let mut openings = std::mem::take(&mut self.openings);
-        openings.reverse();
-        openings.sort_by_key(|(series, ..)| *series);
-        openings.dedup_by_key(|(series, ..)| *series);
-        openings
-    }
-
-    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
-    /// of them is known; in order.
-    pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
-        self.take_stale_of(|_| true)
-    }
-
-    /// Those of some series.
-    pub fn take_stale_of(&mut self, of: impl Fn(u32) -> bool) -> Vec<(u32, Micros, bool)> {
-        let (mut stale, rest) = std::mem::take(&mut self.stale).into_iter().partition::<Vec<_>, _>(|one| of(one.0));
-        self.stale = rest;
-        stale.sort_unstable();
-        // Of two about one interval the one that knows more comes last.
-        stale.reverse();
-        stale.dedup_by_key(|(series, start, _)| (*series, *start));
-        stale.reverse();
-        stale
-    }
-}
-
-impl Series {
-    /// Computes an interval of [`Output::take_stale`].
-    pub fn refresh(&mut self, rules: &Rules, (number, start, everything): (u32, Micros, bool), out: &mut Output) {
-        let known = if everything { Known::Everything } else { Known::Remembered };
-        let mut context = Context { rules, number, watermark: Micros::MIN, known, out };
-        if let Some(frequency) = self.state.frequency {
-            self.derive(frequency, start, &mut context);
-        }
-    }
-}
-
-impl Context<'_> {
-    fn count(&mut self, reading: &PendingReading, outcome: Outcome, end: Micros) {
-        self.out.tally.count(reading, outcome, end <= self.watermark);
-    }
-
-    fn park(&mut self, reading: PendingReading, from: Micros, to: Micros) {
-        let (series, watermark) = (self.number, self.watermark);
-        self.out.parked.push(Parked { series, from, to, reading, watermark });
-    }
-
-    // A sample or register that was taken is written, unless it is older than what is there.
-    fn keep(&mut self, taken: Taken, reading: PendingReading) -> Outcome {
-        if taken != Taken::Repeated(Repeated::Older) {
-            self.out.samples.push((self.number, reading));
-        }
-        match taken {
-            Taken::New => Outcome::Accepted,
-            Taken::Changed => Outcome::Corrected,
-            Taken::Repeated(_) => Outcome::Duplicate,
-        }
-    }
-
-    fn stale(&mut self, start: Micros) {
-        let one = (self.number, start, self.known == Known::Everything);
-        // Neighbours are often alike.
-        if self.out.stale.last() != Some(&one) {
-            self.out.stale.push(one);
-        }
-    }
-
-    fn bury(&mut self, reading: &PendingReading, reason: &'static str, detail: String) {
-        self.out.tally.dead(reading.position.partition);
-        self.out.dead.push(Dead { position: reading.position, reason, detail });
     }
 }
 
@@ -594,22 +276,4 @@ fn above(position: Position) -> Position {
 
 fn same_content(a: &Content, b: &Content) -> bool {
     a.value == b.value && a.quality == b.quality
-}
-
-// A negative difference is none.
-fn difference(from: &PendingReading, to: &PendingReading, length: Micros) -> Option<Content> {
-    let value = to.scale.store(to.value, length) - from.scale.store(from.value, length);
-    let (quality, position) = (from.quality.max(to.quality), from.position.max(to.position));
-    (value >= 0.0).then_some(Content { value, count: 2, quality, position })
-}
-
-fn mean<'s>(samples: impl ExactSizeIterator<Item = &'s PendingReading>, length: Micros) -> Option<Content> {
-    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
-    let (mut sum, mut quality, mut position) = (0.0, Quality::Measured, Position::LEAST);
-    for sample in samples {
-        sum += sample.scale.store(sample.value, length);
-        quality = quality.max(sample.quality);
-        position = position.max(sample.position);
-    }
-    (count > 0).then(|| Content { value: sum / f64::from(count), count, quality, position })
 }

@@ -1,0 +1,142 @@
+//! Intervals that are made of several readings: the mean of a gauge's samples, the difference of a counter's registers. They
+//! are computed once an epoch, when all of its readings are there.
+
+use meterline_schemas::reading::{Position, Quality, ValueKind};
+use meterline_schemas::{Frequency, Micros};
+
+use super::super::outcome::Outcome;
+use super::super::rows::{Content, Layer};
+use super::super::series::PendingReading;
+use super::super::written::surely_unwritten;
+use super::{Context, Known, Output, Rules, Series, above, revise, same_content};
+
+/// Samples of one interval of a gauge at most.
+const SAMPLES_MAX: usize = 100_000;
+
+/// Reason of a sample of an interval that has too many.
+pub const TOO_MANY_SAMPLES: &str = "too_many_samples";
+
+impl Series {
+    pub(super) fn read_sample(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
+        let rules = context.rules;
+        let start = rules.slot(frequency, reading.at);
+        let end = frequency.advance(start, 1, &rules.zone);
+        let new = surely_unwritten(&self.state, start, frequency, &rules.zone);
+        let first = rules.first_of(start);
+        let complete = new || context.known != Known::Remembered || self.samples.complete_from(first);
+        if !complete {
+            return context.park(reading, start, end);
+        }
+        let looked_up = context.known == Known::Everything;
+        if (new || looked_up) && self.state.last_start.is_none_or(|last| last <= start) {
+            self.samples.extend_to(first);
+        }
+        let others = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end)).len();
+        if others >= SAMPLES_MAX && self.samples.at(reading.at).is_none() {
+            let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
+            return context.bury(&reading, TOO_MANY_SAMPLES, detail);
+        }
+        let outcome = context.keep(self.samples.take(reading), reading);
+        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
+            context.stale(start);
+        }
+        context.count(&reading, outcome, end);
+    }
+
+    pub(super) fn read_register(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
+        let zone = &context.rules.zone;
+        let boundary = frequency.round(reading.at, zone);
+        let (left, right) = (frequency.advance(boundary, -1, zone), frequency.advance(boundary, 1, zone));
+        let register = PendingReading { at: boundary, ..reading };
+        if context.known == Known::Remembered && !self.samples.complete_from(left) {
+            // A repetition of the last register, the most frequent one, needs no more than that.
+            let repeated = self.samples.at(boundary).is_some_and(|known| known.position >= register.position);
+            match repeated {
+                true => context.count(&reading, Outcome::Duplicate, boundary),
+                false => context.park(reading, left, right),
+            }
+            return;
+        }
+        let last = self.state.extra().last_register.map(|last| last.at);
+        if context.known == Known::Everything && last.is_none_or(|last| last <= right) {
+            self.samples.extend_to(left);
+        }
+        let outcome = context.keep(self.samples.take(register), register);
+        if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
+            context.stale(left);
+            context.stale(boundary);
+        }
+        if outcome != Outcome::Duplicate || self.samples.last().is_some_and(|last| last.at == boundary) {
+            self.state.extra_mut().last_register = self.samples.last().copied();
+        }
+        context.count(&reading, outcome, boundary);
+    }
+
+    // Computes an interval that is made of several readings anew, and writes it if it changed.
+    pub(super) fn derive(&mut self, frequency: Frequency, start: Micros, context: &mut Context<'_>) {
+        let rules = context.rules;
+        let end = frequency.advance(start, 1, &rules.zone);
+        let found = match rules.kind {
+            ValueKind::Counter => match (self.samples.at(start), self.samples.at(end)) {
+                (Some(from), Some(to)) => difference(from, to, end - start),
+                _ => return,
+            },
+            _ => {
+                let inside = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end));
+                mean(inside, end - start)
+            }
+        };
+        let known = self.memory.find(start);
+        let new = known.is_none()
+            && (context.known == Known::Everything || surely_unwritten(&self.state, start, frequency, &rules.zone));
+        let mut content = match found {
+            Some(content) => content,
+            // Nothing was there, and nothing is to be taken away.
+            None if new || known.as_ref().is_some_and(|known| known.content().count == 0) => return,
+            None => Content { value: 0.0, count: 0, quality: Quality::Measured, position: Position::LEAST },
+        };
+        let same = |known: &Content| same_content(known, &content) && known.count == content.count;
+        if known.as_ref().is_some_and(|known| same(&known.content())) {
+            return;
+        }
+        // A part that arrives late has a smaller position than the others; its row must win all the same.
+        if let Some(last) = self.state.extra().last_position.filter(|last| content.position <= *last) {
+            content.position = above(last);
+        }
+        self.state.extra_mut().last_position = Some(content.position);
+        match self.memory.find(start) {
+            Some(known) => revise(known, end, content, context),
+            None => {
+                let layer = if new { Layer::Base } else { Layer::Revision };
+                self.write(frequency, start, end, layer, content, context);
+            }
+        }
+    }
+
+    /// Computes an interval of [`Output::take_stale`].
+    pub fn refresh(&mut self, rules: &Rules, (number, start, everything): (u32, Micros, bool), out: &mut Output) {
+        let known = if everything { Known::Everything } else { Known::Remembered };
+        let mut context = Context { rules, number, watermark: Micros::MIN, known, out };
+        if let Some(frequency) = self.state.frequency {
+            self.derive(frequency, start, &mut context);
+        }
+    }
+}
+
+// A negative difference is none.
+fn difference(from: &PendingReading, to: &PendingReading, length: Micros) -> Option<Content> {
+    let value = to.scale.store(to.value, length) - from.scale.store(from.value, length);
+    let (quality, position) = (from.quality.max(to.quality), from.position.max(to.position));
+    (value >= 0.0).then_some(Content { value, count: 2, quality, position })
+}
+
+fn mean<'s>(samples: impl ExactSizeIterator<Item = &'s PendingReading>, length: Micros) -> Option<Content> {
+    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
+    let (mut sum, mut quality, mut position) = (0.0, Quality::Measured, Position::LEAST);
+    for sample in samples {
+        sum += sample.scale.store(sample.value, length);
+        quality = quality.max(sample.quality);
+        position = position.max(sample.position);
+    }
+    (count > 0).then(|| Content { value: sum / f64::from(count), count, quality, position })
+}

@@ -1,0 +1,148 @@
+//! What an epoch gives, and a reading on its way there.
+
+use meterline_schemas::Micros;
+use meterline_schemas::unit::Scale;
+
+use super::super::outcome::{Dead, Outcome, Tally};
+use super::super::rows::{Content, Rows};
+use super::super::samples::{Repeated, Taken};
+use super::super::series::PendingReading;
+use super::Rules;
+
+/// What an epoch gives: rows, dead readings, and what became of every reading.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Number of the epoch.
+    pub epoch: u32,
+    /// Intervals that a series may remember.
+    pub remembered: usize,
+    /// Rows.
+    pub rows: Rows,
+    /// Whether [`Output::before`] is kept: roll-ups need it.
+    pub keeps_before: bool,
+    /// By number of a row: what the interval was before the epoch, where there was something.
+    pub before: Vec<(u32, Content)>,
+    /// Samples and registers, by the number of their series.
+    pub samples: Vec<(u32, PendingReading)>,
+    /// Readings that cannot be used.
+    pub dead: Vec<Dead>,
+    /// Counts.
+    pub tally: Tally,
+    /// Readings that concern more than is remembered.
+    pub parked: Vec<Parked>,
+    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and the feed's watermark.
+    pub openings: Vec<(u32, Scale, Micros)>,
+    // Intervals that are to be computed anew from their samples or registers: series, start, and whether everything of
+    // it is known.
+    pub(super) stale: Vec<(u32, Micros, bool)>,
+}
+
+/// A reading that waits for what its series wrote earlier.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parked {
+    /// Number of its series.
+    pub series: u32,
+    /// The intervals that it concerns start from here on …
+    pub from: Micros,
+    /// … and before this.
+    pub to: Micros,
+    /// The reading.
+    pub reading: PendingReading,
+    pub(super) watermark: Micros,
+}
+
+/// How much is known of what was written earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// What is remembered; the rest can be looked up.
+    Remembered,
+    /// Everything: it was looked up.
+    Everything,
+    /// What is remembered, and the rest cannot be looked up.
+    NoMore,
+}
+
+/// A reading on its way, with what is the same for all of its series.
+pub(super) struct Context<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) number: u32,
+    pub(super) watermark: Micros,
+    pub(super) known: Known,
+    pub(super) out: &'a mut Output,
+}
+
+impl Output {
+    /// An empty one.
+    pub fn new(epoch: u32, remembered: usize) -> Output {
+        Output { epoch, remembered, ..Output::default() }
+    }
+
+    /// With or without [`Output::before`].
+    pub fn keeping_before(mut self, keeps: bool) -> Output {
+        self.keeps_before = keeps;
+        self
+    }
+
+    /// The series that open an era before this epoch ends; of each what was said last.
+    pub fn take_openings(&mut self) -> Vec<(u32, Scale, Micros)> {
+        let mut openings = std::mem::take(&mut self.openings);
+        openings.reverse();
+        openings.sort_by_key(|(series, ..)| *series);
+        openings.dedup_by_key(|(series, ..)| *series);
+        openings
+    }
+
+    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
+    /// of them is known; in order.
+    pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
+        self.take_stale_of(|_| true)
+    }
+
+    /// Those of some series.
+    pub fn take_stale_of(&mut self, of: impl Fn(u32) -> bool) -> Vec<(u32, Micros, bool)> {
+        let (mut stale, rest) = std::mem::take(&mut self.stale).into_iter().partition::<Vec<_>, _>(|one| of(one.0));
+        self.stale = rest;
+        stale.sort_unstable();
+        // Of two about one interval the one that knows more comes last.
+        stale.reverse();
+        stale.dedup_by_key(|(series, start, _)| (*series, *start));
+        stale.reverse();
+        stale
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn count(&mut self, reading: &PendingReading, outcome: Outcome, end: Micros) {
+        self.out.tally.count(reading, outcome, end <= self.watermark);
+    }
+
+    pub(super) fn park(&mut self, reading: PendingReading, from: Micros, to: Micros) {
+        let (series, watermark) = (self.number, self.watermark);
+        self.out.parked.push(Parked { series, from, to, reading, watermark });
+    }
+
+    // A sample or register that was taken is written, unless it is older than what is there.
+    pub(super) fn keep(&mut self, taken: Taken, reading: PendingReading) -> Outcome {
+        if taken != Taken::Repeated(Repeated::Older) {
+            self.out.samples.push((self.number, reading));
+        }
+        match taken {
+            Taken::New => Outcome::Accepted,
+            Taken::Changed => Outcome::Corrected,
+            Taken::Repeated(_) => Outcome::Duplicate,
+        }
+    }
+
+    pub(super) fn stale(&mut self, start: Micros) {
+        let one = (self.number, start, self.known == Known::Everything);
+        // Neighbours are often alike.
+        if self.out.stale.last() != Some(&one) {
+            self.out.stale.push(one);
+        }
+    }
+
+    pub(super) fn bury(&mut self, reading: &PendingReading, reason: &'static str, detail: String) {
+        self.out.tally.dead(reading.position.partition);
+        self.out.dead.push(Dead { position: reading.position, reason, detail });
+    }
+}

@@ -55,11 +55,14 @@ struct Rule {
     skip: u32,
     times: u32,
     fault: Fault,
+    // How often rules had been forgotten when it was made.
+    cleared: u32,
 }
 
 #[derive(Debug, Default)]
 struct Rules {
     waiting: Vec<Rule>,
+    cleared: u32,
     fired: u32,
     // Method and path of every request, in order of arrival.
     seen: Vec<(String, String)>,
@@ -106,12 +109,16 @@ impl FaultProxy {
     /// From now on, `times` requests from the `nth` (from 1) of those that match meet `fault`.
     pub fn on(&self, method: &str, pattern: &str, nth: u32, times: u32, fault: Fault) {
         let (method, pattern) = (method.to_owned(), pattern.to_owned());
-        self.rules().waiting.push(Rule { method, pattern, skip: nth.saturating_sub(1), times, fault });
+        let mut rules = self.rules();
+        let cleared = rules.cleared;
+        rules.waiting.push(Rule { method, pattern, skip: nth.saturating_sub(1), times, fault, cleared });
     }
 
-    /// Forgets all rules.
+    /// Forgets all rules. A request that has met one goes on with it.
     pub fn clear(&self) {
-        self.rules().waiting.clear();
+        let mut rules = self.rules();
+        rules.waiting.clear();
+        rules.cleared += 1;
     }
 
     /// How often a rule was applied.
@@ -170,7 +177,7 @@ impl Rules {
 
     fn done(&mut self, mut rule: Rule) {
         rule.times -= 1;
-        if rule.times > 0 {
+        if rule.times > 0 && rule.cleared == self.cleared {
             self.waiting.push(rule);
         }
     }

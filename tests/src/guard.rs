@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::skip::note;
+
 const SCRIPT: &str = r#"
 groups= folders= mounts=
 while read -r word rest; do
@@ -56,7 +58,11 @@ fn guard() -> MutexGuard<'static, Guard> {
 }
 
 fn order(words: &str) {
-    writeln!(guard().orders, "{words}").expect("tell the guard");
+    // Also said while a panic goes on, in which another one would end everything at once.
+    let told = writeln!(guard().orders, "{words}");
+    if told.is_err() {
+        note(&format!("the guard of the tests is gone: it will not do `{words}`"));
+    }
 }
 
 /// Removes `folder` when this process ends.

@@ -1,7 +1,6 @@
 //! A real Apache Kafka on loopback: fetched once, formatted, started, awaited, and gone when dropped.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -15,7 +14,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use crate::guard::{self, Guarded};
-use crate::skip::Skip;
+use crate::ports::free_addresses;
+use crate::skip::{Skip, prepared};
 
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -193,23 +193,14 @@ fn answers(brokers: &str) -> bool {
 }
 
 fn free_ports() -> (u16, u16) {
-    let listen = || TcpListener::bind(("127.0.0.1", 0)).expect("find a free port");
-    // Both are held until both are known, so that they differ.
-    let (one, two) = (listen(), listen());
-    let port = |l: &TcpListener| l.local_addr().expect("the port of a listener").port();
-    (port(&one), port(&two))
+    let addresses = free_addresses(2);
+    (addresses[0].port(), addresses[1].port())
 }
 
 /// The folder of Kafka's jars, fetched by `kafka/fetch` the first time.
 fn jars() -> Result<PathBuf, Skip> {
     static JARS: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
-    JARS.get_or_init(|| {
-        let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("kafka/fetch");
-        let done = Command::new(&fetch).output().map_err(|e| Skip(format!("cannot run {}: {e}", fetch.display())))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }
-    })
-    .clone()
+    JARS.get_or_init(|| prepared("kafka/fetch")).clone()
 }
 
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {

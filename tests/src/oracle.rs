@@ -31,6 +31,8 @@ pub struct Expected {
     pub unsettled: BTreeSet<Key>,
     /// Partition and offset of every record that cannot be read.
     pub dead: BTreeSet<(i32, i64)>,
+    /// Partition and offset of every sample that intervals are made of, where they are kept.
+    pub samples: BTreeSet<(i32, i64)>,
 }
 
 /// Recomputes what must be in the lake of readings that are mean power or energy of an interval, stamped at its end.
@@ -44,7 +46,7 @@ pub fn intervals(records: &[Record]) -> Expected {
             ((series, end - seconds), interval)
         })
         .collect();
-    Expected { intervals, unsettled: BTreeSet::new(), dead }
+    Expected { intervals, dead, ..Expected::default() }
 }
 
 /// Recomputes what must be in the lake of readings that are cumulative registers: the difference between the
@@ -79,6 +81,7 @@ pub fn samples(records: &[Record], seconds: i64) -> Expected {
             *held = reading;
         }
     }
+    let samples = latest.values().map(|reading| (reading.position.1, reading.position.2)).collect();
     let mut of_interval: BTreeMap<Key, Vec<&Reading>> = BTreeMap::new();
     for ((series, at_ms), reading) in latest {
         let start = (at_ms - 1).div_euclid(seconds * 1000) * seconds;
@@ -91,7 +94,7 @@ pub fn samples(records: &[Record], seconds: i64) -> Expected {
         Interval { seconds, value: total / samples.len() as f64, quality }
     };
     let intervals = of_interval.into_iter().map(|(key, samples)| (key, mean(samples))).collect();
-    Expected { intervals, dead, ..Expected::default() }
+    Expected { intervals, dead, samples, ..Expected::default() }
 }
 
 /// The greater, the less it can be trusted.

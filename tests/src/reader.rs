@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::skip::Skip;
+use crate::skip::{Skip, prepared};
 use crate::wait;
 
 /// Reads a lake by `python/read_lake.py`.
@@ -20,15 +20,7 @@ impl Reader {
     /// Prepares the reader's Python environment if this is the first time; [`Skip`] says what the machine lacks.
     pub fn prepare() -> Result<Reader, Skip> {
         static PYTHON: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
-        let python = PYTHON
-            .get_or_init(|| {
-                let prepare = here().join("prepare");
-                let cannot = |e| Skip(format!("cannot run {}: {e}", prepare.display()));
-                let done = Command::new(&prepare).output().map_err(cannot)?;
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-                if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }
-            })
-            .clone()?;
+        let python = PYTHON.get_or_init(|| prepared("python/prepare")).clone()?;
         Ok(Reader { python })
     }
 

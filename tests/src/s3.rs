@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::guard::{self, Guarded};
-use crate::skip::Skip;
+use crate::ports::free_addresses;
+use crate::skip::{Skip, prepared};
 
 /// The bucket that every server has.
 pub const BUCKET: &str = "lakes";
@@ -84,7 +85,7 @@ impl S3 {
     }
 
     fn try_start(jars: &Path) -> Result<S3, String> {
-        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("find a free port").port();
+        let port = free_addresses(1)[0].port();
         let home = tempfile::Builder::new().prefix("meterline-s3-").tempdir().expect("make a data folder");
         guard::remove_at_exit(home.path());
         let properties = include_str!("../s3/server.properties")
@@ -151,11 +152,5 @@ fn answers(address: SocketAddr) -> bool {
 /// The folder of the server's jars, fetched by `s3/fetch` the first time.
 fn jars() -> Result<PathBuf, Skip> {
     static JARS: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
-    JARS.get_or_init(|| {
-        let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("s3/fetch");
-        let done = Command::new(&fetch).output().map_err(|e| Skip(format!("cannot run {}: {e}", fetch.display())))?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }
-    })
-    .clone()
+    JARS.get_or_init(|| prepared("s3/fetch")).clone()
 }

@@ -110,6 +110,13 @@ impl Sandbox {
         fs::write(self.config(), toml).expect("write the configuration");
     }
 
+    /// Replaces a part of the configuration, which has to be there.
+    pub fn replace(&self, from: &str, to: &str) {
+        let toml = fs::read_to_string(self.config()).expect("read the configuration");
+        assert!(toml.contains(from), "{from} is not in {toml}");
+        self.configure(&toml.replace(from, to));
+    }
+
     /// The folder of everything.
     pub fn path(&self) -> &Path {
         self.folder.path()

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Why a test cannot run on this machine.
 #[derive(Debug, Clone)]
@@ -11,6 +13,17 @@ impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The folder or file that a script fetches or makes, once, and names on its standard output.
+///
+/// # Errors
+/// [`Skip`] with what it said.
+pub fn prepared(script: &str) -> Result<PathBuf, Skip> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let done = Command::new(&script).output().map_err(|e| Skip(format!("cannot run {}: {e}", script.display())))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }
 }
 
 /// What `found` holds, or `None` with a visible line that names the test. Panics instead where

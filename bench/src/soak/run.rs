@@ -61,10 +61,11 @@ pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
     let (sent, seen, engine) = under_load(soak, rate, &mut load, &deployment)?;
     let records = load.sent + sent.repeats;
     caught_up(&deployment, records)?;
+    // Whatever comes now, the plot is there.
+    let (mut rows, flat) = judge(soak, &seen)?;
     engine.stop();
     // A correction is 1 kW more for a quarter of an hour.
     deployment.check(load.sent, load.energy + sent.corrected.len() as f64 / 4.0)?;
-    let (mut rows, flat) = judge(soak, &seen)?;
     rows.push(alone("soak_rate", sent.rate, "readings/s"));
     rows.push(alone("soak_repeats_and_corrections", sent.repeats as f64, "records"));
     rows.push(alone("soak_kills", seen.kills.len() as f64, "SIGKILLs"));

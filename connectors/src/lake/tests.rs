@@ -1,6 +1,5 @@
 //! What readers and rival writers see, on a directory and on S3.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,12 +7,9 @@ use arrow::array::{
     ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use meterline_tests::faulty_store::{Fault, FaultyStore, Put, no_answer};
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{PutResult, Result};
 
 use super::*;
 
@@ -204,7 +200,8 @@ async fn a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner(lake
 
 async fn a_claim_that_the_store_refuses_says_why(lake: Lake) {
     let lies = Arc::new(AtomicU32::new(0));
-    let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands: false }));
+    let lying =
+        lake.with_root_store(|inner| FaultyStore::around(inner, Lying { lies: Arc::clone(&lies), lands: false }));
     let mut owner = owner(&lying).await;
     lies.store(1, Ordering::SeqCst);
     let error = owner.claim(JOB).await.unwrap_err().to_string();
@@ -249,55 +246,30 @@ async fn an_upload_in_parts_appears_whole_or_not_at_all(lake: Lake) {
     assert!(lake.get_object("state/large").await.unwrap() == [first, b"second".to_vec()].concat());
 }
 
-/// Puts land, but the next `lies` puts into the log are answered with an error.
+/// The next `lies` puts into the log are answered with an error, whether they land or not.
 #[derive(Debug)]
 struct Lying {
-    inner: Arc<dyn ObjectStore>,
     lies: Arc<AtomicU32>,
     lands: bool,
 }
 
-impl fmt::Display for Lying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a store that lies")
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Lying {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+impl Fault for Lying {
+    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
         let log = location.as_ref().contains("_delta_log");
         let lie = log && self.lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         if lie && !self.lands {
-            return Err(Error::Generic { store: "lying", source: "no answer".into() });
+            return Err(no_answer());
         }
-        let result = self.inner.put_opts(location, payload, opts).await;
-        if lie { Err(Error::Generic { store: "lying", source: "no answer".into() }) } else { result }
-    }
-    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, opts).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        let result = put.await;
+        if lie { Err(no_answer()) } else { result }
     }
 }
 
 async fn a_commit_that_landed_behind_an_error_is_found_and_not_repeated(lake: Lake) {
     for (number, lands) in [(1, true), (2, false)] {
         let lies = Arc::new(AtomicU32::new(0));
-        let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
+        let lying = lake.with_root_store(|inner| FaultyStore::around(inner, Lying { lies: Arc::clone(&lies), lands }));
         let mut owner = owner(&lying).await;
         let files = owner.write(&letters(&[1])).await.unwrap();
         lies.store(1, Ordering::SeqCst);
@@ -376,7 +348,7 @@ async fn a_rewrite_behind_an_error_or_a_rival_neither_loses_nor_doubles(place: L
     {
         let lake = below(&place, &format!("{number}"));
         let lies = Arc::new(AtomicU32::new(0));
-        let lying = lake.with_root_store(|inner| Arc::new(Lying { inner, lies: Arc::clone(&lies), lands }));
+        let lying = lake.with_root_store(|inner| FaultyStore::around(inner, Lying { lies: Arc::clone(&lies), lands }));
         let mut first = owner(&lying).await;
         let mut old = append(&mut first, &[1, 2], 1).await;
         old.extend(append(&mut first, &[3], 2).await);

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use meterline_connectors::kafka::mock::MockBroker;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
 
 use super::cluster::{ClusterError, Member, follow, free_addresses};
 use super::error::IngestError;
 use super::service::{Ingest, IngestOptions, start};
-use super::stream_tests::{
-    PARTITIONS, PATIENCE, TOPIC, check_counts, config, fleet, oracle, read, send, wait_for_records,
-};
+use super::stream_tests::{PATIENCE, World, check_counts, config, fleet, oracle, read, send, wait_for_records};
 
 /// Starts so many processes with so many workers each, the later ones first.
 pub(super) async fn cluster(config: &Config, lake: &Lake, processes: usize, workers: usize) -> (Ingest, Vec<Member>) {
@@ -40,10 +37,7 @@ async fn in_time<T>(what: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn intervals_equal_a_batch_recomputation_with_any_number_of_processes() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let config = config(broker.brokers());
+    let World { broker, lake, config, directory: _directory } = World::new().await;
     let all = fleet();
     let parts: Vec<_> = all.chunks(all.len().div_ceil(4)).collect();
     let sent = |parts: usize| parts * all.len().div_ceil(4);
@@ -87,10 +81,7 @@ async fn intervals_equal_a_batch_recomputation_with_any_number_of_processes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_newer_cluster_fences_an_older_one_out() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let config = config(broker.brokers());
+    let World { broker, lake, config, directory: _directory } = World::new().await;
     let all = fleet();
     let (mut older, mut of_older) = cluster(&config, &lake, 2, 1).await;
     let (newer, mut of_newer) = cluster(&config, &lake, 2, 1).await;
@@ -107,10 +98,7 @@ async fn a_newer_cluster_fences_an_older_one_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_failure_in_one_process_is_told_by_all() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let mut config = config(broker.brokers());
+    let World { broker, lake, mut config, directory: _directory } = World::new().await;
     if let Some(feed) = config.feed.get_mut("meters") {
         feed.bad_records = meterline_schemas::config::BadRecords::Fail;
     }

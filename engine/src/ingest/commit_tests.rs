@@ -4,7 +4,6 @@
 //!
 //! `METERLINE_SEED` repeats one case.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,26 +11,24 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::HOUR;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
+use meterline_tests::dice::{Dice, seeds};
+use meterline_tests::faulty_store::{Fault, FaultyStore, Put, no_answer};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{GetOptions, ObjectStore, PutResult, Result};
 
 use super::commit::{Batch, Committer};
 use super::dead_letters::{self, DeadLetter};
 use super::layout::{EpochRows, ShardRows, TextMaker};
 use super::rows::{Content, Layer, Row, Rows};
 use super::segments::{Frames, rewrite_from};
-use super::series::SeriesState;
+use super::series::{PendingReading, SeriesState};
 use super::state::IngestState;
 use super::{IngestError, load_committed};
 use crate::environment::Environment;
@@ -42,33 +39,12 @@ use crate::sql::{TableVersions, query_batches};
 const CASES: u64 = 150;
 const FEED: &str = "meters";
 
-/// Random numbers, the same for the same seed.
-#[derive(Debug)]
-pub(crate) struct Dice(pub(crate) AtomicU64);
-
-impl Dice {
-    pub(crate) fn roll(&self, below: u64) -> u64 {
-        // SplitMix64.
-        let mut z = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
-}
-
 /// A store that fails, lies and delays.
 #[derive(Debug)]
 pub(crate) struct Unreliable {
-    pub(crate) inner: Arc<dyn ObjectStore>,
     pub(crate) dice: Arc<Dice>,
-    // One put in so many goes wrong; 0: none does.
+    // One request in so many goes wrong; 0: none does.
     pub(crate) odds: Arc<AtomicU64>,
-}
-
-impl fmt::Display for Unreliable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an unreliable store")
-    }
 }
 
 impl Unreliable {
@@ -79,58 +55,45 @@ impl Unreliable {
     }
 }
 
-fn no_answer() -> Error {
-    Error::Generic { store: "unreliable", source: "no answer".into() }
-}
-
 #[async_trait]
-impl ObjectStore for Unreliable {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+impl Fault for Unreliable {
+    async fn put(&self, _: &Path, put: Put<'_>) -> Result<PutResult> {
         self.pause().await;
         let odds = self.odds.load(Ordering::Relaxed);
         let wrong = odds > 0 && self.dice.roll(odds) == 0;
         if wrong && self.dice.roll(2) == 0 {
             return Err(no_answer());
         }
-        let done = self.inner.put_opts(location, payload, opts).await;
+        let done = put.await;
         self.pause().await;
         if wrong { done.and(Err(no_answer())) } else { done }
     }
-    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, opts).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+
+    async fn before_get(&self, _: &Path, _: &GetOptions) -> Result<()> {
         self.pause().await;
-        self.inner.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        let odds = self.odds.load(Ordering::Relaxed);
+        if odds > 0 && self.dice.one_in(odds) { Err(no_answer()) } else { Ok(()) }
     }
 }
 
-/// The records `from..to` of the log, as one commit of a writer: record n is hour n with the value n.
+/// The records `from..to` of the log, as one commit of a writer: record n is hour n with the value n, a sample, and a dead
+/// letter, so that each table has it.
 fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
     let mut series = SeriesState::new(FEED, "m", Unit::KWH);
     series.frequency = Some(Frequency::HOUR);
-    let mut rows = Rows::default();
+    let (mut rows, mut samples) = (Rows::default(), Vec::new());
     for offset in from..to {
         let position = Position { timestamp_ms: offset, partition: 0, offset };
         let content = Content { value: offset as f64, count: 1, quality: Quality::Measured, position };
         let start: Micros = offset * HOUR;
         rows.push(Row { series: 0, start, end: start + HOUR, layer: Layer::Base, content });
+        let (value, scale, quality) = (content.value, Unit::KWH.scale(), content.quality);
+        samples.push((0, PendingReading { at: start, value, scale, quality, position }));
     }
+    let letters: Vec<DeadLetter> = (from..to).map(letter).collect();
     let intervals = EpochRows::new(vec![ShardRows {
         rows,
-        samples: vec![],
+        samples,
         series: vec![(0, TextMaker::default().texts(&series))],
         made_of: None,
     }]);
@@ -144,7 +107,20 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
     let series = gone.chain([state.seq + 1]).map(|seq| SeriesState::new(FEED, &format!("m{seq}"), Unit::KWH));
     let states = Frames::of(series.collect::<Vec<_>>().iter()).unwrap();
     let (rollups, census) = Default::default();
-    Batch { intervals, dead_letters: None, state, states, rewrite_from, rollups, census }
+    let dead_letters = Some(dead_letters::batch(&letters, 1).unwrap());
+    Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census }
+}
+
+fn letter(offset: i64) -> DeadLetter {
+    DeadLetter {
+        feed: FEED.into(),
+        topic: FEED.into(),
+        position: Position { timestamp_ms: 1, partition: 0, offset },
+        key: None,
+        payload: None,
+        reason: "malformed".into(),
+        detail: "for the test".into(),
+    }
 }
 
 fn next_offset(state: &IngestState) -> i64 {
@@ -175,7 +151,7 @@ async fn write(lake: Lake, dice: Arc<Dice>, fenced: Arc<AtomicU64>) {
 
 async fn case(seed: u64) -> u64 {
     let dir = tempfile::tempdir().unwrap();
-    let dice = Arc::new(Dice(AtomicU64::new(seed)));
+    let dice = Arc::new(Dice::new(seed));
     let odds = Arc::new(AtomicU64::new(0));
     let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
     // The objects are in memory, but the Delta library looks for a local table's directory.
@@ -184,7 +160,7 @@ async fn case(seed: u64) -> u64 {
     }
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let lake = lake.with_root_store(|_| {
-        Arc::new(Unreliable { inner: memory, dice: Arc::clone(&dice), odds: Arc::clone(&odds) }) as Arc<dyn ObjectStore>
+        FaultyStore::around(memory, Unreliable { dice: Arc::clone(&dice), odds: Arc::clone(&odds) })
     });
     // The first one creates the tables; from then on anything may happen.
     drop(Committer::claim(&lake, Arc::default()).await.unwrap());
@@ -210,81 +186,52 @@ async fn case(seed: u64) -> u64 {
         );
     }
     odds.store(0, Ordering::Relaxed);
+    // Whatever the last writer left undone, the next one makes good.
+    drop(Committer::claim(&lake, Arc::default()).await.unwrap());
 
     let records =
         load_committed(&lake, &Config::default()).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
     let env =
         Environment { config: Default::default(), config_path: dir.path().join("meterline.toml"), lake, metadata };
-    let sql = "SELECT \"offset\", value FROM interval_revisions ORDER BY \"offset\"";
-    let mut found = Vec::new();
-    for rows in query_batches(&env, sql, TableVersions::default()).await.unwrap() {
-        let (offsets, values) =
-            (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_primitive::<Float64Type>());
-        found.extend(offsets.values().iter().copied().zip(values.values().iter().copied()));
+    for (table, value) in [("interval_revisions", "value"), ("samples", "value"), ("dead_letters", "\"offset\"")] {
+        let sql = format!("SELECT \"offset\", CAST({value} AS DOUBLE) FROM {table} ORDER BY \"offset\"");
+        let mut found = Vec::new();
+        for rows in query_batches(&env, &sql, TableVersions::default()).await.unwrap() {
+            let (offsets, values) =
+                (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_primitive::<Float64Type>());
+            found.extend(offsets.values().iter().copied().zip(values.values().iter().copied()));
+        }
+        let expected: Vec<(i64, f64)> = (0..records).map(|offset| (offset, offset as f64)).collect();
+        assert_eq!(found, expected, "METERLINE_SEED={seed}: rows of {table} and position do not agree");
     }
-    let expected: Vec<(i64, f64)> = (0..records).map(|offset| (offset, offset as f64)).collect();
-    assert_eq!(found, expected, "seed {seed}: rows and position do not agree");
     fenced.load(Ordering::Relaxed)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
-    if let Some(seed) = std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        case(seed).await;
-        return;
-    }
-    let first = jiff::Timestamp::now().as_millisecond() as u64;
-    println!("METERLINE_SEED={first} to {}", first + CASES - 1);
-    let cases: Vec<_> = (first..first + CASES).map(|seed| tokio::spawn(case(seed))).collect();
-    let mut fenced = 0;
+    let cases: Vec<_> = seeds(CASES).map(|seed| tokio::spawn(case(seed))).collect();
+    let (all, mut fenced) = (cases.len() as u64, 0);
     for case in cases {
         fenced += case.await.unwrap();
     }
-    assert!(fenced > 0, "no writer was ever fenced out: the cases are too tame");
+    assert!(all < CASES || fenced > 0, "no writer was ever fenced out: the cases are too tame");
 }
 
 /// Notes when the puts of a store begin and end.
 #[derive(Debug)]
-struct Noted {
-    inner: Arc<dyn ObjectStore>,
-    puts: Arc<Mutex<Vec<(bool, String)>>>,
-}
-
-impl fmt::Display for Noted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a store that is watched")
-    }
-}
+struct Noted(Arc<Mutex<Vec<(bool, String)>>>);
 
 #[async_trait]
-impl ObjectStore for Noted {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        let note = |ended| self.puts.lock().unwrap().push((ended, location.to_string()));
+impl Fault for Noted {
+    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
+        let note = |ended| self.0.lock().unwrap().push((ended, location.to_string()));
         note(false);
         // Whoever does not wait for it is ahead then.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let done = self.inner.put_opts(location, payload, opts).await;
+        let done = put.await;
         note(true);
         done
-    }
-    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, opts).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }
 
@@ -293,22 +240,13 @@ async fn each_step_of_a_commit_is_durable_before_the_next_begins() {
     let dir = tempfile::tempdir().unwrap();
     let puts: Arc<Mutex<Vec<(bool, String)>>> = Arc::default();
     let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
-    let lake = lake.with_root_store(|inner| Arc::new(Noted { inner, puts: Arc::clone(&puts) }));
+    let lake = lake.with_root_store(|inner| FaultyStore::around(inner, Noted(Arc::clone(&puts))));
     let mut committer = Committer::claim(&lake, Arc::default()).await.unwrap();
-    let mut batch = batch(&committer.committed().state, 0, 3);
-    let letter = DeadLetter {
-        feed: FEED.into(),
-        topic: FEED.into(),
-        position: Position { timestamp_ms: 1, partition: 0, offset: 3 },
-        key: None,
-        payload: None,
-        reason: "malformed".into(),
-        detail: "for the test".into(),
-    };
-    batch.dead_letters = Some(dead_letters::batch(&[letter], 1).unwrap());
+    let batch = batch(&committer.committed().state, 0, 3);
     puts.lock().unwrap().clear();
     committer.commit(batch).await.unwrap();
-    let steps = ["month=", "state/series-", "state/ingest-", "intervals/_delta_log/", "dead_letters/_delta_log/"];
+    let steps =
+        ["intervals/month=", "state/series-", "state/ingest-", "intervals/_delta_log/", "dead_letters/_delta_log/"];
     let noted = puts.lock().unwrap().clone();
     let at = |step: &str, ended: bool| {
         let places = (0..).zip(&noted).filter(|(_, (end, path))| *end == ended && path.contains(step)).map(|(n, _)| n);

@@ -17,6 +17,7 @@ use meterline_schemas::config::{Config, FeedConfig};
 use meterline_schemas::reading::{Position, ValueKind};
 use meterline_schemas::time::{HOUR, MINUTE, Span};
 use meterline_schemas::{Frequency, Micros};
+use meterline_tests::dice::{Dice, seeds};
 
 use super::service::{IngestOptions, start};
 use super::state::Counts;
@@ -38,16 +39,6 @@ const KINDS: [(&str, ValueKind); 4] = [
 const CHANGING: usize = 3;
 const CHANGE: i64 = 75;
 
-/// Random numbers, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
-}
-
 #[derive(Debug, Clone)]
 struct Sent {
     feed: usize,
@@ -59,7 +50,7 @@ struct Sent {
 }
 
 /// Hours go on, with outages that are filled late, repetitions, and corrections from long ago.
-fn records(dice: &mut Dice) -> Vec<Sent> {
+fn records(dice: &Dice) -> Vec<Sent> {
     let mut sent: Vec<Sent> = Vec::new();
     let hours = 150;
     let mut timestamp_ms = (BEGIN + hours * HOUR) / 1_000;
@@ -167,7 +158,7 @@ async fn read(env: &Environment) -> BTreeMap<(String, Micros), (f64, i32)> {
 }
 
 async fn case(seed: u64) {
-    let mut dice = Dice(seed);
+    let dice = Dice::new(seed);
     let topics: Vec<(&str, i32)> = KINDS.iter().map(|(name, _)| (*name, PARTITIONS)).collect();
     let broker = MockBroker::start(&topics).unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -186,7 +177,7 @@ async fn case(seed: u64) {
         feed.frequency = (name != KINDS[CHANGING].0).then_some(Frequency::HOUR);
         config.feed.insert(name.into(), feed);
     }
-    let sent = records(&mut dice);
+    let sent = records(&dice);
     let sink = Sink::connect(broker.brokers(), &BTreeMap::new()).unwrap();
     let mut next = 0;
     let mut committed = None;
@@ -248,12 +239,7 @@ async fn case(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_forgotten_every_kind_equals_its_batch_recomputation() {
-    if let Some(seed) = std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        return case(seed).await;
-    }
-    let first = jiff::Timestamp::now().as_millisecond() as u64;
-    println!("METERLINE_SEED={first} to {}", first + CASES - 1);
-    for seed in first..first + CASES {
+    for seed in seeds(CASES) {
         case(seed).await;
     }
 }

@@ -20,6 +20,7 @@ use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::time::{HOUR, MINUTE};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
+use meterline_tests::dice::{Dice, seeds};
 
 use super::aggregate::Rules;
 use super::recall::{Recalled, Want, Wanted};
@@ -66,27 +67,6 @@ const COUNTERS: &str = "
     FROM registers a JOIN registers b ON a.seed = b.seed AND a.series = b.series AND b.at = a.at + a.length
     WHERE b.value >= a.value";
 
-/// Random numbers, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn of(seed: u64) -> Dice {
-        // Neighbouring seeds must not give neighbouring numbers.
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D);
-        (0..4).for_each(|_| _ = dice.roll(2));
-        dice
-    }
-
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % below
-    }
-
-    fn one_of<T: Copy>(&mut self, these: &[T]) -> T {
-        these[self.roll(these.len() as u64) as usize]
-    }
-}
-
 /// A record of the log, after decoding.
 #[derive(Debug, Clone)]
 struct Sent {
@@ -107,11 +87,11 @@ struct Case {
 
 impl Case {
     fn new(seed: u64) -> Case {
-        let mut dice = Dice::of(seed);
-        let length = dice.one_of(&[15 * MINUTE, 30 * MINUTE, HOUR]);
-        let label = dice.one_of(&[Label::Begin, Label::End]);
+        let dice = Dice::new(seed);
+        let length = dice.pick(&[15 * MINUTE, 30 * MINUTE, HOUR]);
+        let label = dice.pick(&[Label::Begin, Label::End]);
         let remembered = 2 + dice.roll(8) as usize;
-        let (slots, series, stride) = (4 + dice.roll(60), 1 + dice.roll(4), dice.one_of(&[1, 1, 7, 40]));
+        let (slots, series, stride) = (4 + dice.roll(60), 1 + dice.roll(4), dice.pick(&[1, 1, 7, 40]));
         let (mut log, mut offsets, mut timestamp_ms) = (Vec::<Sent>::new(), [0i64; 3], BEGIN / 1_000);
         for n in 0..20 + dice.roll(220) {
             let kind = dice.roll(3) as usize;
@@ -129,8 +109,7 @@ impl Case {
             let partition = dice.roll(3) as usize;
             let position = Position { timestamp_ms, partition: partition as i32, offset: offsets[partition] };
             offsets[partition] += 1;
-            let quality =
-                dice.one_of(&[Quality::Measured, Quality::Measured, Quality::Estimated, Quality::Substituted]);
+            let quality = dice.pick(&[Quality::Measured, Quality::Measured, Quality::Estimated, Quality::Substituted]);
             let value = dice.roll(9) as f64 + if kind == 2 { slot as f64 } else { 0.0 };
             let mut sent = Sent {
                 kind,
@@ -178,7 +157,7 @@ struct Lake {
 }
 
 impl Lake {
-    fn start(&self, feeds: &Arc<[FeedRules]>, shards: usize, dice: &mut Dice) -> Vec<Shard> {
+    fn start(&self, feeds: &Arc<[FeedRules]>, shards: usize, dice: &Dice) -> Vec<Shard> {
         // From the least memory that there is to as much as is asked for.
         // What is looked up at a time: from one interval to a few.
         let lookup = dice.roll(4_000) as usize;
@@ -272,7 +251,7 @@ fn run(case: &mut Case) -> Lake {
     }
     let (mut lake, mut next, mut committed) = (Lake::default(), 0, 0);
     let mut crashes = 5;
-    let mut shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &mut case.dice);
+    let mut shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &case.dice);
     let often = 2 + case.dice.roll(40);
     while next < order.len() {
         apply(&mut shards, order[next]);
@@ -291,7 +270,7 @@ fn run(case: &mut Case) -> Lake {
         }
         // It starts again, with what was committed.
         next = committed;
-        shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &mut case.dice);
+        shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &case.dice);
     }
     lake.commit(&mut shards);
     lake
@@ -375,14 +354,7 @@ fn check(case: &Case, lake: &Lake, expected: &Found) {
 
 #[tokio::test]
 async fn thousands_of_feeds_equal_sql_over_their_logs() {
-    let seeds = match std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => {
-            let first = jiff::Timestamp::now().as_millisecond() as u64;
-            println!("METERLINE_SEED={first} to {}", first + CASES - 1);
-            first..first + CASES
-        }
-    };
+    let seeds = seeds(CASES);
     for first in seeds.clone().step_by(TOGETHER as usize) {
         let mut cases: Vec<Case> = (first..seeds.end.min(first + TOGETHER)).map(Case::new).collect();
         let lakes: Vec<Lake> = cases.iter_mut().map(run).collect();

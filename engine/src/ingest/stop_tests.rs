@@ -1,73 +1,39 @@
 //! A stream whose store neither answers nor fails: it waits, and if it is to end it does so in time; nothing is lost.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
-use meterline_connectors::kafka::mock::MockBroker;
 use meterline_connectors::lake::Lake;
+use meterline_tests::faulty_store::{Fault, FaultyStore, Put};
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{PutResult, Result};
 
 use super::IngestError;
 use super::service::{Ingest, IngestOptions, start};
 use super::stream_tests::{
-    PARTITIONS, PATIENCE, Sent, TOPIC, check_counts, config, fleet, oracle, read, send, wait_for_records,
+    PARTITIONS, PATIENCE, Sent, World, check_counts, fleet, oracle, read, send, wait_for_records,
 };
 
-/// A store whose puts hang while it is told so.
+/// Puts hang while it is told so.
 #[derive(Debug)]
-struct Hanging {
-    inner: Arc<dyn ObjectStore>,
-    hangs: Arc<AtomicBool>,
-}
-
-impl fmt::Display for Hanging {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a store that hangs")
-    }
-}
+struct Hanging(Arc<AtomicBool>);
 
 #[async_trait]
-impl ObjectStore for Hanging {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        while self.hangs.load(Ordering::Relaxed) {
+impl Fault for Hanging {
+    async fn put(&self, _: &Path, put: Put<'_>) -> Result<PutResult> {
+        while self.0.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.inner.put_opts(location, payload, opts).await
-    }
-    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, opts).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+        put.await
     }
 }
 
-/// A lake, and the same one through a store that hangs while it is told so.
-async fn lakes(directory: &std::path::Path) -> (Lake, Lake, Arc<AtomicBool>) {
+/// The same lake through a store that hangs while it is told so.
+fn hanging(lake: &Lake) -> (Lake, Arc<AtomicBool>) {
     let hangs = Arc::new(AtomicBool::new(false));
-    let plain = Lake::open(directory.to_str().unwrap()).await.unwrap();
-    let hanging = plain.with_root_store(|inner| Arc::new(Hanging { inner, hangs: Arc::clone(&hangs) }));
-    (plain, hanging, hangs)
+    (lake.with_root_store(|inner| FaultyStore::around(inner, Hanging(Arc::clone(&hangs)))), hangs)
 }
 
 async fn await_hanging_commit(ingest: &Ingest) {
@@ -80,10 +46,8 @@ async fn await_hanging_commit(ingest: &Ingest) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_hangs_does_not_keep_the_end_from_coming() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (plain, lake, hangs) = lakes(directory.path()).await;
-    let config = config(broker.brokers());
+    let World { broker, lake: plain, config, directory: _directory } = World::new().await;
+    let (lake, hangs) = hanging(&plain);
     let all = fleet();
     let (first, second) = all.split_at(all.len() / 2);
     send(broker.brokers(), first);
@@ -107,10 +71,8 @@ async fn a_store_that_hangs_does_not_keep_the_end_from_coming() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_that_stays_full_for_long_loses_nothing() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (_, lake, hangs) = lakes(directory.path()).await;
-    let mut config = config(broker.brokers());
+    let World { broker, lake: plain, mut config, directory: _directory } = World::new().await;
+    let (lake, hangs) = hanging(&plain);
     // So that an epoch is full with 256 KiB that cannot be read.
     config.ingest.memory_limit = "16 MiB".parse().unwrap();
     let mut all = fleet();

@@ -41,6 +41,24 @@ pub(super) fn config(brokers: &str) -> Config {
     config
 }
 
+/// What a stream runs on: the in-process broker, and a lake in a temporary directory, which both go with it.
+pub(super) struct World {
+    pub(super) broker: MockBroker,
+    pub(super) directory: tempfile::TempDir,
+    pub(super) lake: Lake,
+    pub(super) config: Config,
+}
+
+impl World {
+    pub(super) async fn new() -> World {
+        let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
+        let config = config(broker.brokers());
+        World { broker, directory, lake, config }
+    }
+}
+
 /// One record on its way, and what it should become.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
@@ -188,10 +206,7 @@ pub(super) fn check_counts(committed: &Committed, sent: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let config = config(broker.brokers());
+    let World { broker, lake, config, directory: _directory } = World::new().await;
     let all = fleet();
     let (first, second) = all.split_at(all.len() / 2);
     let (second, third) = second.split_at(second.len() / 2);
@@ -228,10 +243,7 @@ async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_engine_fences_the_first_out() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let config = config(broker.brokers());
+    let World { broker, lake, config, directory: _directory } = World::new().await;
     let all = fleet();
     let mut first = start(&config, &lake, IngestOptions::default()).await.unwrap();
     let second = start(&config, &lake, IngestOptions::default()).await.unwrap();
@@ -268,10 +280,7 @@ async fn a_wrong_property_is_an_error_that_hides_its_value() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_cannot_be_read_stops_a_feed_that_says_so() {
-    let broker = MockBroker::start(&[(TOPIC, PARTITIONS)]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
-    let mut config = config(broker.brokers());
+    let World { broker, lake, mut config, directory: _directory } = World::new().await;
     if let Some(feed) = config.feed.get_mut("meters") {
         feed.bad_records = meterline_schemas::config::BadRecords::Fail;
     }

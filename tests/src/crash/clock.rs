@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Failure;
 use crate::skip::Skip;
 
 /// Where Debian's package `libfaketime` puts it.
@@ -23,15 +24,19 @@ impl Clock {
         let library = FOLDERS.into_iter().map(library).find(|path| path.exists());
         let library = library.ok_or_else(|| Skip("libfaketime is not installed (Debian: faketime)".into()))?;
         let clock = Clock { library, offset: folder.join("clock") };
-        clock.jump("+0");
+        clock.jump("+0").map_err(Skip)?;
         Ok(clock)
     }
 
     /// From now on it is off by `offset`: `+1d`, `-3h`, `+0`.
-    pub fn jump(&self, offset: &str) {
+    ///
+    /// # Errors
+    /// Its file cannot be written.
+    pub fn jump(&self, offset: &str) -> Result<(), Failure> {
         // Renamed into its place: a reader sees the one or the other.
         let new = self.offset.with_extension("new");
-        fs::write(&new, offset).and_then(|()| fs::rename(&new, &self.offset)).expect("set the clock");
+        let set = fs::write(&new, offset).and_then(|()| fs::rename(&new, &self.offset));
+        set.map_err(|error| format!("setting the clock: {error}"))
     }
 
     /// What makes a process see it. Monotonic clocks go on as they are.

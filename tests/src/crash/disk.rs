@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Failure;
 use crate::guard;
 use crate::skip::Skip;
 
@@ -31,18 +32,25 @@ impl Disk {
     }
 
     /// Leaves no byte free.
-    pub fn fill(&self) {
-        let mut ballast = fs::File::create(self.ballast()).expect("make a file on the disk");
+    ///
+    /// # Errors
+    /// Nothing can be written to it.
+    pub fn fill(&self) -> Result<(), Failure> {
+        let mut ballast = fs::File::create(self.ballast()).map_err(|error| format!("filling the disk: {error}"))?;
         for block in [1 << 20, 4096, 1] {
             let zeros = vec![0; block];
             // Until it fails.
             while ballast.write_all(&zeros).is_ok() {}
         }
+        Ok(())
     }
 
     /// Gives the space back.
-    pub fn empty(&self) {
-        fs::remove_file(self.ballast()).expect("remove the file that fills the disk");
+    ///
+    /// # Errors
+    /// It was not filled.
+    pub fn empty(&self) -> Result<(), Failure> {
+        fs::remove_file(self.ballast()).map_err(|error| format!("emptying the disk: {error}"))
     }
 
     fn ballast(&self) -> PathBuf {

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use super::Failure;
+
 /// A shell that waits for one line to kill a process. Dropped, it does nothing and ends.
 #[derive(Debug)]
 pub struct Armed {
@@ -12,16 +14,25 @@ pub struct Armed {
 
 impl Armed {
     /// Ready to kill `process`.
-    pub fn at(process: u32) -> Armed {
+    ///
+    /// # Errors
+    /// A shell cannot be started.
+    pub fn at(process: u32) -> Result<Armed, Failure> {
         let mut shell = Command::new("sh")
             .args(["-c", "read -r go && kill -s KILL \"$1\"", "sh", &process.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("start a shell");
+            .map_err(|error| format!("starting a shell: {error}"))?;
         let trigger = shell.stdin.take();
-        Armed { shell, trigger }
+        Ok(Armed { shell, trigger })
+    }
+
+    /// Kills when it is called first.
+    pub fn trigger(self) -> Box<dyn FnMut() + Send> {
+        let mut armed = Some(self);
+        Box::new(move || armed.take().map_or((), Armed::fire))
     }
 
     /// Kills, and returns once that is done.

@@ -61,40 +61,51 @@ impl World {
     pub fn run(&mut self, cell: &Cell, seed: u64) -> Outcome {
         self.runs += 1;
         let run = format!("run-{}", self.runs);
-        let ground = match Ground::prepare(self, cell, &run) {
-            Ok(ground) => ground,
-            Err(skip) => return Outcome::Skipped(skip),
+        let ground = match caught(|| Ground::prepare(self, cell, &run)) {
+            Ok(Ok(ground)) => ground,
+            Ok(Err(skip)) => return Outcome::Skipped(skip),
+            Err(failure) => return Outcome::Failed(failure),
         };
-        // What the harness waits for in vain is a panic: one run has failed, and the next one may be.
-        let result = catch_unwind(AssertUnwindSafe(|| ground.run(self, cell, &run, seed)));
+        let result = caught(|| ground.run(self, cell, &run, seed)).flatten();
         self.tidy(&run);
         match result {
-            Ok(Ok(verdict)) => Outcome::Judged(verdict),
-            Ok(Err(failure)) => Outcome::Failed(ground.told(&failure)),
-            Err(panic) => Outcome::Failed(ground.told(&said(panic.as_ref()))),
+            Ok(mut verdict) => {
+                if !verdict.is_clean() {
+                    verdict.examples.push(ground.told("the run"));
+                }
+                Outcome::Judged(verdict)
+            }
+            Err(failure) => Outcome::Failed(ground.told(&failure)),
         }
     }
 
-    /// Leaves the servers as the next run needs them.
+    /// Leaves the servers as the next run needs them: others, where they do not come back.
     fn tidy(&mut self, run: &str) {
         self.kafka.resume();
-        let gone = catch_unwind(AssertUnwindSafe(|| {
-            Kind::ALL.iter().for_each(|kind| self.kafka.delete_topic(&topic(run, *kind)));
-        }));
-        if gone.is_err() {
-            self.kafka.restart();
+        let gone = caught(|| Kind::ALL.iter().for_each(|kind| self.kafka.delete_topic(&topic(run, *kind))));
+        if gone.is_err()
+            && caught(|| self.kafka.restart()).is_err()
+            && let Ok(Ok(other)) = caught(Kafka::start)
+        {
+            self.kafka = other;
         }
         if let Ok(server) = &mut self.s3
             && !server.runs()
+            && caught(|| server.restart()).is_err()
+            && let Ok(Ok(other)) = caught(S3::start)
         {
-            server.restart();
+            *server = other;
         }
     }
 }
 
-fn said(panic: &(dyn std::any::Any + Send)) -> Failure {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".into())
+/// What the harness waits for in vain is a panic of the libraries that tests stand on: here it is the failure of one run, and
+/// the next one may be.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "a panic".into())
+    })
 }
 
 /// What one run has of its own.

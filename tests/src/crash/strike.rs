@@ -79,9 +79,9 @@ impl Stage<'_> {
                 false => fault_proxy::Fault::LandThenRefuse,
             }),
             Fault::StorePowerCut => {
-                self.s3().kill();
+                self.s3()?.kill();
                 self.pass(1_000..4_000);
-                self.s3().restart();
+                self.s3()?.restart();
                 Ok(engine)
             }
             Fault::SlowDisk if store == Store::Local => {
@@ -104,7 +104,7 @@ impl Stage<'_> {
     }
 
     fn kill_on_sight(&self, step: Step, moment: Moment, mut engine: Engines) -> Result<Engines, Failure> {
-        let armed = Armed::at(engine.first().id());
+        let armed = Armed::at(engine.first().id())?;
         if !sight::await_new(&self.sandbox.lake(), step, moment, PATIENCE) {
             return Err(format!("within {PATIENCE:?} no file of the step was seen"));
         }
@@ -115,19 +115,14 @@ impl Stage<'_> {
     }
 
     fn kill_at_request(&mut self, step: Step, moment: Moment, mut engine: Engines) -> Result<Engines, Failure> {
-        let mut armed = Some(Armed::at(engine.first().id()));
-        let kill = Box::new(move || {
-            if let Some(armed) = armed.take() {
-                armed.fire();
-            }
-        });
+        let kill = Armed::at(engine.first().id())?.trigger();
         let late = Duration::from_millis(self.random.random_range(0..1_500));
         let fault = match moment {
             Moment::Before => fault_proxy::Fault::Before(kill),
             Moment::During => fault_proxy::Fault::During(kill, late),
             Moment::After => fault_proxy::Fault::After(kill),
         };
-        self.proxy().on_put(&step.pattern(), 1, fault);
+        self.proxy()?.on_put(&step.pattern(), 1, fault);
         self.await_killed(&mut engine)?;
         engine.kill(self.sandbox, 0)?;
         Ok(self.start())
@@ -157,30 +152,31 @@ impl Stage<'_> {
         engine: Engines,
         fault: impl Fn(&mut StdRng) -> fault_proxy::Fault,
     ) -> Result<Engines, Failure> {
-        let before = self.proxy().fired();
+        let before = self.proxy()?.fired();
         for _ in 0..6 {
             for method in ["PUT", "PUT", "GET"] {
                 let (nth, times) = (self.random.random_range(1..4), self.random.random_range(1..8));
                 let next = fault(self.random);
-                self.proxy().on(method, "", nth, times, next);
+                self.proxy()?.on(method, "", nth, times, next);
             }
             self.pass(300..1_500);
         }
-        let met = wait::found(PATIENCE, || (self.proxy().fired() > before).then_some(()));
-        self.proxy().clear();
+        let proxy = self.proxy()?;
+        let met = wait::found(PATIENCE, || (proxy.fired() > before).then_some(()));
+        proxy.clear();
         met.map(|()| engine).ok_or_else(|| format!("within {PATIENCE:?} the store was asked for nothing"))
     }
 
     fn fill_disk(&mut self, mut engine: Engines) -> Result<Engines, Failure> {
         let disk = self.disk.ok_or("this lake has no disk of its own")?;
-        disk.fill();
+        disk.fill()?;
         // Housekeeping or the metadata database may be the first to say so: what counts is that the stream waits.
         let waits = wait::found(PATIENCE, || {
             let log = self.sandbox.log();
             (log.contains("reading waits, nothing is lost") || !engine.run()).then_some(())
         });
         self.pass(0..1_000);
-        disk.empty();
+        disk.empty()?;
         waits.ok_or_else(|| format!("within {PATIENCE:?} the log does not say that the disk is full"))?;
         if !engine.run() {
             return Err("the engine ended because the disk is full".into());
@@ -191,7 +187,7 @@ impl Stage<'_> {
     fn turn_clock(&mut self, store: Store, mut engine: Engines) -> Result<Engines, Failure> {
         let clock = self.clock.ok_or("this engine has no clock of its own")?;
         for offset in ["+26h", "-3h", "+90s"] {
-            clock.jump(offset);
+            clock.jump(offset)?;
             self.pass(500..1_500);
             // Killed on one day and started again on another. S3 refuses requests that are signed long before or after, so an
             // engine that runs waits, and none can start.
@@ -201,7 +197,7 @@ impl Stage<'_> {
                 engine = self.start();
             }
         }
-        clock.jump("+0");
+        clock.jump("+0")?;
         self.pass(500..1_500);
         Ok(engine)
     }
@@ -228,11 +224,11 @@ impl Stage<'_> {
         std::thread::sleep(Duration::from_millis(self.random.random_range(millis)));
     }
 
-    fn proxy(&self) -> &FaultProxy {
-        self.proxy.expect("a lake on S3 is behind a proxy")
+    fn proxy(&self) -> Result<&FaultProxy, Failure> {
+        self.proxy.ok_or_else(|| "this lake is behind no proxy".into())
     }
 
-    fn s3(&mut self) -> &mut S3 {
-        self.s3.as_deref_mut().expect("a lake on S3 has a server")
+    fn s3(&mut self) -> Result<&mut S3, Failure> {
+        self.s3.as_deref_mut().ok_or_else(|| "this lake has no server".into())
     }
 }

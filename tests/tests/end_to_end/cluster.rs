@@ -1,12 +1,12 @@
 //! One stream in two processes, of which either is killed, paused or asked to end.
 
-use std::fs;
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use meterline_tests::dice::seed;
 use meterline_tests::guard::Guarded;
 use meterline_tests::oracle;
+use meterline_tests::ports::free_addresses;
 use meterline_tests::sandbox::{Engine, Sandbox, meterline};
 use meterline_tests::skip::note;
 use meterline_tests::topic;
@@ -15,8 +15,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::checks;
-use crate::faults::{MINUTE, await_log};
-use crate::harness::kafka;
+use crate::faults::await_log;
+use crate::harness::{MINUTE, kafka};
 
 /// Small commits, so that a kill finds the stream in the middle.
 const SETTINGS: &str =
@@ -30,27 +30,20 @@ struct Cluster {
 
 impl Cluster {
     fn reading(brokers: &str, topic: &str) -> Cluster {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let addresses = listeners.map(|listener| format!("\"{}\"", listener.local_addr().expect("its address")));
+        let addresses: Vec<String> = free_addresses(2).iter().map(|address| format!("\"{address}\"")).collect();
         let addresses = format!("[{}]", addresses.join(", "));
         let more = format!("{SETTINGS}[cluster]\naddresses = {addresses}\n{}", Sandbox::no_pipelines("PT15M"));
         Cluster { sandbox: Sandbox::reading(brokers, topic, &more), addresses }
     }
 
-    fn set(&self, from: &str, to: &str) {
-        let toml = fs::read_to_string(self.sandbox.config()).expect("read the configuration");
-        assert!(toml.contains(from), "{from} is not in {toml}");
-        self.sandbox.configure(&toml.replace(from, to));
-    }
-
     /// All in one process from now on.
     fn disband(&self) {
-        self.set(&self.addresses, "[]");
+        self.sandbox.replace(&self.addresses, "[]");
     }
 
     /// In two processes again.
     fn gather_again(&self) {
-        self.set("addresses = []", &format!("addresses = {}", self.addresses));
+        self.sandbox.replace("addresses = []", &format!("addresses = {}", self.addresses));
     }
 
     fn start(&self) -> [Engine; 2] {
@@ -108,7 +101,7 @@ fn processes_that_are_killed_lose_and_double_nothing() {
     let Some(kafka) = kafka("the cluster") else { return };
     let (brokers, topic) = (kafka.brokers(), "cluster");
     kafka.create_topic(topic, 4);
-    let seed = std::env::var("METERLINE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 = seed();
     note(&format!("seed of the kills: METERLINE_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
     let cluster = Cluster::reading(&brokers, topic);
@@ -126,7 +119,7 @@ fn processes_that_are_killed_lose_and_double_nothing() {
         sandbox.kill(killed);
         assert_eq!(other.wait(MINUTE).code(), Some(1), "the other process ends as well");
         let now = format!("workers = {}", 1 + random.random_range(0..3));
-        cluster.set(&workers, &now);
+        cluster.sandbox.replace(&workers, &now);
         workers = now;
     }
     let log = sandbox.log();
@@ -203,7 +196,7 @@ fn processes_that_do_not_fit_say_what_differs() {
     await_log(sandbox, "the log tells of the number", &["there is no process 2"]);
     let leader = sandbox.process(0);
     await_log(sandbox, "process 0 waits aloud", &["waiting for a process of the cluster to be started"]);
-    cluster.set("workers = 2", "workers = 3");
+    cluster.sandbox.replace("workers = 2", "workers = 3");
     let mut member = sandbox.process(1);
     assert_eq!(member.wait(MINUTE).code(), Some(2));
     await_log(sandbox, "the log says what differs", &["set ingest.workers to the same number everywhere"]);

@@ -2,6 +2,7 @@
 
 use meterline_tests::crash::cell::{Cell, Fault, Moment, Step, Store};
 use meterline_tests::crash::run::{Outcome, World};
+use meterline_tests::dice::seed;
 use meterline_tests::skip::{note, or_skip};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -38,7 +39,7 @@ fn cells(random: &mut StdRng) -> Vec<Cell> {
 #[test]
 fn after_any_crash_intervals_and_counts_are_what_the_records_say() {
     let Some(mut world) = or_skip("the crash matrix", World::start()) else { return };
-    let seed = std::env::var("METERLINE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 = seed();
     note(&format!("seed of the crash matrix: METERLINE_SEED={seed}"));
     for cell in cells(&mut StdRng::seed_from_u64(seed)) {
         match world.run(&cell, cell.seed(seed)) {

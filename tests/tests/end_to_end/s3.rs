@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use meterline_tests::crash::kill::Armed;
 use meterline_tests::fault_proxy::{Fault, FaultProxy};
 use meterline_tests::oracle;
 use meterline_tests::reader::Reader;
@@ -13,19 +13,12 @@ use meterline_tests::sandbox::Sandbox;
 use meterline_tests::skip::{note, or_skip};
 use meterline_tests::{topic, wait};
 
-use crate::faults::{MINUTE, await_log, hours};
-use crate::harness::kafka;
+use crate::faults::await_log;
+use crate::harness::{MINUTE, hours, kafka};
 use crate::{checks, spine};
 
 /// The commits of the stream. (Those of forecasts and dead letters are elsewhere.)
 const COMMIT: &str = "/intervals/_delta_log/";
-
-/// SIGKILL, from a thread of the proxy.
-fn killer(process: u32) -> Box<dyn FnMut() + Send> {
-    Box::new(move || {
-        let _ = Command::new("kill").args(["-s", "KILL", &process.to_string()]).status();
-    })
-}
 
 #[test]
 fn on_s3_nothing_is_lost_or_doubled_by_kills_lost_answers_and_a_store_that_dies() {
@@ -54,9 +47,9 @@ fn on_s3_nothing_is_lost_or_doubled_by_kills_lost_answers_and_a_store_that_dies(
         let mut engine = sandbox.engine();
         commits(&sandbox, 2);
         match moment {
-            "before" => proxy.on_put(COMMIT, 2, Fault::Before(killer(engine.id()))),
-            "after" => proxy.on_put(COMMIT, 2, Fault::After(killer(engine.id()))),
-            _ => killer(engine.id())(),
+            "before" => proxy.on_put(COMMIT, 2, Fault::Before(Armed::at(engine.id()).unwrap().trigger())),
+            "after" => proxy.on_put(COMMIT, 2, Fault::After(Armed::at(engine.id()).unwrap().trigger())),
+            _ => Armed::at(engine.id()).unwrap().fire(),
         }
         // There is always more to commit.
         send();

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use meterline_tests::data::RealData;
+use meterline_tests::dice::seed;
 use meterline_tests::guard::Guarded;
 use meterline_tests::kafka::Kafka;
 use meterline_tests::oracle;
@@ -101,7 +102,7 @@ fn intervals_equal_a_recomputation_after_five_kills_and_a_broker_restart() {
     let Some(mut kafka) = or_skip("the main job", Kafka::start()) else { return };
     let reader = or_skip("the independent reader", Reader::prepare());
     let data = RealData::find();
-    let seed = std::env::var("METERLINE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 = seed();
     note(&format!("seed of the kills: METERLINE_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
 

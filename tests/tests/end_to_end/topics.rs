@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use meterline_tests::accounts;
 use meterline_tests::kafka::Kafka;
 use meterline_tests::sandbox::{Engine, Sandbox};
 use meterline_tests::skip::or_skip;
@@ -10,9 +11,8 @@ use meterline_tests::topic::{self, Outgoing, Transaction};
 use meterline_tests::wait;
 use serde_json::{Map, Value};
 
-use crate::harness::kafka;
+use crate::harness::{MINUTE, hours, kafka, of_meter};
 
-const MINUTE: Duration = Duration::from_secs(60);
 /// Fast commits, an address for metrics, and no pipelines beside.
 const SETTINGS: &str = r#"
 [ingest]
@@ -24,28 +24,9 @@ workers = 2
 listen = "127.0.0.1:0"
 "#;
 
-/// `count` hourly readings of a meter from 2024-01-01 on.
-fn of_meter(meter: &str, first: usize, count: usize) -> Vec<Outgoing> {
-    let record = |n: usize| {
-        let (day, hour) = (1 + n / 24, n % 24);
-        format!(r#"{{"meter_id":"{meter}","ts":"2024-01-{day:02}T{hour:02}:00:00Z","value":{n},"unit":"kWh"}}"#)
-    };
-    (first..first + count).map(|n| Outgoing { key: meter.into(), payload: Some(record(n).into_bytes()) }).collect()
-}
-
-fn hours(first: usize, count: usize) -> Vec<Outgoing> {
-    of_meter("m", first, count)
-}
-
 fn sandbox(kafka: &Kafka, topic: &str, feed: &str) -> Sandbox {
     let quiet = Sandbox::no_pipelines("PT1H");
     Sandbox::reading(&kafka.brokers(), topic, &format!("frequency = \"PT1H\"\n{feed}\n{SETTINGS}{quiet}"))
-}
-
-fn reconfigure(sandbox: &Sandbox, from: &str, to: &str) {
-    let config = std::fs::read_to_string(sandbox.config()).expect("read the configuration");
-    assert!(config.contains(from));
-    sandbox.configure(&config.replace(from, to));
 }
 
 fn integer(row: &Map<String, Value>, column: &str) -> i64 {
@@ -56,11 +37,7 @@ fn integer(row: &Map<String, Value>, column: &str) -> i64 {
 fn partitions(sandbox: &Sandbox) -> Vec<Map<String, Value>> {
     let rows = sandbox.sql("SELECT * FROM partitions ORDER BY partition");
     for row in &rows {
-        let sum = |columns: &[&str]| columns.iter().map(|column| integer(row, column)).sum::<i64>();
-        let offsets = sum(&["earlier_offsets", "next_offset"]) - integer(row, "first_offset");
-        assert_eq!(sum(&["records", "gaps", "expired"]), offsets, "{row:?}");
-        let outcomes = sum(&["accepted", "corrected", "duplicate", "dead", "pending"]);
-        assert_eq!(sum(&["records"]), outcomes, "{row:?}");
+        assert_eq!(accounts::faults(row), Ok(vec![]), "{row:?}");
     }
     rows
 }
@@ -77,6 +54,19 @@ fn await_read(sandbox: &Sandbox, engine: &mut Engine, records: i64) -> Vec<Map<S
         let read = !rows.is_empty() && total(&rows, "records") == records;
         (read && total(&rows, "lag_records") == 0).then_some(rows)
     })
+}
+
+/// Waits until the watermark is so many hours after 2024-01-01.
+fn await_closed(sandbox: &Sandbox, hours: i64) {
+    wait::until("everything is closed", MINUTE, || {
+        let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
+        (sandbox.number(watermark) == Some(hours)).then_some(())
+    });
+}
+
+fn await_no_lag(sandbox: &Sandbox) {
+    let lag = "meterline_lag_records{feed=\"meters\",partition=\"0\"}";
+    wait::until("/metrics has no lag either", MINUTE, || (sandbox.metric(lag) == Some(0.0)).then_some(()));
 }
 
 fn assert_fails(sandbox: &Sandbox, mut engine: Engine, words: &[&str]) {
@@ -107,7 +97,7 @@ fn a_topic_that_is_created_anew_is_an_error_or_read_from_its_beginning() {
     assert_fails(&sandbox, sandbox.engine(), &["deleted and created again"]);
     assert_eq!(total(&partitions(&sandbox), "records"), 50, "nothing of the new one was read");
 
-    reconfigure(&sandbox, "on_recreated = \"fail\"", "on_recreated = \"restart\"");
+    sandbox.replace("on_recreated = \"fail\"", "on_recreated = \"restart\"");
     let mut engine = sandbox.engine();
     let rows = await_read(&sandbox, &mut engine, 110);
     assert_eq!(rows.len(), 2, "what was read of a partition that is no longer there stays");
@@ -141,7 +131,7 @@ fn records_that_retention_took_are_an_error_or_counted() {
     kafka.delete_records(name, 0, 80);
     assert_fails(&sandbox, sandbox.engine(), &["offsets 50 to 79 of retention/0 are lost", "on_expired"]);
 
-    reconfigure(&sandbox, "on_expired = \"fail\"", "on_expired = \"earliest\"");
+    sandbox.replace("on_expired = \"fail\"", "on_expired = \"earliest\"");
     let mut engine = sandbox.engine();
     let rows = await_read(&sandbox, &mut engine, 70);
     assert_eq!((integer(&rows[0], "expired"), integer(&rows[0], "next_offset")), (30, 100));
@@ -198,13 +188,7 @@ fn a_partition_that_is_gone_holds_nothing_up() {
     }
     await_read(&sandbox, &mut engine, 40);
     assert!(sandbox.log().contains("no such partition any more"));
-    let closed = |hours: i64| {
-        wait::until("everything is closed", MINUTE, || {
-            let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
-            (sandbox.number(watermark) == Some(hours)).then_some(())
-        });
-    };
-    closed(19);
+    await_closed(&sandbox, 19);
     assert_eq!(engine.stop().code(), Some(0));
     // Nor does it after a restart, which remembers it.
     let mut engine = sandbox.engine();
@@ -212,7 +196,7 @@ fn a_partition_that_is_gone_holds_nothing_up() {
         topic::send(&brokers, name, &of_meter(meter, 20, 10));
     }
     await_read(&sandbox, &mut engine, 60);
-    closed(29);
+    await_closed(&sandbox, 29);
     let silence = |partition| {
         sandbox.metric(&format!("meterline_partition_silence_seconds{{feed=\"meters\",partition=\"{partition}\"}}"))
     };
@@ -238,7 +222,7 @@ fn what_retention_took_of_a_partition_that_was_empty_is_lost_as_anywhere_else() 
     assert_eq!(topic::end_offsets(&brokers, name)[empty as usize], 20, "in the other partition");
     kafka.delete_records(name, empty, 5);
     assert_fails(&sandbox, sandbox.engine(), &[&format!("offsets 0 to 4 of unread/{empty} are lost"), "on_expired"]);
-    reconfigure(&sandbox, "on_expired = \"fail\"", "on_expired = \"earliest\"");
+    sandbox.replace("on_expired = \"fail\"", "on_expired = \"earliest\"");
     let mut engine = sandbox.engine();
     let rows = await_read(&sandbox, &mut engine, 25);
     assert_eq!(total(&rows, "expired"), 5);
@@ -293,12 +277,8 @@ fn what_a_topic_compacts_away_is_counted_as_gaps_and_stalls_nothing() {
     let row = at_end(&mut engine, end);
     assert_eq!(integer(&row, "records"), KEYS as i64 + 1, "{row:?}");
     assert_eq!(integer(&row, "gaps"), end - KEYS as i64 - 1, "{row:?}");
-    wait::until("everything is closed", MINUTE, || {
-        let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
-        (sandbox.number(watermark) == Some(KEYS as i64)).then_some(())
-    });
-    let lag = "meterline_lag_records{feed=\"meters\",partition=\"0\"}";
-    wait::until("/metrics has no lag either", MINUTE, || (sandbox.metric(lag) == Some(0.0)).then_some(()));
+    await_closed(&sandbox, KEYS as i64);
+    await_no_lag(&sandbox);
     assert_eq!(engine.stop().code(), Some(0));
     // While the cleaner is at work, before and behind the reader, and from an offset that may be gone.
     (6..=7).for_each(round);
@@ -334,8 +314,7 @@ fn transactions_leave_gaps_that_are_counted_and_nothing_behind() {
         (integer(&rows[0], "next_offset") == end).then_some(rows)
     });
     assert_eq!(integer(&rows[0], "gaps"), end - 40);
-    let lag = "meterline_lag_records{feed=\"meters\",partition=\"0\"}";
-    wait::until("/metrics has no lag either", MINUTE, || (sandbox.metric(lag) == Some(0.0)).then_some(()));
+    await_no_lag(&sandbox);
     // Of an open transaction nothing can be read, and nothing is behind.
     let open = Transaction::begin(&brokers, "open", name, &hours(40, 10));
     std::thread::sleep(Duration::from_secs(2));
@@ -373,10 +352,7 @@ fn partitions_that_are_added_are_read_and_empty_ones_hold_nothing_up() {
     assert_eq!(rows.len(), 8);
     let empty = rows.iter().filter(|row| integer(row, "records") == 0).count();
     assert!(empty > 0, "some partition has no meter: {rows:?}");
-    wait::until("everything is closed", MINUTE, || {
-        let watermark = "SELECT CAST(watermark AS BIGINT) / 3600000000 - 473352 FROM feeds";
-        (sandbox.number(watermark) == Some(24)).then_some(())
-    });
+    await_closed(&sandbox, 24);
     assert_eq!(engine.stop().code(), Some(0));
 }
 

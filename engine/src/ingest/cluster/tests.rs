@@ -20,8 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Addresses of this machine that were free a moment ago.
 pub(in crate::ingest) fn free_addresses(processes: usize) -> Vec<String> {
-    let listeners: Vec<TcpListener> = (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    meterline_tests::ports::free_addresses(processes).iter().map(ToString::to_string).collect()
 }
 
 fn member(process: usize, addresses: &[String]) -> Membership {

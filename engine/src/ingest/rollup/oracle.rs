@@ -11,43 +11,12 @@ use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::{DAY, HOUR, MINUTE, SECOND, Span};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
+use meterline_tests::dice::Dice;
 
 use super::super::rows::Content;
 use super::{Input, IntervalChange, LabelChange};
 
 const BEGIN: Micros = 1_711_756_800 * SECOND; // 2024-03-30T00:00:00Z: a day before the clocks change
-
-/// Random numbers, the same for the same seed.
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed)
-    }
-
-    pub fn roll(&mut self, below: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
-
-    fn one_in(&mut self, odds: u64) -> bool {
-        self.roll(odds) == 0
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len() as u64) as usize].clone()
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for index in (1..items.len()).rev() {
-            items.swap(index, self.roll(index as u64 + 1) as usize);
-        }
-    }
-}
 
 /// A reading of one interval.
 #[derive(Debug, Clone)]
@@ -81,14 +50,14 @@ pub struct Case {
     pub epochs: Vec<Vec<Said>>,
 }
 
-fn choose(dice: &mut Dice, prefix: &str) -> Option<Arc<str>> {
+fn choose(dice: &Dice, prefix: &str) -> Option<Arc<str>> {
     match dice.roll(5) {
         0 => None,
         n => Some(format!("{prefix}{}", n % 3).into()),
     }
 }
 
-fn config(dice: &mut Dice) -> Config {
+fn config(dice: &Dice) -> Config {
     let mut config = Config::default();
     let mut a = FeedConfig::new("a", "s", "t", "v");
     a.labels = [("feeder".into(), "f".into()), ("site".into(), "s".into())].into();
@@ -141,11 +110,11 @@ fn config(dice: &mut Dice) -> Config {
 
 impl Case {
     pub fn random(seed: u64) -> Case {
-        let mut dice = Dice::new(seed);
-        let dice = &mut dice;
+        let dice = Dice::new(seed);
+        let dice = &dice;
         let config = config(dice);
         let mut offset = 0;
-        let mut position = |dice: &mut Dice| {
+        let mut position = |dice: &Dice| {
             offset += 1;
             Position { timestamp_ms: dice.roll(40) as i64, partition: dice.roll(3) as i32, offset }
         };

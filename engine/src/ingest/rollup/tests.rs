@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use differential_dataflow::Hashable;
 use meterline_schemas::Micros;
 use meterline_schemas::config::RollupValue;
+use meterline_tests::dice::{Dice, seeds};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 
@@ -20,7 +21,7 @@ use super::dataflow::{Event, Setup, build};
 use super::lake::{GroupRow, Recall, SeriesRow, Want};
 use super::member::MemberState;
 use super::members::{Item, Members};
-use super::oracle::{Case, Dice, Read, Truth};
+use super::oracle::{Case, Read, Truth};
 use super::parents::{GroupsState, Parents, RollupRow};
 use super::plan::Plan;
 use super::sums::Sums;
@@ -121,8 +122,8 @@ fn check(case: &Case, table: &Table) -> usize {
 }
 
 /// Where the stream ends and goes on, by the number of epochs before it, and the number of workers from there on.
-fn phases(dice: &mut Dice, epochs: usize) -> Vec<(std::ops::Range<usize>, usize)> {
-    let workers = |dice: &mut Dice| 1 + dice.roll(4) as usize;
+fn phases(dice: &Dice, epochs: usize) -> Vec<(std::ops::Range<usize>, usize)> {
+    let workers = |dice: &Dice| 1 + dice.roll(4) as usize;
     if epochs < 2 || dice.roll(3) > 0 {
         return vec![(0..epochs, workers(dice))];
     }
@@ -146,7 +147,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
     let mut table = Table { seed, ..Table::default() };
     let mut looked_up = 0;
     let lookup = lookup(seed);
-    for (epochs, workers) in phases(&mut Dice::new(seed), inputs.len()) {
+    for (epochs, workers) in phases(&Dice::new(seed), inputs.len()) {
         let mine = |series: &Arc<str>| shard_of(route(series), workers);
         let of = |item: &Item| shard_of(item.hashed(), workers);
         let mut members: Vec<Members> = (0..workers)
@@ -211,15 +212,6 @@ fn consolidated<'a>(differences: impl Iterator<Item = &'a (Item, Sums)>) -> Vec<
     let mut all: Vec<(Item, Sums)> = differences.cloned().collect();
     differential_dataflow::consolidation::consolidate(&mut all);
     all
-}
-
-fn seeds(cases: u64) -> std::ops::Range<u64> {
-    if let Some(seed) = std::env::var("METERLINE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        return seed..seed + 1;
-    }
-    let first = jiff::Timestamp::now().as_millisecond() as u64 * 1000;
-    println!("METERLINE_SEED={first} to {}", first + cases - 1);
-    first..first + cases
 }
 
 #[test]
@@ -318,7 +310,7 @@ fn run_threaded(seed: u64) {
     let (mut inputs, mut before) = case.inputs();
     inputs.push(Vec::new());
     before.push(before[before.len() - 1].clone());
-    let phases = phases(&mut Dice::new(seed), inputs.len());
+    let phases = phases(&Dice::new(seed), inputs.len());
     let inputs = Arc::new(inputs);
     let shared = Arc::new((case, before));
     let mut table = Table { seed, ..Table::default() };

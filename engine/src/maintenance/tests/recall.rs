@@ -1,17 +1,13 @@
 //! Lookups find what was written, whatever files it is in by now, and whatever the store does meanwhile.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use meterline_schemas::time::DAY;
+use meterline_tests::faulty_store::{Fault, FaultyStore, no_answer};
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{GetOptions, Result};
 
 use super::super::round::{Commits, Round};
 use super::*;
@@ -112,43 +108,14 @@ async fn files_without_the_newest_columns_are_looked_up_queried_folded_and_merge
 
 /// So many reads of data files fail.
 #[derive(Debug)]
-struct Failing {
-    inner: Arc<dyn ObjectStore>,
-    failures: Arc<AtomicU64>,
-}
-
-impl fmt::Display for Failing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a store that fails to read")
-    }
-}
+struct Failing(Arc<AtomicU64>);
 
 #[async_trait]
-impl ObjectStore for Failing {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, opts).await
-    }
-    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, opts).await
-    }
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        let data = at.as_ref().ends_with(".parquet") && !options.head;
-        if data && self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
-            return Err(Error::Generic { store: "failing", source: "no answer".into() });
-        }
-        self.inner.get_opts(at, options).await
-    }
-    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
+impl Fault for Failing {
+    async fn before_get(&self, location: &Path, options: &GetOptions) -> Result<()> {
+        let data = location.as_ref().ends_with(".parquet") && !options.head;
+        let fails = data && self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        if fails { Err(no_answer()) } else { Ok(()) }
     }
 }
 
@@ -156,7 +123,7 @@ impl ObjectStore for Failing {
 async fn a_lookup_waits_for_a_store_that_fails_and_ends_at_a_damaged_file() {
     let failures = Arc::new(AtomicU64::new(0));
     let (_dir, env) =
-        environment(|lake| lake.with_root_store(|inner| Arc::new(Failing { inner, failures: Arc::clone(&failures) })))
+        environment(|lake| lake.with_root_store(|inner| FaultyStore::around(inner, Failing(Arc::clone(&failures)))))
             .await;
     let rows = hours(0, 9, "base", 5);
     append(&env, &rows, 1).await;

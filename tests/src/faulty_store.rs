@@ -1,0 +1,83 @@
+//! An object store at which something goes wrong on purpose.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// A put that has not been done: it is, once it is awaited.
+pub type Put<'a> = BoxFuture<'a, Result<PutResult>>;
+
+/// What goes wrong. Nothing does, unless a method says so.
+#[async_trait]
+pub trait Fault: fmt::Debug + Send + Sync + 'static {
+    /// In place of a put.
+    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
+        let _ = location;
+        put.await
+    }
+
+    /// Before a get; an error is its answer.
+    async fn before_get(&self, location: &Path, options: &GetOptions) -> Result<()> {
+        let _ = (location, options);
+        Ok(())
+    }
+}
+
+/// A store with its fault.
+#[derive(Debug)]
+pub struct FaultyStore<F> {
+    inner: Arc<dyn ObjectStore>,
+    fault: F,
+}
+
+impl<F: Fault> FaultyStore<F> {
+    /// `inner`, with this fault.
+    pub fn around(inner: Arc<dyn ObjectStore>, fault: F) -> Arc<dyn ObjectStore> {
+        Arc::new(FaultyStore { inner, fault })
+    }
+}
+
+/// The error of a request that may have been done or not.
+pub fn no_answer() -> Error {
+    Error::Generic { store: "faulty", source: "no answer".into() }
+}
+
+impl<F: Fault> fmt::Display for FaultyStore<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with a fault", self.inner)
+    }
+}
+
+#[async_trait]
+impl<F: Fault> ObjectStore for FaultyStore<F> {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.fault.put(location, Box::pin(self.inner.put_opts(location, payload, opts))).await
+    }
+    async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.fault.before_get(at, &options).await?;
+        self.inner.get_opts(at, options).await
+    }
+    fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

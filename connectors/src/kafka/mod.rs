@@ -4,6 +4,7 @@
 //! * [`sink`] sends records, keyed and in order;
 //! * [`mock`] is the in-process broker of the demo, and the pace that it can bear.
 
+mod batch;
 mod client;
 pub mod cluster;
 pub mod mock;

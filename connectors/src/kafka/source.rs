@@ -16,10 +16,10 @@ use std::time::Duration;
 use meterline_schemas::config::KafkaConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicId;
+use super::batch::Batches;
 use super::client::{self, Client, SourceError, consumer};
 
 const ANOTHER_TOPIC: &str = "a topic is no longer the one that was read";
@@ -60,10 +60,8 @@ pub struct Source {
     name: String,
     queue_kib: usize,
     // Made when it is first needed.
-    consumer: Option<BaseConsumer<Client>>,
+    batches: Option<Batches>,
     assigned: Vec<Assignment>,
-    // Records come in runs of one partition: the last one found is tried first.
-    last: usize,
     // Fetching is paused.
     rests: bool,
     doubt: Option<String>,
@@ -76,9 +74,21 @@ impl Source {
     /// # Errors
     /// [`SourceError::Property`], [`SourceError::Client`].
     pub fn connect(kafka: &KafkaConfig, name: &str, queue_kib: usize) -> Result<Source, SourceError> {
-        let consumer = Some(consumer(kafka, name, queue_kib)?);
         let (kafka, name) = (kafka.clone(), name.to_owned());
-        Ok(Source { kafka, name, queue_kib, consumer, assigned: Vec::new(), last: 0, rests: false, doubt: None })
+        let mut source =
+            Source { kafka, name, queue_kib, batches: None, assigned: Vec::new(), rests: false, doubt: None };
+        source.connected()?;
+        Ok(source)
+    }
+
+    fn connected(&mut self) -> Result<&Batches, SourceError> {
+        match &mut self.batches {
+            Some(batches) => Ok(batches),
+            none => {
+                let batches = Batches::new(consumer(&self.kafka, &self.name, self.queue_kib)?);
+                Ok(none.insert(batches.map_err(|cause| SourceError::Broken { cause })?))
+            }
+        }
     }
 
     /// Reads these partitions too, from now on.
@@ -93,11 +103,10 @@ impl Source {
             let offset = Offset::Offset(assignment.next_offset);
             list.add_partition_offset(&assignment.topic, assignment.partition, offset).map_err(broken)?;
         }
-        let consumer = match &mut self.consumer {
-            Some(consumer) => consumer,
-            none => none.insert(consumer(&self.kafka, &self.name, self.queue_kib)?),
-        };
+        let batches = self.connected()?;
+        let consumer = batches.consumer();
         for assignment in assignments {
+            batches.route(&assignment.topic, assignment.partition).map_err(broken)?;
             if let Some(id) = assignment.topic_id {
                 consumer.context().expect_topic(&assignment.topic, id);
             }
@@ -109,7 +118,7 @@ impl Source {
 
     /// Reads nothing any more, and forgets what it was in doubt about.
     pub fn close(&mut self) {
-        self.consumer = None;
+        self.batches = None;
         self.assigned.clear();
         (self.rests, self.doubt) = (false, None);
     }
@@ -125,26 +134,27 @@ impl Source {
     /// # Errors
     /// Going on would lose records.
     pub fn rest(&mut self) -> Result<(), SourceError> {
-        let Some(consumer) = self.consumer.as_ref().filter(|_| self.doubt.is_none()) else { return Ok(()) };
+        let Some(batches) = self.batches.as_mut().filter(|_| self.doubt.is_none()) else { return Ok(()) };
         if !self.rests {
-            let assigned = Self::assigned(consumer)?;
-            consumer.pause(&assigned).map_err(|cause| SourceError::Broken { cause })?;
+            let assigned = Self::assigned(batches.consumer())?;
+            batches.consumer().pause(&assigned).map_err(|cause| SourceError::Broken { cause })?;
             self.rests = true;
         }
-        match client::serve(consumer) {
-            None => {}
-            // It would be missing.
-            Some(Ok(_)) => self.doubt = Some("a record came while nothing was to be fetched".into()),
-            Some(Err(error)) => self.doubt = Self::complain(consumer, error)?,
+        let doubt = &mut self.doubt;
+        let mut missing = false;
+        // What was fetched before is let go by the library itself.
+        let taken = batches.take(1, Duration::ZERO, |_| true, |_| missing = true);
+        if missing {
+            *doubt = Some("a record came while nothing was to be fetched".into());
         }
-        if consumer.context().topic_changed() {
-            self.doubt = Some(ANOTHER_TOPIC.into());
+        if let Err(error) = taken {
+            complain(batches.consumer(), error, doubt)?;
         }
-        Ok(())
+        hear(batches.consumer(), doubt)
     }
 
     fn wake(&mut self) -> Result<(), SourceError> {
-        if let Some(consumer) = self.consumer.as_ref().filter(|_| self.rests) {
+        if let Some(consumer) = self.batches.as_ref().filter(|_| self.rests).map(Batches::consumer) {
             let assigned = Self::assigned(consumer)?;
             consumer.resume(&assigned).map_err(|cause| SourceError::Broken { cause })?;
         }
@@ -168,55 +178,62 @@ impl Source {
         mut each: impl FnMut(RawRecord<'_>),
     ) -> Result<usize, SourceError> {
         self.wake()?;
-        let Source { consumer: Some(consumer), assigned, last, doubt, .. } = self else { return Ok(0) };
-        if doubt.is_some() {
-            return Ok(0);
-        }
-        let mut timeout = wait;
-        for count in 0..records_max {
-            let polled = consumer.poll(timeout);
-            // Looked at before the record, which may be one of the new topic.
-            if consumer.context().topic_changed() {
-                *doubt = Some(ANOTHER_TOPIC.into());
-                return Ok(count);
-            }
-            let message = match polled {
-                None => return Ok(count),
-                Some(Ok(message)) => message,
-                Some(Err(error)) => {
-                    *doubt = Self::complain(consumer, error)?;
-                    return Ok(count);
-                }
+        let Source { batches: Some(batches), assigned, doubt, .. } = self else { return Ok(0) };
+        let (mut handed, mut wait) = (0, wait);
+        while doubt.is_none() && handed < records_max {
+            // The library waits for as many as it is asked for.
+            let most = if wait.is_zero() { records_max - handed } else { 1 };
+            // Records come in runs of one partition.
+            let mut run = None;
+            let mut heard = Ok(());
+            let go_on = |consumer: &BaseConsumer<Client>| {
+                // Before the records, which may be those of a new topic.
+                heard = hear(consumer, doubt);
+                heard.is_ok() && doubt.is_none()
             };
-            timeout = Duration::ZERO;
-            let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-            let is = |a: &Assignment| a.partition == partition && *a.topic == *topic;
-            if !assigned.get(*last).is_some_and(is) {
-                let Some(found) = assigned.iter().position(is) else { continue };
-                *last = found;
-            }
-            let assignment = &mut assigned[*last];
-            // After a reconnect the client may hand out again what we already have.
-            if offset < assignment.next_offset {
-                continue;
-            }
-            assignment.next_offset = offset + 1;
-            each(RawRecord {
-                tag: assignment.tag,
-                offset,
-                timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
-                key: message.key(),
-                payload: message.payload(),
+            let taken = batches.take(most, wait, go_on, |record| {
+                let of = (record.topic_mark(), record.partition());
+                let assignment = match run {
+                    Some((known, place)) if known == of => &mut assigned[place],
+                    _ => {
+                        let is = |a: &Assignment| a.partition == of.1 && record.topic() == Some(&a.topic);
+                        let Some(place) = assigned.iter().position(is) else { return };
+                        run = Some((of, place));
+                        &mut assigned[place]
+                    }
+                };
+                // After a reconnect the client may hand out again what we already have.
+                if record.offset() < assignment.next_offset {
+                    return;
+                }
+                assignment.next_offset = record.offset() + 1;
+                handed += 1;
+                each(RawRecord {
+                    tag: assignment.tag,
+                    offset: record.offset(),
+                    timestamp_ms: record.timestamp_ms(),
+                    key: record.key(),
+                    payload: record.payload(),
+                });
             });
+            heard?;
+            match taken {
+                Ok(0) => break,
+                Ok(_) => wait = Duration::ZERO,
+                Err(error) => {
+                    complain(batches.consumer(), error, doubt)?;
+                    break;
+                }
+            }
         }
-        Ok(records_max)
+        Ok(handed)
     }
 
     /// How far each partition was handed out, by its tag: beyond its last record where marks of transactions follow,
     /// which are nothing to read. Says nothing of partitions of which nothing came yet.
     pub fn positions(&self) -> Vec<(usize, i64)> {
-        let Some(consumer) = self.consumer.as_ref().filter(|_| self.doubt.is_none()) else { return Vec::new() };
-        let Ok(list) = consumer.position() else { return Vec::new() };
+        let Some(batches) = self.batches.as_ref().filter(|_| self.doubt.is_none()) else { return Vec::new() };
+        let Ok(list) = batches.consumer().position() else { return Vec::new() };
         let at = |a: &Assignment| match list.find_partition(&a.topic, a.partition)?.offset() {
             Offset::Offset(offset) => Some((a.tag, offset)),
             _ => None,
@@ -226,38 +243,55 @@ impl Source {
 
     /// The end of a partition as the broker last said.
     pub fn end_offset(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.consumer.as_ref()?.context().end_offset(topic, partition)
+        self.batches.as_ref()?.consumer().context().end_offset(topic, partition)
     }
+}
 
-    // Most errors pass: the client reconnects and goes on. Of others the client does not say what they are about, and
-    // they are looked into. Those after which records would be missing end it.
-    fn complain(consumer: &BaseConsumer<Client>, error: KafkaError) -> Result<Option<String>, SourceError> {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::AutoOffsetReset
-                | RDKafkaErrorCode::OffsetOutOfRange
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopicId,
-            ) => Ok(Some(error.to_string())),
-            Some(
-                RDKafkaErrorCode::BadMessage
-                | RDKafkaErrorCode::BadCompression
-                | RDKafkaErrorCode::InvalidMessage
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::Fatal,
-            ) => Err(SourceError::Broken { cause: error }),
-            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => Err(SourceError::Broken { cause: error }),
-            Some(RDKafkaErrorCode::PartitionEOF) => Ok(None),
-            _ => {
-                if consumer.context().worth_logging(&error.to_string()) {
-                    tracing::warn!(%error, "reading Kafka waits; the client tries again by itself, nothing is lost");
-                }
-                Ok(None)
+// Hears all that the client has to say.
+fn hear(consumer: &BaseConsumer<Client>, doubt: &mut Option<String>) -> Result<(), SourceError> {
+    while let Some(said) = client::serve(consumer) {
+        match said {
+            // It would be missing.
+            Ok(_) => *doubt = Some("a record came by a way that is not read".into()),
+            Err(error) => complain(consumer, error, doubt)?,
+        }
+    }
+    if consumer.context().topic_changed() {
+        *doubt = Some(ANOTHER_TOPIC.into());
+    }
+    Ok(())
+}
+
+// Most errors pass: the client reconnects and goes on. Of others the client does not say what they are about, and
+// they are looked into. Those after which records would be missing end it.
+fn complain(consumer: &BaseConsumer<Client>, error: KafkaError, doubt: &mut Option<String>) -> Result<(), SourceError> {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicId,
+        ) => *doubt = Some(error.to_string()),
+        Some(
+            RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::Fatal,
+        ) => return Err(SourceError::Broken { cause: error }),
+        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+            return Err(SourceError::Broken { cause: error });
+        }
+        Some(RDKafkaErrorCode::PartitionEOF) => {}
+        _ => {
+            if consumer.context().worth_logging(&error.to_string()) {
+                tracing::warn!(%error, "reading Kafka waits; the client tries again by itself, nothing is lost");
             }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

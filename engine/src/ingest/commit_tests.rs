@@ -45,6 +45,8 @@ pub(crate) struct Unreliable {
     pub(crate) dice: Arc<Dice>,
     // One request in so many goes wrong; 0: none does.
     pub(crate) odds: Arc<AtomicU64>,
+    // Gets do too.
+    pub(crate) gets: bool,
 }
 
 impl Unreliable {
@@ -72,7 +74,8 @@ impl Fault for Unreliable {
     async fn before_get(&self, _: &Path, _: &GetOptions) -> Result<()> {
         self.pause().await;
         let odds = self.odds.load(Ordering::Relaxed);
-        if odds > 0 && self.dice.one_in(odds) { Err(no_answer()) } else { Ok(()) }
+        // A lookup has many, and waits longer each time it fails.
+        if self.gets && odds > 0 && self.dice.one_in(20 * odds) { Err(no_answer()) } else { Ok(()) }
     }
 }
 
@@ -160,7 +163,7 @@ async fn case(seed: u64) -> u64 {
     }
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let lake = lake.with_root_store(|_| {
-        FaultyStore::around(memory, Unreliable { dice: Arc::clone(&dice), odds: Arc::clone(&odds) })
+        FaultyStore::around(memory, Unreliable { dice: Arc::clone(&dice), odds: Arc::clone(&odds), gets: true })
     });
     // The first one creates the tables; from then on anything may happen.
     drop(Committer::claim(&lake, Arc::default()).await.unwrap());
@@ -195,7 +198,7 @@ async fn case(seed: u64) -> u64 {
     let env =
         Environment { config: Default::default(), config_path: dir.path().join("meterline.toml"), lake, metadata };
     for (table, value) in [("interval_revisions", "value"), ("samples", "value"), ("dead_letters", "\"offset\"")] {
-        let sql = format!("SELECT \"offset\", CAST({value} AS DOUBLE) FROM {table} ORDER BY \"offset\"");
+        let sql = format!("SELECT \"offset\", CAST({value} AS DOUBLE) AS number FROM {table} ORDER BY \"offset\"");
         let mut found = Vec::new();
         for rows in query_batches(&env, &sql, TableVersions::default()).await.unwrap() {
             let (offsets, values) =

@@ -1,0 +1,210 @@
+//! Records in batches.
+//!
+//! The safe interface hands out one record at a time, each in an event of its own: two locks, two looks at the clock and
+//! three allocations a record, which costs as much as reading a hundred bytes of JSON. The C library has a call that
+//! fills an array. This module is all of our code that is not safe.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_void};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::time::Duration;
+
+use rdkafka::bindings as sys;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::client::Client;
+
+/// Records that are fetched at once, at most.
+const BATCH: usize = 1024;
+
+/// A record, as long as its batch lasts.
+pub(super) struct Fetched<'a> {
+    message: &'a sys::rd_kafka_message_t,
+}
+
+/// A consumer whose records come in batches, of those partitions that were [routed](Batches::route) before they were
+/// assigned.
+pub(super) struct Batches {
+    // Fields are dropped in this order: the queue belongs to the client.
+    queue: Queue,
+    consumer: BaseConsumer<Client>,
+    // Between two calls of `take` none of these is a live message.
+    room: Vec<*mut sys::rd_kafka_message_t>,
+}
+
+// SAFETY: clients and queues of the C library may be used from any thread, nobody else has a handle of this queue, and
+// the pointers mean nothing outside `take`.
+unsafe impl Send for Batches {}
+
+impl Batches {
+    /// For this consumer.
+    ///
+    /// # Errors
+    /// The library gives no queue.
+    pub(super) fn new(consumer: BaseConsumer<Client>) -> Result<Batches, KafkaError> {
+        // SAFETY: the client is alive. The queue is ours to destroy.
+        let queue = unsafe { Queue::owned(sys::rd_kafka_queue_new(consumer.client().native_ptr())) };
+        let queue = queue.ok_or_else(|| KafkaError::ClientCreation("no queue".into()))?;
+        Ok(Batches { queue, consumer, room: vec![ptr::null_mut(); BATCH] })
+    }
+
+    /// The consumer: by itself it gives everything but the records of the routed partitions.
+    pub(super) fn consumer(&self) -> &BaseConsumer<Client> {
+        &self.consumer
+    }
+
+    /// Records of this partition come by [`take`](Batches::take) from now on. For a partition that is not assigned yet:
+    /// what is fetched before would come by the consumer.
+    ///
+    /// # Errors
+    /// There can be no such partition.
+    pub(super) fn route(&self, topic: &str, partition: i32) -> Result<(), KafkaError> {
+        let unknown = || KafkaError::Subscription(format!("{topic:?}/{partition} is no partition"));
+        let name = CString::new(topic).map_err(|_| unknown())?;
+        // SAFETY: the client is alive, and the name ends with a zero. The handle is ours to destroy, and is destroyed
+        // at the end of this call; the library keeps the partition, and where its records go.
+        let partition = unsafe {
+            let client = self.consumer.client().native_ptr();
+            Queue::owned(sys::rd_kafka_queue_get_partition(client, name.as_ptr(), partition))
+        };
+        let partition = partition.ok_or_else(unknown)?;
+        // SAFETY: both queues are alive.
+        unsafe { sys::rd_kafka_queue_forward(partition.0.as_ptr(), self.queue.0.as_ptr()) };
+        Ok(())
+    }
+
+    /// Waits at most `wait` for records and hands those that are there to `each`, at most `most` and not more than are
+    /// fetched at once. `go_on` is asked before they are handed out; where it refuses they are let go. Returns how many
+    /// were fetched.
+    ///
+    /// # Errors
+    /// A partition has one. All records that were fetched with it were handed out.
+    pub(super) fn take(
+        &mut self,
+        most: usize,
+        wait: Duration,
+        go_on: impl FnOnce(&BaseConsumer<Client>) -> bool,
+        mut each: impl FnMut(&Fetched<'_>),
+    ) -> Result<usize, KafkaError> {
+        let most = most.min(self.room.len());
+        let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue is alive, and there is room for `most` pointers.
+        let count =
+            unsafe { sys::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), wait, self.room.as_mut_ptr(), most) };
+        // Below zero only where there is no such queue.
+        let count = usize::try_from(count).unwrap_or(0).min(most);
+        let mut messages = Messages { live: &self.room[..count] };
+        if !go_on(&self.consumer) {
+            return Ok(count);
+        }
+        let mut failed = None;
+        while let Some(message) = messages.first() {
+            match message.err {
+                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => each(&Fetched { message }),
+                code => failed = failed.or(Some(RDKafkaErrorCode::from(code))),
+            }
+            messages.pass();
+        }
+        match failed {
+            Some(code) => Err(KafkaError::MessageConsumption(code)),
+            None => Ok(count),
+        }
+    }
+}
+
+impl Fetched<'_> {
+    /// The same for all records of a topic in one batch, and for those only.
+    pub(super) fn topic_mark(&self) -> usize {
+        self.message.rkt as usize
+    }
+
+    /// Its topic; `None` if that is no text.
+    pub(super) fn topic(&self) -> Option<&str> {
+        // SAFETY: the message is alive and holds its topic, whose name ends with a zero and is never changed.
+        let name = unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(self.message.rkt)) };
+        name.to_str().ok()
+    }
+
+    /// Number of its partition.
+    pub(super) fn partition(&self) -> i32 {
+        self.message.partition
+    }
+
+    /// Its offset.
+    pub(super) fn offset(&self) -> i64 {
+        self.message.offset
+    }
+
+    /// Its time stamp, milliseconds since the epoch; -1 where it has none.
+    pub(super) fn timestamp_ms(&self) -> i64 {
+        // SAFETY: the message is alive; where the kind of the time stamp goes may be null.
+        unsafe { sys::rd_kafka_message_timestamp(self.message, ptr::null_mut()) }
+    }
+
+    /// Its key.
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        // SAFETY: the key is that long, and lives as long as its message.
+        unsafe { bytes(self.message.key, self.message.key_len) }
+    }
+
+    /// Its payload.
+    pub(super) fn payload(&self) -> Option<&[u8]> {
+        // SAFETY: the payload is that long, and lives as long as its message.
+        unsafe { bytes(self.message.payload, self.message.len) }
+    }
+}
+
+/// SAFETY: `from` is null, or points to `length` bytes that live and stay as they are as long as `'a`.
+unsafe fn bytes<'a>(from: *mut c_void, length: usize) -> Option<&'a [u8]> {
+    let from = NonNull::new(from.cast::<u8>())?;
+    // SAFETY: see above.
+    Some(unsafe { slice::from_raw_parts(from.as_ptr(), length) })
+}
+
+/// A handle of a queue.
+struct Queue(NonNull<sys::rd_kafka_queue_t>);
+
+impl Queue {
+    /// SAFETY: nobody else destroys this handle, and its client outlives the result.
+    unsafe fn owned(handle: *mut sys::rd_kafka_queue_t) -> Option<Queue> {
+        NonNull::new(handle).map(Queue)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours, and the client is alive.
+        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// Messages of a batch that are still to be destroyed.
+struct Messages<'a> {
+    // Live, and ours.
+    live: &'a [*mut sys::rd_kafka_message_t],
+}
+
+impl Messages<'_> {
+    fn first(&self) -> Option<&sys::rd_kafka_message_t> {
+        // SAFETY: it is live until it is passed, which needs the exclusive borrow.
+        self.live.first().map(|message| unsafe { &**message })
+    }
+
+    fn pass(&mut self) {
+        if let Some((message, rest)) = self.live.split_first() {
+            self.live = rest;
+            // SAFETY: it was live, is ours, and is in `live` no more.
+            unsafe { sys::rd_kafka_message_destroy(*message) };
+        }
+    }
+}
+
+impl Drop for Messages<'_> {
+    fn drop(&mut self) {
+        while !self.live.is_empty() {
+            self.pass();
+        }
+    }
+}

@@ -8,21 +8,21 @@ use meterline_bench::ingest::Failure;
 use meterline_bench::report;
 use meterline_bench::soak::run::{Soak, run};
 
-/// Minutes of readings at half the maximum rate, with corrections, duplicates and SIGKILLs: exit status 1 where memory, commit
-/// time or the number of files is not flat, or where a reading is lost or doubled
+/// Minutes of readings at half the maximum rate, with corrections, duplicates, housekeeping and SIGKILLs: exit status 1 where
+/// memory, commit time or the number of files is not flat, where the stream falls behind, or where a reading is lost or doubled
 #[derive(Debug, Parser)]
 struct Args {
     /// Minutes of load
     #[arg(long, default_value_t = 20.0)]
     minutes: f64,
-    /// Number of series
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
-    series: u64,
+    /// Number of series [default: as many as send a month of readings a minute]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    series: Option<u64>,
     /// Readings a second [default: half of what the engine ingests from a backlog, measured first]
     #[arg(long)]
     rate: Option<f64>,
-    /// Minutes between two SIGKILLs of the engine
-    #[arg(long, default_value_t = 3.0)]
+    /// Minutes between two SIGKILLs of the engine, in the first half of the soak
+    #[arg(long, default_value_t = 2.0)]
     kill_every: f64,
     /// Folder for the plot (soak.svg) and the samples (CSV)
     #[arg(long, default_value = "soak")]
@@ -34,7 +34,7 @@ struct Args {
 
 fn main() -> Result<ExitCode, Failure> {
     let Args { minutes, series, rate, kill_every, out, json } = Args::parse();
-    let (rows, flat) = run(&Soak { minutes, series, rate, kill_every, out })?;
+    let (rows, well) = run(&Soak { minutes, series, rate, kill_every, out })?;
     report::print("soak", &rows, json);
-    Ok(if flat { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -34,13 +34,19 @@ pub struct Ingested {
 impl Deployment {
     /// An empty lake for the readings of `topic`.
     pub fn new(brokers: &str, topic: &str) -> Deployment {
+        Deployment::with(brokers, topic, "")
+    }
+
+    /// As [`Deployment::new`], with further tables of the configuration.
+    pub fn with(brokers: &str, topic: &str, more: &str) -> Deployment {
         let settings = r#"
 [ingest]
 commit_interval = "10s"
 [http]
 listen = "off"
 "#;
-        let sandbox = Sandbox::reading(brokers, topic, &(settings.to_owned() + &Sandbox::no_pipelines("PT15M")));
+        let settings = settings.to_owned() + &Sandbox::no_pipelines("PT15M") + more;
+        let sandbox = Sandbox::reading(brokers, topic, &settings);
         let log = Follower::new(&sandbox.lake());
         Deployment { sandbox, log, rows: 0 }
     }

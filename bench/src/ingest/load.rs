@@ -101,6 +101,11 @@ impl Load {
         self.post(number)
     }
 
+    /// Energy in kWh of the readings from number `first` on, as they were sent first.
+    pub fn energy_from(&self, first: u64) -> f64 {
+        (first..self.sent).map(|number| kilowatts(number) / 4.0).sum()
+    }
+
     /// Waits until the broker has everything.
     pub fn flush(&self) -> Result<(), KafkaError> {
         self.producer.flush(Timeout::After(FLUSH))
@@ -123,9 +128,7 @@ impl Load {
         if self.stamp.0 != interval {
             self.stamp = (interval, format_micros(FIRST + (interval as i64 + 1) * QUARTER_HOUR));
         }
-        // Load-like digits without a random generator, a whole number of tenths of a watt: a day's wave would cost more than
-        // sending.
-        let value = ((number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) / 100) as f64 / 1e4 + more;
+        let value = kilowatts(number) + more;
         self.payload.clear();
         // Writing to memory does not fail.
         let _ = write!(
@@ -149,4 +152,9 @@ impl Load {
         }
         Ok(())
     }
+}
+
+// Load-like digits without a random generator, a whole number of tenths of a watt: a day's wave would cost more than sending.
+fn kilowatts(number: u64) -> f64 {
+    ((number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) / 100) as f64 / 1e4
 }

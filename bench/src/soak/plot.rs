@@ -12,6 +12,8 @@ pub struct Panel<'a> {
     pub title: &'a str,
     /// Its samples.
     pub samples: &'a Samples,
+    /// The minute from which they count.
+    pub from: f64,
     /// The line through those that count.
     pub trend: Option<Trend>,
 }
@@ -23,8 +25,8 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = 26.0;
 
-/// The picture. `from` is the minute from which samples count, `kills` are drawn in every panel.
-pub fn svg(panels: &[Panel<'_>], from: f64, kills: &[f64]) -> String {
+/// The picture. What does not count is grey, and `kills` are drawn in every panel.
+pub fn svg(panels: &[Panel<'_>], kills: &[f64]) -> String {
     let minutes = panels.iter().flat_map(|panel| panel.samples.last()).map(|sample| sample.0).fold(1.0, f64::max);
     let mut out = String::new();
     // Writing to a text does not fail.
@@ -36,14 +38,15 @@ pub fn svg(panels: &[Panel<'_>], from: f64, kills: &[f64]) -> String {
     );
     for (number, panel) in panels.iter().enumerate() {
         let _ = writeln!(out, r#"<g transform="translate(0,{})">"#, HEIGHT * number as f64);
-        draw(&mut out, panel, minutes, from, kills);
+        draw(&mut out, panel, minutes, kills);
         out.push_str("</g>\n");
     }
     out.push_str("</svg>\n");
     out
 }
 
-fn draw(out: &mut String, panel: &Panel<'_>, minutes: f64, from: f64, kills: &[f64]) {
+fn draw(out: &mut String, panel: &Panel<'_>, minutes: f64, kills: &[f64]) {
+    let from = panel.from.min(minutes);
     let top = ceiling(panel.samples.iter().map(|sample| sample.1).fold(0.0, f64::max));
     let x = |minute: f64| LEFT + (WIDTH - LEFT - RIGHT) * minute / minutes;
     let y = |figure: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * figure / top;
@@ -125,8 +128,8 @@ mod tests {
     #[test]
     fn every_panel_has_its_samples_and_its_line() {
         let samples: Samples = (0..20).map(|i| (f64::from(i), 5.0)).collect();
-        let panel = Panel { title: "memory, MiB", samples: &samples, trend: Trend::of(&samples[4..]) };
-        let picture = svg(&[panel.clone(), panel], 4.0, &[3.0]);
+        let panel = Panel { title: "memory, MiB", samples: &samples, from: 4.0, trend: Trend::of(&samples[4..]) };
+        let picture = svg(&[panel.clone(), panel], &[3.0]);
         assert_eq!(picture.matches("<polyline").count(), 2);
         assert_eq!(picture.matches("#ff7f0e").count(), 2);
         assert_eq!(picture.matches("#d62728").count(), 2);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use meterline_tests::kafka::Kafka;
 use meterline_tests::sandbox::Engine;
@@ -13,18 +13,37 @@ use super::plot::{Panel, svg};
 use super::trend::{FLAT, Trend};
 use super::watch::{SETTLES, Samples, Seen, Watch};
 use crate::ingest::engine::Deployment;
-use crate::ingest::load::Load;
+use crate::ingest::load::{FIRST, Load, QUARTER_HOUR};
 use crate::ingest::{Failure, PARTITIONS};
 use crate::report::{alone, compared};
 
 /// One of so many readings is repeated, and one is corrected.
 const ONE_IN: u64 = 100;
 /// What is repeated or corrected lies this many quarter hours back at most: also beyond what the engine remembers.
-const BACK: u64 = 200;
+const BACK: u64 = 400;
 /// Part of the run in which nothing counts yet.
 const WARM_UP: f64 = 0.2;
-/// Readings from which the maximum rate is measured.
+/// Part of the run in which the engine is killed. What comes after is one long life, in which memory must not grow either.
+const KILLED: f64 = 0.5;
+/// Readings from which the maximum rate is measured, and their series.
 const PROBE: u64 = 10_000_000;
+const PROBE_SERIES: u64 = 10_000;
+/// Quarter hours of a month of 31 days.
+const MONTH: u64 = 31 * 96;
+/// Minutes in which a month of readings is sent, unless the number of series is given.
+const MONTH_MINUTES: f64 = 1.0;
+/// Months after which as much is deleted as comes: of three a part is kept, and housekeeping takes its time.
+const STEADY: f64 = 3.5;
+/// Time of a commit, as configured by [`Deployment`].
+const COMMIT_INTERVAL: Duration = Duration::from_secs(10);
+/// Files are merged, revisions folded and old months deleted all the time, so that the lake always holds about the same: its
+/// files can only be as many as before if nothing is left lying.
+const HOUSEKEEPING: &str = r#"
+[maintenance]
+every = "15s"
+[retention]
+intervals = "1mo"
+"#;
 const DRAIN: Duration = Duration::from_secs(600);
 
 /// How to soak.
@@ -32,8 +51,8 @@ const DRAIN: Duration = Duration::from_secs(600);
 pub struct Soak {
     /// Minutes of load.
     pub minutes: f64,
-    /// Number of series.
-    pub series: u64,
+    /// Number of series; `None`: as many as send a month of readings a minute.
+    pub series: Option<u64>,
     /// Readings a second; `None`: half of what the engine ingests from a backlog, measured first.
     pub rate: Option<f64>,
     /// Minutes between two SIGKILLs.
@@ -42,34 +61,68 @@ pub struct Soak {
     pub out: PathBuf,
 }
 
-/// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat.
+/// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat and the stream keeps up.
 pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
-    if soak.kill_every * 60.0 <= SETTLES.as_secs_f64() {
-        return Err(format!("memory counts from {SETTLES:?} after a start on: let the engine live longer").into());
+    if soak.kill_every * 60.0 <= SETTLES.as_secs_f64() || soak.kill_every >= soak.minutes * KILLED {
+        let least = SETTLES.as_secs();
+        return Err(format!("let the engine live longer than {least} s, and less than half of the soak").into());
     }
     fs::create_dir_all(&soak.out)?;
     let kafka = Kafka::start().map_err(|skip| skip.to_string())?;
     let rate = match soak.rate {
         Some(rate) => rate,
-        None => probe(&kafka, soak.series)? / 2.0,
+        None => probe(&kafka, soak.series.unwrap_or(PROBE_SERIES))? / 2.0,
     };
-    eprintln!("{rate:.0} readings a second of {} series for {} minutes", soak.series, soak.minutes);
+    let a_month_a_minute = (rate * 60.0 * MONTH_MINUTES / MONTH as f64) as u64;
+    let series = soak.series.unwrap_or(a_month_a_minute).max(PARTITIONS as u64);
+    let months_a_minute = rate * 60.0 / (series * MONTH) as f64;
+    reaches_today(months_a_minute * soak.minutes, series)?;
+    eprintln!(
+        "{rate:.0} readings a second of {series} series for {} minutes: {months_a_minute:.2} months a minute",
+        soak.minutes
+    );
     let topic = "soak";
     kafka.create_topic(topic, PARTITIONS);
-    let mut load = Load::new(&kafka.brokers(), topic, soak.series, "lz4")?;
-    let deployment = Deployment::new(&kafka.brokers(), topic);
+    let mut load = Load::new(&kafka.brokers(), topic, series, "lz4")?;
+    let deployment = Deployment::with(&kafka.brokers(), topic, HOUSEKEEPING);
     let (sent, seen, engine) = under_load(soak, rate, &mut load, &deployment)?;
     let records = load.sent + sent.repeats;
     caught_up(&deployment, records)?;
     // Whatever comes now, the plot is there.
-    let (mut rows, flat) = judge(soak, &seen)?;
+    let (mut rows, flat) = judge(soak, &seen, STEADY / months_a_minute, sent.rate)?;
     engine.stop();
-    // A correction is 1 kW more for a quarter of an hour.
-    deployment.check(load.sent, load.energy + sent.corrected.len() as f64 / 4.0)?;
+    check(&deployment, &load, &sent)?;
     rows.push(alone("soak_rate", sent.rate, "readings/s"));
+    rows.push(alone("soak_series", series as f64, "series"));
     rows.push(alone("soak_repeats_and_corrections", sent.repeats as f64, "records"));
     rows.push(alone("soak_kills", seen.kills.len() as f64, "SIGKILLs"));
     Ok((rows, flat))
+}
+
+// Readings of tomorrow are refused.
+fn reaches_today(months: f64, series: u64) -> Result<(), Failure> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_micros() as f64 - FIRST as f64;
+    let there_are = since / (MONTH as i64 * QUARTER_HOUR) as f64;
+    if months < there_are {
+        return Ok(());
+    }
+    let least = (series as f64 * months / there_are).ceil() + 1.0;
+    Err(format!("{months:.0} months of readings would end after today: send more series, such as --series {least}")
+        .into())
+}
+
+// What is not deleted yet is all there, once, and nothing was deleted that had to be kept.
+fn check(at: &Deployment, load: &Load, sent: &Sent) -> Result<(), Failure> {
+    let first_us = at.sandbox.number("SELECT min(CAST(start AS BIGINT)) FROM intervals").ok_or("no intervals")?;
+    let intervals = load.sent / load.series();
+    let gone = u64::try_from((first_us - FIRST) / QUARTER_HOUR)?;
+    if gone > intervals.saturating_sub(MONTH) {
+        return Err(format!("of {intervals} quarter hours, {gone} are gone: less than a month is kept").into());
+    }
+    let first = gone * load.series();
+    let corrected = sent.corrected.iter().filter(|number| **number >= first).count();
+    // A correction is 1 kW more for a quarter of an hour.
+    at.check(load.sent - first, load.energy_from(first) + corrected as f64 / 4.0)
 }
 
 fn probe(kafka: &Kafka, series: u64) -> Result<f64, Failure> {
@@ -105,7 +158,7 @@ fn under_load(soak: &Soak, rate: f64, load: &mut Load, at: &Deployment) -> Resul
                 disturb(load, due, &mut sent)?;
             }
             let minute = watch.minute();
-            if minute >= next_kill && minute < soak.minutes - soak.kill_every / 2.0 {
+            if minute >= next_kill && minute < soak.minutes * KILLED {
                 next_kill += soak.kill_every;
                 if let Some(running) = engine.take() {
                     at.sandbox.kill(running);
@@ -156,27 +209,53 @@ fn caught_up(at: &Deployment, records: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-fn judge(soak: &Soak, seen: &Seen) -> Result<(Vec<Value>, bool), Failure> {
+// A figure that is to be flat.
+struct Figure<'s> {
+    name: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    samples: &'s Samples,
+    // The minute from which it counts.
+    from: f64,
+}
+
+fn figures(seen: &Seen, from: f64, steady: f64) -> [Figure<'_>; 4] {
+    let figure = |name, title, unit, samples, from| Figure { name, title, unit, samples, from };
+    let last_start = seen.kills.last().copied().unwrap_or(0.0);
+    [
+        figure("memory", "resident memory, MiB", "MiB", &seen.memory, from),
+        // Growth within a life that a restart would hide.
+        figure("memory_of_one_life", "resident memory since the last start, MiB", "MiB", &seen.memory, last_start),
+        figure("commit_time", "time of a commit, s", "s", &seen.commit, from),
+        figure("files", "files of the newest versions", "files", &seen.files, from.max(steady)),
+    ]
+}
+
+fn since(samples: &[(f64, f64)], from: f64) -> Samples {
+    samples.iter().copied().filter(|sample| sample.0 >= from).collect()
+}
+
+fn highest(samples: &[(f64, f64)]) -> f64 {
+    samples.iter().map(|sample| sample.1).fold(0.0, f64::max)
+}
+
+// `steady` is the minute from which the lake holds about the same.
+fn judge(soak: &Soak, seen: &Seen, steady: f64, rate: f64) -> Result<(Vec<Value>, bool), Failure> {
     let from = soak.minutes * WARM_UP;
-    let counted = |samples: &Samples| samples.iter().copied().filter(|sample| sample.0 >= from).collect::<Samples>();
-    let figures =
-        [("memory", "MiB", &seen.memory), ("commit_time", "s", &seen.commit), ("files", "files", &seen.files)];
-    let (mut rows, mut panels, mut all_flat) = (Vec::new(), Vec::new(), true);
-    let titles = ["resident memory, MiB", "time of a commit, s", "files in the lake"];
-    for ((name, unit, samples), title) in figures.into_iter().zip(titles) {
-        let counted = counted(samples);
+    let (mut rows, mut panels, mut all_well) = (Vec::new(), Vec::new(), true);
+    for Figure { name, title, unit, samples, from } in figures(seen, from, steady) {
+        let counted = since(samples, from);
         let trend = Trend::of(&counted).ok_or_else(|| format!("too few samples of {name}: soak longer"))?;
-        let highest = samples.iter().map(|sample| sample.1).fold(0.0, f64::max);
         let drift = trend.relative().abs();
         eprintln!(
-            "{name}: median {:.3} {unit}, {:+.4} ± {:.4} a minute, {:+.1} % over the run: {}",
+            "{name}: median {:.3} {unit}, {:+.4} ± {:.4} a minute, {:+.1} % from minute {from:.1} on: {}",
             trend.median,
             trend.slope,
             trend.error,
             trend.relative() * 100.0,
             if trend.flat() { "flat" } else { "NOT flat" }
         );
-        all_flat &= trend.flat();
+        all_well &= trend.flat();
         let mut row =
             compared(&format!("soak_{name}_drift"), drift, "the limit of what counts as flat", FLAT, "of the median");
         // The less the better. No drift at all would be infinitely good, which JSON cannot say.
@@ -184,18 +263,36 @@ fn judge(soak: &Soak, seen: &Seen) -> Result<(Vec<Value>, bool), Failure> {
         rows.extend([
             row,
             alone(&format!("soak_{name}_median"), trend.median, unit),
-            alone(&format!("soak_{name}_highest"), highest, unit),
+            alone(&format!("soak_{name}_highest"), highest(&counted), unit),
         ]);
-        panels.push(Panel { title, samples, trend: Some(trend) });
+        let from = counted.first().map_or(from, |sample| sample.0);
+        panels.push((name, Panel { title, samples, from, trend: Some(trend) }));
     }
-    panels.push(Panel { title: "lag at each commit, records", samples: &seen.lag, trend: None });
-    let highest = counted(&seen.lag).iter().map(|sample| sample.1).fold(0.0, f64::max);
-    rows.push(alone("soak_lag_highest", highest, "records"));
-    fs::write(soak.out.join("soak.svg"), svg(&panels, from, &seen.kills))?;
-    for panel in &panels {
+    let lag = Trend::of(&since(&seen.lag, from)).ok_or("too few samples of the lag: soak longer")?;
+    // A stream that falls behind may have flat memory all the same.
+    let limit = rate * COMMIT_INTERVAL.as_secs_f64();
+    all_well &= lag.drift <= limit;
+    let mut row = compared("soak_lag_drift", lag.drift, "what comes in a commit interval", limit, "records");
+    row["ratio"] = (limit / lag.drift.max(1.0)).into();
+    rows.extend([
+        row,
+        alone("soak_lag_highest", highest(&since(&seen.lag, from)), "records"),
+        alone("soak_files_on_disk_highest", highest(&seen.on_disk), "files"),
+    ]);
+    let lag = Panel { title: "lag at each commit, records", samples: &seen.lag, from, trend: Some(lag) };
+    let title = "files below the lake's folder, with those that wait for their deletion";
+    let on_disk = Panel { title, samples: &seen.on_disk, from, trend: None };
+    panels.extend([("lag", lag), ("files_on_disk", on_disk)]);
+    draw(soak, seen, &panels)?;
+    Ok((rows, all_well))
+}
+
+fn draw(soak: &Soak, seen: &Seen, panels: &[(&str, Panel<'_>)]) -> Result<(), Failure> {
+    for (name, panel) in panels {
         let lines: Vec<String> = panel.samples.iter().map(|(minute, figure)| format!("{minute:.4},{figure}")).collect();
-        let name = panel.title.split([',', ' ']).next().unwrap_or("samples");
         fs::write(soak.out.join(format!("{name}.csv")), format!("minute,figure\n{}\n", lines.join("\n")))?;
     }
-    Ok((rows, all_flat))
+    let panels: Vec<Panel<'_>> = panels.iter().map(|(_, panel)| panel.clone()).collect();
+    fs::write(soak.out.join("soak.svg"), svg(&panels, &seen.kills))?;
+    Ok(())
 }

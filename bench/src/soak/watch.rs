@@ -1,8 +1,11 @@
 //! What is sampled of a running engine and its lake.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::ingest::process::usage;
 
@@ -10,8 +13,10 @@ use crate::ingest::process::usage;
 const EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at all files of the lake.
 const FILES_EVERY: Duration = Duration::from_secs(5);
-/// After its start an engine fills its memory: that is no growth.
+/// After its start an engine fills its memory, and reads what came while it was away: that is no growth.
 pub const SETTLES: Duration = Duration::from_secs(30);
+/// Tables that have files.
+const TABLES: [&str; 4] = ["intervals", "samples", "dead_letters", "forecasts"];
 
 /// Samples (minute of the run, figure).
 pub type Samples = Vec<(f64, f64)>;
@@ -21,12 +26,14 @@ pub type Samples = Vec<(f64, f64)>;
 pub struct Seen {
     /// Resident memory in MiB, from half a minute after each start of the engine on.
     pub memory: Samples,
-    /// Seconds that each commit took, as the engine logs it.
+    /// Seconds that each commit took, as the engine logs it; also from half a minute after each start on.
     pub commit: Samples,
     /// Records that each commit left unread.
     pub lag: Samples,
-    /// Files below the lake's folder, of any kind.
+    /// Files that the newest versions of the tables consist of, and those of the state.
     pub files: Samples,
+    /// Files below the lake's folder, of any kind: also those that wait for their deletion.
+    pub on_disk: Samples,
     /// Minutes at which the engine was killed.
     pub kills: Vec<f64>,
 }
@@ -37,6 +44,7 @@ pub struct Watch {
     /// What was seen so far.
     pub seen: Seen,
     lake: PathBuf,
+    tables: Vec<Table>,
     log: PathBuf,
     // Bytes of the log that were read.
     read: usize,
@@ -50,7 +58,18 @@ impl Watch {
     /// Of an engine that starts now.
     pub fn new(lake: PathBuf, log: PathBuf) -> Watch {
         let now = Instant::now();
-        Watch { seen: Seen::default(), lake, log, read: 0, began: now, started: now, looked: None, counted: None }
+        let tables = TABLES.iter().map(|name| Table::of(&lake.join(name))).collect();
+        Watch {
+            seen: Seen::default(),
+            lake,
+            tables,
+            log,
+            read: 0,
+            began: now,
+            started: now,
+            looked: None,
+            counted: None,
+        }
     }
 
     /// Minutes since the beginning.
@@ -77,7 +96,9 @@ impl Watch {
         self.read_log(minute);
         if self.counted.is_none_or(|at| at.elapsed() >= FILES_EVERY) {
             self.counted = Some(Instant::now());
-            self.seen.files.push((minute, count_files(&self.lake) as f64));
+            let live = self.tables.iter_mut().map(Table::live).sum::<usize>() + count_files(&self.lake.join("state"));
+            self.seen.files.push((minute, live as f64));
+            self.seen.on_disk.push((minute, count_files(&self.lake) as f64));
         }
     }
 
@@ -87,11 +108,49 @@ impl Watch {
         let Some(end) = news.iter().rposition(|byte| *byte == b'\n') else { return };
         for line in String::from_utf8_lossy(&news[..end]).lines() {
             if let (Some(took_ms), Some(lag)) = (number(line, "took_ms="), number(line, "lag=")) {
-                self.seen.commit.push((minute, took_ms / 1e3));
+                if self.started.elapsed() >= SETTLES {
+                    self.seen.commit.push((minute, took_ms / 1e3));
+                }
                 self.seen.lag.push((minute, lag));
             }
         }
         self.read += end + 1;
+    }
+}
+
+/// The data files of the newest version of a table, followed by its log without the engine.
+#[derive(Debug)]
+struct Table {
+    log: PathBuf,
+    next: u64,
+    files: HashSet<String>,
+}
+
+impl Table {
+    fn of(folder: &Path) -> Table {
+        Table { log: folder.join("_delta_log"), next: 0, files: HashSet::new() }
+    }
+
+    /// Their number. A table that is not there yet has none.
+    fn live(&mut self) -> usize {
+        // Entries stay for an hour at least, and this is asked every few seconds: none is missed.
+        while let Ok(text) = fs::read_to_string(self.log.join(format!("{:020}.json", self.next))) {
+            self.take(&text);
+            self.next += 1;
+        }
+        self.files.len()
+    }
+
+    /// One entry of the log: an action a line.
+    fn take(&mut self, text: &str) {
+        for action in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            if let Some(path) = action["remove"]["path"].as_str() {
+                self.files.remove(path);
+            }
+            if let Some(path) = action["add"]["path"].as_str() {
+                self.files.insert(path.to_owned());
+            }
+        }
     }
 }
 
@@ -117,5 +176,15 @@ mod tests {
             (number(line, "took_ms="), number(line, "lag="), number(line, "rows=")),
             (Some(250.0), Some(17.0), None)
         );
+    }
+
+    #[test]
+    fn of_the_files_of_a_table_those_count_that_its_newest_version_has() {
+        let mut table = Table::of(Path::new("no such table"));
+        assert_eq!(table.live(), 0);
+        table.take("{\"commitInfo\":{}}\n{\"add\":{\"path\":\"a\"}}\n{\"add\":{\"path\":\"b\"}}\n");
+        assert_eq!(table.live(), 2);
+        table.take("{\"remove\":{\"path\":\"a\"}}\n{\"remove\":{\"path\":\"b\"}}\n{\"add\":{\"path\":\"c\"}}\n");
+        assert_eq!(table.live(), 1);
     }
 }

@@ -81,13 +81,29 @@ pub fn told(cell: &Cell, outcome: &Outcome, seconds: f64) -> String {
     format!("{cell} ({seconds:.1} s): {what}")
 }
 
-/// One row a fault, and one for all.
-pub fn table(by_fault: &BTreeMap<&'static str, Tally>, all: &Tally) -> String {
-    let titles = ["runs", "records", "intervals", "lost", "doubled", "miscounted", "failed", "skipped"];
-    let mut lines = vec![row("fault", titles.map(str::to_owned))];
-    let rows = by_fault.iter().map(|(name, tally)| (*name, tally)).chain([("all", all)]);
-    lines.extend(rows.map(|(name, tally)| row(name, tally.figures().map(|figure| figure.to_string()))));
-    lines.join("\n")
+/// Sums over all runs, and by fault.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tallies {
+    /// Of all of them.
+    pub all: Tally,
+    by_fault: BTreeMap<&'static str, Tally>,
+}
+
+impl Tallies {
+    /// Counts the run of a cell.
+    pub fn add(&mut self, cell: &Cell, outcome: &Outcome) {
+        self.all.add(outcome);
+        self.by_fault.entry(cell.fault.name()).or_default().add(outcome);
+    }
+
+    /// One row a fault, and one for all.
+    pub fn table(&self) -> String {
+        let titles = ["runs", "records", "intervals", "lost", "doubled", "miscounted", "failed", "skipped"];
+        let mut lines = vec![row("fault", titles.map(str::to_owned))];
+        let rows = self.by_fault.iter().map(|(name, tally)| (*name, tally)).chain([("all", &self.all)]);
+        lines.extend(rows.map(|(name, tally)| row(name, tally.figures().map(|figure| figure.to_string()))));
+        lines.join("\n")
+    }
 }
 
 fn row(name: &str, columns: [String; 8]) -> String {

@@ -40,7 +40,7 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// The servers that all runs share, one run at a time.
+/// The servers of runs that come one after the other. Two worlds have nothing in common.
 #[derive(Debug)]
 pub struct World {
     kafka: Kafka,

@@ -11,6 +11,8 @@ mod faults;
 mod fleet;
 mod harness;
 mod housekeeping;
+mod metrics;
+mod rollups;
 mod s3;
 mod spine;
 mod topics;

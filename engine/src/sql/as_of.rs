@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, plan_err};
@@ -13,9 +13,10 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use meterline_connectors::stamp::Stamp;
-use meterline_schemas::{Micros, tables};
+use meterline_schemas::Micros;
 
 use super::catalog::Catalog;
+use super::views;
 
 /// Name of the function.
 pub(super) const NAME: &str = "intervals_as_of";
@@ -31,17 +32,10 @@ impl TableFunctionImpl for IntervalsAsOf {
             _ => return plan_err!("{NAME} needs one instant as text, such as {NAME}('2024-05-01T00:00:00Z')"),
         };
         match Stamp::parse(text).and_then(|stamp| stamp.instant(&jiff::tz::TimeZone::UTC)) {
-            Some(at) => Ok(Arc::new(AsOf { catalog: Arc::clone(&self.0), at, schema: schema() })),
+            Some(at) => Ok(Arc::new(AsOf { catalog: Arc::clone(&self.0), at, schema: views::intervals_schema() })),
             None => plan_err!("{NAME}: `{text}` is no instant; write it as 2024-05-01T00:00:00Z"),
         }
     }
-}
-
-/// The columns of `intervals`.
-fn schema() -> SchemaRef {
-    let all = tables::intervals();
-    let kept = all.fields().iter().filter(|field| field.name() != "layer");
-    Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()))
 }
 
 #[derive(Debug)]

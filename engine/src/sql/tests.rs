@@ -48,6 +48,17 @@ fn intervals(rows: &[Row]) -> RecordBatch {
     RecordBatch::try_new(TableDefinition::intervals().schema, columns).unwrap()
 }
 
+/// The same rows as a roll-up's, of each of which half the hour is there.
+fn of_rollup(rows: &[Row]) -> RecordBatch {
+    let rows = intervals(rows);
+    let mut columns = rows.columns().to_vec();
+    for (name, seconds) in [("present", 1800), ("expected", 3600)] {
+        let column = rows.schema().index_of(name).unwrap();
+        columns[column] = Arc::new(Int64Array::from(vec![seconds; rows.num_rows()]));
+    }
+    RecordBatch::try_new(rows.schema(), columns).unwrap()
+}
+
 async fn environment() -> (tempfile::TempDir, Environment) {
     let dir = tempfile::tempdir().unwrap();
     let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
@@ -109,6 +120,42 @@ async fn of_several_revisions_the_greatest_position_is_seen_whatever_the_order_o
     assert!(refused.to_string().contains("2024-05-01T00:00:00Z"), "{refused}");
     let one = "SELECT value FROM intervals WHERE series_id = 'a' AND start >= '1970-01-01T01:00:00Z'";
     assert_eq!(numbers(&env, one, newest).await, [2.0]);
+}
+
+#[tokio::test]
+async fn intervals_as_of_now_is_intervals_column_by_column() {
+    let (_dir, env) = environment().await;
+    let newest = TableVersions::default();
+    const NOW: &str = "intervals_as_of('2000-01-01T00:00:00Z')";
+    // Of an empty table, of a base alone, and of a base with revisions: each is another query.
+    let commits = [
+        intervals(&[]),
+        of_rollup(&[("a", 0, 1.0, 5, "base"), ("a", 1, 2.0, 6, "base"), ("b", 0, 3.0, 7, "base")]),
+        of_rollup(&[("a", 0, 10.0, 9, "rev"), ("b", 0, 0.5, 2, "rev")]),
+    ];
+    for (txn, rows) in commits.into_iter().enumerate() {
+        if rows.num_rows() > 0 {
+            append(&env, TableDefinition::intervals(), rows, txn as i64).await;
+        }
+        let all = |table: &str| format!("SELECT * FROM {table} ORDER BY series_id, start");
+        let (columns, rows) = query(&env, &all("intervals"), newest).await.unwrap();
+        let (known_columns, known) = query(&env, &all(NOW), newest).await.unwrap();
+        assert_eq!(known_columns, columns);
+        let shown = |rows: Vec<RecordBatch>| {
+            let rows: Vec<RecordBatch> = rows.into_iter().filter(|rows| rows.num_rows() > 0).collect();
+            pretty_format_batches(&rows).unwrap().to_string()
+        };
+        assert_eq!(shown(known), shown(rows));
+    }
+    let some = format!(
+        "SELECT completeness, expected, month, \"offset\", value FROM {NOW} \
+         WHERE series_id = 'a' AND start < '1970-01-01T01:00:00Z'"
+    );
+    let rows = query_batches(&env, &some, newest).await.unwrap();
+    let shown = pretty_format_batches(&rows).unwrap().to_string();
+    let line = shown.lines().find(|line| line.contains("1970-01")).unwrap_or_default();
+    let cells: Vec<&str> = line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells, ["0.5", "3600", "1970-01", "9", "10.0"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Tables that are computed from others, as SQL.
 
-use meterline_schemas::Micros;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
+use meterline_schemas::{Micros, tables};
 
 use super::layers::Layers;
 
@@ -12,6 +15,38 @@ pub(super) const REVISED: &str = "revised";
 /// Name in [`intervals`] of the revisions.
 pub(super) const REVISIONS: &str = "revisions";
 
+/// The columns of `intervals` that rows have, in its order; of those that are stored only `layer` is not among them.
+const INTERVALS_COLUMNS: [&str; 18] = [
+    "series_id",
+    "start",
+    "end",
+    "frequency",
+    "value",
+    "unit",
+    "count",
+    "quality",
+    "feed",
+    "position_timestamp",
+    "partition",
+    "offset",
+    "month",
+    "present",
+    "expected",
+    "measured",
+    "estimated",
+    "substituted",
+];
+/// The column of `intervals` that is computed. Of a roll-up: the share of the expected time for which there is a value.
+const COMPLETENESS: &str = "completeness";
+
+/// The columns of `intervals`, which are those of any [`intervals`].
+pub(super) fn intervals_schema() -> SchemaRef {
+    let stored = tables::intervals();
+    let stored = INTERVALS_COLUMNS.iter().filter_map(|name| stored.field_with_name(name).ok().cloned());
+    let computed = Field::new(COMPLETENESS, DataType::Float64, true);
+    Arc::new(Schema::new(stored.chain([computed]).collect::<Vec<_>>()))
+}
+
 /// The latest revision of every interval: base rows that no revision touches, and of each touched interval the row with
 /// the greatest position. Where there are no revisions, it is a plain scan. `month` follows from `start`; it is part of
 /// the window so that filters by it reach the scans. With `known_by`, only rows that were known at that instant count.
@@ -21,11 +56,9 @@ pub(super) fn intervals(layers: &Layers, known_by: Option<Micros>) -> String {
         Some(at) => format!("(SELECT * FROM {table} WHERE position_timestamp <= {})", at.div_euclid(1_000)),
     };
     let (settled, revised, revisions) = (known(SETTLED), known(REVISED), known(REVISIONS));
-    let columns = "series_id, start, \"end\", frequency, value, unit, count, quality, feed, position_timestamp, \
-                   partition, \"offset\", month, present, expected, measured, estimated, substituted";
-    // Of a roll-up: the share of the expected time for which there is a value.
+    let columns = INTERVALS_COLUMNS.map(|name| format!("\"{name}\"")).join(", ");
     let shown =
-        format!("{columns}, CASE WHEN expected > 0 THEN CAST(present AS DOUBLE) / expected END AS completeness");
+        format!("{columns}, CASE WHEN expected > 0 THEN CAST(present AS DOUBLE) / expected END AS {COMPLETENESS}");
     // A row of no readings takes the value of its interval away.
     let settled = format!("SELECT {shown} FROM {settled} WHERE count > 0");
     if layers.revisions.is_empty() {

@@ -9,6 +9,9 @@ use super::epoch::Progress;
 /// The first offset that a broker has of a partition, and the end of what it has; `None` while nobody says.
 pub type Offsets = Option<(i64, i64)>;
 
+/// Evidence that the identifier alone gives.
+const OTHER_ID: &str = "the broker gives it another identifier";
+
 /// What there is of a topic now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -36,12 +39,13 @@ pub enum Verdict {
         /// Where the new one begins.
         first: Option<i64>,
     },
-    /// There is no such partition, and nothing was read of it.
+    /// There is no such partition, and nothing of it was there to be read.
     Gone,
 }
 
 /// Judges every partition of a topic that is there, or that was known. One of which nothing was read yet does not care which
-/// topic it belongs to, but it was known to begin somewhere: what retention takes from there on is lost.
+/// topic it belongs to, unless it had records: those are lost with the topic that had them. And it was known to begin
+/// somewhere: what retention takes from there on is lost.
 pub fn judge(read: &BTreeMap<i32, Progress>, found: &Found) -> BTreeMap<i32, Verdict> {
     let offsets = |partition: i32| {
         let number = usize::try_from(partition).ok()?;
@@ -52,13 +56,13 @@ pub fn judge(read: &BTreeMap<i32, Progress>, found: &Found) -> BTreeMap<i32, Ver
     let whole = begun().filter(|progress| same(progress, found).is_none()).find_map(|progress| {
         let partition = progress.partition;
         match offsets(partition) {
-            None => Some(format!("there is no partition {partition} any more")),
+            None => Some(missing(partition)),
             Some(offsets) => shrunk(progress, offsets),
         }
     });
     let of_begun = |progress: &Progress, there: Option<Offsets>| {
         let evidence = match same(progress, found) {
-            Some(false) => Some("the broker gives it another identifier".to_owned()),
+            Some(false) => Some(OTHER_ID.to_owned()),
             // Only a cluster that lost records has less of the same topic than was read.
             Some(true) => there.and_then(|offsets| shrunk(progress, offsets)),
             None => whole.clone(),
@@ -73,13 +77,26 @@ pub fn judge(read: &BTreeMap<i32, Progress>, found: &Found) -> BTreeMap<i32, Ver
         }
     };
     let of_new = |progress: &Progress, there: Option<Offsets>| {
-        let other = same(progress, found).map_or(whole.is_some(), |same| !same);
-        match there {
-            None => Verdict::Gone,
-            Some(None) => Verdict::Unknown,
-            Some(Some((first, _))) if other || first < progress.next_offset => Verdict::Begins(first),
-            Some(Some((first, _))) if progress.next_offset < first => Verdict::Expired(first),
-            Some(Some(_)) => Verdict::GoesOn,
+        let known = same(progress, found);
+        let evidence = match known {
+            Some(false) => Some(OTHER_ID.to_owned()),
+            Some(true) => None,
+            None => whole.clone().or_else(|| begins_earlier(progress, there)),
+        };
+        let unread = progress.end_offset > progress.next_offset;
+        match (evidence, there) {
+            (_, Some(None)) => Verdict::Unknown,
+            // As above: what had records is not gone before another topic is there.
+            (_, None) if unread && known == Some(true) => Verdict::Unknown,
+            (evidence, None) if unread => {
+                Verdict::Anew { evidence: evidence.unwrap_or_else(|| missing(progress.partition)), first: None }
+            }
+            (_, None) => Verdict::Gone,
+            (Some(evidence), Some(Some((first, _)))) if unread => Verdict::Anew { evidence, first: Some(first) },
+            (Some(_), Some(Some((first, _)))) => Verdict::Begins(first),
+            (None, Some(Some((first, _)))) if first < progress.next_offset => Verdict::Begins(first),
+            (None, Some(Some((first, _)))) if progress.next_offset < first => Verdict::Expired(first),
+            (None, Some(Some(_))) => Verdict::GoesOn,
         }
     };
     let there = (0..).zip(&found.offsets).map(|(partition, _)| partition);
@@ -98,6 +115,16 @@ fn same(progress: &Progress, found: &Found) -> Option<bool> {
     Some(progress.topic_id? == found.id?)
 }
 
+fn missing(partition: i32) -> String {
+    format!("there is no partition {partition} any more")
+}
+
+fn begins_earlier(progress: &Progress, there: Option<Offsets>) -> Option<String> {
+    let (first, _) = there??;
+    let (partition, known) = (progress.partition, progress.next_offset);
+    (first < known).then(|| format!("partition {partition} begins at {first}, but was known to begin at {known}"))
+}
+
 fn shrunk(progress: &Progress, offsets: Offsets) -> Option<String> {
     let (_, end) = offsets?;
     let (partition, next) = (progress.partition, progress.next_offset);
@@ -106,6 +133,7 @@ fn shrunk(progress: &Progress, offsets: Offsets) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::discovery::Change;
     use super::*;
 
     fn id(number: u64) -> TopicId {
@@ -184,6 +212,53 @@ mod tests {
         assert_eq!(of_new((old, new), &others), Verdict::Gone);
         // The others tell that it is another topic.
         assert_eq!(of_new((None, None), &[Some((0, 3)), Some((0, 3)), Some((7, 9))]), Verdict::Begins(7));
+    }
+
+    /// The same, where three records were known to be there, and what becomes of it where the feed goes on.
+    fn of_unread(ids: (Option<TopicId>, Option<TopicId>), offsets: &[Offsets]) -> (Verdict, Progress) {
+        let mut read = read(ids.0);
+        let begun = Progress { topic_id: ids.0, end_offset: 7, ..Progress::begin(0, 2, 4) };
+        read.insert(2, begun);
+        let verdict = judge(&read, &Found { id: ids.1, offsets: offsets.to_vec() }).remove(&2).unwrap();
+        let (mut after, end) = (begun, offsets.get(2).copied().flatten().map_or(0, |(_, end)| end));
+        match verdict {
+            Verdict::Anew { first: Some(first), .. } => Change::Anew(first).apply(&mut after, ids.1, end),
+            Verdict::Anew { first: None, .. } => Change::Gone.apply(&mut after, ids.1, 0),
+            _ => {}
+        }
+        (verdict, after)
+    }
+
+    #[test]
+    fn records_that_were_never_read_are_lost_with_their_topic_and_leave_no_lag() {
+        let (old, new) = (Some(id(1)), Some(id(2)));
+        let others = [Some((0, 99)), Some((0, 99))];
+        let with = |third: Offsets| [others[0], others[1], third];
+        let lost = |(verdict, after): (Verdict, Progress), first: Option<i64>| {
+            assert!(matches!(&verdict, Verdict::Anew { first: begins, .. } if *begins == first), "{verdict:?}");
+            assert_eq!((after.expired, after.earlier, after.incarnation), (3, 3, 1));
+            assert_eq!(after.expired as i64, after.earlier + after.next_offset - after.first_offset);
+            assert!(after.is_new(), "nothing of the new one was read: {after:?}");
+            after
+        };
+        // It has no such partition, and never had a record of it.
+        let gone = lost(of_unread((old, new), &others), None);
+        assert_eq!((gone.next_offset, gone.end_offset, gone.topic_id), (0, 0, new));
+        // It is looked at again: there is nothing more to lose, and it holds nothing.
+        let known = [(2, gone)].into();
+        assert_eq!(judge(&known, &Found { id: new, offsets: others.to_vec() })[&2], Verdict::Gone);
+        lost(of_unread((None, None), &others), None);
+        // It has one, which is empty, or has records of its own.
+        let empty = lost(of_unread((old, new), &with(Some((0, 0)))), Some(0));
+        assert_eq!(empty.end_offset, 0);
+        let filled = lost(of_unread((old, new), &with(Some((0, 5)))), Some(0));
+        assert_eq!((filled.next_offset, filled.end_offset), (0, 5));
+        lost(of_unread((None, None), &with(Some((0, 5)))), Some(0));
+        // The same topic has lost nothing: the answer is older than the partition, or a part is gone.
+        assert_eq!(of_unread((old, old), &others).0, Verdict::Unknown);
+        assert_eq!(of_unread((old, old), &with(Some((4, 7)))).0, Verdict::GoesOn);
+        assert_eq!(of_unread((old, old), &with(Some((6, 7)))).0, Verdict::Expired(6));
+        assert_eq!(of_unread((None, None), &with(Some((4, 9)))).0, Verdict::GoesOn);
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl EnvironmentError {
 impl Environment {
     /// Where relative paths of the configuration begin: its own directory.
     pub fn directory(&self) -> &Path {
-        self.config_path.parent().unwrap_or(Path::new(""))
+        directory_of(&self.config_path)
     }
 
     /// Reads the configuration and opens what it points at.
@@ -75,12 +75,28 @@ impl Environment {
     /// # Errors
     /// See [`EnvironmentError`].
     pub async fn open(config_path: &Path) -> Result<Environment, EnvironmentError> {
-        let config = read_config(config_path)?;
-        let mut lake = Lake::configured(&config.lake).await?;
+        let (config, lake) = open_lake(config_path).await?;
         let metadata = MetadataStore::open(&metadata_url(&config, &lake)).await?;
-        lake.keep_locks_in(metadata.path().with_extension("locks"));
         Ok(Environment { config, config_path: config_path.to_owned(), lake, metadata })
     }
+}
+
+/// Where relative paths of a configuration begin: the directory of its file.
+pub fn directory_of(config_path: &Path) -> &Path {
+    config_path.parent().unwrap_or(Path::new(""))
+}
+
+/// Reads the configuration and opens the lake alone, for a process that needs no metadata database, which may be on another
+/// machine. Its locks are where those of processes with the database are.
+///
+/// # Errors
+/// See [`EnvironmentError`].
+pub async fn open_lake(config_path: &Path) -> Result<(Config, Lake), EnvironmentError> {
+    let config = read_config(config_path)?;
+    let mut lake = Lake::configured(&config.lake).await?;
+    let database = MetadataStore::file_of(&metadata_url(&config, &lake))?;
+    lake.keep_locks_in(database.with_extension("locks"));
+    Ok((config, lake))
 }
 
 /// Reads and checks a configuration file.
@@ -102,5 +118,32 @@ pub fn metadata_url(config: &Config, lake: &Lake) -> String {
     match &config.metadata.url {
         Some(url) => url.clone(),
         None => format!("sqlite:{}", lake.lock_dir().join(METADATA_FILE).display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lake_alone_is_opened_without_the_metadata_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, database) = (dir.path().join("meterline.toml"), dir.path().join("elsewhere/metadata.db"));
+        let text = format!(
+            "[lake]\nurl = \"{}\"\n[metadata]\nurl = \"sqlite:{}\"\n",
+            dir.path().join("lake").display(),
+            database.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        let (config, lake) = open_lake(&file).await.unwrap();
+        assert!(lake.lock_dir().ends_with("lake") && !dir.path().join("elsewhere").exists());
+        assert_eq!(directory_of(&file), dir.path());
+        let opened = Environment::open(&file).await.unwrap();
+        assert!(database.exists());
+        assert_eq!((opened.config, opened.lake.lock_dir()), (config, lake.lock_dir()));
+        // What cannot be a database is a wrong configuration for both.
+        let text = std::fs::read_to_string(&file).unwrap().replace("sqlite:", "postgres:");
+        std::fs::write(&file, text).unwrap();
+        assert!(open_lake(&file).await.unwrap_err().is_configuration());
     }
 }

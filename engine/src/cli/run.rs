@@ -1,13 +1,16 @@
 //! `meterline run`: the service.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use meterline_connectors::lake::Lake;
+use meterline_schemas::config::Config;
 use meterline_schemas::time::format_micros;
 
 use super::shutdown::Shutdown;
 use super::{CommandError, CommandResult, ConfigArg, Context};
-use crate::environment::Environment;
+use crate::environment::{self, Environment};
 use crate::ingest::{IngestOptions, cluster};
 use crate::metadata::MetadataError;
 use crate::service::{Service, Standing};
@@ -29,23 +32,20 @@ pub struct Args {
 /// Runs the service until Ctrl-C, SIGTERM or a fault that ends the stream.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
     let shutdown = Shutdown::install()?;
+    let path = &args.config.config;
+    if args.process > 0 {
+        return run_member(args.process, path, &shutdown, context).await;
+    }
     // Opening may wait for a locked database, and starting for the lake.
-    let Some(opened) = shutdown.unless_requested(Environment::open(&args.config.config)).await else {
-        return stopped_early(context);
+    let Some(opened) = shutdown.unless_requested(Environment::open(path)).await else {
+        stopped_early();
+        return report(Standing::default(), context);
     };
     let env = Arc::new(opened?);
-    if env.config.feed.is_empty() {
-        return Err(CommandError::usage(format!(
-            "{} has no feed; add at least [feed.NAME] with topic, series, time and value",
-            args.config.config.display()
-        )));
-    }
-    announce(&env, args.process);
-    if args.process > 0 {
-        return run_member(args.process, &env, &shutdown, context).await;
-    }
+    announce(&env.config, path, &env.lake, 0)?;
     let Some(started) = shutdown.unless_requested(Service::start(env.clone())).await else {
-        return stopped_early(context);
+        stopped_early();
+        return report(Standing::default(), context);
     };
     let mut service = started?;
     let committed = service.committed();
@@ -76,22 +76,31 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     report(end, context)
 }
 
-/// Another process than process 0: workers alone.
-async fn run_member(process: usize, env: &Environment, shutdown: &Shutdown, context: &Context) -> CommandResult {
-    let options = IngestOptions { directory: env.directory().to_owned(), process, workers: None };
-    let Some(joined) = shutdown.unless_requested(cluster::follow(&env.config, &env.lake, options)).await else {
-        return stopped_early(context);
+/// Another process than process 0: workers alone, which need no metadata database.
+async fn run_member(process: usize, path: &Path, shutdown: &Shutdown, context: &Context) -> CommandResult {
+    let joined = async {
+        let (config, lake) = environment::open_lake(path).await?;
+        announce(&config, path, &lake, process)?;
+        let directory = environment::directory_of(path).to_owned();
+        let options = IngestOptions { directory, process, workers: None };
+        Ok::<_, CommandError>(cluster::follow(&config, &lake, options).await?)
     };
-    let mut member = joined?;
-    tokio::select! {
-        ended = member.ended() => ended?,
-        () = shutdown.requested() => {
-            tracing::info!("stopping: process 0 commits what was read and ends all processes");
-            member.stop();
-            member.ended().await?;
+    match shutdown.unless_requested(joined).await {
+        None => stopped_early(),
+        Some(joined) => {
+            let mut member = joined?;
+            tokio::select! {
+                ended = member.ended() => ended?,
+                () = shutdown.requested() => {
+                    tracing::info!("stopping: process 0 commits what was read and ends all processes");
+                    member.stop();
+                    member.ended().await?;
+                }
+            }
+            tracing::info!(process, "stopped");
         }
     }
-    tracing::info!(process, "stopped");
+    // What was read, process 0 tells.
     match context.json {
         true => context.print_json(&serde_json::json!({ "process": process })),
         false => Ok(()),
@@ -99,9 +108,8 @@ async fn run_member(process: usize, env: &Environment, shutdown: &Shutdown, cont
 }
 
 /// The end was asked for before the stream began: nothing was read.
-fn stopped_early(context: &Context) -> CommandResult {
+fn stopped_early() {
     tracing::info!("stopped before the start was complete; nothing was read");
-    report(Standing::default(), context)
 }
 
 fn report(end: Standing, context: &Context) -> CommandResult {
@@ -116,12 +124,21 @@ fn report(end: Standing, context: &Context) -> CommandResult {
     }))
 }
 
-fn announce(env: &Environment, process: usize) {
-    let config = &env.config;
+/// Says what is started.
+///
+/// # Errors
+/// Without a feed there is nothing to do.
+fn announce(config: &Config, path: &Path, lake: &Lake, process: usize) -> CommandResult {
+    if config.feed.is_empty() {
+        return Err(CommandError::usage(format!(
+            "{} has no feed; add at least [feed.NAME] with topic, series, time and value",
+            path.display()
+        )));
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        config = %env.config_path.display(),
-        lake = env.lake.url(),
+        config = %path.display(),
+        lake = lake.url(),
         metadata = config.metadata.url.as_deref().unwrap_or("in the lake's directory"),
         brokers = config.kafka.brokers,
         workers = config.ingest.workers,
@@ -142,6 +159,7 @@ fn announce(env: &Environment, process: usize) {
             "feed"
         );
     }
+    Ok(())
 }
 
 /// The status line, with what it needs to compute a rate.

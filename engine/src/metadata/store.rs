@@ -121,12 +121,7 @@ impl MetadataStore {
     ///
     /// [`MetadataError`] with the path and the remedy.
     pub async fn open(url: &str) -> Result<MetadataStore, MetadataError> {
-        let refuse = |reason: &str| MetadataError::Url { url: url.to_owned(), reason: reason.to_owned() };
-        let Some(path) = url.strip_prefix("sqlite:") else { return Err(refuse("only sqlite: is supported")) };
-        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-        if path.as_os_str().is_empty() {
-            return Err(refuse("it names no file"));
-        }
+        let path = MetadataStore::file_of(url)?;
         let store = MetadataStore { pool: pool(&path), path: path.display().to_string().into() };
         if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|e| MetadataError::Database {
@@ -139,9 +134,19 @@ impl MetadataStore {
         Ok(store)
     }
 
-    /// The database's file.
-    pub fn path(&self) -> &Path {
-        Path::new(&*self.path)
+    /// The file that `sqlite:PATH` names, whether it is there or not.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::Url`].
+    pub fn file_of(url: &str) -> Result<PathBuf, MetadataError> {
+        let refuse = |reason: &str| MetadataError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let Some(path) = url.strip_prefix("sqlite:") else { return Err(refuse("only sqlite: is supported")) };
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        if path.as_os_str().is_empty() {
+            return Err(refuse("it names no file"));
+        }
+        Ok(path)
     }
 
     async fn migrate(&self) -> Result<(), MetadataError> {

@@ -5,16 +5,16 @@ use std::path::Path;
 
 use meterline_connectors::kafka::SourceError;
 use meterline_connectors::kafka::cluster::Cluster;
-use meterline_connectors::lake::{self, Lake};
+use meterline_connectors::lake::{self, Lake, LakeError};
 use meterline_models::device;
 use meterline_schemas::config::Config;
 use serde::Serialize;
 
 use super::error::one_line;
 use super::{CommandError, CommandResult, ConfigArg, Context};
-use crate::environment::{metadata_url, read_config};
+use crate::environment::{directory_of, metadata_url, read_config};
 use crate::ingest::cluster;
-use crate::metadata::MetadataStore;
+use crate::metadata::{MetadataError, MetadataStore};
 
 /// Arguments of `meterline validate`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,9 @@ struct Check {
 struct Report {
     ok: bool,
     checks: Vec<Check>,
+    /// The configuration is at fault, and not only what it points at.
+    #[serde(skip)]
+    misconfigured: bool,
 }
 
 impl Report {
@@ -55,17 +58,13 @@ impl Report {
 
 /// Checks one thing after the other and reports all of them.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
-    let mut report = Report { ok: true, checks: Vec::new() };
+    let mut report = Report { ok: true, checks: Vec::new(), misconfigured: false };
     let path = &args.config.config;
-    let config_ok = match check_config(&mut report, path) {
-        Some(config) if report.ok => {
-            if !args.offline {
-                check_environment(&mut report, &config, path.parent().unwrap_or(Path::new(""))).await;
-            }
-            true
-        }
-        _ => false,
-    };
+    match check_config(&mut report, path) {
+        Some(config) if !args.offline => check_environment(&mut report, &config, directory_of(path)).await,
+        Some(_) => {}
+        None => report.misconfigured = true,
+    }
     if context.json {
         context.print_json(&report)?;
     } else {
@@ -74,11 +73,11 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             context.print(&format!("{word:<7} {:<28} {}", check.name, check.detail))?;
         }
     }
-    match (config_ok, report.ok) {
-        (_, true) => Ok(()),
+    match (report.ok, report.misconfigured) {
+        (true, _) => Ok(()),
         // The report has said it all.
-        (false, _) => Err(CommandError::usage("")),
-        (true, _) => Err(CommandError::failed("")),
+        (false, true) => Err(CommandError::usage("")),
+        (false, false) => Err(CommandError::failed("")),
     }
 }
 
@@ -109,6 +108,7 @@ fn check_config(report: &mut Report, path: &Path) -> Option<Config> {
 async fn check_environment(report: &mut Report, config: &Config, directory: &Path) {
     if let [first, _, ..] = config.cluster.addresses.as_slice() {
         let found = cluster::check(config, directory);
+        report.misconfigured |= found.as_ref().is_err_and(|error| error.is_usage());
         report.add("cluster", found.map(|processes| format!("{processes} processes, process 0 at {first}")));
     }
     check_kafka(report, config).await;
@@ -174,6 +174,7 @@ async fn check_lake(report: &mut Report, config: &Config) -> Option<Lake> {
             report.add("lake", found.map_err(|e| one_line(&e))).then_some(lake)
         }
         Err(error) => {
+            report.misconfigured |= matches!(error, LakeError::Url { .. });
             report.add::<String>("lake", Err(one_line(&error)));
             None
         }
@@ -183,5 +184,6 @@ async fn check_lake(report: &mut Report, config: &Config) -> Option<Lake> {
 async fn check_metadata(report: &mut Report, config: &Config, lake: &Lake) {
     let url = metadata_url(config, lake);
     let opened = MetadataStore::open(&url).await.map(|_| url);
+    report.misconfigured |= matches!(opened, Err(MetadataError::Url { .. }));
     report.add("metadata", opened.map_err(|e| one_line(&e)));
 }

@@ -28,6 +28,7 @@ const READINGS: u64 = 4 * 21 * 24;
 fn every_command_answers_people_and_programs() {
     let sandbox = Sandbox::reading(NOBODY, "readings", SETTINGS);
     an_empty_lake_says_what_is_missing(&sandbox);
+    a_secret_that_is_missing_is_a_wrong_configuration(&sandbox);
     history_comes_from_a_file(&sandbox);
     triggers_are_explained(&sandbox);
     pipelines_run_by_hand(&sandbox);
@@ -80,6 +81,21 @@ fn an_empty_lake_says_what_is_missing(sandbox: &Sandbox) {
     for command in [&["retrain", "--group", "PT1H"][..], &["triggers", "explain", "PT1H"]] {
         refused(sandbox, 2, command, &["`PT1H`", "meterline backfill"]);
     }
+}
+
+fn a_secret_that_is_missing_is_a_wrong_configuration(sandbox: &Sandbox) {
+    let config = fs::read_to_string(sandbox.config()).expect("read the configuration");
+    let cluster = "\n[cluster]\naddresses = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nsecret_file = \"no-secret\"\n";
+    sandbox.configure(&(config.clone() + cluster));
+    for form in [&["validate"][..], &["validate", "--json"]] {
+        let finished = sandbox.run(form);
+        assert_eq!(finished.code, Some(2), "{}{}", finished.stdout, finished.stderr);
+        assert!(finished.stdout.contains("no-secret"), "{}", finished.stdout);
+    }
+    for process in ["0", "1"] {
+        refused(sandbox, 2, &["run", "--process", process], &["no-secret"]);
+    }
+    sandbox.configure(&config);
 }
 
 fn history_comes_from_a_file(sandbox: &Sandbox) {

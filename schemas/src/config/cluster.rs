@@ -54,8 +54,12 @@ impl ClusterConfig {
             }
         }
         let many = self.addresses.len();
-        (many > PROCESSES_MAX)
-            .then(|| (format!("cluster.addresses names {many} processes; 64 are the most"), "use more workers in each"))
+        (many > PROCESSES_MAX).then(|| {
+            (
+                format!("cluster.addresses names {many} processes; {PROCESSES_MAX} are the most"),
+                "use more workers in each",
+            )
+        })
     }
 }
 

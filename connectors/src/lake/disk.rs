@@ -10,8 +10,10 @@ use object_store::PutPayload;
 pub(super) trait Disk {
     /// Makes a directory. Its name lasts once its parent was flushed.
     fn create_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Writes a new file, and flushes what it holds. Its name lasts once its directory was flushed.
-    fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<()>;
+    /// Writes a new file. What it holds lasts once it was flushed, its name once its directory was.
+    fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<File>;
+    /// Flushes what the file `open`, which has the name `file`, holds.
+    fn sync_file(&self, file: &Path, open: &File) -> io::Result<()>;
     /// Gives a file a second name, which must be new.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file another name, which may be that of another file.
@@ -31,10 +33,15 @@ impl Disk for FileSystem {
         fs::create_dir(directory)
     }
 
-    fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<()> {
+    fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<File> {
         let mut file = File::create_new(file)?;
         payloads.iter().flatten().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()
+        Ok(file)
+    }
+
+    // By the handle that wrote it: another one need not be told what failed before it was opened.
+    fn sync_file(&self, _: &Path, open: &File) -> io::Result<()> {
+        open.sync_all()
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -91,10 +98,14 @@ mod tests {
             self.step("directory", directory);
             FileSystem.create_directory(directory)
         }
-        fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<()> {
+        fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<File> {
             self.step("write", file);
-            self.full.borrow_mut().insert(file.to_owned());
             FileSystem.write_new(file, payloads)
+        }
+        fn sync_file(&self, file: &Path, open: &File) -> io::Result<()> {
+            self.step("flush", file);
+            self.full.borrow_mut().insert(file.to_owned());
+            FileSystem.sync_file(file, open)
         }
         fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
             self.step("name", to);
@@ -142,7 +153,8 @@ mod tests {
         }
         let steps = disk.steps.borrow().join(", ");
         let first = "directory intervals, flush lake, directory month=2024-01, flush intervals, directory layer=base, \
-                     flush month=2024-01, write a.parquet, name a.parquet, flush layer=base, write b.parquet, ";
+                     flush month=2024-01, write a.parquet, flush a.parquet, name a.parquet, flush layer=base, \
+                     write b.parquet, ";
         assert!(steps.starts_with(first), "{steps}");
         // One of two writers of a version loses, and leaves nothing behind.
         let version = root.join("intervals/_delta_log/00000000000000000001.json");

@@ -114,7 +114,7 @@ pub(super) fn write_durably(
     let directory = target.parent().unwrap_or(FilePath::new("/"));
     lasting.make(disk, directory)?;
     let staged = staging_path(target);
-    let written = disk.write_new(&staged, payloads);
+    let written = disk.write_new(&staged, payloads).and_then(|file| disk.sync_file(&staged, &file));
     let result = written.and_then(|()| match create_only {
         true => disk.link(&staged, target),
         false => disk.rename(&staged, target),

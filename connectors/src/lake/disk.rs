@@ -68,7 +68,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Mutex;
 
-    use super::super::store::{Lasting, write_durably};
+    use super::super::store::{Lasting, create_lake, write_durably};
     use super::*;
 
     /// The file system, and what of it a power cut would leave at worst: only the names that were flushed.
@@ -161,5 +161,56 @@ mod tests {
         let lost = write_durably(&disk, &lasting, &version, &["other".into()], true).unwrap_err();
         assert_eq!(lost.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_dir(version.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    /// A file system that answers so when a directory is to be flushed.
+    struct FlushesNot(io::ErrorKind);
+
+    impl Disk for FlushesNot {
+        fn create_directory(&self, directory: &Path) -> io::Result<()> {
+            FileSystem.create_directory(directory)
+        }
+        fn write_new(&self, file: &Path, payloads: &[PutPayload]) -> io::Result<File> {
+            FileSystem.write_new(file, payloads)
+        }
+        fn sync_file(&self, file: &Path, open: &File) -> io::Result<()> {
+            FileSystem.sync_file(file, open)
+        }
+        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+            FileSystem.link(from, to)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            FileSystem.rename(from, to)
+        }
+        fn remove(&self, file: &Path) -> io::Result<()> {
+            FileSystem.remove(file)
+        }
+        fn sync_directory(&self, _: &Path) -> io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_flush_directories_is_written_all_the_same_and_one_that_fails_is_not() {
+        use io::ErrorKind::{InvalidInput, Other, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+        // What a flush answers, and whether a lake can be made there, be there already, and be written.
+        for (kind, made, opened, written) in [
+            (InvalidInput, true, true, true),
+            (Unsupported, true, true, true),
+            // What is above a lake need not be ours.
+            (PermissionDenied, false, true, false),
+            (ReadOnlyFilesystem, false, true, false),
+            (Other, false, false, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let (disk, there) = (FlushesNot(kind), dir.path().join("there"));
+            assert_eq!(create_lake(&disk, &dir.path().join("new")).is_ok(), made, "{kind:?}");
+            fs::create_dir(&there).unwrap();
+            assert_eq!(create_lake(&disk, &there).is_ok(), opened, "{kind:?}");
+            let lasting = Lasting(Mutex::new(HashSet::from([there.clone()])));
+            let target = there.join("intervals/a.parquet");
+            let done = write_durably(&disk, &lasting, &target, &["content".into()], false);
+            assert_eq!(done.is_ok(), written, "{kind:?}");
+        }
     }
 }

@@ -31,13 +31,12 @@ pub(super) struct DurableLocal {
 impl DurableLocal {
     /// Creates the lake's directory where it is missing.
     pub(super) fn new(lake: &FilePath) -> io::Result<DurableLocal> {
-        let disk = FileSystem;
-        create_directories(&disk, lake)?;
-        let lake = lake.canonicalize()?;
-        // It may be there already and its name not be flushed. One that we may not open is none that we made.
-        match lake.parent().map(|parent| disk.sync_directory(parent)) {
-            Some(Err(e)) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
-            _ => {}
+        let lake = create_lake(&FileSystem, lake)?;
+        if FileSystem.sync_directory(&lake).is_err_and(|e| flushes_no_names(&e)) {
+            tracing::warn!(
+                lake = %lake.display(),
+                "the file system of the lake cannot flush directories: a power cut may take what was written last"
+            );
         }
         let lasting = Lasting(Mutex::new(HashSet::from([lake])));
         Ok(DurableLocal { inner: LocalFileSystem::new(), lasting: Arc::new(lasting) })
@@ -63,7 +62,7 @@ impl Lasting {
         self.make(disk, parent)?;
         match disk.create_directory(directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => disk.sync_directory(parent)?,
+            _ => flush_names(disk, parent)?,
         }
         self.known().insert(directory.to_owned());
         Ok(())
@@ -88,6 +87,32 @@ fn staging_path(target: &FilePath) -> PathBuf {
     name.into()
 }
 
+/// Whether this is how a file system says that it cannot flush a directory at all.
+fn flushes_no_names(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Flushes the names in a directory, where its file system can: where it cannot, nothing would be gained by writing nothing.
+fn flush_names(disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
+    match disk.sync_directory(directory) {
+        Err(e) if flushes_no_names(&e) => Ok(()),
+        flushed => flushed,
+    }
+}
+
+/// Creates the lake's directory where it is missing; its name survives a power cut.
+pub(super) fn create_lake(disk: &impl Disk, lake: &FilePath) -> io::Result<PathBuf> {
+    create_directories(disk, lake)?;
+    let lake = lake.canonicalize()?;
+    // It may be there already and its name not be flushed. A parent that we may not open or write is none that we made it in.
+    match lake.parent().map(|parent| flush_names(disk, parent)) {
+        Some(Err(e)) if !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            Err(e)
+        }
+        _ => Ok(lake),
+    }
+}
+
 /// Creates missing directories, and flushes the entries of those that it created.
 fn create_directories(disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
     if directory.is_dir() {
@@ -97,7 +122,7 @@ fn create_directories(disk: &impl Disk, directory: &FilePath) -> io::Result<()> 
         create_directories(disk, parent)?;
         match disk.create_directory(directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-            _ => disk.sync_directory(parent)?,
+            _ => flush_names(disk, parent)?,
         }
     }
     Ok(())
@@ -124,7 +149,7 @@ pub(super) fn write_durably(
         let _ = disk.remove(&staged);
     }
     result?;
-    disk.sync_directory(directory)
+    flush_names(disk, directory)
 }
 
 #[async_trait]

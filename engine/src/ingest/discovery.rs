@@ -217,19 +217,18 @@ impl Discovery {
         }
     }
 
-    // Asks for the partitions of a feed; whether any are to come.
-    fn recall(&mut self, feed: u16) -> bool {
+    // Asks for the partitions of a feed.
+    fn recall(&mut self, feed: u16) {
         let workers: BTreeSet<usize> = self
             .given
             .range((feed, 0)..=(feed, i32::MAX))
             .map(|(feed, partition)| worker_of(*feed, *partition, self.channels.workers.len()))
             .collect();
-        for worker in &workers {
-            if self.asked.insert(*worker) {
-                self.channels.workers[*worker].send(Command::GiveBack);
+        for worker in workers {
+            if self.asked.insert(worker) {
+                self.channels.workers[worker].send(Command::GiveBack);
             }
         }
-        !workers.is_empty()
     }
 
     fn look(&mut self, cluster: &Cluster, feed: u16, watch: &mut TopicWatch) -> Result<Looked, SourceError> {

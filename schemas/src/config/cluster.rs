@@ -1,9 +1,10 @@
 //! `[cluster]`: one stream in several processes.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use super::is_this_machine;
 
 /// Processes of one cluster at most.
 const PROCESSES_MAX: usize = 64;
@@ -37,7 +38,7 @@ impl ClusterConfig {
         self.addresses.iter().map(String::as_str).find(|address| {
             let host = split(address).map_or(*address, |(host, _)| host);
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-            host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            !is_this_machine(host)
         })
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::is_this_machine;
 use super::load::{Refusal, refusal};
 use crate::time::{MINUTE, SECOND, Span};
 
@@ -83,7 +84,7 @@ impl Default for S3Config {
 impl S3Config {
     /// Whether requests may go unencrypted: where that was asked for, or where they do not leave this machine.
     pub fn may_use_http(&self) -> bool {
-        self.allow_http || self.endpoint.as_deref().is_some_and(is_loopback)
+        self.allow_http || self.endpoint.as_deref().is_some_and(|endpoint| host(endpoint).is_some_and(is_this_machine))
     }
 }
 
@@ -93,13 +94,13 @@ fn authority(url: &str) -> Option<&str> {
     rest.split(['/', '?', '#']).next()
 }
 
-fn is_loopback(url: &str) -> bool {
-    let Some(authority) = authority(url) else { return false };
-    let host = match authority.strip_prefix('[') {
+/// Host of a URL.
+fn host(url: &str) -> Option<&str> {
+    let authority = authority(url)?;
+    Some(match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or(v6),
         None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// What is wrong with `[lake]`, if anything; `metadata` is whether `[metadata]` says where it is.

@@ -29,6 +29,11 @@ pub use rollup::{LabelsConfig, RollupConfig, RollupFrequency, RollupValue};
 use crate::bytes::Bytes;
 use crate::time::{HOUR, MINUTE, SECOND, Span};
 
+/// Whether a host, without its port, is this machine and cannot be reached from others.
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

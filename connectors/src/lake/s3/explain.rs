@@ -3,6 +3,7 @@
 use std::error::Error as _;
 
 use meterline_schemas::config::S3Config;
+use meterline_schemas::time::{SECOND, format_micros};
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
 
@@ -58,7 +59,7 @@ impl Told<'_> {
             return format!(
                 "{place} refuses requests that are signed at {}: its clock differs from this machine's by more than it allows \
                  (mostly 15 minutes); set this machine's clock right, or the store's",
-                jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%SZ")
+                format_micros(jiff::Timestamp::now().as_second() * SECOND)
             );
         }
         if says(&["incorrectly configured region", "PermanentRedirect"]) {

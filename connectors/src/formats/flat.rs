@@ -32,9 +32,9 @@ pub(super) fn extract<'a>(paths: &Paths, shapes: &mut Shapes, text: &'a str) -> 
     if let Some(found) = shapes.extract(paths, text) {
         return Some(found);
     }
-    let mut marks = shapes.marks();
-    let found = walk(paths, text, &mut marks)?;
-    shapes.learn(text, marks);
+    shapes.marks.clear();
+    let found = walk(paths, text, &mut shapes.marks)?;
+    shapes.learn(text);
     Some(found)
 }
 

@@ -21,8 +21,8 @@ pub(super) struct Shapes {
     // The one that fitted last.
     last: usize,
     misses: usize,
-    // Kept for its memory.
-    marks: Vec<Mark>,
+    /// Where the values of the record that is read now stand, for [`Shapes::learn`]; kept for its memory.
+    pub(super) marks: Vec<Mark>,
 }
 
 #[derive(Debug)]
@@ -53,19 +53,12 @@ impl Shapes {
         None
     }
 
-    /// Where the values of a record of unknown shape may be noted, for [`Shapes::learn`].
-    pub(super) fn marks(&mut self) -> Vec<Mark> {
-        let mut marks = std::mem::take(&mut self.marks);
-        marks.clear();
-        marks
-    }
-
-    /// Learns the shape of a record that is valid and has its values here.
-    pub(super) fn learn(&mut self, text: &str, marks: Vec<Mark>) {
+    /// Learns the shape of a record that is valid and has its values at the marks.
+    pub(super) fn learn(&mut self, text: &str) {
         self.misses = self.misses.wrapping_add(1);
         let room = self.known.len() < SHAPES_MAX;
         if (room || self.misses.is_multiple_of(PATIENCE))
-            && let Some(shape) = Shape::of(text.as_bytes(), &marks)
+            && let Some(shape) = Shape::of(text.as_bytes(), &self.marks)
         {
             self.last = if room { self.known.len() } else { (self.last + 1) % SHAPES_MAX };
             match self.known.get_mut(self.last) {
@@ -73,7 +66,6 @@ impl Shapes {
                 None => self.known.push(shape),
             }
         }
-        self.marks = marks;
     }
 }
 

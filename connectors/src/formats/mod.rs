@@ -234,7 +234,11 @@ impl Decoder {
         }
         let at = fields::instant(field, &self.names[1], &self.zone)?;
         if let Scalar::Text(text) = field {
-            self.last_time = (CompactString::from(&**text), at);
+            // The string is used again: stamps with an offset are longer than what it holds without memory of its own.
+            let (last, instant) = &mut self.last_time;
+            last.clear();
+            last.push_str(text);
+            *instant = at;
         }
         Ok(at)
     }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -14,6 +15,9 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use super::LakeError;
+
+/// How long a store that failed may take to say how large a file is; after that its failure counts as it is.
+const SIZE_LIMIT: Duration = Duration::from_secs(5);
 
 /// One data file, read from the store as far as it is needed.
 #[derive(Debug, Clone)]
@@ -35,9 +39,9 @@ impl FileReader {
 
     // Each store has words of its own for what lies beyond the end of an object: its size tells.
     async fn failed(&self, error: object_store::Error) -> ParquetError {
-        match self.store.head(&self.path).await {
-            Ok(found) if found.size != self.size => self.wrong_size(found.size),
-            Err(gone @ object_store::Error::NotFound { .. }) => ParquetError::External(Box::new(gone)),
+        match tokio::time::timeout(SIZE_LIMIT, self.store.head(&self.path)).await {
+            Ok(Ok(found)) if found.size != self.size => self.wrong_size(found.size),
+            Ok(Err(gone @ object_store::Error::NotFound { .. })) => ParquetError::External(Box::new(gone)),
             _ => ParquetError::External(Box::new(error)),
         }
     }

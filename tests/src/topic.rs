@@ -41,6 +41,12 @@ pub fn end_offsets(brokers: &str, topic: &str) -> Vec<i64> {
 
 /// Every record of `topic` from the first to the current end.
 pub fn drain(brokers: &str, topic: &str) -> Vec<Record> {
+    drain_delivered(brokers, topic, 0)
+}
+
+/// As [`drain`], of a topic to which at least so many records were delivered: a broker that was just started again may still
+/// say that it ends earlier.
+pub fn drain_delivered(brokers: &str, topic: &str, delivered: u64) -> Vec<Record> {
     let ends = end_offsets(brokers, topic);
     let consumer: BaseConsumer = client(brokers)
         .set("group.id", "oracle")
@@ -53,7 +59,7 @@ pub fn drain(brokers: &str, topic: &str) -> Vec<Record> {
         assignment.add_partition_offset(topic, partition as i32, Offset::Offset(0)).expect("assign a partition");
     }
     consumer.assign(&assignment).expect("assign the topic");
-    let wanted: i64 = ends.iter().sum();
+    let wanted = ends.iter().sum::<i64>().max(delivered as i64);
     let mut records = Vec::with_capacity(wanted as usize);
     let end = Instant::now() + Duration::from_secs(120);
     while (records.len() as i64) < wanted {

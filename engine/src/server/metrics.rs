@@ -7,20 +7,20 @@
 //! | metric | labels | meaning |
 //! | --- | --- | --- |
 //! | `meterline_records_total` | feed, partition, outcome | records by what became of them: `accepted`, `corrected`, `duplicate`, `dead` |
-//! | `meterline_pending_records` | feed, partition | records that wait for the native frequency of their series |
+//! | `meterline_pending_records` | feed, partition | records that wait for their series' frequency to be known, or certain again |
 //! | `meterline_late_records_total` | feed, partition | of the accepted and corrected: came after the watermark had passed |
 //! | `meterline_gaps_total` | feed, partition | offsets that hold nothing to read: transactions' marks, aborted and compacted records |
 //! | `meterline_expired_records_total` | feed, partition | offsets whose records were gone before they were read |
 //! | `meterline_incarnation` | feed, partition | how often the topic was created anew |
-//! | `meterline_lag_records` | feed, partition | records in Kafka that no commit holds |
+//! | `meterline_lag_records` | feed, partition | offsets in Kafka that no commit has reached |
 //! | `meterline_partition_silence_seconds` | feed, partition | how long no broker has been able to say where it ends; 0 while one can |
 //! | `meterline_partition_watermark_timestamp_seconds` | feed, partition | up to where intervals are closed, as far as it is concerned |
 //! | `meterline_watermark_timestamp_seconds` | feed | up to where intervals are closed, Unix time |
 //! | `meterline_watermark_age_seconds` | feed | age of that instant |
-//! | `meterline_freshness_seconds` | feed | age of the end of the newest interval that was committed |
+//! | `meterline_freshness_seconds` | feed | age of the end of the newest interval that was committed; one series in twenty may be ahead |
 //! | `meterline_records_per_second` | feed | between the last two commits |
 //! | `meterline_series` | feed | series seen |
-//! | `meterline_intervals` | feed | intervals that have a value |
+//! | `meterline_intervals` | feed | intervals that have a value, of the present frequency of their series |
 //! | `meterline_commits_total` | | commits of the stream, ever |
 //! | `meterline_commit_age_seconds` | | since the newest of them |
 //! | `meterline_table_files` | table | data files of its newest version, after the last housekeeping |
@@ -28,9 +28,9 @@
 //! | `meterline_maintenance_timestamp_seconds` | | when housekeeping last ended, Unix time |
 //! | `meterline_maintenance_duration_seconds` | | how long it took |
 //! | `meterline_maintenance_errors_total` | job | jobs of it that failed since the start |
-//! | `meterline_commit_in_progress_seconds` | | how long the one that is being made has taken; 0 while there is none |
+//! | `meterline_commit_in_progress_seconds` | | how long the commit, lookup or rewrite that the stream waits for has taken; 0 while there is none |
 //! | `meterline_store_failures_total` | | failures of the store in the middle of a commit or a lookup since the start |
-//! | `meterline_broker_silence_seconds` | | since a broker last answered |
+//! | `meterline_broker_silence_seconds` | | since a broker last said where partitions end |
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -79,9 +79,10 @@ impl Collector for Scrape {
         }
         self.housekeeping(encoder)?;
         let taken = self.subject.pulse.committing(Instant::now()).map_or(0.0, |(taken, _)| taken.as_secs_f64());
-        let help = "how long the commit that is being made has taken";
+        let help = "how long the commit, lookup or rewrite that the stream waits for has taken; 0 while there is none";
         gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;
-        counter(encoder, "store_failures", "failures of the store in the middle of a commit or a lookup")?
+        let help = "failures of the store in the middle of a commit or a lookup since the start";
+        counter(encoder, "store_failures", help)?
             .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
         let committed = self.subject.committed.borrow().clone();
         let nothing = IngestState::default();
@@ -152,7 +153,8 @@ impl Scrape {
         for size in &tables {
             metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.files)?;
         }
-        let mut metric = gauge(encoder, "table_size", "bytes of its data files", Some(&Unit::Bytes))?;
+        let mut metric =
+            gauge(encoder, "table_size", "bytes of the data files after the last housekeeping", Some(&Unit::Bytes))?;
         for size in &tables {
             metric.encode_family(&[("table", size.table.as_str())])?.encode_gauge(&size.bytes)?;
         }
@@ -163,7 +165,7 @@ impl Scrape {
         let Some(LastRound { at, seconds: took }) = last else { return Ok(()) };
         let help = "when housekeeping last ended, Unix time";
         gauge(encoder, "maintenance_timestamp", help, SECONDS)?.encode_gauge(&seconds(at))?;
-        gauge(encoder, "maintenance_duration", "how long it took", SECONDS)?.encode_gauge(&took)
+        gauge(encoder, "maintenance_duration", "how long the last housekeeping took", SECONDS)?.encode_gauge(&took)
     }
 
     fn stream(&self, committed: &Committed, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -195,7 +197,7 @@ impl Scrape {
             }));
         }
         let read = || all.iter().filter_map(|partition| Some((partition, partition.read?)));
-        let mut metric = counter(encoder, "records", "records by what became of them")?;
+        let mut metric = counter(encoder, "records", "records by what became of them, but for those that wait")?;
         for (partition, of) in read() {
             for (outcome, value) in [
                 ("accepted", of.counts.accepted),
@@ -208,7 +210,7 @@ impl Scrape {
             }
         }
         let totals: [(&str, &str, Total<'_>); 3] = [
-            ("late_records", "accepted or corrected after the watermark had passed", &|of| of.counts.late),
+            ("late_records", "records accepted or corrected after the watermark had passed", &|of| of.counts.late),
             ("gaps", "offsets that hold nothing to read", &|of| of.gaps),
             ("expired_records", "offsets whose records were gone before they were read", &|of| of.expired),
         ];
@@ -219,7 +221,7 @@ impl Scrape {
             }
         }
         let closed = "up to where intervals are closed, as far as one partition is concerned; Unix time";
-        let silence = "how long no broker has been able to say where it ends";
+        let silence = "how long no broker has been able to say where the partition ends; 0 while one can";
         let figures: [(&str, &str, Option<&Unit>, Figure<'_>); 5] = [
             (
                 "pending_records",
@@ -228,7 +230,7 @@ impl Scrape {
                 &|p| Some(p.read?.counts.pending as f64),
             ),
             ("incarnation", "how often the topic was created anew", None, &|p| Some(f64::from(p.read?.incarnation))),
-            ("lag_records", "records in Kafka that no commit holds", None, &|p| Some(p.lag() as f64)),
+            ("lag_records", "offsets in Kafka that no commit has reached", None, &|p| Some(p.lag() as f64)),
             ("partition_silence", silence, SECONDS, &|p| Some(p.silence())),
             ("partition_watermark_timestamp", closed, SECONDS, &|p| p.read?.watermark.map(seconds)),
         ];
@@ -251,9 +253,12 @@ impl Scrape {
             ("watermark_age", "age of the instant up to which intervals are closed", SECONDS, &|feed| {
                 feed.watermark.map(|at| self.age(at))
             }),
-            ("freshness", "age of the end of the newest interval that was committed", SECONDS, &|feed| {
-                feed.newest.map(|at| self.age(at))
-            }),
+            (
+                "freshness",
+                "age of the end of the newest interval that was committed; one series in twenty may be ahead",
+                SECONDS,
+                &|feed| feed.newest.map(|at| self.age(at)),
+            ),
             ("records_per_second", "records a second between the last two commits", None, &|feed| {
                 Some(feed.records_per_second)
             }),

@@ -115,7 +115,8 @@ pub struct IngestConfig {
     /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and not yet committed. The
     /// rest of the process needs some 200 MiB more. Default `2GiB`.
     pub memory_limit: Bytes,
-    /// Readings after which a commit is made early; fewer where `memory_limit` allows fewer. Default 2,000,000.
+    /// Readings after which a commit is made early, at least 10,000; fewer where `memory_limit` allows fewer. Default
+    /// 2,000,000.
     pub commit_records: u64,
     /// Intervals per series that are remembered, to tell duplicates from corrections; fewer where `memory_limit` allows fewer.
     /// Default 96.

@@ -76,9 +76,13 @@ pub(crate) mod commit_tests;
 #[cfg(test)]
 mod eras_tests;
 #[cfg(test)]
+mod figures_tests;
+#[cfg(test)]
 mod kinds_tests;
 #[cfg(test)]
 mod log_tests;
+#[cfg(test)]
+mod schedule_tests;
 #[cfg(test)]
 mod stop_tests;
 #[cfg(test)]

@@ -89,7 +89,15 @@ impl Coordinator {
     /// # Errors
     /// Why it cannot go on.
     pub(super) async fn run(mut self) -> Result<(), IngestError> {
-        self.begin().await?;
+        // As with a commit: whoever looks sees how long it takes, and a stop does not wait for it.
+        let beginning = self.pulse.begins_other("the start of the stream", Instant::now());
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            begun = self.begin() => begun?,
+            // Nothing was read. Without a sender nobody can stop the stream any more but by ending it.
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        }
+        drop(beginning);
         let mut was_full = false;
         // Series that change with the next commit, about.
         let mut changed = 0;

@@ -14,7 +14,9 @@ pub struct Pulse(Arc<Mutex<Beat>>);
 #[derive(Debug, Default)]
 struct Beat {
     committing: Option<Instant>,
-    // Of the commit that is being made.
+    // What began then.
+    what: &'static str,
+    // What it is at.
     doing: &'static str,
     failures: u64,
     // What is tried again.
@@ -38,9 +40,17 @@ impl Pulse {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A commit begins, or something else that needs the store and that the stream waits for.
+    /// A commit begins.
     pub fn begins(&self, now: Instant) -> Committing {
-        self.beat().committing = Some(now);
+        self.begins_other("a commit", now)
+    }
+
+    /// Something else begins that the stream waits for and that needs the store.
+    pub fn begins_other(&self, what: &'static str, now: Instant) -> Committing {
+        {
+            let mut beat = self.beat();
+            (beat.committing, beat.what) = (Some(now), what);
+        }
         self.does("waiting for the workers");
         Committing(self.clone())
     }
@@ -80,8 +90,9 @@ impl Pulse {
             return Some(format!("the store: {reason}"));
         }
         let (taken, doing) = self.committing(now).filter(|(taken, _)| *taken >= SLOW)?;
+        let what = self.beat().what;
         Some(format!(
-            "a commit has been in progress for {} s and is {doing}, without an answer or an error; nothing is lost, reading \
+            "{what} has been in progress for {} s and is {doing}, without an answer or an error; nothing is lost, reading \
              waits: look whether the store, its disk or the network to it hangs, and at meterline_commit_in_progress_seconds",
             taken.as_secs()
         ))
@@ -110,5 +121,8 @@ mod tests {
         assert_eq!(pulse.waiting(at(1)), None);
         drop(commit);
         assert_eq!((pulse.committing(at(999)), pulse.waiting(at(999))), (None, None));
+        let _begins = pulse.begins_other("the start of the stream", start);
+        let said = pulse.waiting(at(61)).unwrap();
+        assert!(said.starts_with("the start of the stream has been in progress for 61 s"), "{said}");
     }
 }

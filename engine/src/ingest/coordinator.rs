@@ -213,12 +213,15 @@ impl Coordinator {
     async fn serve(&mut self, request: Request) -> Result<(), IngestError> {
         match request {
             Request::Settle(reply) => {
+                const DOING: &str = "confirming that this is the one writer";
+                let _confirming = self.pulse.begins_other("housekeeping", Instant::now());
+                self.pulse.does(DOING);
                 let settled = self.committer.confirm().await;
-                answer(reply, settled, "confirming that this is the one writer")
+                answer(reply, settled, DOING)
             }
             Request::Rewrite { table, rewrite, reply } => {
-                let _committing = self.pulse.begins(Instant::now());
-                self.pulse.does("rewriting files for housekeeping");
+                let _rewriting = self.pulse.begins_other("housekeeping", Instant::now());
+                self.pulse.does("rewriting files");
                 let rewritten = self.committer.rewrite(table, &rewrite).await;
                 // Nothing that anybody waits for is new.
                 self.publish.send_if_modified(|known| {

@@ -256,6 +256,8 @@ impl Coordinator {
             rollups.answer_waiting(epoch, &self.committer).await?;
         }
         while !parts.complete(self.workers, self.rollups.is_some()) {
+            // Whatever was looked up before is done.
+            self.pulse.awaits_workers();
             let event = match tokio::time::timeout(SLOW_EPOCH, self.events.recv()).await {
                 Ok(Some(event)) => event,
                 Ok(None) => return Err(IngestError::Fault("all workers of the stream ended".into())),

@@ -89,13 +89,14 @@ pub enum IngestError {
     Cluster(#[from] ClusterError),
     /// The stream was to stop, and the store did not let it in time.
     #[error(
-        "the stream was to stop, and after {waited_s} s the last commit was still {doing}: what was read since the commit before \
-         is not in the lake, and is read again at the next start; look whether the store or the network to it hangs"
+        "the stream was to stop, and after {waited_s} s it was still {doing}: what was read since the last \
+         commit may not be in the lake, and what is not is read again at the next start; look whether the \
+         store or the network to it hangs"
     )]
     StopTimedOut {
         /// How long it was waited for, in seconds.
         waited_s: u64,
-        /// What the commit was at.
+        /// What it was at.
         doing: &'static str,
     },
     /// A thread ended, or something that cannot happen did.

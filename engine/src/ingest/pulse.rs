@@ -51,8 +51,13 @@ impl Pulse {
             let mut beat = self.beat();
             (beat.committing, beat.what) = (Some(now), what);
         }
-        self.does("waiting for the workers");
+        self.awaits_workers();
         Committing(self.clone())
+    }
+
+    /// It waits for the workers: at first, and again after each lookup of theirs.
+    pub fn awaits_workers(&self) {
+        self.does("waiting for the workers");
     }
 
     /// What the commit is at.

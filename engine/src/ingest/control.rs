@@ -14,8 +14,11 @@ use super::shard::Place;
 #[derive(Debug)]
 pub struct Control {
     epoch: AtomicU64,
+    // Read by this process, which takes so many of them in an epoch.
     records: AtomicU64,
     records_max: u64,
+    // Read by other processes, as process 0 hears of it.
+    elsewhere: AtomicU64,
     passed: AtomicBool,
     // Milliseconds from `began` to when a source last found something.
     last_read_ms: AtomicU64,
@@ -42,12 +45,13 @@ pub struct Places {
 }
 
 impl Control {
-    /// Control of a stream that begins with epoch 1.
+    /// Control of a stream that begins with epoch 1, of which this process reads so many records in an epoch.
     pub fn new(records_max: u64, feeds: usize, stopping: Arc<AtomicBool>) -> Control {
         Control {
             epoch: AtomicU64::new(1),
             records: AtomicU64::new(0),
             records_max,
+            elsewhere: AtomicU64::new(0),
             passed: AtomicBool::new(false),
             last_read_ms: AtomicU64::new(0),
             began: Instant::now(),
@@ -64,9 +68,9 @@ impl Control {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Records in the open epoch.
+    /// Records in the open epoch, as far as this process knows.
     pub fn records(&self) -> u64 {
-        self.records.load(Ordering::Relaxed)
+        self.records.load(Ordering::Relaxed) + self.elsewhere.load(Ordering::Relaxed)
     }
 
     /// How long no source has found anything.
@@ -74,9 +78,19 @@ impl Control {
         self.began.elapsed().saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
     }
 
-    /// Sources found records.
+    /// Sources of this process found records.
     pub(super) fn found(&self, records: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
+        self.note_read();
+    }
+
+    /// Sources of other processes found records: they do not count against the share of this one.
+    pub(super) fn found_elsewhere(&self, records: u64) {
+        self.elsewhere.fetch_add(records, Ordering::Relaxed);
+        self.note_read();
+    }
+
+    fn note_read(&self) {
         self.last_read_ms.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
@@ -97,13 +111,14 @@ impl Control {
 
     /// Whether the open epoch takes no more records.
     pub fn full(&self) -> bool {
-        self.records() >= self.records_max
+        self.records.load(Ordering::Relaxed) >= self.records_max
     }
 
     /// Closes the open epoch, whose number is returned and whose states go to `places`, and opens the next one.
     pub fn open_next(&self, places: Places) -> u64 {
         *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
         self.records.store(0, Ordering::Relaxed);
+        self.elsewhere.store(0, Ordering::Relaxed);
         self.passed.store(false, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release)
     }
@@ -129,5 +144,27 @@ impl Control {
     /// The open epoch takes no more records.
     pub(super) fn fill(&self) {
         self.records.fetch_max(self.records_max, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACES: Places = Places { series: Place::NOWHERE, members: Place::NOWHERE };
+
+    #[test]
+    fn a_process_takes_its_own_share_whatever_others_read() {
+        let control = Control::new(10, 1, Arc::default());
+        control.found(9);
+        control.found_elsewhere(30);
+        assert_eq!((control.records(), control.full()), (39, false));
+        control.found(1);
+        assert_eq!((control.records(), control.full()), (40, true));
+        control.open_next(PLACES);
+        assert_eq!((control.records(), control.full(), control.has_news()), (0, false, false));
+        // What others read is to be committed, too.
+        control.found_elsewhere(1);
+        assert!(control.has_news() && !control.full());
     }
 }

@@ -211,7 +211,7 @@ impl Taken {
         }
         let before = if before.epoch == now.epoch { before } else { Read::default() };
         if now.records > before.records {
-            self.control.found(now.records - before.records);
+            self.control.found_elsewhere(now.records - before.records);
         }
         if now.passed {
             self.control.passed();

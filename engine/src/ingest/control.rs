@@ -19,6 +19,8 @@ pub struct Control {
     records_max: u64,
     // Read by other processes, as process 0 hears of it.
     elsewhere: AtomicU64,
+    // The newest epoch that takes no more records, whatever it has.
+    filled: AtomicU64,
     passed: AtomicBool,
     // Milliseconds from `began` to when a source last found something.
     last_read_ms: AtomicU64,
@@ -52,6 +54,7 @@ impl Control {
             records: AtomicU64::new(0),
             records_max,
             elsewhere: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
             passed: AtomicBool::new(false),
             last_read_ms: AtomicU64::new(0),
             began: Instant::now(),
@@ -111,7 +114,7 @@ impl Control {
 
     /// Whether the open epoch takes no more records.
     pub fn full(&self) -> bool {
-        self.records.load(Ordering::Relaxed) >= self.records_max
+        self.records.load(Ordering::Relaxed) >= self.records_max || self.filled.load(Ordering::Relaxed) == self.epoch()
     }
 
     /// Closes the open epoch, whose number is returned and whose states go to `places`, and opens the next one.
@@ -141,9 +144,9 @@ impl Control {
         self.watermarks[usize::from(feed)].load(Ordering::Relaxed)
     }
 
-    /// The open epoch takes no more records.
-    pub(super) fn fill(&self) {
-        self.records.fetch_max(self.records_max, Ordering::Relaxed);
+    /// An epoch takes no more records. Where it is closed already, that says nothing of the open one.
+    pub(super) fn fill(&self, epoch: u64) {
+        self.filled.fetch_max(epoch, Ordering::Relaxed);
     }
 }
 
@@ -166,5 +169,19 @@ mod tests {
         // What others read is to be committed, too.
         control.found_elsewhere(1);
         assert!(control.has_news() && !control.full());
+    }
+
+    #[test]
+    fn what_fills_an_epoch_that_is_closed_does_not_fill_the_open_one() {
+        let control = Control::new(10, 1, Arc::default());
+        control.fill(1);
+        assert_eq!((control.records(), control.full()), (0, true));
+        control.open_next(PLACES);
+        assert!(!control.full());
+        control.fill(1);
+        assert!(!control.full());
+        control.fill(2);
+        control.fill(1);
+        assert!(control.full());
     }
 }

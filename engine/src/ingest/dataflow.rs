@@ -239,7 +239,9 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
             labels.advance_to(open);
         }
         let may_read = !control.stopping.load(Ordering::Relaxed) && !control.full();
-        let count = match reader.obey().and_then(|()| if may_read { reader.read() } else { reader.wait().map(|()| 0) })
+        let count = match reader
+            .obey()
+            .and_then(|()| if may_read { reader.read(*input.time()) } else { reader.wait().map(|()| 0) })
         {
             Ok(count) => count,
             Err(error) => {
@@ -432,6 +434,6 @@ fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed>, common: &Comm
         shard.apply(routed, watermark);
     }
     if shard.full() || shard.refused() >= common.bounds.refused {
-        common.control.fill();
+        common.control.fill(shard.epoch());
     }
 }

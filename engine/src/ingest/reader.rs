@@ -139,11 +139,11 @@ impl Reader {
         self.given_back.send(GivenBack { worker: self.worker, reason: reason.to_owned(), partitions });
     }
 
-    /// Polls and decodes one batch. Returns how many records there were.
+    /// Polls and decodes one batch of an epoch. Returns how many records there were.
     ///
     /// # Errors
     /// Going on would lose records, or one cannot be decoded and its feed is to fail then.
-    pub fn read(&mut self) -> Result<usize, IngestError> {
+    pub fn read(&mut self, epoch: u64) -> Result<usize, IngestError> {
         self.waits = None;
         let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, labels, .. } = self;
         let mut failed = None;
@@ -211,7 +211,7 @@ impl Reader {
             self.common.control.found(count as u64);
         }
         if self.dead_bytes >= self.common.bounds.dead_bytes {
-            self.common.control.fill();
+            self.common.control.fill(epoch);
         }
         if self.looked.elapsed() >= LOOK {
             self.look();

@@ -217,7 +217,7 @@ impl Taken {
             self.control.passed();
         }
         if now.full {
-            self.control.fill();
+            self.control.fill(now.epoch);
         }
     }
 }

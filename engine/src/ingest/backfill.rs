@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use compact_str::CompactString;
@@ -120,7 +119,7 @@ pub async fn run(
         files::open(path, &options)?;
     }
     let _lock = EngineLock::exclusive(lake)?;
-    let mut committer = Committer::claim(lake, Arc::new(AtomicBool::new(false))).await?;
+    let mut committer = Committer::claim(lake).await?;
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
     let start = rollup::restore::start(config, directory, committer.states(), &state).await?;

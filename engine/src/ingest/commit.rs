@@ -16,7 +16,6 @@
 //! its own.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -102,13 +101,12 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Takes over, for a process of its own: as [`Committer::claim_with`], waiting for a store that fails until `stopping` is
-    /// set.
+    /// Takes over, for a process of its own: as [`Committer::claim_with`], with patience for ever.
     ///
     /// # Errors
     /// The same.
-    pub async fn claim(lake: &Lake, stopping: Arc<AtomicBool>) -> Result<Committer, IngestError> {
-        Committer::claim_with(lake, Patience::new(stopping, Pulse::default())).await
+    pub async fn claim(lake: &Lake) -> Result<Committer, IngestError> {
+        Committer::claim_with(lake, Patience::new(Arc::default(), Pulse::default())).await
     }
 
     /// Takes over: fences out every earlier writer, loads the last commit, and finishes its step 4. From the claim on, a store
@@ -123,7 +121,7 @@ impl Committer {
         let samples = TableOwner::open(lake, &TableDefinition::samples()).await.map_err(IngestError::lake(opening))?;
         let dead_letters =
             TableOwner::open(lake, &TableDefinition::dead_letters()).await.map_err(IngestError::lake(opening))?;
-        let fence = intervals.claim(SEQ).await.map_err(|error| refused("taking over the stream", error))?;
+        let fence = intervals.claim(SEQ).await.map_err(IngestError::commit("taking over the stream"))?;
         // Read after the claim: what an earlier writer commits before it counts, and after it nothing can come.
         let reading = "looking for the last ingest commit";
         let seq = intervals.transaction(SEQ).await.map_err(IngestError::lake(reading))?;
@@ -358,12 +356,5 @@ async fn commit_to(
             Ok(version) => return Ok(attempts.succeeded(version)),
             Err(error) => attempts.failed(error).await?,
         }
-    }
-}
-
-fn refused(doing: &'static str, error: CommitError) -> IngestError {
-    match error {
-        CommitError::Lake(source) => IngestError::Lake { doing, source },
-        fenced @ CommitError::Fenced { .. } => IngestError::Fenced(fenced),
     }
 }

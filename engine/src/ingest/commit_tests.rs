@@ -133,7 +133,7 @@ fn next_offset(state: &IngestState) -> i64 {
 /// One writer from its start to its crash, its end, or the moment when it learns that it was fenced out.
 async fn write(lake: Lake, dice: Arc<Dice>, fenced: Arc<AtomicU64>) {
     // A store that is away when it starts ends it, as it ends `meterline run`.
-    let Ok(mut committer) = Committer::claim(&lake, Arc::default()).await else { return };
+    let Ok(mut committer) = Committer::claim(&lake).await else { return };
     for _ in 0..=dice.roll(4) {
         let from = next_offset(&committer.committed().state);
         let batch = batch(&committer.committed().state, from, from + 1 + dice.roll(3) as i64);
@@ -166,7 +166,7 @@ async fn case(seed: u64) -> u64 {
         FaultyStore::around(memory, Unreliable { dice: Arc::clone(&dice), odds: Arc::clone(&odds), gets: true })
     });
     // The first one creates the tables; from then on anything may happen.
-    drop(Committer::claim(&lake, Arc::default()).await.unwrap());
+    drop(Committer::claim(&lake).await.unwrap());
     odds.store(12, Ordering::Relaxed);
     let fenced = Arc::new(AtomicU64::new(0));
     let mut writers = Vec::new();
@@ -190,7 +190,7 @@ async fn case(seed: u64) -> u64 {
     }
     odds.store(0, Ordering::Relaxed);
     // Whatever the last writer left undone, the next one makes good.
-    drop(Committer::claim(&lake, Arc::default()).await.unwrap());
+    drop(Committer::claim(&lake).await.unwrap());
 
     let records =
         load_committed(&lake, &Config::default()).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
@@ -244,7 +244,7 @@ async fn each_step_of_a_commit_is_durable_before_the_next_begins() {
     let puts: Arc<Mutex<Vec<(bool, String)>>> = Arc::default();
     let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
     let lake = lake.with_root_store(|inner| FaultyStore::around(inner, Noted(Arc::clone(&puts))));
-    let mut committer = Committer::claim(&lake, Arc::default()).await.unwrap();
+    let mut committer = Committer::claim(&lake).await.unwrap();
     let batch = batch(&committer.committed().state, 0, 3);
     puts.lock().unwrap().clear();
     committer.commit(batch).await.unwrap();

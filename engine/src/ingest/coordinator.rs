@@ -140,7 +140,7 @@ impl Coordinator {
                     census.add(part.counts);
                     told += 1;
                 }
-                // Labels that hold from the first epoch on may move what was there before.
+                // Labels that hold from the first epoch on may move what was there before: its end waits for that.
                 Some(Event::Asked(asked)) => self.answer(asked, 0).await?,
                 Some(Event::Failed(error)) => return Err(error),
                 Some(_) => return Err(out_of_turn()),
@@ -192,10 +192,8 @@ impl Coordinator {
             tokio::select! {
                 event = self.events.recv() => match event {
                     Some(Event::Failed(error)) => return Err(error),
-                    Some(Event::Asked(asked)) => {
-                        let _asking = self.pulse.begins(Instant::now());
-                        self.answer(asked, 0).await?;
-                    }
+                    // It concerns an epoch that has not begun to end.
+                    Some(Event::Asked(asked)) => self.answer(asked, 0).await?,
                     Some(_) => return Err(out_of_turn()),
                     None => return Err(IngestError::Fault("all workers of the stream ended".into())),
                 },

@@ -118,6 +118,14 @@ impl IngestError {
         }
     }
 
+    /// For errors of commits: what was being done.
+    pub(super) fn commit(doing: &'static str) -> impl FnOnce(CommitError) -> IngestError {
+        move |error| match error {
+            CommitError::Lake(source) => IngestError::Lake { doing, source },
+            fenced @ CommitError::Fenced { .. } => IngestError::Fenced(fenced),
+        }
+    }
+
     /// For the lake's errors: what was being done.
     pub(super) fn lake(doing: &'static str) -> impl FnOnce(LakeError) -> IngestError {
         move |source| IngestError::Lake { doing, source }

@@ -84,19 +84,19 @@ impl Attempts<'_> {
     /// [`IngestError::Fenced`]; a damaged or missing file; or a store that still fails when the engine is to stop.
     pub async fn failed(&mut self, error: impl Into<CommitError>) -> Result<(), IngestError> {
         let (patience, doing) = (self.patience, self.doing);
-        let error = match error.into() {
-            CommitError::Lake(error) => error,
-            fenced @ CommitError::Fenced { .. } => return Err(IngestError::Fenced(fenced)),
-        };
         self.count += 1;
-        if !error.may_pass() || (patience.stopping() && self.count >= ATTEMPTS_WHEN_STOPPING) {
-            return Err(IngestError::Lake { doing, source: error });
+        let given_up = patience.stopping() && self.count >= ATTEMPTS_WHEN_STOPPING;
+        let failed = IngestError::commit(doing)(error.into());
+        match &failed {
+            IngestError::Lake { source: error, .. } if error.may_pass() && !given_up => {
+                patience.pulse.store_failed(failed.to_string());
+                tracing::warn!(
+                    %error, attempt = self.count, next_attempt_s = self.pause.as_secs_f64(),
+                    "{doing} failed; reading waits, nothing is lost"
+                );
+            }
+            _ => return Err(failed),
         }
-        patience.pulse.store_failed(format!("{doing}: {error}"));
-        tracing::warn!(
-            %error, attempt = self.count, next_attempt_s = self.pause.as_secs_f64(),
-            "{doing} failed; reading waits, nothing is lost"
-        );
         let mut waited = Duration::ZERO;
         // A stop must not wait for a long pause to end.
         while waited < self.pause && !(patience.stopping() && waited >= patience.first) {

@@ -1,6 +1,5 @@
 //! One round that a person asks for, with or without a running engine.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use meterline_connectors::lake::snapshot;
@@ -61,7 +60,7 @@ pub async fn run(
         // Nothing was ever read, and a claim would leave tables behind.
         return Ok(RoundReport::default());
     }
-    let committer = Committer::claim(&env.lake, Arc::default()).await?;
+    let committer = Committer::claim(&env.lake).await?;
     let (watermark, now) = (watermark(&committer.committed().state), jiff::Timestamp::now().as_microsecond());
     Round::new(&env.config, &env.lake, Commits::Own(Box::new(committer)), watermark, now).run(tell).await
 }

@@ -91,7 +91,7 @@ async fn files_without_the_newest_columns_are_looked_up_queried_folded_and_merge
     }
     for rewritten in [false, true] {
         if rewritten {
-            let committer = Committer::claim(&env.lake, Arc::default()).await.unwrap();
+            let committer = Committer::claim(&env.lake).await.unwrap();
             let round =
                 Round::new(&env.config, &env.lake, Commits::Own(Box::new(committer)), Some(40 * DAY), i64::MAX / 2);
             let report = round.run(|_| ()).await.unwrap();
@@ -100,7 +100,7 @@ async fn files_without_the_newest_columns_are_looked_up_queried_folded_and_merge
         check(&env, &rows, 0).await;
         let nulls = "interval_revisions WHERE present IS NULL AND expected IS NULL AND substituted IS NULL";
         assert_eq!(read(&env, nulls).await.len(), rows.len());
-        let committer = Committer::claim(&env.lake, Arc::default()).await.unwrap();
+        let committer = Committer::claim(&env.lake).await.unwrap();
         assert_eq!(looked_up(&committer).await, oracle(&rows, i64::MAX), "rewritten: {rewritten}");
     }
     assert!(files(&env.lake).await.len() <= 3, "{:?}", files(&env.lake).await);

@@ -12,7 +12,7 @@ use super::*;
 use crate::ingest::commit::Committer;
 
 async fn report(env: &Environment, watermark: i64) -> RoundReport {
-    let committer = Committer::claim(&env.lake, Arc::default()).await.unwrap();
+    let committer = Committer::claim(&env.lake).await.unwrap();
     let commits = Commits::Own(Box::new(committer));
     let round = Round::new(&env.config, &env.lake, commits, Some(watermark), i64::MAX / 2);
     round.run(|_| ()).await.unwrap()
@@ -147,8 +147,8 @@ async fn housekeeping_that_was_fenced_out_deletes_nothing() {
     // What another engine has written and not committed yet, for longer than any left-over is kept.
     let owner = TableOwner::open(&env.lake, &TableDefinition::intervals()).await.unwrap();
     let written = owner.write(&batch(&hours(1, 2, "base", 5))).await.unwrap();
-    let old = Committer::claim(&env.lake, Arc::default()).await.unwrap();
-    let _new = Committer::claim(&env.lake, Arc::default()).await.unwrap();
+    let old = Committer::claim(&env.lake).await.unwrap();
+    let _new = Committer::claim(&env.lake).await.unwrap();
     let round = Round::new(&env.config, &env.lake, Commits::Own(Box::new(old)), None, i64::MAX / 2);
     let error = round.run(|_| ()).await.unwrap_err();
     assert!(matches!(error, MaintenanceError::Commit(_)) && error.to_string().contains("taken over"), "{error}");

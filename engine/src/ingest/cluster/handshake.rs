@@ -5,9 +5,9 @@
 //! it heard; but what follows is neither encrypted nor signed: the network between the processes is to be a private
 //! one.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -20,8 +20,10 @@ use super::membership::{Digest, Membership};
 const PREAMBLE: &[u8; 8] = b"MLCLSTR1";
 /// Bytes of a message of the handshake.
 const MESSAGE_MAX: u64 = 1 << 20;
-/// Longest time for one answer.
+/// Longest time for all that a process that is called hears and says.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// And for one that calls: others may be answered first.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// Characters of a reason that are shown.
 const REASON_MAX: usize = 1000;
 
@@ -113,12 +115,12 @@ fn other_secret() -> String {
     )
 }
 
-fn receive<T: serde::de::DeserializeOwned>(stream: &mut TcpStream) -> Result<T, Failure> {
+fn receive<T: serde::de::DeserializeOwned>(stream: &mut Timed<'_>) -> Result<T, Failure> {
     let got = frame::read(stream, MESSAGE_MAX)?;
-    got.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an empty message came").into())
+    got.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "an empty message came").into())
 }
 
-fn exchange_preambles(stream: &mut TcpStream) -> Result<(), Failure> {
+fn exchange_preambles(stream: &mut Timed<'_>) -> Result<(), Failure> {
     stream.write_all(PREAMBLE)?;
     let mut theirs = [0; PREAMBLE.len()];
     stream.read_exact(&mut theirs)?;
@@ -137,12 +139,65 @@ fn exchange_preambles(stream: &mut TcpStream) -> Result<(), Failure> {
     }))
 }
 
-/// Sets what holds for a connection while it begins.
-fn begin(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    stream.set_write_timeout(Some(ANSWER_LIMIT))
+/// A connection while it begins: that takes so long and no longer, however little the other end says at a time.
+pub struct Timed<'a> {
+    stream: &'a TcpStream,
+    limit: Duration,
+    until: Instant,
+}
+
+impl Timed<'_> {
+    /// From now on.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn new(stream: &TcpStream, limit: Duration) -> io::Result<Timed<'_>> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        Ok(Timed { stream, limit, until: Instant::now() + limit })
+    }
+
+    fn late(&self) -> io::Error {
+        io::Error::new(ErrorKind::TimedOut, format!("the handshake took more than {:?}", self.limit))
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(self.late()) } else { Ok(left) }
+    }
+
+    fn in_time(&self, done: io::Result<usize>) -> io::Result<usize> {
+        done.map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => self.late(),
+            _ => error,
+        })
+    }
+
+    // The handshake is over; until what follows sets limits of its own, each read and write has this one.
+    fn end(self) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        self.stream.set_write_timeout(Some(ANSWER_LIMIT))
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut stream = self.stream;
+        stream.set_read_timeout(Some(self.left()?))?;
+        self.in_time(stream.read(buffer))
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stream = self.stream;
+        stream.set_write_timeout(Some(self.left()?))?;
+        self.in_time(stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Of the one that connects.
@@ -150,13 +205,14 @@ fn begin(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// The connection is lost, or one refuses the other.
 pub fn call(stream: &mut TcpStream, me: &Membership, purpose: Purpose) -> Result<Hello, Failure> {
-    begin(stream)?;
-    exchange_preambles(stream)?;
+    let mut stream = Timed::new(stream, CALL_LIMIT)?;
+    exchange_preambles(&mut stream)?;
     let mine = hello(me, Some(purpose))?;
-    frame::write(stream, &mine)?;
-    let theirs: Hello = receive(stream)?;
-    frame::write(stream, &proof(me, CALLER, &mine, &theirs)?)?;
-    let verdict: Result<Vec<u8>, String> = receive(stream)?;
+    frame::write(&mut stream, &mine)?;
+    let theirs: Hello = receive(&mut stream)?;
+    frame::write(&mut stream, &proof(me, CALLER, &mine, &theirs)?)?;
+    let verdict: Result<Vec<u8>, String> = receive(&mut stream)?;
+    stream.end()?;
     let given = verdict
         .map_err(|reason| Failure::Refused(reason.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect()))?;
     match proves(me, CALLED, &mine, &theirs, &given)? {
@@ -175,12 +231,12 @@ pub fn answer(
     me: &Membership,
     admit: impl FnOnce(&Hello) -> Result<(), String>,
 ) -> Result<Hello, Failure> {
-    begin(stream)?;
-    exchange_preambles(stream)?;
-    let theirs: Hello = receive(stream)?;
+    let mut stream = Timed::new(stream, ANSWER_LIMIT)?;
+    exchange_preambles(&mut stream)?;
+    let theirs: Hello = receive(&mut stream)?;
     let mine = hello(me, None)?;
-    frame::write(stream, &mine)?;
-    let given: Vec<u8> = receive(stream)?;
+    frame::write(&mut stream, &mine)?;
+    let given: Vec<u8> = receive(&mut stream)?;
     let admitted = match proves(me, CALLER, &theirs, &mine, &given)? {
         true => fits(me, &mine, &theirs).and_then(|()| admit(&theirs)),
         false => Err(other_secret()),
@@ -189,7 +245,8 @@ pub fn answer(
         Ok(()) => Ok(proof(me, CALLED, &theirs, &mine)?),
         Err(reason) => Err(reason.clone()),
     };
-    frame::write(stream, &verdict)?;
+    frame::write(&mut stream, &verdict)?;
+    stream.end()?;
     admitted.map(|()| theirs).map_err(Failure::Refused)
 }
 

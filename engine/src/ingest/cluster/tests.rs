@@ -1,17 +1,17 @@
 //! Connections between processes: how they begin, how they are refused, and how they are lost.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meterline_schemas::config::Config;
 
 use super::assemble::{gather, join};
 use super::frame;
-use super::handshake::{Failure, Purpose, answer, call};
+use super::handshake::{Failure, Purpose, Timed, answer, call};
 use super::link::Link;
 use super::membership::{Membership, Secret};
 use super::message::{Begin, Down};
@@ -106,6 +106,24 @@ fn a_stranger_is_no_process_of_the_cluster() {
     let reason = refusal(call(&mut calling, &member(1, &addresses), Purpose::Link).map(|hello| hello.process));
     assert!(reason.contains("secrets"), "{reason}");
     impostor.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_says_a_little_at_a_time_does_not_hold_a_handshake_up() {
+    let (mut calling, answering) = connected();
+    let dripping = thread::spawn(move || {
+        // Until the other end has closed.
+        while calling.write_all(b"M").is_ok() {
+            thread::sleep(Duration::from_millis(30));
+        }
+    });
+    let began = Instant::now();
+    let mut timed = Timed::new(&answering, Duration::from_millis(300)).unwrap();
+    let error = timed.read_exact(&mut [0; 10_000]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+    assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    drop(answering);
+    dripping.join().unwrap();
 }
 
 #[test]

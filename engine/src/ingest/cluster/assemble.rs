@@ -11,7 +11,7 @@ use super::frame;
 use super::handshake::{self, Failure, Purpose, Session};
 use super::link::SILENCE_MAX;
 use super::membership::Membership;
-use super::message::{Begin, Down};
+use super::message::{Begin, Down, Up};
 
 const NAP: Duration = Duration::from_millis(20);
 /// Between two attempts to connect.
@@ -84,7 +84,7 @@ pub fn gather(me: &Membership, given_up: &AtomicBool) -> Result<(Gathered, BTree
     let listener = listen(me)?;
     let session = handshake::random().map_err(|error| own_fault(me, &error))?;
     let mut links: BTreeMap<usize, TcpStream> = BTreeMap::new();
-    let (mut reminder, mut told) = (Reminder::new(), Instant::now());
+    let (mut reminder, mut refusals, mut told) = (Reminder::new(), Reminder::new(), Instant::now());
     let others = 1..me.addresses.len();
     tracing::info!(
         processes = me.addresses.len(),
@@ -105,7 +105,7 @@ pub fn gather(me: &Membership, given_up: &AtomicBool) -> Result<(Gathered, BTree
             _ => Err("it belongs to an earlier start of the cluster; start it again".to_owned()),
         };
         match accept(&listener, me, admit) {
-            Some((hello, stream)) => {
+            Ok(Some((hello, stream))) => {
                 tracing::info!(
                     process = hello.process,
                     address = me.addresses[hello.process],
@@ -113,7 +113,13 @@ pub fn gather(me: &Membership, given_up: &AtomicBool) -> Result<(Gathered, BTree
                 );
                 links.insert(hello.process, stream);
             }
-            None => std::thread::sleep(NAP),
+            Ok(None) => std::thread::sleep(NAP),
+            Err(error) => {
+                if refusals.due().is_some() {
+                    tracing::warn!(%error, "connections of the cluster cannot be accepted; it is tried again");
+                }
+                std::thread::sleep(NAP);
+            }
         }
         if told.elapsed() >= STILL_HERE || links.len() == others.len() {
             told = Instant::now();
@@ -146,24 +152,26 @@ fn is_there(stream: &TcpStream) -> bool {
     blocking.is_ok() && matches!(looked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
-// The next connection that is admitted; `None` where there is none at the moment.
+// The next connection that is admitted; `None` where there is none at the moment. An error is the operating system's (no
+// more open files, say), and may pass.
 fn accept(
     listener: &TcpListener,
     me: &Membership,
     admit: impl FnOnce(&handshake::Hello) -> Result<(), String>,
-) -> Option<(handshake::Hello, TcpStream)> {
-    let (mut stream, from) = listener.accept().ok()?;
+) -> io::Result<Option<(handshake::Hello, TcpStream)>> {
+    let (mut stream, from) = match listener.accept() {
+        Ok(accepted) => accepted,
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     match handshake::answer(&mut stream, me, admit) {
-        Ok(hello) => Some((hello, stream)),
-        Err(Failure::Refused(reason)) => {
-            tracing::error!(%from, reason, "refused a connection of the cluster");
-            None
-        }
+        Ok(hello) => return Ok(Some((hello, stream))),
+        Err(Failure::Refused(reason)) => tracing::error!(%from, reason, "refused a connection of the cluster"),
         Err(Failure::Connection(error)) => {
             tracing::warn!(%from, %error, "a connection of the cluster ended before it had begun");
-            None
         }
     }
+    Ok(None)
 }
 
 // One attempt.
@@ -200,7 +208,10 @@ pub fn join(
     let listener = listen(me)?;
     let mut link = join_link(me, given_up)?;
     let begin = await_begin(me, &mut link, given_up)?;
-    let sockets = connect_workers(me, &listener, begin.session, given_up)?;
+    let sockets = connect_workers(me, &listener, begin.session, given_up).inspect_err(|error| {
+        // Its log is the one that an operator reads. Where it cannot be told it sees that this process is lost.
+        let _ = frame::write(&mut link, &Up::Failed { reason: error.to_string(), usage: error.is_usage() });
+    })?;
     Ok((link, begin, sockets))
 }
 
@@ -297,12 +308,13 @@ fn connect_workers(
             }
         };
     }
+    let mut reason = "it was waited for".to_owned();
     while let Some(next) = (me.process + 1..me.addresses.len()).find(|process| sockets[*process].is_none()) {
         if given_up.load(Ordering::Relaxed) {
             return Err(ClusterError::GivenUp);
         }
         if began.elapsed() > WORKERS_LIMIT {
-            return Err(missing(next, "it was waited for".to_owned()));
+            return Err(missing(next, reason));
         }
         let admit = |hello: &handshake::Hello| match hello.purpose {
             Some(Purpose::Workers(theirs)) if theirs == session && hello.process > me.process => Ok(()),
@@ -310,8 +322,12 @@ fn connect_workers(
             _ => Err("the cluster has begun without it; start all processes again".to_owned()),
         };
         match accept(listener, me, admit) {
-            Some((hello, stream)) => sockets[hello.process] = Some(stream),
-            None => std::thread::sleep(NAP),
+            Ok(Some((hello, stream))) => sockets[hello.process] = Some(stream),
+            Ok(None) => std::thread::sleep(NAP),
+            Err(error) => {
+                reason = format!("its connection could not be accepted: {error}");
+                std::thread::sleep(NAP);
+            }
         }
     }
     // The handshake had limits; what follows comes when it comes.

@@ -3,6 +3,7 @@
 use std::io::{self, BufReader};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -43,9 +44,12 @@ impl<Out: Serialize + Send + 'static> Link<Out> {
         stream.set_write_timeout(Some(SILENCE_MAX))?;
         let (queue, queued) = mpsc::channel();
         let mut sending = stream.try_clone()?;
+        let unsent = Arc::new(OnceLock::new());
+        let reason = Arc::clone(&unsent);
         std::thread::Builder::new().name(format!("{name}-out")).spawn(move || {
-            // What cannot be sent is told by the other thread, which then cannot receive.
-            if send(&mut sending, &queued, &mut tick).is_err() {
+            // The other thread tells it, which then cannot receive.
+            if let Err(error) = send(&mut sending, &queued, &mut tick) {
+                let _ = reason.set(in_words(error, "it took nothing of what it was sent"));
                 let _ = sending.shutdown(Shutdown::Both);
             }
         })?;
@@ -55,7 +59,11 @@ impl<Out: Serialize + Send + 'static> Link<Out> {
                 let got = match frame::read(&mut receiving, MESSAGE_MAX) {
                     Ok(None) => continue,
                     Ok(Some(message)) => Ok(message),
-                    Err(error) => Err(in_words(error)),
+                    // Where nothing can be sent any more, that came first.
+                    Err(error) => Err(match unsent.get() {
+                        Some(reason) => io::Error::new(reason.kind(), reason.to_string()),
+                        None => in_words(error, "nothing was heard"),
+                    }),
                 };
                 let last = got.is_err();
                 if !take(got) || last {
@@ -112,14 +120,14 @@ fn send<Out: Serialize>(
     }
 }
 
-// What the operating system says of a connection, as an operator understands it.
-fn in_words(error: io::Error) -> io::Error {
+// What the operating system says of a connection, as an operator understands it; `silence` is what it calls a timeout.
+fn in_words(error: io::Error, silence: &str) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             io::Error::new(error.kind(), "the process closed it, or has ended")
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            io::Error::new(error.kind(), format!("nothing was heard for {} s", SILENCE_MAX.as_secs()))
+            io::Error::new(error.kind(), format!("{silence} for {} s", SILENCE_MAX.as_secs()))
         }
         _ => error,
     }

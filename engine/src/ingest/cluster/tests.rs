@@ -180,6 +180,23 @@ fn a_link_carries_messages_both_ways_and_tells_its_end_once() {
 }
 
 #[test]
+fn what_cannot_be_sent_ends_a_link_with_the_reason() {
+    struct Unsayable;
+    impl serde::Serialize for Unsayable {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("there are no words for it"))
+        }
+    }
+    let (left, _right) = connected();
+    let (got, received) = mpsc::channel();
+    let link: Link<Unsayable> =
+        Link::start(left, "left", || None, move |said: io::Result<u64>| got.send(said).is_ok()).unwrap();
+    link.tell(Unsayable);
+    let error = received.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(error.to_string().contains("no words"), "{error}");
+}
+
+#[test]
 fn a_link_that_is_cut_in_the_middle_of_a_message_hands_out_no_part_of_it() {
     let (left, mut right) = connected();
     let (got, received) = mpsc::channel();

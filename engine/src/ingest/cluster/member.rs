@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
-use tokio::sync::mpsc as channel;
+use tokio::sync::{mpsc as channel, oneshot};
 use tokio::task::JoinHandle;
 
 use super::super::bounds::Bounds;
@@ -24,13 +25,14 @@ use super::super::outlet::Outlet;
 use super::super::patience::Patience;
 use super::super::pulse::Pulse;
 use super::super::service::IngestOptions;
+use super::super::shard::FeedRules;
 use super::super::threads::Threads;
-use super::super::workers::{Inlet, Start};
+use super::super::workers::{Inlet, Prepared, Start};
 use super::assemble::join;
 use super::link::Link;
 use super::membership::Membership;
-use super::message::{Down, Read, Up};
-use super::socket::Socket;
+use super::message::{Begin, Down, Read, Up};
+use super::socket::{Socket, dismiss};
 use super::{ClusterError, off_thread};
 
 /// How long process 0 may take to hear of an error.
@@ -82,44 +84,39 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let feeds = feed_rules(config)?;
     let membership = Membership::of(config, &options.directory, process, threads)?;
     let me = Arc::new(membership.ok_or(ClusterError::NoSuchProcess { process, processes: 1 })?);
-    let crew = me.crew();
-    let bounds = Bounds::of(&config.ingest, crew);
+    let (crew, bounds) = (me.crew(), Bounds::of(&config.ingest, me.crew()));
     let lock = EngineLock::engine(lake)?;
-    let stopping = Arc::new(AtomicBool::new(false));
-    let patience = Patience::new(Arc::clone(&stopping), Pulse::default());
-    let control = Arc::new(Control::new(bounds.share, feeds.len(), stopping));
+    let control = Arc::new(Control::new(bounds.share, feeds.len(), Arc::default()));
     let joining = Arc::clone(&me);
     let (stream, begin, sockets) = off_thread(move |given_up| join(&joining, given_up)).await?;
-    let (ending, mut ended) = channel::unbounded_channel();
-    let (link, downs) = start_link(stream, &control).map_err(|error| lost(&me, 0, error))?;
+    let (link, downs, over) = start_link(stream, &control).map_err(|error| lost(&me, 0, error))?;
     let queue = link.queue();
-    let failed = failures(queue.clone(), ending.clone());
 
-    let state = decode_state("as process 0 sent it", &begin.state)?;
-    check_feeds(config, &state)?;
-    let (give_back, names) = (queue.clone(), Names::of(config));
-    let prepared = Start {
+    let restoring = Restoring {
         config,
-        states: States::patient(lake, &patience),
-        directory: &options.directory,
-        names: &names,
+        lake,
+        options: &options,
         feeds: &feeds,
-        state: &state,
-        fence: begin.fence,
         crew,
         bounds: &bounds,
-        given_back: Outlet::new(move |back| _ = give_back.send(Up::GivenBack(back))),
+        stopping: Arc::clone(&control.stopping),
+        queue: queue.clone(),
     };
-    let prepared = prepared.prepare().await?;
-    tracing::info!(
-        process,
-        processes = crew.processes,
-        commit = state.seq,
-        series = prepared.series,
-        workers = threads,
-        memory_limit = %config.ingest.memory_limit,
-        "the stream goes on after this commit"
-    );
+    let prepared = tokio::select! {
+        prepared = restoring.restore(&begin) => prepared,
+        _ = over => {
+            last_word(&me, &downs)?;
+            // All end well, before anything began here.
+            sockets.iter().flatten().for_each(dismiss);
+            return Ok(Member { queue, task: Some(tokio::spawn(std::future::ready(Ok(())))) });
+        }
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(tell(link, error).await),
+    };
+    let (ending, mut ended) = channel::unbounded_channel();
+    let failed = failures(queue.clone(), ending.clone());
     let (events, of_workers) = (queue.clone(), failed.clone());
     let common = Common {
         feeds: feeds.into(),
@@ -133,23 +130,86 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
         bounds,
     };
     let sockets = workers_sockets(&me, sockets, &control, &failed);
-    let threads = Threads::new(Arc::clone(&control), dataflow::start(common, prepared.setups, sockets)?, lock);
+    let threads = match dataflow::start(common, prepared.setups, sockets) {
+        Ok(running) => Threads::new(Arc::clone(&control), running, lock),
+        Err(error) => return Err(tell(link, error).await),
+    };
     let obeying = Obeying { me, crew, control, inlets: prepared.inlets, ending };
-    std::thread::Builder::new()
-        .name("process-0-orders".into())
-        .spawn(move || obeying.run(&downs))
-        .map_err(|error| IngestError::Fault(format!("starting a thread: {error}")))?;
+    let spawned = std::thread::Builder::new().name("process-0-orders".into()).spawn(move || obeying.run(&downs));
+    if let Err(error) = spawned {
+        return Err(tell(link, IngestError::Fault(format!("starting a thread: {error}"))).await);
+    }
     let task = tokio::spawn(async move {
-        let fault = || Err(IngestError::Fault("the link to process 0 ended without a word".into()));
-        let outcome = ended.recv().await.unwrap_or_else(fault);
+        let outcome = ended.recv().await.unwrap_or_else(|| Err(without_a_word()));
         threads.end(outcome.is_ok()).await;
         if outcome.is_err() {
-            let waited = tokio::task::spawn_blocking(move || link.await_end(TOLD_LIMIT)).await;
-            tracing::debug!(told = waited.is_ok_and(|told| told), "process 0 knows why this process ends");
+            await_told(link).await;
         }
         outcome
     });
     Ok(Member { queue, task: Some(task) })
+}
+
+/// What the workers of this process are restored with.
+struct Restoring<'a> {
+    config: &'a Config,
+    lake: &'a Lake,
+    options: &'a IngestOptions,
+    feeds: &'a [FeedRules],
+    crew: Crew,
+    bounds: &'a Bounds,
+    // Ends the patience with a store that fails.
+    stopping: Arc<AtomicBool>,
+    queue: mpsc::Sender<Up>,
+}
+
+impl Restoring<'_> {
+    async fn restore(self, begin: &Begin) -> Result<Prepared, IngestError> {
+        let Restoring { config, lake, options, feeds, crew, bounds, stopping, queue } = self;
+        let patience = Patience::new(stopping, Pulse::default());
+        let state = decode_state("as process 0 sent it", &begin.state)?;
+        check_feeds(config, &state)?;
+        let names = Names::of(config);
+        let start = Start {
+            config,
+            states: States::patient(lake, &patience),
+            directory: &options.directory,
+            names: &names,
+            feeds,
+            state: &state,
+            fence: begin.fence,
+            crew,
+            bounds,
+            given_back: Outlet::new(move |back| _ = queue.send(Up::GivenBack(back))),
+        };
+        let prepared = start.prepare().await?;
+        tracing::info!(
+            process = crew.process,
+            processes = crew.processes,
+            commit = state.seq,
+            series = prepared.series,
+            workers = crew.threads,
+            memory_limit = %config.ingest.memory_limit,
+            "the stream goes on after this commit"
+        );
+        Ok(prepared)
+    }
+}
+
+// Why this process ends, once process 0 knows it: its log is the one that an operator reads.
+async fn tell(link: Link<Up>, error: IngestError) -> IngestError {
+    link.tell(failed(&error));
+    await_told(link).await;
+    error
+}
+
+async fn await_told(link: Link<Up>) {
+    let waited = tokio::task::spawn_blocking(move || link.await_end(TOLD_LIMIT)).await;
+    tracing::debug!(told = waited.is_ok_and(|told| told), "process 0 knows why this process ends");
+}
+
+fn failed(error: &IngestError) -> Up {
+    Up::Failed { reason: error.to_string(), usage: error.is_usage() }
 }
 
 fn lost(me: &Membership, process: usize, error: io::Error) -> IngestError {
@@ -159,9 +219,12 @@ fn lost(me: &Membership, process: usize, error: io::Error) -> IngestError {
 
 type Downs = mpsc::Receiver<io::Result<Down>>;
 
-// Orders wait in the channel until the workers are there; that this process is there goes out at once.
-fn start_link(stream: TcpStream, control: &Arc<Control>) -> io::Result<(Link<Up>, Downs)> {
+// Orders wait in the channel until the workers are there; that this process is there goes out at once. What comes last of
+// the result resolves once nothing more will be heard.
+fn start_link(stream: TcpStream, control: &Arc<Control>) -> io::Result<(Link<Up>, Downs, oneshot::Receiver<()>)> {
     let (sender, downs) = mpsc::channel();
+    let (end, over) = oneshot::channel();
+    let (mut end, stopping) = (Some(end), Arc::clone(&control.stopping));
     let (control, mut told) = (Arc::clone(control), Read::default());
     let tick = move || {
         let now = Read {
@@ -176,15 +239,46 @@ fn start_link(stream: TcpStream, control: &Arc<Control>) -> io::Result<(Link<Up>
     };
     let take = move |got: io::Result<Down>| {
         let last = matches!(got, Ok(Down::End | Down::Failed(_)) | Err(_));
-        sender.send(got).is_ok() && !last
+        let taken = sender.send(got).is_ok();
+        if last {
+            // Nothing is to be read any more, and no store to be waited for.
+            stopping.store(true, Ordering::Relaxed);
+            // Without a receiver the workers have begun.
+            let _ = end.take().map(|end| end.send(()));
+        }
+        taken && !last
     };
-    Ok((Link::start(stream, "process-0", tick, take)?, downs))
+    Ok((Link::start(stream, "process-0", tick, take)?, downs, over))
+}
+
+// What comes over the link: an order, or how everything ends.
+fn heard(me: &Membership, got: io::Result<Down>) -> ControlFlow<Result<(), IngestError>, Down> {
+    match got {
+        Ok(Down::End) => ControlFlow::Break(Ok(())),
+        Ok(Down::Failed(reason)) => {
+            ControlFlow::Break(Err(ClusterError::Elsewhere { process: 0, reason, usage: false }.into()))
+        }
+        Ok(order) => ControlFlow::Continue(order),
+        Err(error) => ControlFlow::Break(Err(lost(me, 0, error))),
+    }
+}
+
+// How everything ends, of a link that is over.
+fn last_word(me: &Membership, downs: &Downs) -> Result<(), IngestError> {
+    match downs.try_iter().last().map(|got| heard(me, got)) {
+        Some(ControlFlow::Break(end)) => end,
+        _ => Err(without_a_word()),
+    }
+}
+
+fn without_a_word() -> IngestError {
+    IngestError::Fault("the link to process 0 ended without a word".into())
 }
 
 // What ends this process, and then all others.
 fn failures(queue: mpsc::Sender<Up>, ending: channel::UnboundedSender<Result<(), IngestError>>) -> Outlet<IngestError> {
     Outlet::new(move |error: IngestError| {
-        let _ = queue.send(Up::Failed { reason: error.to_string(), usage: error.is_usage() });
+        let _ = queue.send(failed(&error));
         let _ = ending.send(Err(error));
     })
 }
@@ -217,18 +311,14 @@ struct Obeying {
 impl Obeying {
     fn run(self, downs: &Downs) {
         while let Ok(got) = downs.recv() {
-            let end = match got {
-                Ok(Down::End) => Ok(()),
-                Ok(Down::Failed(reason)) => Err(ClusterError::Elsewhere { process: 0, reason, usage: false }.into()),
-                Err(error) => Err(lost(&self.me, 0, error)),
-                Ok(order) => {
-                    self.obey(order);
-                    continue;
+            match heard(&self.me, got) {
+                ControlFlow::Continue(order) => self.obey(order),
+                ControlFlow::Break(end) => {
+                    // Without a receiver the process has ended already.
+                    let _ = self.ending.send(end);
+                    return;
                 }
-            };
-            // Without a receiver the process has ended already.
-            let _ = self.ending.send(end);
-            return;
+            }
         }
     }
 

@@ -10,12 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use timely::communication::allocator::zero_copy::stream::Stream;
+use timely::communication::networking::MessageHeader;
 
 use super::super::outlet::Outlet;
 
 /// How long after a connection has closed it may become known that it may.
 const PATIENCE: Duration = Duration::from_secs(5);
 const NAP: Duration = Duration::from_millis(10);
+
+/// Ends a connection that timely never came to use as timely would have ended it: the other end expects that.
+pub fn dismiss(stream: &TcpStream) {
+    let end = MessageHeader { channel: 0, source: 0, target_lower: 0, target_upper: 0, length: 0, seqno: 0 };
+    let mut writer = stream;
+    // The other end may have been faster.
+    let _ = end.write_to(&mut writer).and_then(|()| stream.shutdown(Shutdown::Write));
+}
 
 /// A connection to the workers of another process.
 pub struct Socket {

@@ -111,6 +111,33 @@ async fn a_failure_in_one_process_is_told_by_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_process_on_another_lake_says_so_and_process_0_hears_it() {
+    let World { broker, lake, mut config, directory: _directory } = World::new().await;
+    let all = fleet();
+    send(broker.brokers(), &all);
+    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
+    wait_for_records(&ingest, all.len()).await;
+    ingest.stop().await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Lake::open(elsewhere.path().to_str().unwrap()).await.unwrap();
+    config.cluster.addresses = free_addresses(2);
+    let (following, on) = (config.clone(), other.clone());
+    let member = tokio::spawn(async move {
+        let options = IngestOptions { process: 1, ..IngestOptions::default() };
+        follow(&following, &on, options).await.map(|_| ())
+    });
+    let error = match in_time(start(&config, &lake, IngestOptions::default())).await {
+        Ok(mut ingest) => in_time(ingest.failed()).await,
+        Err(error) => error,
+    };
+    let heard = matches!(&error, IngestError::Cluster(ClusterError::Elsewhere { process: 1, usage: true, .. }));
+    let shown = error.to_string();
+    assert!(heard && shown.contains(lake.url()) && shown.contains(other.url()), "{error}");
+    let error = in_time(member).await.unwrap().unwrap_err();
+    assert!(matches!(&error, IngestError::Cluster(ClusterError::OtherLake { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_process_that_does_not_fit_is_refused_and_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();

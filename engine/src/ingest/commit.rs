@@ -39,6 +39,8 @@ use super::state::IngestState;
 
 pub(super) const SEQ: &str = "meterline/ingest";
 pub(super) const FENCE: &str = "meterline/ingest_fence";
+/// What claims of [`SEQ`] are called in the log.
+pub(super) const CLAIM: &str = "meterline/ingest/fence";
 const SAMPLES: &str = "meterline/samples";
 const DEAD_LETTERS: &str = "meterline/dead_letters";
 const COMPRESSION_LEVEL: i32 = 1;

@@ -116,7 +116,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     }
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
-    let peers = cluster.begin(&state, committer.fence(), &mut received).await?;
+    let peers = cluster.begin(lake, &state, committer.fence(), &mut received).await?;
     let names = Names::of(config);
     let prepared = Start {
         config,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use meterline_connectors::lake::Lake;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
@@ -63,12 +64,14 @@ impl Cluster {
     /// One of them is lost.
     pub async fn begin(
         self,
+        lake: &Lake,
         state: &IngestState,
         fence: i64,
         events: &mut UnboundedReceiver<Event>,
     ) -> Result<Vec<Option<Socket>>, IngestError> {
         let Some((me, gathered)) = self.gathered else { return Ok(Vec::new()) };
-        let begin = Begin { session: gathered.session, fence, state: encode_state(state)? };
+        let (session, lake) = (gathered.session, lake.url().to_owned());
+        let begin = Begin { session, lake, fence, state: encode_state(state)? };
         self.links.tell(|| Down::Begin(begin));
         let connecting = Arc::clone(&me);
         let connected = off_thread(move |given_up| gathered.connect_workers(&connecting, given_up));

@@ -33,7 +33,7 @@ use super::link::Link;
 use super::membership::Membership;
 use super::message::{Begin, Down, Read, Up};
 use super::socket::{Socket, dismiss};
-use super::{ClusterError, off_thread};
+use super::{ClusterError, off_thread, same_lake};
 
 /// How long process 0 may take to hear of an error.
 const TOLD_LIMIT: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ impl Drop for Member {
 /// Joins the cluster as the process that the options name, and starts its workers once all processes are there.
 ///
 /// # Errors
-/// The configuration does not fit, the other processes refuse this one, or the lake cannot be read.
+/// The configuration does not fit, the other processes refuse this one, or the lake cannot be read or is another one.
 pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Member, IngestError> {
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
@@ -168,6 +168,7 @@ impl Restoring<'_> {
         let Restoring { config, lake, options, feeds, crew, bounds, stopping, queue } = self;
         let patience = Patience::new(stopping, Pulse::default());
         let state = decode_state("as process 0 sent it", &begin.state)?;
+        same_lake::check(lake, &patience, begin, &state).await?;
         check_feeds(config, &state)?;
         let names = Names::of(config);
         let start = Start {

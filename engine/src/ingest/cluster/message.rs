@@ -98,6 +98,8 @@ pub enum Down {
 pub struct Begin {
     /// Number of this start.
     pub session: Session,
+    /// Where the lake of process 0 is.
+    pub lake: String,
     /// Fence of the writer.
     pub fence: i64,
     /// State of the last commit, as its file has it.

@@ -13,7 +13,8 @@
 //!
 //! `membership` is what the configuration says. `assemble` connects the processes, in any order of their starts; each
 //! connection begins with a `handshake`. `frame` is what goes over a link, `message` what it means, `leader` the side
-//! of process 0, `member` that of the others. `socket` stands between timely and its connections.
+//! of process 0, `member` that of the others, which look first whether they are on the `same_lake`. `socket` stands
+//! between timely and its connections.
 
 mod assemble;
 mod frame;
@@ -23,6 +24,7 @@ mod link;
 mod member;
 mod membership;
 mod message;
+mod same_lake;
 mod socket;
 
 #[cfg(test)]
@@ -92,6 +94,19 @@ pub enum ClusterError {
         /// What differs, and what to do.
         reason: String,
     },
+    /// This process has another lake than process 0.
+    #[error(
+        "the lake of this process, `{ours}`, is not that of process 0, `{theirs}`: {reason}; give all processes \
+         the same lake.url, and where that is a directory, one that all of them see"
+    )]
+    OtherLake {
+        /// The lake of this process.
+        ours: String,
+        /// That of process 0, as it calls it.
+        theirs: String,
+        /// What differs.
+        reason: String,
+    },
     /// A process did not come in time.
     #[error("the workers of process {process} at {address} did not connect within {} s: {reason}", limit.as_secs())]
     Missing {
@@ -141,6 +156,7 @@ impl ClusterError {
                 | ClusterError::Secret { .. }
                 | ClusterError::NoSecret { .. }
                 | ClusterError::Refused { .. }
+                | ClusterError::OtherLake { .. }
                 | ClusterError::Elsewhere { usage: true, .. }
         )
     }

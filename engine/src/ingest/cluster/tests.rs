@@ -248,7 +248,7 @@ fn processes_come_together_in_any_order() {
     let leader = member(0, &addresses);
     let (gathered, links) = gather(&leader, &AtomicBool::new(false)).unwrap();
     assert_eq!(links.keys().copied().collect::<Vec<_>>(), [1, 2]);
-    let begin = Begin { session: gathered.session, fence: 5, state: vec![1, 2] };
+    let begin = Begin { session: gathered.session, lake: "lake".into(), fence: 5, state: vec![1, 2] };
     for mut link in links.values() {
         frame::write(&mut link, &Down::Begin(begin.clone())).unwrap();
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use meterline_schemas::Micros;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::environment::Environment;
 use crate::ingest::service::{Ingest, IngestOptions};
@@ -41,7 +41,7 @@ pub enum ServiceError {
     Server(#[from] ServerError),
     /// The task that evaluates the triggers died.
     #[error("the triggers died: {0}; this is a fault of meterline, please report it")]
-    Died(#[from] tokio::task::JoinError),
+    Died(#[from] JoinError),
 }
 
 /// A running service.
@@ -120,20 +120,27 @@ impl Service {
     pub async fn stop(self) -> Result<(), ServiceError> {
         // Without a receiver the triggers have ended already.
         let _ = self.stop.send(true);
-        let (committed, ()) = tokio::join!(self.ingest.stop(), self.runner.shutdown());
-        if let Err(error) = self.housekeeping.await {
+        // Side by side: none of them needs another one to have ended.
+        let (ingest, runs) = (self.ingest.stop(), self.runner.shutdown());
+        let (committed, (), housekeeping, triggers) =
+            tokio::join!(ingest, runs, self.housekeeping, end_triggers(self.triggers));
+        if let Err(error) = housekeeping {
             tracing::error!(%error, "housekeeping died; this is a fault of meterline, please report it");
         }
-        if let Some(mut triggers) = self.triggers {
-            match tokio::time::timeout(TRIGGERS_LIMIT, &mut triggers).await {
-                Ok(ended) => ended?,
-                Err(_) => {
-                    triggers.abort();
-                    tracing::warn!("the triggers still wait for the store; they are evaluated again at the next start");
-                }
-            }
-        }
+        triggers?;
         Ok(committed?)
+    }
+}
+
+async fn end_triggers(triggers: Option<JoinHandle<()>>) -> Result<(), JoinError> {
+    let Some(mut triggers) = triggers else { return Ok(()) };
+    match tokio::time::timeout(TRIGGERS_LIMIT, &mut triggers).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            triggers.abort();
+            tracing::warn!("the triggers still wait for the store; they are evaluated again at the next start");
+            Ok(())
+        }
     }
 }
 

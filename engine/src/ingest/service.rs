@@ -199,8 +199,9 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
         let result = coordinator.run().await;
         // Workers of different processes end together.
         links.end(result.as_ref().err());
-        threads.end(result.is_ok()).await;
-        if tokio::task::spawn_blocking(move || links.await_end()).await.is_err() {
+        let others = tokio::task::spawn_blocking(move || links.await_end());
+        let ((), others) = tokio::join!(threads.end(result.is_ok()), others);
+        if others.is_err() {
             tracing::error!("waiting for the other processes failed");
         }
         result

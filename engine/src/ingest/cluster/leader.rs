@@ -29,8 +29,8 @@ use super::message::{Begin, Down, Read, Up};
 use super::socket::Socket;
 use super::{ClusterError, off_thread};
 
-/// How long the other processes may take to end.
-const END_LIMIT: Duration = Duration::from_secs(10);
+/// How long the other processes may take to end, beside the threads of this one: as long as these.
+const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// What process 0 has of a cluster; nothing where there is one process.
 pub struct Cluster {

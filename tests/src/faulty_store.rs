@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use object_store::path::Path;
@@ -29,19 +30,25 @@ pub trait Fault: fmt::Debug + Send + Sync + 'static {
         let _ = (location, options);
         Ok(())
     }
+
+    /// Before a delete; an error is its answer.
+    async fn before_delete(&self, location: &Path) -> Result<()> {
+        let _ = location;
+        Ok(())
+    }
 }
 
 /// A store with its fault.
 #[derive(Debug)]
 pub struct FaultyStore<F> {
     inner: Arc<dyn ObjectStore>,
-    fault: F,
+    fault: Arc<F>,
 }
 
 impl<F: Fault> FaultyStore<F> {
     /// `inner`, with this fault.
     pub fn around(inner: Arc<dyn ObjectStore>, fault: F) -> Arc<dyn ObjectStore> {
-        Arc::new(FaultyStore { inner, fault })
+        Arc::new(FaultyStore { inner, fault: Arc::new(fault) })
     }
 }
 
@@ -69,7 +76,15 @@ impl<F: Fault> ObjectStore for FaultyStore<F> {
         self.inner.get_opts(at, options).await
     }
     fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
+        let fault = Arc::clone(&self.fault);
+        let asked = at.then(move |path| {
+            let fault = Arc::clone(&fault);
+            async move {
+                let path = path?;
+                fault.before_delete(&path).await.map(|()| path)
+            }
+        });
+        self.inner.delete_stream(asked.boxed())
     }
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.inner.list(prefix)

@@ -4,10 +4,13 @@
 //! newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR` ago.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use meterline_connectors::lake::{Lake, LakeError};
+use tokio::task::JoinHandle;
 
 use super::error::IngestError;
 use super::load::decode_state;
@@ -19,6 +22,48 @@ const KEPT: usize = 20;
 const KEPT_FOR: Duration = Duration::from_secs(120);
 /// State files that are read at a time.
 const READS_AT_A_TIME: usize = 16;
+
+/// Deletes files beside the commits, which do not wait for it. Dropping it gives up what it is at.
+#[derive(Debug, Default)]
+pub struct Cleaning {
+    task: Option<JoinHandle<()>>,
+    // Whether the log has it that files cannot be deleted.
+    told: Arc<AtomicBool>,
+}
+
+impl Cleaning {
+    /// Deletes what is no longer needed. As long as that takes, later calls leave theirs to one after it. What cannot
+    /// be deleted is found again after the next start.
+    pub fn begin(&mut self, lake: &Lake, states: &mut StateFiles) {
+        if self.task.as_ref().is_some_and(|earlier| !earlier.is_finished()) {
+            return;
+        }
+        let unneeded = states.take_unneeded(Instant::now());
+        if !unneeded.is_empty() {
+            self.task = Some(tokio::spawn(delete(lake.clone(), unneeded, Arc::clone(&self.told))));
+        }
+    }
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn delete(lake: Lake, unneeded: BTreeSet<String>, told: Arc<AtomicBool>) {
+    for path in &unneeded {
+        let Err(error) = lake.delete_object(path).await else { continue };
+        let meaning = "an old file of the state cannot be deleted; it is tried again after the next start";
+        // One word is enough: it may be the same with each of them.
+        match told.swap(true, Ordering::Relaxed) {
+            false => tracing::warn!(path, %error, "{meaning}"),
+            true => tracing::debug!(path, %error, "{meaning}"),
+        }
+    }
+}
 
 /// The state files of a lake, the oldest first.
 #[derive(Debug, Default)]

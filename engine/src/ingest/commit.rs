@@ -16,7 +16,6 @@
 //! its own.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -26,7 +25,7 @@ use meterline_connectors::lake::{
 use meterline_schemas::tables::INTERVALS;
 
 use super::census::Census;
-use super::cleaning::StateFiles;
+use super::cleaning::{Cleaning, StateFiles};
 use super::error::IngestError;
 use super::layout::EpochRows;
 use super::load::{Committed, States, segment_path, state_path};
@@ -97,6 +96,7 @@ pub struct Committer {
     fence: Fence,
     committed: Committed,
     states: StateFiles,
+    cleaning: Cleaning,
     patience: Patience,
     // Whether a lookup may be declined that takes too long.
     may_decline: bool,
@@ -144,6 +144,7 @@ impl Committer {
             fence,
             committed,
             states,
+            cleaning: Cleaning::default(),
             patience,
             may_decline: true,
         };
@@ -235,7 +236,7 @@ impl Committer {
         self.committed = Committed { state, census, intervals_version };
         self.finish().await?;
         self.states.committed(path, segments);
-        self.clean().await;
+        self.cleaning.begin(&self.lake, &mut self.states);
         Ok(self.committed.clone())
     }
 
@@ -334,15 +335,6 @@ impl Committer {
     /// Makes the census of the newest commit known.
     pub fn set_census(&mut self, census: Arc<Census>) {
         self.committed.census = census;
-    }
-
-    // What cannot be deleted now is deleted after the next start.
-    async fn clean(&mut self) {
-        for path in self.states.take_unneeded(Instant::now()) {
-            if let Err(error) = self.lake.delete_object(&path).await {
-                tracing::debug!(path, %error, "an old file of the state cannot be deleted; it is tried again after the next start");
-            }
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! `METERLINE_SEED` repeats one case.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -219,6 +219,56 @@ async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
         fenced += case.await.unwrap();
     }
     assert!(all < CASES || fenced > 0, "no writer was ever fenced out: the cases are too tame");
+}
+
+/// Deletes wait while it is told so.
+#[derive(Debug)]
+struct Lingering(Arc<AtomicBool>);
+
+#[async_trait]
+impl Fault for Lingering {
+    async fn before_delete(&self, _: &Path) -> Result<()> {
+        while self.0.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+async fn commit_one(committer: &mut Committer) {
+    let from = next_offset(&committer.committed().state);
+    let batch = batch(&committer.committed().state, from, from + 1);
+    committer.commit(batch).await.unwrap();
+}
+
+async fn left_over(lake: &Lake) -> usize {
+    lake.list_objects("state").await.unwrap().iter().filter(|path| path.starts_with("state/series-9-")).count()
+}
+
+#[tokio::test]
+async fn commits_do_not_wait_for_old_states_to_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    // Two that nobody names: the second is deleted once nothing else is being deleted.
+    for path in ["state/series-9-9.zst", "state/series-9-8.zst"] {
+        plain.put_object(path, "nobody's").await.unwrap();
+    }
+    let lingers = Arc::new(AtomicBool::new(true));
+    let lake = plain.with_root_store(|inner| FaultyStore::around(inner, Lingering(Arc::clone(&lingers))));
+    let mut committer = Committer::claim(&lake).await.unwrap();
+    for _ in 0..23 {
+        commit_one(&mut committer).await;
+    }
+    assert_eq!(left_over(&plain).await, 2);
+    lingers.store(false, Ordering::Relaxed);
+    for _ in 0..100 {
+        if left_over(&plain).await == 0 {
+            return;
+        }
+        commit_one(&mut committer).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the files that nobody names are still there");
 }
 
 /// Notes when the puts of a store begin and end.

@@ -13,14 +13,14 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// A put that has not been done: it is, once it is awaited.
-pub type Put<'a> = BoxFuture<'a, Result<PutResult>>;
+/// A put that has not been done: it is, once it is awaited, by whomever.
+pub type Put = BoxFuture<'static, Result<PutResult>>;
 
 /// What goes wrong. Nothing does, unless a method says so.
 #[async_trait]
 pub trait Fault: fmt::Debug + Send + Sync + 'static {
     /// In place of a put.
-    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
+    async fn put(&self, location: &Path, put: Put) -> Result<PutResult> {
         let _ = location;
         put.await
     }
@@ -66,7 +66,9 @@ impl<F: Fault> fmt::Display for FaultyStore<F> {
 #[async_trait]
 impl<F: Fault> ObjectStore for FaultyStore<F> {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.fault.put(location, Box::pin(self.inner.put_opts(location, payload, opts))).await
+        let (inner, at) = (Arc::clone(&self.inner), location.clone());
+        let put: Put = Box::pin(async move { inner.put_opts(&at, payload, opts).await });
+        self.fault.put(location, put).await
     }
     async fn put_multipart_opts(&self, at: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         self.inner.put_multipart_opts(at, opts).await

@@ -255,7 +255,7 @@ struct Lying {
 
 #[async_trait]
 impl Fault for Lying {
-    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
+    async fn put(&self, location: &Path, put: Put) -> Result<PutResult> {
         let log = location.as_ref().contains("_delta_log");
         let lie = log && self.lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         if lie && !self.lands {

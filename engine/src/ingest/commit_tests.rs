@@ -11,9 +11,10 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
 use async_trait::async_trait;
-use meterline_connectors::lake::Lake;
+use meterline_connectors::lake::{Lake, snapshot};
 use meterline_schemas::config::Config;
 use meterline_schemas::reading::{Position, Quality};
+use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::HOUR;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
@@ -22,6 +23,8 @@ use meterline_tests::faulty_store::{Fault, FaultyStore, Put, no_answer};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, PutResult, Result};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::commit::{Batch, Committer};
 use super::dead_letters::{self, DeadLetter};
@@ -59,7 +62,7 @@ impl Unreliable {
 
 #[async_trait]
 impl Fault for Unreliable {
-    async fn put(&self, _: &Path, put: Put<'_>) -> Result<PutResult> {
+    async fn put(&self, _: &Path, put: Put) -> Result<PutResult> {
         self.pause().await;
         let odds = self.odds.load(Ordering::Relaxed);
         let wrong = odds > 0 && self.dice.roll(odds) == 0;
@@ -221,6 +224,58 @@ async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
     assert!(all < CASES || fenced > 0, "no writer was ever fenced out: the cases are too tame");
 }
 
+/// A put into the log of `intervals` that is answered with an error, and lands right before the next one, when it was
+/// looked for already.
+#[derive(Debug)]
+struct Late {
+    armed: Arc<AtomicBool>,
+    landed: Arc<AtomicBool>,
+    put: Mutex<Option<(oneshot::Sender<()>, JoinHandle<Result<PutResult>>)>>,
+}
+
+#[async_trait]
+impl Fault for Late {
+    async fn put(&self, location: &Path, put: Put) -> Result<PutResult> {
+        if !location.as_ref().contains("intervals/_delta_log/") {
+            return put.await;
+        }
+        if self.armed.swap(false, Ordering::SeqCst) {
+            let (land, lands) = oneshot::channel();
+            let landing = tokio::spawn(async move {
+                lands.await.unwrap();
+                put.await
+            });
+            *self.put.lock().unwrap() = Some((land, landing));
+            return Err(no_answer());
+        }
+        let late = self.put.lock().unwrap().take();
+        if let Some((land, landing)) = late {
+            land.send(()).unwrap();
+            landing.await.unwrap()?;
+            self.landed.store(true, Ordering::SeqCst);
+        }
+        put.await
+    }
+}
+
+#[tokio::test]
+async fn a_put_that_lands_after_it_was_looked_for_is_found_by_the_next_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    let (armed, landed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let late = Late { armed: Arc::clone(&armed), landed: Arc::clone(&landed), put: Mutex::default() };
+    let lake = plain.with_root_store(|inner| FaultyStore::around(inner, late));
+    let mut committer = Committer::claim(&lake).await.unwrap();
+    armed.store(true, Ordering::SeqCst);
+    commit_one(&mut committer).await;
+    assert!(landed.load(Ordering::SeqCst));
+    commit_one(&mut committer).await;
+    let table = snapshot(&plain, INTERVALS, None).await.unwrap().unwrap();
+    assert_eq!(table.files.iter().map(|file| file.rows).sum::<u64>(), 2);
+    let newest = load_committed(&plain, &Config::default()).await.unwrap().unwrap();
+    assert_eq!((newest.state.seq, next_offset(&newest.state)), (2, 2));
+}
+
 /// Deletes wait while it is told so.
 #[derive(Debug)]
 struct Lingering(Arc<AtomicBool>);
@@ -277,7 +332,7 @@ struct Noted(Arc<Mutex<Vec<(bool, String)>>>);
 
 #[async_trait]
 impl Fault for Noted {
-    async fn put(&self, location: &Path, put: Put<'_>) -> Result<PutResult> {
+    async fn put(&self, location: &Path, put: Put) -> Result<PutResult> {
         let note = |ended| self.0.lock().unwrap().push((ended, location.to_string()));
         note(false);
         // Whoever does not wait for it is ahead then.

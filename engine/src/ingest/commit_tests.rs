@@ -224,13 +224,16 @@ async fn whatever_writers_and_stores_do_every_record_is_committed_once() {
     assert!(all < CASES || fenced > 0, "no writer was ever fenced out: the cases are too tame");
 }
 
+/// Lets a put land, and learns of it.
+type Landing = (oneshot::Sender<()>, JoinHandle<Result<PutResult>>);
+
 /// A put into the log of `intervals` that is answered with an error, and lands right before the next one, when it was
 /// looked for already.
 #[derive(Debug)]
 struct Late {
     armed: Arc<AtomicBool>,
     landed: Arc<AtomicBool>,
-    put: Mutex<Option<(oneshot::Sender<()>, JoinHandle<Result<PutResult>>)>>,
+    put: Mutex<Option<Landing>>,
 }
 
 #[async_trait]

@@ -51,7 +51,8 @@ impl Paths {
 
     /// Where the fields of one record will be.
     pub(super) fn nothing<'a>(&self) -> Found<'a> {
-        Found { fields: [const { Scalar::Missing }; FIELDS], labels: vec![Scalar::Missing; self.labels] }
+        let labels = if self.labels == 0 { Vec::new() } else { vec![Scalar::Missing; self.labels] };
+        Found { fields: [const { Scalar::Missing }; FIELDS], labels }
     }
 
     /// The fields of one record.

@@ -73,6 +73,17 @@ impl Series {
         Series { state, memory: Memory::default(), samples }
     }
 
+    /// Looks at what a reading needs of the series itself: the result means nothing.
+    pub fn head(&self) -> u64 {
+        let SeriesState { id, last_start, recent, partition, .. } = &self.state;
+        id.len() as u64 ^ last_start.unwrap_or(0) as u64 ^ *recent as u64 ^ *partition as u64
+    }
+
+    /// Looks at the last interval that is remembered: the result means nothing.
+    pub fn last_remembered(&self) -> u64 {
+        self.memory.last().unwrap_or(0) as u64
+    }
+
     /// Takes one reading in `unit`. `number` is the number of the series in its shard, `watermark` the feed's (for counting
     /// late readings alone).
     pub fn apply(

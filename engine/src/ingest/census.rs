@@ -9,6 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
@@ -47,7 +48,7 @@ pub struct Counted {
 }
 
 /// What the facts of a series follow from.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stand {
     frequency: Option<Frequency>,
     partition: i32,
@@ -73,29 +74,83 @@ impl Stand {
 
 /// Facts that came (positive) and went (negative).
 #[derive(Debug, Default)]
-pub struct Changes(HashMap<Counted, i64>);
+pub struct Changes {
+    facts: HashMap<Counted, i64>,
+    // How many series made the same move: most of a feed do, and what follows from it is counted once for all of them.
+    moves: HashMap<Move, i64>,
+    // By number of the feed.
+    zones: HashMap<u16, TimeZone>,
+}
+
+/// Moves that are kept apart until facts are drawn from them; further ones are told at once.
+const MOVES_MAX: usize = 4096;
+
+/// Where a series of a feed stood before, if it is not new, and where it stands now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Move {
+    feed: u16,
+    before: Option<Stand>,
+    now: Stand,
+}
+
+impl Move {
+    fn of(feed: u16, before: Option<&Stand>, now: &Stand) -> Move {
+        let (mut before, mut now) = (before.copied(), *now);
+        if let Some(before) = before.as_mut().filter(|before| before.frequency == now.frequency) {
+            // In these, series that move alike differ; what counts is whether they changed, and by how much.
+            now.intervals = now.intervals.wrapping_sub(before.intervals);
+            before.intervals = 0;
+            if before.first == now.first {
+                now.first = now.first.and(Some(0));
+                before.first = now.first;
+            }
+        }
+        Move { feed, before, now }
+    }
+}
 
 impl Changes {
     /// A series of feed `feed` now stands elsewhere than before; `before` is `None` for a new one.
     pub fn moved(&mut self, feed: u16, zone: &TimeZone, before: Option<&Stand>, now: &Stand) {
-        match before {
-            Some(before) if before.frequency == now.frequency => self.advanced(feed, zone, before, now),
-            before => {
-                if let Some(before) = before {
-                    self.all(feed, zone, before, -1);
-                }
-                self.all(feed, zone, now, 1);
+        let made = Move::of(feed, before, now);
+        let room = self.moves.len() < MOVES_MAX;
+        match self.moves.entry(made) {
+            Entry::Occupied(mut times) => *times.get_mut() += 1,
+            Entry::Vacant(entry) if room => {
+                self.zones.entry(feed).or_insert_with(|| zone.clone());
+                entry.insert(1);
             }
+            Entry::Vacant(_) => self.tell(&made, zone, 1),
         }
     }
 
     /// The changes that are any, one by one.
     pub fn drain(&mut self) -> impl Iterator<Item = (Counted, i64)> + '_ {
-        self.0.drain().filter(|(_, change)| *change != 0)
+        let zones = std::mem::take(&mut self.zones);
+        for (made, times) in std::mem::take(&mut self.moves) {
+            if let Some(zone) = zones.get(&made.feed) {
+                self.tell(&made, zone, times);
+            }
+        }
+        self.facts.drain().filter(|(_, change)| *change != 0)
+    }
+
+    // So many series made this move.
+    fn tell(&mut self, made: &Move, zone: &TimeZone, times: i64) {
+        let Move { feed, before, now } = made;
+        match before {
+            Some(before) if before.frequency == now.frequency => self.advanced(*feed, zone, before, now, times),
+            before => {
+                if let Some(before) = before {
+                    self.all(*feed, zone, before, -times);
+                }
+                self.all(*feed, zone, now, times);
+            }
+        }
     }
 
     fn add(&mut self, feed: u16, frequency: Option<Frequency>, fact: Fact, change: i64) {
-        *self.0.entry(Counted { feed, frequency, fact }).or_default() += change;
+        *self.facts.entry(Counted { feed, frequency, fact }).or_default() += change;
     }
 
     fn all(&mut self, feed: u16, zone: &TimeZone, stand: &Stand, sign: i64) {
@@ -109,35 +164,35 @@ impl Changes {
     }
 
     // Same frequency: what stayed is left alone.
-    fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand) {
+    fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand, times: i64) {
         let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
         let at = Some(frequency);
-        self.add(feed, at, Fact::Interval, now.intervals as i64 - before.intervals as i64);
+        self.add(feed, at, Fact::Interval, times * (now.intervals as i64 - before.intervals as i64));
         if before.first != now.first {
             if let Some(first) = before.first {
-                self.add(feed, at, Fact::First(first), -1);
+                self.add(feed, at, Fact::First(first), -times);
             }
-            self.add(feed, at, Fact::First(first), 1);
+            self.add(feed, at, Fact::First(first), times);
         }
         if (before.last, before.partition) != (now.last, now.partition) {
             if let Some(last) = before.last {
-                self.add(feed, at, Fact::End(before.partition, frequency.advance(last, 1, zone)), -1);
+                self.add(feed, at, Fact::End(before.partition, frequency.advance(last, 1, zone)), -times);
             }
-            self.add(feed, at, Fact::End(now.partition, frequency.advance(last, 1, zone)), 1);
+            self.add(feed, at, Fact::End(now.partition, frequency.advance(last, 1, zone)), times);
         }
-        let Some(was) = before.last else { return self.present(feed, frequency, zone, last, now.recent, 1) };
+        let Some(was) = before.last else { return self.present(feed, frequency, zone, last, now.recent, times) };
         let steps = if was == last { 0 } else { frequency.steps_between(was, last, zone) };
         if !(0..RECENT).contains(&steps) {
-            self.present(feed, frequency, zone, was, before.recent, -1);
-            self.present(feed, frequency, zone, last, now.recent, 1);
+            self.present(feed, frequency, zone, was, before.recent, -times);
+            self.present(feed, frequency, zone, last, now.recent, times);
             return;
         }
         // Of the old bits, those that are now too long ago are the highest `steps`.
         let dropped = if steps == 0 { 0 } else { before.recent & !(u128::MAX >> steps) };
-        self.present(feed, frequency, zone, was, dropped, -1);
+        self.present(feed, frequency, zone, was, dropped, -times);
         let kept = before.recent.checked_shl(steps as u32).unwrap_or(0);
-        self.present(feed, frequency, zone, last, now.recent & !kept, 1);
-        self.present(feed, frequency, zone, last, kept & !now.recent, -1);
+        self.present(feed, frequency, zone, last, now.recent & !kept, times);
+        self.present(feed, frequency, zone, last, kept & !now.recent, -times);
     }
 
     fn present(&mut self, feed: u16, frequency: Frequency, zone: &TimeZone, last: Micros, bits: u128, change: i64) {

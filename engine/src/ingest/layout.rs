@@ -285,8 +285,8 @@ impl EpochRows {
         files.extend(open);
         files
             .into_iter()
-            .map(|((month, layer), mut places)| {
-                places.sort_unstable_by_key(|place| (place.rank, place.start, place.row));
+            .map(|((month, layer), places)| {
+                let places = sorted(places, self.series.len());
                 let layer = match layer {
                     Layer::Base => LAYER_BASE,
                     Layer::Revision => LAYER_REVISION,
@@ -364,6 +364,36 @@ impl EpochRows {
     }
 }
 
+/// The places by rank, start and row; `ranks` is the number of ranks.
+fn sorted(mut places: Vec<Place>, ranks: usize) -> Vec<Place> {
+    let key = |place: &Place| (place.rank, place.start, place.row);
+    if places.len() < ranks / 4 {
+        places.sort_unstable_by_key(key);
+        return places;
+    }
+    // They come row by row, and the rows of a series hardly ever out of order: once each place is with its rank, little
+    // is left to sort.
+    let mut next = vec![0u32; ranks + 1];
+    for place in &places {
+        next[place.rank as usize + 1] += 1;
+    }
+    for rank in 0..ranks {
+        next[rank + 1] += next[rank];
+    }
+    let mut sorted = places.clone();
+    for place in &places {
+        let at = &mut next[place.rank as usize];
+        sorted[*at as usize] = *place;
+        *at += 1;
+    }
+    for of_series in sorted.chunk_by_mut(|a, b| a.rank == b.rank) {
+        if !of_series.is_sorted_by_key(key) {
+            of_series.sort_unstable_by_key(key);
+        }
+    }
+    sorted
+}
+
 /// The columns of a table that files hold: all but the partition's.
 fn stored(all: &Schema, partition_by: &[&str]) -> SchemaRef {
     let kept = all.fields().iter().filter(|field| !partition_by.contains(&field.name().as_str()));
@@ -396,6 +426,18 @@ mod tests {
 
     use super::super::rows::Content;
     use super::*;
+
+    #[test]
+    fn places_are_sorted_alike_whether_there_are_few_or_many_for_the_series() {
+        let dice = meterline_tests::dice::Dice::new(7);
+        for (count, ranks) in [(0, 0), (0, 9), (1, 100), (24, 100), (25, 100), (3_000, 100), (3_000, 1)] {
+            let place = |row| Place { rank: dice.roll(ranks) as u32, start: dice.roll(50) as Micros, row };
+            let places: Vec<Place> = (0..count).map(place).collect();
+            let mut expected = places.clone();
+            expected.sort_by_key(|place| (place.rank, place.start, place.row));
+            assert_eq!(sorted(places, ranks as usize), expected);
+        }
+    }
 
     fn row(series: u32, start: Micros, layer: Layer, offset: i64) -> Row {
         let position = Position { timestamp_ms: 0, partition: 0, offset };

@@ -103,6 +103,11 @@ impl Memory {
         self.intervals.front().map(|oldest| oldest.start)
     }
 
+    /// Start of the last interval that is remembered.
+    pub fn last(&self) -> Option<Micros> {
+        self.intervals.back().map(|last| last.start)
+    }
+
     /// Those that start at or after `from`.
     pub fn from(&self, from: Micros) -> impl ExactSizeIterator<Item = &Remembered> {
         let first = self.intervals.partition_point(|known| known.start < from);

@@ -146,8 +146,38 @@ const TOUCHED_BYTES: usize = 256;
 const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 + TOUCHED_BYTES;
 /// Bytes that an interval takes while it is looked up: what is wanted, what is found, and where that goes.
 const LOOKUP_BYTES: usize = 512;
+/// Readings whose series are fetched into the processor's caches at a time.
+pub const WARMED: usize = 64;
+/// Series that the caches hold anyway.
+const WARM_ANYWAY: usize = 20_000;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
+
+/// Looks at up to [`WARMED`] series that are needed next. Of millions hardly one is in the caches of the processor: here it
+/// waits for all of them at once, instead of for one after the other.
+fn warm(members: &[Member], numbers: impl Iterator<Item = u32>) {
+    if members.len() < WARM_ANYWAY {
+        return;
+    }
+    let mut wanted = [0; WARMED];
+    let mut count = 0;
+    for (slot, number) in wanted.iter_mut().zip(numbers) {
+        *slot = number;
+        count += 1;
+    }
+    let wanted = || wanted[..count].iter().filter_map(|number| members.get(*number as usize));
+    let heads = wanted().fold(0, |seen, member| seen ^ member.route ^ member.series.head());
+    let beyond = wanted().fold(0, |seen, member| seen ^ member.series.last_remembered());
+    std::hint::black_box((heads, beyond));
+}
+
+/// Series one by one, each fetched in time.
+fn warmed<'m>(members: &'m [Member], numbers: &'m [u32]) -> impl Iterator<Item = (u32, &'m Member)> {
+    numbers.chunks(WARMED).flat_map(|some| {
+        warm(members, some.iter().copied());
+        some.iter().map(|number| (*number, &members[*number as usize]))
+    })
+}
 
 /// The series of one worker.
 pub struct Shard {
@@ -261,6 +291,13 @@ impl Shard {
         number
     }
 
+    /// Fetches the series of up to [`WARMED`] readings that are taken next.
+    pub fn warm(&self, readings: &[Routed]) {
+        // The first that may be the one: it mostly is.
+        let candidate = |routed: &Routed| self.index.find(routed.route, |_| true).copied();
+        warm(&self.members, readings.iter().filter_map(candidate));
+    }
+
     /// Takes one reading of the running epoch. `watermark` is that of its feed.
     pub fn apply(&mut self, routed: Routed, watermark: Micros) {
         let Routed { feed, route, series, unit, reading, labels } = routed;
@@ -347,11 +384,17 @@ impl Shard {
         let members = &self.members;
         let ranks = self.order.ranks(members.len(), |number| &members[number as usize].series.state.id);
         self.touched.sort_by_cached_key(|(number, _)| ranks[*number as usize]);
+        let changed: Vec<u32> = self.touched.iter().map(|(number, _)| *number).collect();
         let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
-        let changed = self.touched.len() as u64;
-        let mut part =
-            ShardPart { epoch, rows: vec![], tallies: vec![], dead: vec![], states: Frames::default(), changed };
+        let mut part = ShardPart {
+            epoch,
+            rows: vec![],
+            tallies: vec![],
+            dead: vec![],
+            states: Frames::default(),
+            changed: changed.len() as u64,
+        };
         for (number, (feed, output)) in self.feeds.iter().zip(outputs).enumerate() {
             if let (BadRecords::Fail, Some(dead)) = (feed.bad_records, output.dead.first()) {
                 return Err(IngestError::BadRecord {
@@ -379,23 +422,24 @@ impl Shard {
                     .ended(number as u16, &output.rows, output.before, |series| &members[series as usize].series.state);
             }
             if !output.rows.is_empty() || !output.samples.is_empty() {
-                let members = self.touched.iter().map(|(number, _)| (*number, &self.members[*number as usize]));
-                let mine = members.filter(|(_, member)| usize::from(member.feed) == number);
+                let mine = warmed(&self.members, &changed).filter(|(_, member)| usize::from(member.feed) == number);
                 let texts = &mut self.texts;
                 let series = mine.map(|(number, member)| (number, texts.texts(&member.series.state))).collect();
                 part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series, made_of: None });
             }
         }
-        let mut changed = Vec::with_capacity(self.touched.len());
-        for (number, before) in self.touched.drain(..) {
-            let member = &mut self.members[number as usize];
-            member.written = i64::MAX;
-            changed.push(number);
-            if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
-                let now = Stand::of(&member.series.state);
-                self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
+        for moved in self.touched.chunks(WARMED) {
+            warm(&self.members, moved.iter().map(|(number, _)| *number));
+            for (number, before) in moved {
+                let member = &mut self.members[*number as usize];
+                member.written = i64::MAX;
+                if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
+                    let now = Stand::of(&member.series.state);
+                    self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
+                }
             }
         }
+        self.touched.clear();
         part.states = self.write_states(place, changed)?;
         Ok(part)
     }
@@ -409,7 +453,7 @@ impl Shard {
                 numbered.filter(|(_, member)| member.written >= from).map(|(number, _)| number).collect()
             }
         };
-        let states = due.iter().map(|number| &self.members[*number as usize].series.state);
+        let states = warmed(&self.members, &due).map(|(_, member)| &member.series.state);
         let frames = Frames::of(states)
             .map_err(|reason| IngestError::Fault(format!("encoding the states of commit {}: {reason}", place.seq)))?;
         for number in due {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use meterline_connectors::stamp::Stamp;
@@ -67,6 +68,13 @@ impl TableProvider for AsOf {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let table = self.catalog.intervals(Some(self.at)).await.map_err(DataFusionError::from)?;
-        table.scan(state, projection, filters, limit).await
+        // What comes of it is a part of the query's plan, which is optimised as a whole: a join must not be twice.
+        match state.as_any().downcast_ref::<SessionState>() {
+            Some(state) => {
+                let plain = SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(vec![]);
+                table.scan(&plain.build(), projection, filters, limit).await
+            }
+            None => table.scan(state, projection, filters, limit).await,
+        }
     }
 }

@@ -142,11 +142,11 @@ impl Frequency {
         if at - below < above - at { below } else { above }
     }
 
-    /// The frequency whose intervals can have this length: a frequency of seconds has one length, a calendar day or week an
-    /// hour or two more or less, a month 28 days or more.
+    /// The frequency whose intervals can have this length: a frequency of seconds has one length, twelve hours at most; a
+    /// calendar day or week has an hour or two more or less, a month 28 days or more.
     pub fn of_length(length: Micros) -> Frequency {
         match length {
-            _ if length < 23 * HOUR => Frequency::Seconds(u32::try_from(length.max(SECOND) / SECOND).unwrap_or(1)),
+            _ if length <= 12 * HOUR => Frequency::Seconds(u32::try_from(length.max(SECOND) / SECOND).unwrap_or(1)),
             _ if length < 4 * DAY => Frequency::Day,
             _ if length < 20 * DAY => Frequency::Week,
             _ => Frequency::Month,
@@ -251,6 +251,20 @@ mod tests {
         assert_eq!(Frequency::Day.steps_between(start, at("2024-04-06T22:00:00Z"), &lisbon), 7);
         assert_eq!(Frequency::Week.floor(at("2024-04-04T00:00:00Z"), &lisbon), at("2024-03-31T22:00:00Z"));
         assert_eq!(Frequency::Month.advance(at("2024-01-31T23:00:00Z"), 1, &lisbon), at("2024-02-29T23:00:00Z"));
+    }
+
+    #[test]
+    fn an_interval_tells_its_frequency_also_where_the_clocks_change_by_two_hours() {
+        let troll = TimeZone::get("Antarctica/Troll").unwrap();
+        for frequency in STANDARD.into_iter().chain([Frequency::Seconds(28_800)]) {
+            let mut start = frequency.floor(at("2024-03-25T12:00:00Z"), &troll);
+            for _ in 0..9 {
+                let end = frequency.advance(start, 1, &troll);
+                assert_eq!(Frequency::of_length(end - start), frequency, "{start} to {end}");
+                start = end;
+            }
+        }
+        assert_eq!(Frequency::of_length(22 * HOUR), Frequency::Day);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct MemberState {
     pub feed: u16,
     /// The unit that its values are stored in; `None` before its first interval.
     pub unit: Option<Unit>,
-    /// Start of its first interval of each frequency, in order.
+    /// Start of its first interval of each frequency, in order of the start.
     pub began: Vec<(Micros, Frequency)>,
     /// Its labels.
     pub history: History,
@@ -37,7 +37,8 @@ impl MemberState {
             Some((first, _)) => *first = start,
             None => self.began.push((start, frequency)),
         }
-        self.began.sort_unstable();
+        // Of two that begin at once the one that was added last holds: all intervals of the other were taken away.
+        self.began.sort_by_key(|(start, _)| *start);
         true
     }
 
@@ -141,4 +142,19 @@ pub fn difference(before: &[Piece], after: &[Piece], end: Micros) -> Option<(Mic
         }
     }
     range
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frequency_that_was_taken_away_from_the_first_interval_on_holds_no_more() {
+        let quarter = Frequency::QUARTER_HOUR;
+        let mut state = MemberState::new("a".into());
+        assert!(state.began(7_200, Frequency::HOUR) && state.began(3_600, Frequency::HOUR));
+        assert!(state.began(4_500, quarter) && state.began(3_600, quarter) && !state.began(5_400, quarter));
+        assert_eq!(state.began, [(3_600, Frequency::HOUR), (3_600, quarter)]);
+        assert_eq!((state.first(), state.frequency(3_599), state.frequency(3_600)), (Some(3_600), None, Some(quarter)));
+    }
 }

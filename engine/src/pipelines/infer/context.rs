@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use meterline_connectors::lake::snapshot;
-use meterline_schemas::Micros;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
+use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -42,10 +42,14 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let from = back(spec.origin, shown + context);
     let recent = back(spec.origin, context);
     let mut found = history::read(ctx, from, spec.origin, None).await?;
+    let known = known_series(ctx).await?;
+    let epochs = epochs(&known);
+    keep_present(&mut found, &epochs, spec.origin);
     let ended: HashMap<String, Micros> =
         found.panel.series.iter().map(|s| (s.id.clone(), s.origin(spec.frequency, &zone))).collect();
     found.retain(|s| s.origin(spec.frequency, &zone) > recent);
-    let mut missing = silent_series(ctx, &found).await?;
+    let mut missing = silent_series(ctx, &known, &found);
+    drop(known);
     for (id, last) in &mut missing {
         // What is committed now may be newer than what this run sees. Then its own table has the last word, and what
         // is not in the range above ended before it.
@@ -54,8 +58,9 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let mut silent = 0;
     for part in parts(missing, context as i64 * spec.frequency.nominal_micros()) {
         let (first, last) = (spec.frequency.floor(part.first, &zone), spec.frequency.floor(part.last, &zone));
-        let older =
+        let mut older =
             history::read(ctx, back(first, shown), spec.frequency.advance(last, 1, &zone), Some(&part.ids)).await?;
+        keep_present(&mut older, &epochs, spec.origin);
         silent += older.panel.series.len();
         found.panel.series.extend(older.panel.series);
         found.units.extend(older.units);
@@ -73,18 +78,48 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     output(&Output { dataset, series, silent, intervals })
 }
 
-// The series that ingest knows and the recent rows do not have, with the start of the last interval written for each.
-async fn silent_series(ctx: &StepContext, found: &History) -> Result<Vec<(String, Micros)>, StepError> {
+// The series that ingest knows.
+async fn known_series(ctx: &StepContext) -> Result<Vec<SeriesState>, StepError> {
     let doing = || "reading which series there are".to_owned();
     let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(Vec::new()) };
     let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(Vec::new()) };
-    let known = load_series(&ctx.env.lake, &state).await.doing(doing)?;
+    load_series(&ctx.env.lake, &state).await.doing(doing)
+}
+
+// Those that the recent rows do not have, with the start of the last interval written for each.
+fn silent_series(ctx: &StepContext, known: &[SeriesState], found: &History) -> Vec<(String, Micros)> {
     let there: HashSet<&str> = found.panel.series.iter().map(|s| s.id.as_str()).collect();
     let others = history::other_feeds(ctx);
     let mine =
         |s: &&SeriesState| s.frequency == Some(ctx.spec.frequency) && !others.iter().any(|other| **other == *s.feed);
     let silent = known.iter().filter(mine).filter(|s| !there.contains(&*s.id));
-    Ok(silent.filter_map(|s| Some((s.id.to_string(), s.last_start?))).collect())
+    silent.filter_map(|s| Some((s.id.to_string(), s.last_start?))).collect()
+}
+
+/// The present epoch of a series.
+type Epoch = (Frequency, Micros);
+
+// The series that came to another frequency, with their present one and its beginning.
+fn epochs(known: &[SeriesState]) -> HashMap<String, Epoch> {
+    let changed = known.iter().filter(|s| !s.extra().eras.is_empty());
+    changed.filter_map(|s| Some((s.id.to_string(), (s.frequency?, s.since()?)))).collect()
+}
+
+// Keeps what belongs to the present epoch of each series. One that came to another frequency is forecast in the group of that,
+// unless it did so after the origin.
+fn keep_present(history: &mut History, epochs: &HashMap<String, Epoch>, origin: Micros) {
+    let (frequency, zone) = (history.panel.frequency, history.panel.zone.clone());
+    history.retain(|s| match epochs.get(&s.id) {
+        Some((present, since)) if *present == frequency => s.origin(frequency, &zone) > *since,
+        Some((_, since)) => *since > origin,
+        None => true,
+    });
+    for series in &mut history.panel.series {
+        if let Some((_, since)) = epochs.get(&series.id).filter(|(present, _)| *present == frequency) {
+            let earlier = frequency.steps_between(series.start, *since, &zone).max(0) as usize;
+            history::keep_last(series, series.values.len().saturating_sub(earlier), frequency, &zone);
+        }
+    }
 }
 
 /// Silent series that are read with one query.
@@ -115,7 +150,44 @@ fn parts(mut silent: Vec<(String, Micros)>, span: Micros) -> Vec<Part> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_models::data::{Panel, Series};
+    use meterline_schemas::time::HOUR;
+
     use super::*;
+
+    #[test]
+    fn only_the_present_epoch_of_a_series_counts() {
+        let hours = |id: &str, start: i64, count: usize| Series {
+            id: id.into(),
+            start: start * HOUR,
+            values: (0..count).map(|i| i as f32).collect(),
+        };
+        let series = vec![
+            hours("came", 0, 9),
+            hours("came long ago", 5, 4),
+            hours("goes later", 0, 9),
+            hours("stays", 0, 9),
+            hours("was here before", 0, 2),
+            hours("went", 0, 9),
+        ];
+        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let mut history = History { panel, units: vec!["kWh".into(); 6] };
+        let epochs: HashMap<String, Epoch> = [
+            ("came", (Frequency::HOUR, 6)),
+            ("came long ago", (Frequency::HOUR, 3)),
+            ("goes later", (Frequency::QUARTER_HOUR, 11)),
+            ("was here before", (Frequency::HOUR, 7)),
+            ("went", (Frequency::QUARTER_HOUR, 9)),
+        ]
+        .map(|(id, (frequency, since))| (id.to_owned(), (frequency, since * HOUR)))
+        .into();
+        keep_present(&mut history, &epochs, 10 * HOUR);
+        let found: Vec<(&str, Micros, usize)> =
+            history.panel.series.iter().map(|s| (s.id.as_str(), s.start / HOUR, s.values.len())).collect();
+        assert_eq!(found, [("came", 6, 3), ("came long ago", 5, 4), ("goes later", 0, 9), ("stays", 0, 9)]);
+        assert_eq!(history.units.len(), 4);
+    }
 
     #[test]
     fn series_that_fell_silent_together_are_read_together() {

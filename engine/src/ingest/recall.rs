@@ -20,7 +20,7 @@ use super::scan::{Scan, column, concerned};
 use super::series::PendingReading;
 
 /// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading repeats an
-/// interval or corrects it. Samples and registers are looked up whatever it takes.
+/// interval or corrects it. Samples, registers and what a new era takes away are looked up whatever it takes.
 const ROWS_MAX: u64 = 100_000_000;
 
 /// A part of a series that is to be looked up.
@@ -43,6 +43,8 @@ pub struct Wanted {
     pub intervals: Vec<Want>,
     /// Intervals with the samples or registers that they are made of.
     pub samples: Vec<Want>,
+    /// Whether more depends on the intervals than how a reading is counted: then they are looked up whatever it takes.
+    pub needed: bool,
 }
 
 impl Wanted {
@@ -81,8 +83,8 @@ pub struct Recalled {
     pub declined: bool,
 }
 
-/// Looks up what is wanted in the newest versions of the tables; intervals only where that does not take too long, if it
-/// `may_decline`.
+/// Looks up what is wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only where
+/// that does not take too long, if it `may_decline`.
 ///
 /// # Errors
 /// A table or a file cannot be read.
@@ -97,6 +99,7 @@ pub async fn look_up(
     let mut newest: HashMap<(u32, (Micros, Micros)), Content> = HashMap::new();
     let all = intervals.files()?;
     let scan = Scan::new(lake, &TableDefinition::intervals(), "start", &INTERVAL_COLUMNS)?;
+    let may_decline = may_decline && !wanted.needed;
     for (wants, may_decline) in [(&wanted.intervals, may_decline), (&wanted.samples, false)] {
         let files = concerned(&all, wants, "start");
         if may_decline && files.iter().map(|file| file.rows).sum::<u64>() > ROWS_MAX {
@@ -237,7 +240,7 @@ mod tests {
     fn what_is_wanted_twice_is_looked_up_once() {
         let mut wanted = Wanted {
             intervals: vec![want(1, "b", 5, 6), want(0, "a", 9, 10), want(1, "b", 0, 5), want(1, "b", 8, 9)],
-            samples: vec![],
+            ..Wanted::default()
         };
         wanted.tidy();
         assert_eq!(wanted.intervals, [want(0, "a", 9, 10), want(1, "b", 0, 6), want(1, "b", 8, 9)]);

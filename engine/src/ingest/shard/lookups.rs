@@ -76,6 +76,8 @@ impl Shard {
             let (feed, part) = (0..self.outputs.len()).find_map(|feed| Some((feed, self.next_eras(feed)?)))?;
             let want = |era: &Era| self.want(era.series, era.opening.from, era.opening.to);
             wanted.intervals = part.iter().map(want).collect();
+            // What is held would be decided by how large the table is.
+            wanted.needed = true;
             self.lookups.waiting = Some(Waiting::Eras(feed, part));
         }
         wanted.tidy();
@@ -176,10 +178,8 @@ impl Shard {
 
     fn open_eras(&mut self, number: usize, eras: Vec<Era>, found: &Recalled) {
         self.lookups.eras.found(eras.len(), found.intervals.len());
-        // Where nothing could be looked up, the readings are still held, and the next of them asks again.
-        if found.declined {
-            return;
-        }
+        // Of what was held some may be parked: that is looked up next.
+        self.lookups.in_order = None;
         let mut due: HashMap<u32, Era> = eras.into_iter().map(|era| (era.series, era)).collect();
         for (number, (start, end), content) in &found.intervals {
             if let Some(era) = due.get_mut(number) {

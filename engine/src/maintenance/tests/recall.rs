@@ -39,7 +39,7 @@ async fn append_old(env: &Environment, rows: &[Row], txn: i64) {
 /// All that there is of two series.
 fn all() -> Wanted {
     let want = |number, id: &str| Want { series: number, id: id.into(), from: i64::MIN, to: i64::MAX };
-    let mut wanted = Wanted { intervals: vec![want(0, SERIES[0]), want(3, SERIES[3])], samples: vec![] };
+    let mut wanted = Wanted { intervals: vec![want(0, SERIES[0]), want(3, SERIES[3])], ..Wanted::default() };
     wanted.tidy();
     wanted
 }

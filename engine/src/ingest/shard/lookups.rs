@@ -113,22 +113,17 @@ impl Shard {
         parked.split_off(first)
     }
 
-    // The eras of a feed that are looked up next.
+    // The eras of a feed that are looked up next, but for those that are not to open after all.
     fn next_eras(&mut self, feed: usize) -> Option<Vec<Era>> {
         let (rules, output) = (&self.feeds[feed].rules, &mut self.outputs[feed]);
-        let mut due = output.take_openings();
-        output.openings = due.split_off(due.len().min(self.lookups.eras.parts()));
+        let mut due = output.take_openings().into_iter();
         let era = |(series, scale, watermark): (u32, Scale, Micros)| {
             let opening = self.members[series as usize].series.opening(rules, watermark)?;
             Some(Era { series, opening, scale, watermark, rows: Vec::new() })
         };
-        let eras: Vec<Era> = due.into_iter().filter_map(era).collect();
-        // Where none of them is to open after all, the next ones are looked at.
-        match (eras.is_empty(), self.outputs[feed].openings.is_empty()) {
-            (false, _) => Some(eras),
-            (true, false) => self.next_eras(feed),
-            (true, true) => None,
-        }
+        let eras: Vec<Era> = due.by_ref().filter_map(era).take(self.lookups.eras.parts()).collect();
+        output.openings = due.collect();
+        (!eras.is_empty()).then_some(eras)
     }
 
     /// Takes what was looked up, and what waited for it; then forgets it again.

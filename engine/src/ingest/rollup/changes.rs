@@ -13,6 +13,11 @@ use super::plan::Plan;
 use super::saved::Givers;
 use super::{Input, IntervalChange};
 
+// Whether a reading waits in the state of its series.
+fn waits(state: &SeriesState, position: Position) -> bool {
+    state.extra().pending.iter().any(|one| one.position == position)
+}
+
 /// The changes of one shard, as they come.
 pub struct ForRollups {
     plan: Arc<Plan>,
@@ -38,23 +43,28 @@ impl ForRollups {
         if !self.plan.has_labels(feed) || !self.take_part(feed) {
             return;
         }
-        let waits = |state: &SeriesState, position| state.extra().pending.iter().any(|one| one.position == position);
         if waits(state, position) {
             let named = self.givers.save_read(feed, &labels);
             return state.extra_mut().pending_labels.push((position, named));
         }
         self.labels.insert((series, position), labels);
-        if !state.extra().pending_labels.is_empty() {
-            for (position, named) in std::mem::take(&mut state.extra_mut().pending_labels) {
-                match waits(state, position) {
-                    true => state.extra_mut().pending_labels.push((position, named)),
-                    false => {
-                        self.labels.insert((series, position), self.givers.restore_read(feed, &named));
-                    }
+        self.released(series, feed, state);
+    }
+
+    /// Readings of a series may wait no longer: their labels are those of what became of them in this epoch.
+    pub fn released(&mut self, series: u32, feed: u16, state: &mut SeriesState) {
+        if state.extra().pending_labels.is_empty() {
+            return;
+        }
+        for (position, named) in std::mem::take(&mut state.extra_mut().pending_labels) {
+            match waits(state, position) {
+                true => state.extra_mut().pending_labels.push((position, named)),
+                false => {
+                    self.labels.insert((series, position), self.givers.restore_read(feed, &named));
                 }
             }
-            state.tidy();
         }
+        state.tidy();
     }
 
     /// The epoch ends with these rows of a feed; `before` has what intervals were before it, by the number of the row.
@@ -93,5 +103,48 @@ impl ForRollups {
     pub fn take(&mut self) -> Vec<Input> {
         self.labels.clear();
         std::mem::take(&mut self.inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::Micros;
+    use meterline_schemas::config::{Config, FeedConfig, RollupConfig};
+    use meterline_schemas::reading::Quality;
+    use meterline_schemas::unit::Unit;
+
+    use super::super::super::rows::{Layer, Row};
+    use super::super::super::series::PendingReading;
+    use super::*;
+
+    #[test]
+    fn the_labels_of_a_reading_that_was_held_are_those_of_its_interval() {
+        let mut config = Config::default();
+        let mut feed = FeedConfig::new("t", "s", "t", "v");
+        feed.labels = [("site".into(), "s".into())].into();
+        config.feed.insert("m".into(), feed);
+        config.rollup.insert("r".into(), RollupConfig::new(&["site"]));
+        let (plan, givers) = (Plan::new(&config).unwrap(), Givers::new(&config));
+        let mut rollups = ForRollups::new(Arc::new(plan), Arc::new(givers));
+
+        let position = Position { timestamp_ms: 1, partition: 0, offset: 1 };
+        let (at, scale, quality): (Micros, _, _) = (900, Unit::KWH.scale(), Quality::Measured);
+        let mut state = SeriesState::new("m", "a", Unit::KWH);
+        state.extra_mut().pending.push(PendingReading { at, value: 1.0, scale, quality, position });
+        let labels: LabelValues = [Some(Arc::from("s1"))].into();
+        rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
+        assert_eq!(state.extra().pending_labels.len(), 1);
+        // An era opens at the end of a later epoch.
+        assert!(rollups.take().is_empty());
+        state.extra_mut().pending.clear();
+        rollups.released(0, 0, &mut state);
+        assert!(state.extra().pending_labels.is_empty());
+        let mut rows = Rows::default();
+        let content = Content { value: 1.0, count: 1, quality, position };
+        rows.push(Row { series: 0, start: 0, end: 900, layer: Layer::Base, content });
+        rollups.ended(0, &rows, Vec::new(), |_| &state);
+        let inputs = rollups.take();
+        let [Input::Interval(change)] = &inputs[..] else { panic!("{} inputs", inputs.len()) };
+        assert_eq!(change.labels, Some(labels));
     }
 }

@@ -189,10 +189,15 @@ impl Shard {
         }
         let mut series: Vec<u32> = due.keys().copied().collect();
         series.sort_unstable();
+        let of_feed = number as u16;
         for number in &series {
             let Some(Era { opening, scale, watermark, rows, .. }) = due.remove(number) else { continue };
             let of = (&opening, scale, watermark);
-            self.members[*number as usize].series.reopen(&feed.rules, *number, of, rows, output);
+            let series = &mut self.members[*number as usize].series;
+            series.reopen(&feed.rules, *number, of, rows, output);
+            if let Some(rollups) = &mut self.for_rollups {
+                rollups.released(*number, of_feed, &mut series.state);
+            }
         }
         self.forget(number, series.into_iter());
     }

@@ -32,7 +32,6 @@ pub use self::doubts::Opening;
 use self::output::{Context, Known};
 pub use self::output::{Output, Parked};
 pub use self::reopen::Existing;
-use self::reopen::content_of;
 pub use self::rules::{Rules, TIME_AHEAD};
 use super::eras::{self, Slot};
 use super::memory::{Memory, Remembered};
@@ -200,40 +199,11 @@ impl Series {
         }
     }
 
-    /// Takes a sample or register that was looked up.
-    pub fn recall_sample(&mut self, sample: PendingReading) {
-        self.samples.take(sample);
-    }
-
     /// Forgets what is not to be remembered in the next epoch: all but so many intervals, and so many samples or registers.
     pub fn trim(&mut self, rules: &Rules, remembered: usize, samples: usize) {
         self.memory.trim(remembered);
-        if rules.kind == ValueKind::Interval {
-            return;
-        }
-        // The sample at an interval's start belongs to the one before; the register there to both.
-        let first_of = |start: Micros| if rules.kind == ValueKind::Gauge { rules.first_of(start) } else { start };
-        if let Some(oldest) = self.memory.oldest() {
-            self.samples.forget_before(first_of(oldest));
-        }
-        // However many there are of an interval, and also where they make none.
-        let most = if rules.kind == ValueKind::Gauge { samples } else { samples.min(remembered + 1) };
-        let surplus = self.samples.len().saturating_sub(most);
-        let (Some(first_kept), Some(last), Some(frequency)) =
-            (self.samples.nth(surplus), self.samples.last(), self.state.frequency)
-        else {
-            return;
-        };
-        let from = match rules.kind {
-            // Whole intervals, but never the running one.
-            ValueKind::Gauge if surplus > 0 => {
-                let next = frequency.advance(rules.slot(frequency, first_kept.at), 1, &rules.zone);
-                rules.first_of(next.min(rules.slot(frequency, last.at)))
-            }
-            _ => first_kept.at,
-        };
-        if surplus > 0 {
-            self.samples.forget_before(from);
+        if rules.kind != ValueKind::Interval {
+            self.trim_samples(rules, remembered, samples);
         }
     }
 
@@ -278,6 +248,16 @@ fn revise(known: &mut Remembered, end: Micros, content: Content, context: &mut C
         }
     };
     known.set(&content, out.epoch, row);
+}
+
+/// What a reading says of its interval.
+fn content_of(reading: &PendingReading, slot: &Slot) -> Content {
+    Content {
+        value: reading.scale.store(reading.value, slot.end - slot.start),
+        count: 1,
+        quality: reading.quality,
+        position: reading.position,
+    }
 }
 
 /// The next position: above this one, and below all that come later in its partition.

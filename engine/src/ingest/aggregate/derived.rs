@@ -13,8 +13,42 @@ use super::{Context, Known, Output, Rules, Series, above, revise, same_content};
 /// Samples of one interval of a gauge at most.
 const SAMPLES_MAX: usize = 100_000;
 
+/// An interval that is to be computed anew from its samples or registers: number of its series, start, and whether everything
+/// of it is known.
+pub type Stale = (u32, Micros, bool);
+
 /// Reason of a sample of an interval that has too many.
 pub const TOO_MANY_SAMPLES: &str = "too_many_samples";
+
+impl Output {
+    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
+    /// of them is known; in order.
+    pub fn take_stale(&mut self) -> Vec<Stale> {
+        self.take_stale_of(|_| true)
+    }
+
+    /// Those of some series.
+    pub fn take_stale_of(&mut self, of: impl Fn(u32) -> bool) -> Vec<Stale> {
+        let (mut stale, rest) = std::mem::take(&mut self.stale).into_iter().partition::<Vec<_>, _>(|one| of(one.0));
+        self.stale = rest;
+        stale.sort_unstable();
+        // Of two about one interval the one that knows more comes last.
+        stale.reverse();
+        stale.dedup_by_key(|(series, start, _)| (*series, *start));
+        stale.reverse();
+        stale
+    }
+}
+
+impl Context<'_> {
+    fn stale(&mut self, start: Micros) {
+        let one = (self.number, start, self.known == Known::Everything);
+        // Neighbours are often alike.
+        if self.out.stale.last() != Some(&one) {
+            self.out.stale.push(one);
+        }
+    }
+}
 
 impl Series {
     pub(super) fn read_sample(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
@@ -73,7 +107,7 @@ impl Series {
     }
 
     // Computes an interval that is made of several readings anew, and writes it if it changed.
-    pub(super) fn derive(&mut self, frequency: Frequency, start: Micros, context: &mut Context<'_>) {
+    fn derive(&mut self, frequency: Frequency, start: Micros, context: &mut Context<'_>) {
         let rules = context.rules;
         let end = frequency.advance(start, 1, &rules.zone);
         let found = match rules.kind {
@@ -113,8 +147,41 @@ impl Series {
         }
     }
 
+    /// Takes a sample or register that was looked up.
+    pub fn recall_sample(&mut self, sample: PendingReading) {
+        self.samples.take(sample);
+    }
+
+    // Forgets all but so many samples or registers, and those of intervals that are not remembered.
+    pub(super) fn trim_samples(&mut self, rules: &Rules, remembered: usize, samples: usize) {
+        // The sample at an interval's start belongs to the one before; the register there to both.
+        let first_of = |start: Micros| if rules.kind == ValueKind::Gauge { rules.first_of(start) } else { start };
+        if let Some(oldest) = self.memory.oldest() {
+            self.samples.forget_before(first_of(oldest));
+        }
+        // However many there are of an interval, and also where they make none.
+        let most = if rules.kind == ValueKind::Gauge { samples } else { samples.min(remembered + 1) };
+        let surplus = self.samples.len().saturating_sub(most);
+        let (Some(first_kept), Some(last), Some(frequency)) =
+            (self.samples.nth(surplus), self.samples.last(), self.state.frequency)
+        else {
+            return;
+        };
+        let from = match rules.kind {
+            // Whole intervals, but never the running one.
+            ValueKind::Gauge if surplus > 0 => {
+                let next = frequency.advance(rules.slot(frequency, first_kept.at), 1, &rules.zone);
+                rules.first_of(next.min(rules.slot(frequency, last.at)))
+            }
+            _ => first_kept.at,
+        };
+        if surplus > 0 {
+            self.samples.forget_before(from);
+        }
+    }
+
     /// Computes an interval of [`Output::take_stale`].
-    pub fn refresh(&mut self, rules: &Rules, (number, start, everything): (u32, Micros, bool), out: &mut Output) {
+    pub fn refresh(&mut self, rules: &Rules, (number, start, everything): Stale, out: &mut Output) {
         let known = if everything { Known::Everything } else { Known::Remembered };
         let mut context = Context { rules, number, watermark: Micros::MIN, known, out };
         if let Some(frequency) = self.state.frequency {

@@ -8,6 +8,7 @@ use super::super::rows::{Content, Rows};
 use super::super::samples::{Repeated, Taken};
 use super::super::series::PendingReading;
 use super::Rules;
+use super::derived::Stale;
 
 /// What an epoch gives: rows, dead readings, and what became of every reading.
 #[derive(Debug, Default)]
@@ -32,9 +33,7 @@ pub struct Output {
     pub parked: Vec<Parked>,
     /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and the feed's watermark.
     pub openings: Vec<(u32, Scale, Micros)>,
-    // Intervals that are to be computed anew from their samples or registers: series, start, and whether everything of
-    // it is known.
-    pub(super) stale: Vec<(u32, Micros, bool)>,
+    pub(super) stale: Vec<Stale>,
 }
 
 /// A reading that waits for what its series wrote earlier.
@@ -91,24 +90,6 @@ impl Output {
         openings.dedup_by_key(|(series, ..)| *series);
         openings
     }
-
-    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
-    /// of them is known; in order.
-    pub fn take_stale(&mut self) -> Vec<(u32, Micros, bool)> {
-        self.take_stale_of(|_| true)
-    }
-
-    /// Those of some series.
-    pub fn take_stale_of(&mut self, of: impl Fn(u32) -> bool) -> Vec<(u32, Micros, bool)> {
-        let (mut stale, rest) = std::mem::take(&mut self.stale).into_iter().partition::<Vec<_>, _>(|one| of(one.0));
-        self.stale = rest;
-        stale.sort_unstable();
-        // Of two about one interval the one that knows more comes last.
-        stale.reverse();
-        stale.dedup_by_key(|(series, start, _)| (*series, *start));
-        stale.reverse();
-        stale
-    }
 }
 
 impl Context<'_> {
@@ -130,14 +111,6 @@ impl Context<'_> {
             Taken::New => Outcome::Accepted,
             Taken::Changed => Outcome::Corrected,
             Taken::Repeated(_) => Outcome::Duplicate,
-        }
-    }
-
-    pub(super) fn stale(&mut self, start: Micros) {
-        let one = (self.number, start, self.known == Known::Everything);
-        // Neighbours are often alike.
-        if self.out.stale.last() != Some(&one) {
-            self.out.stale.push(one);
         }
     }
 

@@ -11,9 +11,8 @@ use super::super::eras::{self, Slot};
 use super::super::memory::Remembered;
 use super::super::outcome::Outcome;
 use super::super::rows::{Content, Layer, Row};
-use super::super::series::PendingReading;
 use super::doubts::Opening;
-use super::{Context, Known, Output, Rules, Series, above, same_content};
+use super::{Context, Known, Output, Rules, Series, above, content_of, same_content};
 
 /// A row that the table or the running epoch has of an interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,16 +128,6 @@ impl Series {
         }
         let (epoch, remembered) = (context.out.epoch, context.out.remembered);
         self.memory.insert(Remembered::new(start, &content, epoch, row), remembered);
-    }
-}
-
-/// What a reading says of its interval.
-pub(super) fn content_of(reading: &PendingReading, slot: &Slot) -> Content {
-    Content {
-        value: reading.scale.store(reading.value, slot.end - slot.start),
-        count: 1,
-        quality: reading.quality,
-        position: reading.position,
     }
 }
 

@@ -136,8 +136,9 @@ impl Series {
         let Slot { frequency, start, end, .. } = *slot;
         let mut content = content_of(&reading, slot);
         let last = self.state.last_start;
-        // Most readings are newer than everything, which the state says without a look into memory.
-        let newer = last.is_none_or(|last| last < start);
+        // Most readings are newer than everything, which the state says without a look into memory; but nothing of earlier
+        // eras, nor of what was taken away and is looked up.
+        let newer = context.known == Known::Remembered && slot.is_present && last.is_none_or(|last| last < start);
         let outcome = match if newer { None } else { self.memory.find(start) } {
             // It was taken away, for another frequency: any reading brings it back.
             Some(known) if known.content().count == 0 => {

@@ -44,8 +44,8 @@ impl Series {
         rows: Vec<Existing>,
         out: &mut Output,
     ) {
-        // Earlier eras cannot be looked up any more.
-        let mut context = Context { rules, number, watermark, known: Known::NoMore, out };
+        // A reading that turns out to be of an earlier era is parked, and looked up after this.
+        let mut context = Context { rules, number, watermark, known: Known::Remembered, out };
         self.open(opening, rows, scale, &mut context);
     }
 

@@ -58,12 +58,9 @@ impl Slot {
         for era in state.extra().eras.iter().rev() {
             let earlier = Slot { is_present: false, ..Slot::of(era.frequency, label, zone, at) };
             // The finer one of both decides: the other rounds across the boundary.
-            let is_later = match slot.frequency <= era.frequency {
-                true => slot.start >= era.to,
-                false => earlier.end > era.to,
-            };
+            let is_later = slot.frequency <= era.frequency && slot.start >= era.to;
             // What lies across the boundary in both is as good as the first interval of the later one.
-            if is_later || earlier.end > era.to {
+            if is_later || lies_after((earlier.start, earlier.end), era.to) {
                 return match slot.start >= era.to {
                     true => slot,
                     false => Slot { start: era.to, end: slot.frequency.advance(era.to, 1, zone), ..slot },
@@ -73,6 +70,12 @@ impl Slot {
         }
         slot
     }
+}
+
+/// Whether more of an interval lies after an instant than before it. Where eras meet, days of a zone whose clock is no whole
+/// number of hours ahead and hours have no boundary in common; then this tells on which side an interval is.
+pub fn lies_after((start, end): (Micros, Micros), at: Micros) -> bool {
+    end - at > at - start
 }
 
 /// The frequency in which intervals that start at `start` are; `present` is that of the present era.

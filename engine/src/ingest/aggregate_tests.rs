@@ -32,12 +32,15 @@ pub(super) fn rules(kind: ValueKind, label: Label, frequency: Option<Frequency>)
 
 /// A run of the aggregate with commits, restarts and crashes.
 pub(super) struct Run {
-    rules: Rules,
+    pub(super) rules: Rules,
     unit: Unit,
     pub(super) series: Series,
     pub(super) watermark: Micros,
     pub(super) lateness: Micros,
-    committed: Series,
+    // Partitions of which something must have been read before anything is closed.
+    pub(super) partitions: usize,
+    seen: BTreeMap<i32, Micros>,
+    committed: (Series, Micros, BTreeMap<i32, Micros>),
     out: Output,
     // What the lake has.
     pub(super) rows: Vec<Row>,
@@ -51,16 +54,39 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(rules: Rules, unit: &Unit) -> Run {
         let series = Series::new("f", "s", unit, &rules);
-        let committed = series.clone();
+        let committed = (series.clone(), Micros::MIN, BTreeMap::new());
         let out = Output::new(1, rules.remembered);
-        let (unit, counts) = (unit.clone(), BTreeMap::new());
-        let (rows, samples, watermark, lateness) = (vec![], vec![], Micros::MIN, 0);
-        let (declines, dead) = (false, 0);
-        Run { rules, unit, series, watermark, lateness, committed, out, rows, samples, declines, counts, dead }
+        Run {
+            rules,
+            unit: unit.clone(),
+            series,
+            watermark: Micros::MIN,
+            lateness: 0,
+            partitions: 1,
+            seen: BTreeMap::new(),
+            committed,
+            out,
+            rows: vec![],
+            samples: vec![],
+            declines: false,
+            counts: BTreeMap::new(),
+            dead: 0,
+        }
+    }
+
+    /// The watermark follows the partition that is furthest behind.
+    fn advance(&mut self, reading: &PendingReading) {
+        let seen = self.seen.entry(reading.position.partition).or_insert(reading.at);
+        *seen = reading.at.max(*seen);
+        if self.seen.len() >= self.partitions {
+            let least = self.seen.values().copied().min().unwrap();
+            self.watermark = self.watermark.max(least - self.lateness);
+        }
     }
 
     pub(super) fn apply(&mut self, reading: &PendingReading) {
         self.apply_in(&self.unit.clone(), reading);
+        self.advance(reading);
     }
 
     fn apply_in(&mut self, unit: &Unit, reading: &PendingReading) {
@@ -69,12 +95,28 @@ impl Run {
 
     // What a shard does at the end of an epoch.
     fn end_epoch(&mut self) {
+        self.take_parked();
+        for (_, scale, watermark) in self.out.take_openings() {
+            let Some(opening) = self.series.opening(&self.rules, watermark) else { continue };
+            let existing = |row: &Row, number| {
+                let Row { start, end, content, .. } = *row;
+                Existing { start, end, content, row: number }
+            };
+            let mut rows: Vec<Existing> = self.newest().values().map(|row| existing(row, None)).collect();
+            rows.extend((0..).zip(self.out.rows.iter()).map(|(number, row)| existing(row, Some(number))));
+            rows.retain(|row| (opening.from..opening.to).contains(&row.start));
+            self.series.reopen(&self.rules, 0, (&opening, scale, watermark), rows, &mut self.out);
+        }
+        // What was held, and is of an earlier era.
+        self.take_parked();
+        for stale in self.out.take_stale() {
+            self.series.refresh(&self.rules, stale, &mut self.out);
+        }
+        self.series.trim(&self.rules, self.out.remembered, self.out.remembered);
+    }
+
+    fn take_parked(&mut self) {
         let parked = std::mem::take(&mut self.out.parked);
-        let openings = self.out.take_openings();
-        let openings: Vec<_> = openings
-            .into_iter()
-            .filter_map(|(_, scale, watermark)| Some((self.series.opening(&self.rules, watermark)?, scale, watermark)))
-            .collect();
         for parked in parked.iter().filter(|_| !self.declines) {
             for row in self.newest().into_values().filter(|row| (parked.from..parked.to).contains(&row.start)) {
                 self.series.recall_interval(&self.rules, (row.start, row.end), &row.content, None);
@@ -92,20 +134,6 @@ impl Run {
         for parked in parked {
             self.series.apply_parked(&self.rules, parked, !self.declines, &mut self.out);
         }
-        for (opening, scale, watermark) in openings.into_iter().filter(|_| !self.declines) {
-            let existing = |row: &Row, number| {
-                let Row { start, end, content, .. } = *row;
-                Existing { start, end, content, row: number }
-            };
-            let mut rows: Vec<Existing> = self.newest().values().map(|row| existing(row, None)).collect();
-            rows.extend((0..).zip(self.out.rows.iter()).map(|(number, row)| existing(row, Some(number))));
-            rows.retain(|row| (opening.from..opening.to).contains(&row.start));
-            self.series.reopen(&self.rules, 0, (&opening, scale, watermark), rows, &mut self.out);
-        }
-        for stale in self.out.take_stale() {
-            self.series.refresh(&self.rules, stale, &mut self.out);
-        }
-        self.series.trim(&self.rules, self.out.remembered, self.out.remembered);
     }
 
     pub(super) fn commit(&mut self) {
@@ -118,12 +146,13 @@ impl Run {
         for (partition, change) in out.tally.changes() {
             change.apply(self.counts.entry(partition).or_default());
         }
-        self.committed = self.series.clone();
+        self.committed = (self.series.clone(), self.watermark, self.seen.clone());
     }
 
     /// The process ends and starts again: memory is lost, and what was not committed.
     pub(super) fn restart(&mut self) {
-        let frames = Frames::of([&self.committed.state].into_iter()).unwrap();
+        (self.watermark, self.seen) = (self.committed.1, self.committed.2.clone());
+        let frames = Frames::of([&self.committed.0.state].into_iter()).unwrap();
         segments::decode(&bytes::Bytes::from(frames.segment(segments::SERIES)), |state| {
             self.series = Series::restore(state)
         })
@@ -197,7 +226,6 @@ pub(super) fn drive(mut run: Run, readings: &[PendingReading], events: &[Event])
     let mut next = 0;
     while next < readings.len() {
         run.apply(&readings[next]);
-        run.watermark = run.watermark.max(readings[next].at - run.lateness);
         next += 1;
         match events[(next + crashes) % events.len()] {
             Event::Nothing => {}

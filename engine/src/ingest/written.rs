@@ -32,6 +32,33 @@ pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency
     (0..RECENT).contains(&back) && state.recent & (1 << back) == 0
 }
 
+/// Starts of the intervals of the present era, of those that start at `from` or later, that were written as far as the state
+/// tells. What is surely empty is stepped over: a hole of years is one step.
+pub fn starts<'s>(
+    state: &'s SeriesState,
+    from: Micros,
+    frequency: Frequency,
+    zone: &'s TimeZone,
+) -> impl Iterator<Item = Micros> + 's {
+    let mut next = state.first_start.map_or(Micros::MAX, |first| first.max(from));
+    std::iter::from_fn(move || {
+        let last = state.last_start?;
+        while next <= last {
+            let start = next;
+            if let Some((_, to)) = state.extra().unwritten.iter().find(|(from, to)| (*from..*to).contains(&start)) {
+                next = *to;
+                continue;
+            }
+            next = frequency.advance(start, 1, zone);
+            let back = frequency.steps_between(start, last, zone);
+            if back >= RECENT || state.recent & (1 << back) != 0 {
+                return Some(start);
+            }
+        }
+        None
+    })
+}
+
 /// Records that the first row of the interval that starts at `start` was written. Only for intervals that are
 /// [`surely_unwritten`].
 pub fn mark(state: &mut SeriesState, start: Micros, frequency: Frequency, zone: &TimeZone) {
@@ -115,6 +142,23 @@ mod tests {
             assert_eq!(write(&mut state, 10_500..11_000), 0);
             assert_eq!(state.intervals, 6300);
         }
+    }
+
+    #[test]
+    fn a_hole_of_years_is_one_step() {
+        let zone = TimeZone::UTC;
+        let mut state = SeriesState::new("f", "s", Unit::KWH);
+        let length = HOUR.nominal_micros();
+        assert_eq!(starts(&state, Micros::MIN, HOUR, &zone).next(), None);
+        // 1990, and 36 years later.
+        let later = 36 * 365 * 24;
+        write(&mut state, (0..3).chain(later..later + 2).chain(later + 5..later + 6));
+        let found =
+            |from: i64| starts(&state, from * length, HOUR, &zone).map(|start| start / length).collect::<Vec<_>>();
+        assert_eq!(found(-9), [0, 1, 2, later, later + 1, later + 5]);
+        assert_eq!(found(2), [2, later, later + 1, later + 5]);
+        assert_eq!(found(later - 9), [later, later + 1, later + 5]);
+        assert_eq!(found(later + 6), [0; 0]);
     }
 
     proptest! {

@@ -1,36 +1,57 @@
 //! Readings that do not fit the detected frequency of their series, and what follows from them.
 //!
 //! *Finer.* A reading that is further from the boundaries than the readings were from which the frequency was
-//! detected (half as much again, and a sixty-fourth of an interval) is held: at the old frequency it would spoil an
-//! interval that is right. The readings that are held, and the intervals of the present era among them, are looked at
-//! as the first readings of the series were. If that gives a finer frequency, an era of it opens; if it gives the
-//! same one (the meter's clock was set), or twelve intervals come undisturbed (it was a stray reading), they are
-//! taken at the old one.
+//! detected (half as much again, and a sixty-fourth of an interval, or of a day and more a two hundred and fifty-sixth)
+//! is held: at the old frequency it would spoil an interval that is right. Readings that are held, with few intervals
+//! between one and the next, are a *run*. A run and the intervals among it, as far as the watermark has passed them, are
+//! looked at as the first readings of the series were. What that gives counts if four fifths of the run itself fit it.
+//!
+//! * A finer frequency opens an era, at the first two readings of the run that are side by side in the new grid and
+//!   after which it goes on: so a stray reading takes no intervals away, and those before the run stay.
+//! * The same frequency means that the meter's clock was set. The readings are taken at it.
+//! * Readings after which twelve intervals (five days, weeks or months) come undisturbed were stray ones. They are
+//!   taken at the old frequency.
+//!
+//! All that is decided from what the watermark has passed, so that it does not depend on which partition was read
+//! first. From 64 readings that are held on it is decided without, if they tell a change: memory is bounded.
 //!
 //! *Coarser.* Intervals that are each more than one step after the one before are remembered; those that the
 //! watermark has passed are looked at in the same way.
 
 use jiff::tz::TimeZone;
-use meterline_schemas::Micros;
 use meterline_schemas::config::Label;
 use meterline_schemas::reading::ValueKind;
+use meterline_schemas::time::DAY;
+use meterline_schemas::{Frequency, Micros};
 
-use super::super::eras::{ERAS_MAX, Slot};
-use super::super::frequency::{ANY_SPREAD, Found, detect, is_due};
+use super::super::eras::{self, ERAS_MAX, Slot};
+use super::super::frequency::{ANY_SPREAD, Found, PENDING_MAX, beside, detect, is_due};
 use super::super::series::PendingReading;
-use super::super::written::surely_unwritten;
+use super::super::written;
 use super::{Context, Known, Rules, Series};
 
-/// Readings that are held at most, if they do not tell a frequency: then the readings of the series are irregular.
-const HELD_MAX: usize = 64;
-/// Stamps that are looked at together.
-const STAMPS_MAX: usize = 8 * HELD_MAX;
-/// Intervals after which a reading that is held was a stray one.
-const UNDISTURBED: u8 = 12;
+/// Readings that are held at most, as many as may wait for the first frequency.
+const HELD_MAX: usize = PENDING_MAX;
+/// So many readings that are held may tell a change without the watermark. If so many that it has passed tell none, the
+/// readings of the series are irregular.
+const MANY: usize = 64;
+/// Readings that a run has at least to tell anything.
+const RUN_MIN: usize = 5;
+/// Intervals between two readings that are held, above which these are of two runs.
+const APART: usize = 3;
+/// Intervals that are looked at together with a run.
+const AMONG_MAX: usize = 512;
+/// Intervals after a change of which half must have readings that are held.
+const AFTER: usize = 4;
 /// Intervals more than one step apart that are remembered.
-const SPARSE_MAX: usize = 32;
+const SPARSE_MAX: usize = 64;
 /// The greatest spread that stray readings may give: at an eighth most finer frequencies can still be told.
 const STRAY_MAX: u8 = 32;
+
+/// Intervals after which a reading that is held was a stray one.
+fn enough(frequency: Frequency) -> u8 {
+    if frequency.nominal_micros() < DAY { 12 } else { 5 }
+}
 
 /// An era that is to open.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,32 +66,59 @@ pub struct Opening {
     pub to: Micros,
 }
 
+/// What the readings that are held tell.
+enum Told {
+    /// A finer frequency.
+    Finer(Opening),
+    /// A finer frequency that is not to be believed yet, or that only some time in the past had.
+    Elsewhere,
+    /// The frequency that is known, in another phase.
+    Same(Found),
+    /// Nothing.
+    Nothing,
+}
+
 /// A phase as a time.
-fn shift(phase: i8, length: Micros) -> Micros {
-    Micros::from(phase) * length / 256
+fn shift(phase: i8, frequency: Frequency) -> Micros {
+    Micros::from(phase) * frequency.nominal_micros() / 256
+}
+
+/// The cell of a grid in which a stamp is, if it is near the middle.
+fn cell(found: &Found, at: Micros, zone: &TimeZone) -> Option<i64> {
+    let (cell, beside) = beside(found.frequency, found.phase, at, zone);
+    (beside.abs() * 256.0 <= f64::from(found.spread.max(16))).then_some(cell)
+}
+
+/// The readings of a run that fit a grid, with their cells, if they are four fifths of it or more.
+fn fitting(run: &[PendingReading], found: &Found, zone: &TimeZone) -> Option<Vec<(Micros, i64)>> {
+    let fitting = run.iter().filter_map(|reading| Some((reading.at, cell(found, reading.at, zone)?)));
+    let fitting: Vec<(Micros, i64)> = fitting.collect();
+    (5 * fitting.len() >= 4 * run.len()).then_some(fitting)
 }
 
 impl Series {
     // Whether the frequency can still change.
-    fn may_change(&self, rules: &Rules) -> bool {
-        !self.state.declared && rules.frequency.is_none() && rules.kind == ValueKind::Interval
+    pub(super) fn may_change(&self, rules: &Rules) -> bool {
+        !self.state.declared
+            && rules.frequency.is_none()
+            && rules.kind == ValueKind::Interval
+            && self.state.extra().eras.len() < ERAS_MAX
     }
 
     /// Whether a reading is to be held.
     pub(super) fn is_doubtful(&self, slot: &Slot, at: Micros, rules: &Rules) -> bool {
-        let length = slot.end - slot.start;
-        let distance = match self.state.phase {
-            0 => at - if rules.label == Label::End { slot.end } else { slot.start },
-            phase => {
-                let at = at - shift(phase, length);
-                at - slot.frequency.round(at, &rules.zone)
-            }
-        };
-        let tolerance = 8 + 3 * Micros::from(self.state.spread);
-        distance.abs().saturating_mul(512) > length.saturating_mul(tolerance)
-            && slot.is_present
-            && self.may_change(rules)
-            && self.state.extra().eras.len() < ERAS_MAX
+        let phase = self.state.phase;
+        // Most readings. Besides, where a day begins at one o'clock its boundary lies beside the clock's.
+        if phase == 0 && at == (if rules.label == Label::End { slot.end } else { slot.start }) {
+            return false;
+        }
+        if !slot.is_present || !self.may_change(rules) {
+            return false;
+        }
+        let (_, distance) = beside(slot.frequency, phase, at, &rules.zone);
+        // A quarter of an hour is not to pass for the beginning of a day.
+        let least = if slot.frequency.nominal_micros() < DAY { 8.0 } else { 2.0 };
+        distance.abs() * 512.0 > least + 3.0 * f64::from(self.state.spread)
     }
 
     /// Holds a reading, and looks at all of them.
@@ -80,20 +128,24 @@ impl Series {
         }
         self.state.extra_mut().undisturbed = 0;
         let held = self.state.extra().pending.len();
-        if !is_due(held) {
+        // There are more only while an era waits for the end of the epoch to open.
+        let due = if held <= HELD_MAX { is_due(held) } else { held.is_multiple_of(HELD_MAX) };
+        if !due {
             return;
         }
-        match self.look(context.rules) {
-            Some(found) if Some(found.frequency) == self.state.frequency => {
+        let watermark = context.watermark_for(&reading);
+        match self.told(context.rules, watermark) {
+            Told::Finer(opening) => self.begin(&opening, &reading, context),
+            Told::Same(found) => {
                 (self.state.phase, self.state.spread) = (found.phase, found.spread);
-                self.release(context);
+                self.release(held, context);
             }
-            Some(found) if self.is_finer(found) => self.open_or_ask(&reading, context),
-            _ if held >= HELD_MAX => {
+            Told::Elsewhere if held >= HELD_MAX => self.release(held, context),
+            Told::Nothing if held >= HELD_MAX || self.held_by(watermark) >= MANY => {
                 self.state.spread = ANY_SPREAD;
-                self.release(context);
+                self.release(held, context);
             }
-            _ => {}
+            Told::Elsewhere | Told::Nothing => {}
         }
     }
 
@@ -108,40 +160,53 @@ impl Series {
         let zone = &context.rules.zone;
         let follows = last.is_none_or(|last| slot.frequency.advance(last, 1, zone) == slot.start);
         let extra = self.state.extra();
-        let nothing = extra.sparse.is_empty() && extra.pending.is_empty();
-        if (follows && nothing) || !self.may_change(context.rules) {
+        let holds = !extra.pending.is_empty();
+        if (follows && !holds && extra.sparse.is_empty()) || !self.may_change(context.rules) {
             return;
         }
         if context.known != Known::Remembered {
             // At the end of an epoch nothing is decided any more.
             return self.note_sparse(slot, last, context.rules);
         }
-        if !extra.pending.is_empty() {
-            let extra = self.state.extra_mut();
-            extra.undisturbed += 1;
-            if extra.undisturbed >= UNDISTURBED {
-                extra.undisturbed = 0;
-                match self.look(context.rules).filter(|found| self.is_finer(*found)) {
-                    // It opens at the end of the epoch.
-                    Some(_) => self.open_or_ask(reading, context),
-                    None => self.dismiss(context),
-                }
-            }
+        if holds {
+            self.undisturbed(reading, context);
         }
         // Perhaps an era has just opened.
         if self.state.frequency != Some(slot.frequency) {
             return;
         }
+        let before = self.state.extra().sparse.len();
         self.note_sparse(slot, last, context.rules);
-        let sparse = &self.state.extra().sparse;
-        if is_due(sparse.len()) && slot.start >= *sparse.last().unwrap_or(&Micros::MAX) {
-            match self.opening(context.rules, context.watermark) {
-                Some(_) => self.open_or_ask(reading, context),
-                None if sparse.len() >= SPARSE_MAX => {
+        let count = self.state.extra().sparse.len();
+        if count > before && is_due(count) {
+            match self.coarser(context.rules, context.watermark_for(reading)) {
+                Some(opening) => self.begin(&opening, reading, context),
+                None if count >= SPARSE_MAX => {
                     self.state.extra_mut().sparse.drain(..SPARSE_MAX / 2);
                 }
                 None => {}
             }
+        }
+    }
+
+    // An interval came while readings are held.
+    fn undisturbed(&mut self, reading: &PendingReading, context: &mut Context<'_>) {
+        let Some(enough) = self.state.frequency.map(enough) else { return };
+        let extra = self.state.extra_mut();
+        extra.undisturbed = extra.undisturbed.saturating_add(1);
+        if extra.undisturbed < enough {
+            return;
+        }
+        // If the watermark has not passed them, it is asked again soon.
+        extra.undisturbed = enough - enough / 4;
+        let watermark = context.watermark_for(reading);
+        if let Told::Finer(opening) = self.told(context.rules, watermark) {
+            self.state.extra_mut().undisturbed = 0;
+            return self.begin(&opening, reading, context);
+        }
+        let strays = self.strays(context.rules, watermark);
+        if strays > 0 {
+            self.dismiss(strays, context);
         }
     }
 
@@ -162,109 +227,238 @@ impl Series {
                 true if self.state.extra().sparse.is_empty() => {}
                 true => self.state.extra_mut().sparse.clear(),
             }
-        } else if self.state.extra().sparse.first().is_some_and(|first| *first < slot.start) {
-            let sparse = &mut self.state.extra_mut().sparse;
-            if let Err(index) = sparse.binary_search(&slot.start) {
-                sparse.insert(index, slot.start);
-                // Two that follow each other: what was before says nothing any more.
-                if sparse.get(index + 1).is_some_and(|after| *after == next(slot.start)) {
-                    sparse.drain(..=index + 1);
-                } else if next(sparse[index - 1]) == slot.start {
-                    sparse.drain(..=index);
-                }
-            }
+        } else if let Some(first) = self.state.extra().sparse.first().copied() {
+            self.note_late(slot, first, rules);
         }
         self.state.tidy();
+    }
+
+    // An interval that came after later ones; `first` is the first of those that are more than one step apart.
+    fn note_late(&mut self, slot: &Slot, first: Micros, rules: &Rules) {
+        let (start, frequency, zone) = (slot.start, slot.frequency, &rules.zone);
+        let next = |start| frequency.advance(start, 1, zone);
+        // By its beginning, the last of those that follow each other is the first of those that do not.
+        let kept = usize::from(rules.label == Label::Begin);
+        if start > first {
+            let sparse = &mut self.state.extra_mut().sparse;
+            if let Err(index) = sparse.binary_search(&start) {
+                sparse.insert(index, start);
+                // Two that follow each other: what was before says nothing any more.
+                if sparse.get(index + 1).is_some_and(|after| *after == next(start)) {
+                    sparse.drain(..index + 2 - kept);
+                } else if next(sparse[index - 1]) == start {
+                    sparse.drain(..index + 1 - kept);
+                }
+            }
+        } else if kept == 0 && next(start) == first {
+            self.state.extra_mut().sparse.remove(0);
+        } else if kept == 0 {
+            let after = |from| written::starts(&self.state, from, frequency, zone).next();
+            let is_next = after(next(start)) == Some(first);
+            if is_next && after(frequency.advance(start, -1, zone)) == Some(start) {
+                self.state.extra_mut().sparse.insert(0, start);
+            }
+        }
     }
 
     // Where a reading of an interval is stamped, as far as the state tells.
     pub(super) fn stamp_of(&self, start: Micros, end: Micros, rules: &Rules) -> Micros {
         let boundary = if rules.label == Label::End { end } else { start };
-        boundary + shift(self.state.phase, end - start)
+        boundary + Micros::from(self.state.phase) * (end - start) / 256
     }
 
-    fn fits(found: &Found, at: Micros, zone: &TimeZone) -> bool {
-        let length = found.frequency.nominal_micros();
-        let at = at - shift(found.phase, length);
-        (at - found.frequency.round(at, zone)).abs() <= length / 16
+    // How many of the readings that are held an instant has passed.
+    fn held_by(&self, watermark: Micros) -> usize {
+        self.state.extra().pending.partition_point(|reading| reading.at <= watermark)
     }
 
-    fn is_finer(&self, found: Found) -> bool {
-        self.state.frequency.is_some_and(|present| found.frequency < present)
+    // The first so many of the readings that are held, by runs: with few intervals between one and the next.
+    fn runs<'s>(
+        &'s self,
+        count: usize,
+        frequency: Frequency,
+        zone: &'s TimeZone,
+    ) -> impl Iterator<Item = &'s [PendingReading]> {
+        let held = &self.state.extra().pending;
+        let are_near = move |a: &PendingReading, b: &PendingReading| {
+            self.passed(a.at, b.at, frequency, zone).take(APART + 1).count() <= APART
+        };
+        held[..count.min(held.len())].chunk_by(are_near)
     }
 
-    // The frequency that the readings that are held and the intervals among them tell.
-    fn look(&self, rules: &Rules) -> Option<Found> {
-        let (held, frequency, zone) = (&self.state.extra().pending, self.state.frequency?, &rules.zone);
-        let held = held.get(..held.len().min(HELD_MAX))?;
-        let (first, last) = (held.first()?.at, held.last()?.at);
-        let mut stamps: Vec<Micros> = held.iter().map(|reading| reading.at).collect();
-        let (written_from, written_to) = (self.state.first_start?, self.state.last_start?);
-        let mut start = frequency.advance(frequency.floor(first, zone), -2, zone).max(written_from);
-        while start <= last.min(written_to) && stamps.len() < STAMPS_MAX {
-            let end = frequency.advance(start, 1, zone);
-            if !surely_unwritten(&self.state, start, frequency, zone) {
-                stamps.push(self.stamp_of(start, end, rules));
-            }
-            start = end;
-        }
+    // Intervals after the one in which a stamp is, that were written and end by another instant.
+    fn passed<'s>(
+        &'s self,
+        after: Micros,
+        by: Micros,
+        frequency: Frequency,
+        zone: &'s TimeZone,
+    ) -> impl Iterator<Item = Micros> + 's {
+        let from = frequency.advance(frequency.floor(after, zone), 1, zone);
+        let starts = written::starts(&self.state, from, frequency, zone);
+        starts.take_while(move |start| frequency.advance(*start, 1, zone) <= by)
+    }
+
+    // What a run and the intervals among it tell.
+    fn look(&self, run: &[PendingReading], frequency: Frequency, rules: &Rules) -> Option<Found> {
+        let zone = &rules.zone;
+        let (first, last) = (run.first()?.at, run.last()?.at);
+        let from = frequency.advance(frequency.floor(first, zone), -2, zone);
+        let among = written::starts(&self.state, from, frequency, zone).take_while(|start| *start <= last);
+        let stamp = |start: Micros| self.stamp_of(start, frequency.advance(start, 1, zone), rules);
+        let mut stamps: Vec<Micros> = among.take(AMONG_MAX).map(stamp).collect();
+        stamps.extend(run.iter().map(|reading| reading.at));
         stamps.sort_unstable();
         stamps.dedup();
         detect(stamps.into_iter(), zone)
     }
 
-    /// The era that is to open now, if the readings tell one.
-    pub fn opening(&self, rules: &Rules, watermark: Micros) -> Option<Opening> {
-        let (frequency, extra, zone) = (self.state.frequency?, self.state.extra(), &rules.zone);
-        if !self.may_change(rules) || extra.eras.len() >= ERAS_MAX {
+    // What the readings that are held tell: those that the watermark has passed, else all of them if there are many.
+    fn told(&self, rules: &Rules, watermark: Micros) -> Told {
+        match self.told_by(self.held_by(watermark), rules, watermark) {
+            Told::Nothing if self.state.extra().pending.len() >= MANY => self.told_by(HELD_MAX, rules, watermark),
+            told => told,
+        }
+    }
+
+    // What the first so many of them tell, by the first run that tells a finer frequency.
+    fn told_by(&self, count: usize, rules: &Rules, watermark: Micros) -> Told {
+        let Some(frequency) = self.state.frequency else { return Told::Nothing };
+        let mut told = Told::Nothing;
+        for run in self.runs(count, frequency, &rules.zone).filter(|run| run.len() >= RUN_MIN) {
+            let Some(found) = self.look(run, frequency, rules) else { continue };
+            let Some(fitting) = fitting(run, &found, &rules.zone) else { continue };
+            if found.frequency < frequency {
+                match self.finer(&fitting, found, rules, watermark) {
+                    Some(opening) => return Told::Finer(opening),
+                    None => told = Told::Elsewhere,
+                }
+            } else if found.frequency == frequency && matches!(told, Told::Nothing) {
+                told = Told::Same(found);
+            }
+        }
+        told
+    }
+
+    // The era that the readings of a run open that fit it, if it is to open now.
+    fn finer(&self, fitting: &[(Micros, i64)], found: Found, rules: &Rules, watermark: Micros) -> Option<Opening> {
+        let (frequency, zone) = (self.state.frequency?, &rules.zone);
+        // An era has no end before the present: intervals that came after the run as before it would be taken away.
+        let enough = usize::from(enough(frequency));
+        if self.passed(fitting.last()?.0, watermark, frequency, zone).take(enough).count() == enough {
             return None;
         }
-        let (found, first) = match self.look(rules).filter(|found| self.is_finer(*found)) {
-            Some(found) => (found, extra.pending.first()?.at),
-            None => {
-                // Those that may still get a neighbour say nothing, but for as many as there is room for.
-                let passed = extra.sparse.partition_point(|start| frequency.advance(*start, 1, zone) <= watermark);
-                let passed = if extra.sparse.len() < SPARSE_MAX { passed } else { extra.sparse.len() };
-                let stamp = |start: &Micros| self.stamp_of(*start, frequency.advance(*start, 1, zone), rules);
-                let stamps: Vec<Micros> = extra.sparse.get(..passed)?.iter().map(stamp).collect();
-                let found = detect(stamps.iter().copied(), zone).filter(|found| found.frequency > frequency)?;
-                // What is beside the new grid still belongs to the old one.
-                let fits = |at: &&Micros| Self::fits(&found, **at, zone);
-                let first = stamps.iter().find(fits).copied()?;
-                (found, first)
-            }
+        // What is held lies beside the old grid, of which no two boundaries are side by side in a finer one: so at most
+        // one place between two of them is not among what is held.
+        let mut pairs = fitting.windows(2).filter(|pair| (1..=2).contains(&(pair[1].1 - pair[0].1)));
+        let first = pairs.find(|pair| self.goes_on(pair[0].0, fitting, frequency, zone))?[0].0;
+        // The boundary of the old grid before it, where its readings are stamped. If that is one of the new grid (by the
+        // clock of the zone: a day may begin at a quarter past an hour), the era starts there.
+        let (old, new) = (shift(self.state.phase, frequency), shift(found.phase, found.frequency));
+        let boundary = frequency.floor(first - old, zone);
+        let floor = found.frequency.floor(boundary, zone);
+        let start = if cell(&found, boundary + old, zone).is_some() {
+            found.frequency.round(boundary + old - new, zone)
+        } else if floor == boundary {
+            boundary
+        } else {
+            found.frequency.advance(floor, 1, zone)
         };
-        // At a boundary of both frequencies if there is one nearby, else of the new one.
-        let first = Slot::at(&self.state, found.frequency, rules.label, zone, first).start;
-        let common = frequency.floor(first, zone);
-        let on_grid = found.frequency.floor(common, zone);
-        let start = if on_grid == common { common } else { found.frequency.advance(on_grid, 1, zone) };
-        let start = extra.eras.last().map_or(start, |era| start.max(era.to));
+        Some(self.opening_at(start, found, frequency, rules))
+    }
+
+    // Whether of the intervals after an instant at least half have readings of the new grid among them.
+    fn goes_on(&self, at: Micros, fitting: &[(Micros, i64)], frequency: Frequency, zone: &TimeZone) -> bool {
+        let Some((last, _)) = fitting.last() else { return false };
+        let after: Vec<Micros> = self.passed(at, *last, frequency, zone).take(AFTER).collect();
+        let has_some = |start: &&Micros| {
+            let end = frequency.advance(**start, 1, zone);
+            fitting.iter().any(|(at, _)| (**start..end).contains(at))
+        };
+        2 * after.iter().filter(has_some).count() >= after.len()
+    }
+
+    // The era that intervals more than one step apart open.
+    fn coarser(&self, rules: &Rules, watermark: Micros) -> Option<Opening> {
+        let (frequency, sparse, zone) = (self.state.frequency?, &self.state.extra().sparse, &rules.zone);
+        // Those that may still get a neighbour say nothing, but for as many as there is room for.
+        let passed = sparse.partition_point(|start| frequency.advance(*start, 1, zone) <= watermark);
+        let passed = if sparse.len() < SPARSE_MAX { passed } else { sparse.len() };
+        let stamp = |start: &Micros| self.stamp_of(*start, frequency.advance(*start, 1, zone), rules);
+        let stamps: Vec<Micros> = sparse.get(..passed)?.iter().map(stamp).collect();
+        let found = detect(stamps.iter().copied(), zone).filter(|found| found.frequency > frequency)?;
+        // What is beside the new grid still belongs to the old one.
+        let first = stamps.into_iter().find(|at| cell(&found, *at, zone).is_some())?;
+        let start = Slot::at(&self.state, found.frequency, rules.label, zone, first).start;
+        Some(self.opening_at(start, found, frequency, rules))
+    }
+
+    fn opening_at(&self, start: Micros, found: Found, frequency: Frequency, rules: &Rules) -> Opening {
+        let zone = &rules.zone;
+        let begun = self.state.extra().eras.last().map_or(Micros::MIN, |era| era.to);
+        let mut written = written::starts(&self.state, Micros::MIN, frequency, zone);
+        let start = match (written.next(), written.next()) {
+            // A single interval before it is no era of its own.
+            (Some(only), next) if next.is_none_or(|next| frequency.advance(next, 1, zone) > start) => {
+                let at = self.stamp_of(only, frequency.advance(only, 1, zone), rules);
+                start.min(Slot::at(&self.state, found.frequency, rules.label, zone, at).start)
+            }
+            _ => start,
+        };
+        let start = start.max(begun);
+        let floor = frequency.floor(start, zone);
+        // An interval across the start is where most of it is.
+        let from = match eras::lies_after((floor, frequency.advance(floor, 1, zone)), start) {
+            true => floor.max(begun),
+            false => start,
+        };
         let to = self.state.last_start.map_or(start, |last| frequency.advance(last, 1, zone));
-        let from = frequency.floor(start, zone);
-        Some(Opening { found, start, from, to: to.max(from) })
+        Opening { found, start, from, to: to.max(from) }
     }
 
-    // Twelve intervals without a doubt.
-    fn dismiss(&mut self, context: &mut Context<'_>) {
-        let Some(frequency) = self.state.frequency else { return };
-        let zone = &context.rules.zone;
-        let length = frequency.nominal_micros();
-        let phase = shift(self.state.phase, length);
-        let beyond = |held: &PendingReading| (held.at - phase - frequency.round(held.at - phase, zone)).abs();
-        let beyond = self.state.extra().pending.iter().map(beyond);
-        let spread = beyond.max().unwrap_or(0).saturating_mul(256) / length;
-        if spread <= Micros::from(STRAY_MAX) {
-            self.state.spread = self.state.spread.max(spread as u8);
+    /// The era that is to open now, if the readings tell one.
+    pub fn opening(&self, rules: &Rules, watermark: Micros) -> Option<Opening> {
+        if !self.may_change(rules) {
+            return None;
         }
-        self.release(context);
+        match self.told(rules, watermark) {
+            Told::Finer(opening) => Some(opening),
+            _ => self.coarser(rules, watermark),
+        }
     }
 
-    // The readings that are held are taken at the present frequency.
-    fn release(&mut self, context: &mut Context<'_>) {
+    // How many of the readings that are held, from the first on, were followed by enough intervals without a doubt.
+    fn strays(&self, rules: &Rules, watermark: Micros) -> usize {
+        let Some(frequency) = self.state.frequency else { return 0 };
+        let (held, enough) = (&self.state.extra().pending, usize::from(enough(frequency)));
+        let is_followed = |index: &usize| {
+            let next = held.get(index + 1).map_or(watermark, |next| next.at.min(watermark));
+            self.passed(held[*index].at, next, frequency, &rules.zone).take(enough).count() == enough
+        };
+        (0..held.len()).rev().find(is_followed).map_or(0, |last| last + 1)
+    }
+
+    // The first so many of the readings that are held were stray ones.
+    fn dismiss(&mut self, count: usize, context: &mut Context<'_>) {
+        let Some(frequency) = self.state.frequency else { return };
+        let strays = self.state.extra().pending.iter().take(count);
+        let beyond = strays.map(|stray| beside(frequency, self.state.phase, stray.at, &context.rules.zone).1.abs());
+        let mut beyond: Vec<f64> = beyond.collect();
+        beyond.sort_by(f64::total_cmp);
+        // Where some came together, half of them are to be held no more. One or two say nothing of the others.
+        let middle = beyond.get(beyond.len() / 2).map_or(0.0, |beyond| beyond * 256.0);
+        if beyond.len() > 2 && middle <= f64::from(STRAY_MAX) {
+            self.state.spread = self.state.spread.max(middle as u8);
+        }
+        self.release(count, context);
+    }
+
+    /// The first so many of the readings that are held are taken at the present frequency.
+    pub(super) fn release(&mut self, count: usize, context: &mut Context<'_>) {
         let extra = self.state.extra_mut();
         extra.undisturbed = 0;
-        let held = std::mem::take(&mut extra.pending);
+        let kept = extra.pending.split_off(count.min(extra.pending.len()));
+        let held = std::mem::replace(&mut extra.pending, kept);
         self.state.tidy();
         for reading in held {
             context.out.tally.released(&reading);
@@ -275,14 +469,16 @@ impl Series {
     }
 
     // Opens an era at once if all that it takes away is remembered; else at the end of the epoch.
-    fn open_or_ask(&mut self, reading: &PendingReading, context: &mut Context<'_>) {
-        let Some(opening) = self.opening(context.rules, context.watermark) else { return };
-        match self.remembered_from(&opening, context.rules) {
+    fn begin(&mut self, opening: &Opening, reading: &PendingReading, context: &mut Context<'_>) {
+        match self.remembered_from(opening, context.rules) {
             true => {
-                let rows = self.remembered_rows(&opening, context);
-                self.open(&opening, rows, reading.scale, context);
+                let rows = self.remembered_rows(opening, context);
+                self.open(opening, rows, reading.scale, context);
             }
-            false => context.out.openings.push((context.number, reading.scale, context.watermark)),
+            false => {
+                let watermark = context.watermark_for(reading);
+                context.out.openings.push((context.number, reading.scale, watermark));
+            }
         }
     }
 

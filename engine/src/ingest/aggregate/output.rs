@@ -1,6 +1,7 @@
 //! What an epoch gives, and a reading on its way there.
 
 use meterline_schemas::Micros;
+use meterline_schemas::reading::Position;
 use meterline_schemas::unit::Scale;
 
 use super::super::outcome::{Dead, Outcome, Tally};
@@ -94,7 +95,18 @@ impl Output {
 
 impl Context<'_> {
     pub(super) fn count(&mut self, reading: &PendingReading, outcome: Outcome, end: Micros) {
-        self.out.tally.count(reading, outcome, end <= self.watermark);
+        // Nothing of a backfill is late.
+        let late = end <= self.watermark && reading.position.partition != Position::BACKFILL_PARTITION;
+        self.out.tally.count(reading, outcome, late);
+    }
+
+    // How far everything was read, as far as a reading tells that may decide about the frequency: a backfill has no watermark,
+    // and files are in order.
+    pub(super) fn watermark_for(&self, reading: &PendingReading) -> Micros {
+        match reading.position.partition {
+            Position::BACKFILL_PARTITION => self.watermark.max(reading.at),
+            _ => self.watermark,
+        }
     }
 
     pub(super) fn park(&mut self, reading: PendingReading, from: Micros, to: Micros) {

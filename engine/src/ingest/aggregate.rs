@@ -110,7 +110,14 @@ impl Series {
             return context.bury(&reading, UNIT_MISMATCH, detail);
         }
         match self.state.frequency {
-            Some(frequency) => self.read(frequency, reading, &mut context),
+            Some(frequency) => {
+                let held = self.state.extra().pending.len();
+                // What was held in doubt of a frequency that can no longer change, because the feed declares it now.
+                if held > 0 && !self.may_change(rules) {
+                    self.release(held, &mut context);
+                }
+                self.read(frequency, reading, &mut context);
+            }
             None => self.wait(reading, &mut context),
         }
     }

@@ -350,6 +350,24 @@ fn history_that_is_finer_takes_no_later_interval_away() {
 }
 
 #[test]
+fn what_is_held_is_taken_once_the_frequency_is_declared() {
+    let mut run = run_of(Label::End, 2, &berlin());
+    let mut readings = in_order(stamps(&[(Frequency::HOUR, 20)], MIDNIGHT, Label::End, &TimeZone::UTC));
+    readings.push(reading(MIDNIGHT + 20 * HOUR + 10 * MINUTE, 9.0, Quality::Measured, (20, 0, 20)));
+    for reading in &readings {
+        run.apply(reading);
+    }
+    run.commit();
+    assert_eq!(run.counts[&0].pending, 1);
+    run.rules.frequency = Some(Frequency::HOUR);
+    run.restart();
+    run.apply(&reading(MIDNIGHT + 21 * HOUR, 1.0, Quality::Measured, (21, 0, 21)));
+    run.commit();
+    assert_eq!((run.counts[&0].pending, run.counts[&0].accepted, run.counts[&0].corrected), (0, 21, 1));
+    assert_eq!(values(&run)[&(MIDNIGHT + 19 * HOUR, MIDNIGHT + 20 * HOUR)], 9.0);
+}
+
+#[test]
 fn an_hour_of_the_new_epoch_that_was_written_is_taken_away_with_the_quarter_hours() {
     let mut run = run_of(Label::End, 2, &berlin());
     let mut next = 0;

@@ -137,6 +137,8 @@ struct Member {
     route: u64,
     // The commit whose segment holds its state.
     written: i64,
+    // Of its state, as of the last epoch in which it got a reading.
+    bytes: u32,
     series: Series,
 }
 
@@ -240,7 +242,7 @@ impl Shard {
             if let Some(rules) = self.feeds.get(usize::from(feed)) {
                 self.changes.moved(feed, &rules.rules.zone, None, &Stand::of(&state));
             }
-            self.insert(Member { feed, route, touched: 0, written, series: Series::restore(state) });
+            self.insert(Member { feed, route, touched: 0, written, bytes: 0, series: Series::restore(state) });
         }
         for number in 0..self.outputs.len() {
             self.outputs[number].remembered = self.remembered(number);
@@ -282,8 +284,9 @@ impl Shard {
         u64::from(self.epoch)
     }
 
-    fn insert(&mut self, member: Member) -> u32 {
-        self.bytes += MEMBER_BYTES + member.series.state.bytes();
+    fn insert(&mut self, mut member: Member) -> u32 {
+        member.bytes = member.series.state.bytes() as u32;
+        self.bytes += MEMBER_BYTES + member.bytes as usize;
         let number = self.members.len() as u32;
         let members = &self.members;
         self.index.insert_unique(member.route, number, |number| members[*number as usize].route);
@@ -327,7 +330,8 @@ impl Shard {
             None => {
                 let rules = &self.feeds[usize::from(feed)];
                 let series = Series::new(&rules.name, &series, &unit, &rules.rules);
-                let number = self.insert(Member { feed, route, touched: self.epoch, written: i64::MAX, series });
+                let member = Member { feed, route, touched: self.epoch, written: i64::MAX, bytes: 0, series };
+                let number = self.insert(member);
                 self.touched.push((number, None));
                 number
             }
@@ -433,6 +437,10 @@ impl Shard {
             for (number, before) in moved {
                 let member = &mut self.members[*number as usize];
                 member.written = i64::MAX;
+                // Readings that are held make a series grow.
+                let bytes = member.series.state.bytes() as u32;
+                self.bytes = self.bytes - member.bytes as usize + bytes as usize;
+                member.bytes = bytes;
                 if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
                     let now = Stand::of(&member.series.state);
                     self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
@@ -546,6 +554,25 @@ mod tests {
         }
         let part = shard.finish(PLACE).unwrap();
         assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (2, 1, TOO_MANY_SERIES));
+    }
+
+    #[test]
+    fn what_waits_for_a_frequency_is_charged_to_the_budget() {
+        let mut detected = feed("f");
+        detected.rules.frequency = None;
+        let mut shard = Shard::new([detected].into(), Budget::AMPLE);
+        shard.apply(reading(0, "a", 1), Micros::MIN);
+        shard.finish(PLACE).unwrap();
+        let few = shard.bytes;
+        for hour in 2..12 {
+            shard.apply(reading(0, "a", hour), Micros::MIN);
+        }
+        shard.finish(PLACE).unwrap();
+        assert!(shard.bytes >= few + 5 * size_of::<PendingReading>(), "{} after {few}", shard.bytes);
+        // The twelfth tells the frequency, and nothing waits any more.
+        shard.apply(reading(0, "a", 12), Micros::MIN);
+        shard.finish(PLACE).unwrap();
+        assert!(shard.bytes < few, "{} after {few}", shard.bytes);
     }
 
     #[test]

@@ -82,7 +82,11 @@ fn records(dice: &Dice) -> Vec<Sent> {
                 timestamp_ms += dice.roll(40) as i64 - 5;
                 sent.push(Sent {
                     feed,
-                    partition: if feed == CHANGING { 0 } else { dice.roll(PARTITIONS as u64) as i32 },
+                    // The readings of one meter that changes come in order; neighbours are in different partitions.
+                    partition: match feed {
+                        CHANGING => (series / 4 % 2) as i32,
+                        _ => dice.roll(PARTITIONS as u64) as i32,
+                    },
                     timestamp_ms,
                     series: format!("{}{series}", KINDS[feed].0),
                     at: BEGIN + hour * HOUR + minutes * MINUTE,

@@ -34,8 +34,17 @@ const CASES: u64 = 3_000;
 /// Cases that one run of the statements looks at.
 const TOGETHER: u64 = 250;
 const BEGIN: Micros = 1_700_006_400_000_000; // 2023-11-15T00:00:00Z
-const KINDS: [(&str, ValueKind); 3] =
-    [("interval", ValueKind::Interval), ("gauge", ValueKind::Gauge), ("counter", ValueKind::Counter)];
+const KINDS: [(&str, ValueKind); 4] = [
+    ("interval", ValueKind::Interval),
+    ("gauge", ValueKind::Gauge),
+    ("counter", ValueKind::Counter),
+    ("changing", ValueKind::Interval),
+];
+/// The feed whose frequency is detected: so many hours, and quarter hours from then on.
+const CHANGING: usize = 3;
+const HOURS: i64 = 40;
+/// How many records of the log a partition may be ahead of another one where a meter changes.
+const AHEAD: usize = 20;
 
 /// An interval that is energy: the reading with the greatest position. Its stamp is the nearest boundary.
 const INTERVALS: &str = "
@@ -44,7 +53,19 @@ const INTERVALS: &str = "
         WHERE kind = 'interval'),
     ranked AS (
         SELECT *, row_number() OVER (PARTITION BY seed, series, start ORDER BY ts DESC, part DESC, pos DESC) AS n FROM slots)
-    SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality FROM ranked WHERE n = 1";
+    SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality, start + length AS \"end\" FROM ranked
+    WHERE n = 1";
+
+/// The same of a meter that changes.
+const CHANGES: &str = "
+    WITH lengths AS (
+        SELECT *, CASE WHEN at - CASE WHEN at_end THEN 1 ELSE 0 END >= change THEN 900000000 ELSE 3600000000 END AS own
+        FROM log WHERE kind = 'changing'),
+    slots AS (SELECT *, at - CASE WHEN at_end THEN own ELSE 0 END AS start FROM lengths),
+    ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY seed, series, start ORDER BY ts DESC, part DESC, pos DESC) AS n FROM slots)
+    SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality, start + own AS \"end\" FROM ranked
+    WHERE n = 1";
 
 /// The mean of the samples in an interval, of each instant the one with the greatest position.
 const GAUGES: &str = "
@@ -53,8 +74,9 @@ const GAUGES: &str = "
         WHERE kind = 'gauge'),
     slots AS (
         SELECT *, (at - CASE WHEN at_end THEN 1 ELSE 0 END) / length * length AS start FROM ranked WHERE n = 1)
-    SELECT seed, series, start, sum(value) / count(*) AS value, count(*) AS readings, max(quality) AS quality FROM slots
-    GROUP BY seed, series, start";
+    SELECT seed, series, start, sum(value) / count(*) AS value, count(*) AS readings, max(quality) AS quality,
+           start + length AS \"end\"
+    FROM slots GROUP BY seed, series, start, length";
 
 /// The difference of the registers at both ends of an interval, unless it is negative.
 const COUNTERS: &str = "
@@ -63,7 +85,7 @@ const COUNTERS: &str = "
         WHERE kind = 'counter'),
     registers AS (SELECT * FROM ranked WHERE n = 1)
     SELECT a.seed, a.series, a.at AS start, b.value - a.value AS value, CAST(2 AS BIGINT) AS readings,
-           greatest(a.quality, b.quality) AS quality
+           greatest(a.quality, b.quality) AS quality, b.at AS \"end\"
     FROM registers a JOIN registers b ON a.seed = b.seed AND a.series = b.series AND b.at = a.at + a.length
     WHERE b.value >= a.value";
 
@@ -82,6 +104,8 @@ struct Case {
     length: Micros,
     label: Label,
     remembered: usize,
+    // Whether there is a meter that changes.
+    changing: bool,
     log: Vec<Sent>,
 }
 
@@ -93,7 +117,17 @@ impl Case {
         let remembered = 2 + dice.roll(8) as usize;
         let (slots, series, stride) = (4 + dice.roll(60), 1 + dice.roll(4), dice.pick(&[1, 1, 7, 40]));
         let (mut log, mut offsets, mut timestamp_ms) = (Vec::<Sent>::new(), [0i64; 3], BEGIN / 1_000);
-        for n in 0..20 + dice.roll(220) {
+        // The order of positions is not that of arrival.
+        let mut next_position = |dice: &Dice| {
+            timestamp_ms += dice.roll(40) as i64 - 10;
+            let partition = dice.roll(3) as usize;
+            offsets[partition] += 1;
+            Position { timestamp_ms, partition: partition as i32, offset: offsets[partition] - 1 }
+        };
+        let count = 20 + dice.roll(220);
+        let changing = count >= 120 && dice.one_in(3);
+        let mut changed: Vec<Sent> = Vec::new();
+        for n in 0..count {
             let kind = dice.roll(3) as usize;
             // History goes on, with much that is late.
             let newest = (slots * n / 240).min(slots - 1);
@@ -104,11 +138,7 @@ impl Case {
                 ValueKind::Gauge => boundary + dice.roll(length as u64 / 1_000_000) as i64 * 1_000_000,
                 ValueKind::Counter => boundary + dice.roll(2) as i64 * length,
             };
-            // The order of positions is not that of arrival.
-            timestamp_ms += dice.roll(40) as i64 - 10;
-            let partition = dice.roll(3) as usize;
-            let position = Position { timestamp_ms, partition: partition as i32, offset: offsets[partition] };
-            offsets[partition] += 1;
+            let position = next_position(&dice);
             let quality = dice.pick(&[Quality::Measured, Quality::Measured, Quality::Estimated, Quality::Substituted]);
             let value = dice.roll(9) as f64 + if kind == 2 { slot as f64 } else { 0.0 };
             let mut sent = Sent {
@@ -124,8 +154,32 @@ impl Case {
                 sent = Sent { reading, ..earlier.clone() };
             }
             log.push(sent);
+            if changing {
+                changed.push(Case::changing(n as i64, label, next_position(&dice)));
+                log.extend(changed.last().cloned());
+                // One of them again, or corrected.
+                if dice.one_in(6) {
+                    let earlier = dice.pick(&changed);
+                    let (value, position) = (earlier.reading.value + dice.roll(2) as f64, next_position(&dice));
+                    let reading = PendingReading { value, position, ..earlier.reading };
+                    log.push(Sent { reading, ..earlier });
+                }
+            }
         }
-        Case { seed, dice, length, label, remembered, log }
+        Case { seed, dice, length, label, remembered, changing, log }
+    }
+
+    // The reading of this number of the meter that changes.
+    fn changing(number: i64, label: Label, position: Position) -> Sent {
+        let change = BEGIN + HOURS * HOUR;
+        let (start, length) = match number - HOURS {
+            quarters if quarters >= 0 => (change + quarters * 15 * MINUTE, 15 * MINUTE),
+            _ => (BEGIN + number * HOUR, HOUR),
+        };
+        let at = if label == Label::End { start + length } else { start };
+        let (value, scale, quality) = ((number % 7) as f64, Unit::KWH.scale(), Quality::Measured);
+        let reading = PendingReading { at, value, scale, quality, position };
+        Sent { kind: CHANGING, series: "changing-0".into(), reading }
     }
 
     fn feeds(&self) -> Arc<[FeedRules]> {
@@ -136,7 +190,7 @@ impl Case {
                 kind: *kind,
                 label: self.label,
                 zone: TimeZone::UTC,
-                frequency: Some(Frequency::Seconds((self.length / 1_000_000) as u32)),
+                frequency: (*name != KINDS[CHANGING].0).then_some(Frequency::Seconds((self.length / 1_000_000) as u32)),
                 max_ahead: Micros::MAX,
                 remembered: self.remembered,
             },
@@ -170,10 +224,10 @@ impl Lake {
     }
 
     // By interval the row with the greatest position.
-    fn newest(rows: &[Row], take: impl Fn(&Row) -> bool) -> BTreeMap<Micros, Row> {
-        let mut newest: BTreeMap<Micros, Row> = BTreeMap::new();
+    fn newest(rows: &[Row], take: impl Fn(&Row) -> bool) -> BTreeMap<(Micros, Micros), Row> {
+        let mut newest: BTreeMap<(Micros, Micros), Row> = BTreeMap::new();
         for row in rows.iter().filter(|row| take(row)) {
-            let known = newest.entry(row.start).or_insert(*row);
+            let known = newest.entry((row.start, row.end)).or_insert(*row);
             if row.content.position > known.content.position {
                 *known = *row;
             }
@@ -230,64 +284,78 @@ impl Lake {
     }
 }
 
-fn apply(shards: &mut [Shard], sent: &Sent) {
+fn apply(shards: &mut [Shard], sent: &Sent, watermark: Micros) {
     let route = route(&sent.series);
     let (feed, series) = (sent.kind as u16, sent.series.as_str().into());
     let count = shards.len();
     shards[route as usize % count]
-        .apply(Routed { feed, route, series, unit: Unit::KWH, labels: None, reading: sent.reading }, Micros::MIN);
+        .apply(Routed { feed, route, series, unit: Unit::KWH, labels: None, reading: sent.reading }, watermark);
 }
 
 /// Lets a stream read the log of a case, in the order in which brokers may hand it out.
 fn run(case: &mut Case) -> Lake {
     let feeds = case.feeds();
-    let mut partitions: [Vec<&Sent>; 3] = Default::default();
-    case.log.iter().rev().for_each(|sent| partitions[sent.reading.position.partition as usize].push(sent));
+    let mut partitions: [Vec<(usize, &Sent)>; 3] = Default::default();
+    for (number, sent) in case.log.iter().enumerate().rev() {
+        partitions[sent.reading.position.partition as usize].push((number, sent));
+    }
+    let ahead = if case.changing { AHEAD } else { case.log.len() };
     let mut order = Vec::with_capacity(case.log.len());
     while order.len() < case.log.len() {
         let partition = case.dice.roll(3) as usize;
         let run = 1 + case.dice.roll(20);
-        order.extend((0..run).map_while(|_| partitions[partition].pop()));
+        let furthest = partitions.iter().filter_map(|p| p.last()).map(|(number, _)| number + ahead).min().unwrap();
+        let next = (0..run).map_while(|_| partitions[partition].pop_if(|(number, _)| *number <= furthest));
+        order.extend(next.map(|(_, sent)| sent));
     }
+    // Of the meter that changes: how far each partition is, and was when the last commit was made.
+    let (mut reached, mut reached_then) = ([Micros::MIN; 3], [Micros::MIN; 3]);
     let (mut lake, mut next, mut committed) = (Lake::default(), 0, 0);
     let mut crashes = 5;
     let mut shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &case.dice);
     let often = 2 + case.dice.roll(40);
     while next < order.len() {
-        apply(&mut shards, order[next]);
+        let sent = order[next];
+        let watermark = reached.into_iter().min().filter(|_| sent.kind == CHANGING);
+        apply(&mut shards, sent, watermark.unwrap_or(Micros::MIN));
+        if sent.kind == CHANGING {
+            let reached = &mut reached[sent.reading.position.partition as usize];
+            *reached = sent.reading.at.max(*reached);
+        }
         next += 1;
         if case.dice.roll(often) == 0 {
             lake.commit(&mut shards);
-            committed = next;
+            (committed, reached_then) = (next, reached);
         }
         match case.dice.roll(60) {
             0 => {
                 lake.commit(&mut shards);
-                committed = next;
+                (committed, reached_then) = (next, reached);
             }
             1 if crashes > 0 => crashes -= 1,
             _ => continue,
         }
         // It starts again, with what was committed.
-        next = committed;
+        (next, reached) = (committed, reached_then);
         shards = lake.start(&feeds, 1 + case.dice.roll(4) as usize, &case.dice);
     }
     lake.commit(&mut shards);
     lake
 }
 
-type Key = (u64, String, Micros);
+type Key = (u64, String, Micros, Micros);
 type Found = BTreeMap<Key, (f64, i64, i64)>;
 
 fn log(cases: &[Case]) -> RecordBatch {
     let all = || cases.iter().flat_map(|case| case.log.iter().map(move |sent| (case, sent)));
     let integers =
         |of: fn(&Case, &Sent) -> i64| Arc::new(all().map(|(case, sent)| Some(of(case, sent))).collect::<Int64Array>());
-    let columns: [(&str, ArrayRef); 11] = [
+    let columns: [(&str, ArrayRef); 12] = [
         ("seed", integers(|case, _| case.seed as i64)),
         ("kind", Arc::new(all().map(|(_, sent)| Some(KINDS[sent.kind].0)).collect::<StringArray>())),
         ("series", Arc::new(all().map(|(_, sent)| Some(&sent.series)).collect::<StringArray>())),
         ("length", integers(|case, _| case.length)),
+        ("change", integers(|_, _| BEGIN + HOURS * HOUR)),
         (
             "at_end",
             Arc::new(all().map(|(case, _)| Some(case.label == Label::End)).collect::<arrow::array::BooleanArray>()),
@@ -307,14 +375,16 @@ async fn recompute(cases: &[Case]) -> Found {
     let context = SessionContext::new();
     context.register_table("log", Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())).unwrap();
     let mut found = Found::new();
-    for statement in [INTERVALS, GAUGES, COUNTERS] {
+    for statement in [INTERVALS, GAUGES, COUNTERS, CHANGES] {
         for rows in context.sql(statement).await.unwrap().collect().await.unwrap() {
             let integers = |column: usize| rows.column(column).as_primitive::<Int64Type>().clone();
             let (seeds, starts, readings, qualities) = (integers(0), integers(2), integers(4), integers(5));
+            let ends = integers(6);
             let values = rows.column(3).as_primitive::<Float64Type>();
             let series = arrow::compute::cast(rows.column(1), &arrow::datatypes::DataType::Utf8).unwrap();
             for row in 0..rows.num_rows() {
-                let key = (seeds.value(row) as u64, series.as_string::<i32>().value(row).to_owned(), starts.value(row));
+                let series = series.as_string::<i32>().value(row).to_owned();
+                let key = (seeds.value(row) as u64, series, starts.value(row), ends.value(row));
                 found.insert(key, (values.value(row), readings.value(row), qualities.value(row)));
             }
         }
@@ -326,16 +396,18 @@ fn check(case: &Case, lake: &Lake, expected: &Found) {
     let seed = case.seed;
     let mut found = Found::new();
     for (series, rows) in &lake.rows {
-        let mut base: Vec<Micros> = rows.iter().filter(|row| row.layer == Layer::Base).map(|row| row.start).collect();
+        let base = rows.iter().filter(|row| row.layer == Layer::Base);
+        let mut base: Vec<(Micros, Micros)> = base.map(|row| (row.start, row.end)).collect();
         base.sort_unstable();
         assert!(base.is_sorted_by(|a, b| a < b), "METERLINE_SEED={seed}: two base rows of an interval of {series}");
-        for (start, row) in Lake::newest(rows, |_| true).into_iter().filter(|(_, row)| row.content.count > 0) {
+        for ((start, end), row) in Lake::newest(rows, |_| true).into_iter().filter(|(_, row)| row.content.count > 0) {
             let content = (row.content.value, i64::from(row.content.count), row.content.quality as i64);
-            found.insert((seed, series.clone(), start), content);
+            found.insert((seed, series.clone(), start, end), content);
         }
     }
     let of_case = |key: &Key| key.0 == seed;
-    for (key, value) in expected.range((seed, String::new(), Micros::MIN)..).take_while(|(key, _)| of_case(key)) {
+    let first = (seed, String::new(), Micros::MIN, Micros::MIN);
+    for (key, value) in expected.range(first..).take_while(|(key, _)| of_case(key)) {
         assert_eq!(found.remove(key), Some(*value), "METERLINE_SEED={seed}: {key:?}");
     }
     assert!(found.is_empty(), "METERLINE_SEED={seed}: intervals without readings: {found:?}");

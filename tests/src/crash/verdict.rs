@@ -161,9 +161,10 @@ fn counts(
 
 /// Rows that must be unique, whatever a view makes of them.
 fn twice(sandbox: &Sandbox, verdict: &mut Verdict) -> Result<(), Failure> {
-    for (what, columns) in
-        [("interval_revisions WHERE layer = 'base'", "series_id, start"), ("samples", "feed, partition, \"offset\"")]
-    {
+    for (what, columns) in [
+        ("interval_revisions WHERE layer = 'base'", "series_id, start, \"end\""),
+        ("samples", "feed, partition, \"offset\""),
+    ] {
         let query = format!("SELECT {columns}, count(*) AS times FROM {what} GROUP BY {columns} HAVING count(*) > 1");
         let found = rows(sandbox, &query)?;
         verdict.add(|v| &mut v.doubled, found.iter().map(|row| format!("in {what}: {row:?}")));

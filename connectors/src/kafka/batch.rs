@@ -16,8 +16,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::Client;
 
-/// Records that are fetched at once, at most.
-const BATCH: usize = 1024;
+/// Records that are fetched at once, at most. The client fetches on for those that are in here: few, so that they are
+/// little beside its queue.
+const BATCH: usize = 512;
 
 /// Records that are fetched into the processor's caches ahead of the one that is handed out: another thread made them.
 const WARMED: usize = 4;
@@ -27,19 +28,39 @@ pub(super) struct Fetched<'a> {
     message: &'a sys::rd_kafka_message_t,
 }
 
+/// An error of a partition.
+pub(super) struct Failure {
+    /// Its topic, where the library names one.
+    pub(super) topic: Option<String>,
+    /// Its number.
+    pub(super) partition: i32,
+    /// What it is; as a number, where this version of the library gives it no name.
+    pub(super) code: Result<RDKafkaErrorCode, i32>,
+}
+
+/// What [`Batches::take`] found.
+pub(super) struct Taken {
+    /// Messages: records and errors.
+    pub(super) count: usize,
+    /// The errors. The library holds what stands where they came for handed out, but it was not: whoever goes on has to go
+    /// back.
+    pub(super) failures: Vec<Failure>,
+}
+
 /// A consumer whose records come in batches, of those partitions that were [routed](Batches::route) before they were
 /// assigned.
 pub(super) struct Batches {
     // Fields are dropped in this order: the queue belongs to the client.
     queue: Queue,
     consumer: BaseConsumer<Client>,
-    // Between two calls of `take` none of these is a live message.
-    room: Vec<*mut sys::rd_kafka_message_t>,
+    room: Room,
 }
 
-// SAFETY: clients and queues of the C library may be used from any thread, nobody else has a handle of this queue, and
-// the pointers mean nothing outside `take`.
-unsafe impl Send for Batches {}
+/// Room for the messages of a batch. Between two calls of `take` none of these is alive.
+struct Room(Vec<*mut sys::rd_kafka_message_t>);
+
+// SAFETY: the pointers mean nothing outside `take`.
+unsafe impl Send for Room {}
 
 impl Batches {
     /// For this consumer.
@@ -50,7 +71,7 @@ impl Batches {
         // SAFETY: the client is alive. The queue is ours to destroy.
         let queue = unsafe { Queue::owned(sys::rd_kafka_queue_new(consumer.client().native_ptr())) };
         let queue = queue.ok_or_else(|| KafkaError::ClientCreation("no queue".into()))?;
-        Ok(Batches { queue, consumer, room: vec![ptr::null_mut(); BATCH] })
+        Ok(Batches { queue, consumer, room: Room(vec![ptr::null_mut(); BATCH]) })
     }
 
     /// The consumer: by itself it gives everything but the records of the routed partitions.
@@ -79,44 +100,61 @@ impl Batches {
     }
 
     /// Waits at most `wait` for records and hands those that are there to `each`, at most `most` and not more than are
-    /// fetched at once. `go_on` is asked before they are handed out; where it refuses they are let go. Returns how many
-    /// were fetched.
-    ///
-    /// # Errors
-    /// A partition has one. All records that were fetched with it were handed out.
+    /// fetched at once. `go_on` is asked before they are handed out; where it refuses they are let go.
     pub(super) fn take(
         &mut self,
         most: usize,
         wait: Duration,
         go_on: impl FnOnce(&BaseConsumer<Client>) -> bool,
         mut each: impl FnMut(&Fetched<'_>),
-    ) -> Result<usize, KafkaError> {
-        let most = most.min(self.room.len());
+    ) -> Taken {
+        let room = &mut self.room.0;
+        let most = most.min(room.len());
         let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is alive, and there is room for `most` pointers.
-        let count =
-            unsafe { sys::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), wait, self.room.as_mut_ptr(), most) };
+        let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), wait, room.as_mut_ptr(), most) };
         // Below zero only where there is no such queue.
         let count = usize::try_from(count).unwrap_or(0).min(most);
-        let mut messages = Messages { live: &self.room[..count] };
+        let mut messages = Messages { live: &room[..count] };
+        let mut failures = Vec::new();
         if !go_on(&self.consumer) {
-            return Ok(count);
+            return Taken { count, failures };
         }
-        let mut failed = None;
         messages.warm(..WARMED);
         while let Some(message) = messages.first() {
             messages.warm(WARMED..WARMED + 1);
-            match message.err {
-                sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => each(&Fetched { message }),
-                code => failed = failed.or(Some(RDKafkaErrorCode::from(code))),
+            // SAFETY: the message is alive. Its code is read as the number that it is: the library hands on codes of
+            // brokers that it has no name for.
+            match unsafe { (&raw const (*message).err).cast::<i32>().read() } {
+                // SAFETY: it stays alive until it is passed, all of it was written, and this code has a name.
+                0 => each(&Fetched { message: unsafe { &*message } }),
+                // SAFETY: the message is alive.
+                code => failures.push(unsafe { Failure::of(message, code) }),
             }
             messages.pass();
         }
-        match failed {
-            Some(code) => Err(KafkaError::MessageConsumption(code)),
-            None => Ok(count),
-        }
+        Taken { count, failures }
     }
+}
+
+impl Failure {
+    /// SAFETY: the message is alive.
+    unsafe fn of(message: *const sys::rd_kafka_message_t, code: i32) -> Failure {
+        // SAFETY: see above.
+        let (topic, partition) = unsafe { ((*message).rkt, (*message).partition) };
+        let code = sys::rd_kafka_resp_err_t::try_from(code).map(RDKafkaErrorCode::from).map_err(|_| code);
+        // SAFETY: the message holds its topic, if it has one.
+        let topic = (!topic.is_null()).then(|| unsafe { topic_name(topic) }).flatten().map(str::to_owned);
+        Failure { topic, partition, code }
+    }
+}
+
+/// Its name; `None` if that is no text.
+///
+/// SAFETY: the topic lives as long as `'a`.
+unsafe fn topic_name<'a>(topic: *mut sys::rd_kafka_topic_t) -> Option<&'a str> {
+    // SAFETY: the name lives as long as the topic, ends with a zero, and is never changed.
+    unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(topic)) }.to_str().ok()
 }
 
 impl Fetched<'_> {
@@ -127,9 +165,8 @@ impl Fetched<'_> {
 
     /// Its topic; `None` if that is no text.
     pub(super) fn topic(&self) -> Option<&str> {
-        // SAFETY: the message is alive and holds its topic, whose name ends with a zero and is never changed.
-        let name = unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(self.message.rkt)) };
-        name.to_str().ok()
+        // SAFETY: the message is alive and holds its topic.
+        unsafe { topic_name(self.message.rkt) }
     }
 
     /// Number of its partition.
@@ -171,6 +208,9 @@ unsafe fn bytes<'a>(from: *mut c_void, length: usize) -> Option<&'a [u8]> {
 /// A handle of a queue.
 struct Queue(NonNull<sys::rd_kafka_queue_t>);
 
+// SAFETY: queues of the C library may be used from any thread, and nobody else has this handle.
+unsafe impl Send for Queue {}
+
 impl Queue {
     /// SAFETY: nobody else destroys this handle, and its client outlives the result.
     unsafe fn owned(handle: *mut sys::rd_kafka_queue_t) -> Option<Queue> {
@@ -192,9 +232,9 @@ struct Messages<'a> {
 }
 
 impl Messages<'_> {
-    fn first(&self) -> Option<&sys::rd_kafka_message_t> {
-        // SAFETY: it is live until it is passed, which needs the exclusive borrow.
-        self.live.first().map(|message| unsafe { &**message })
+    // Alive until it is passed.
+    fn first(&self) -> Option<*const sys::rd_kafka_message_t> {
+        self.live.first().map(|message| message.cast_const())
     }
 
     // Has the processor fetch some of them: by their place, counted from the first.

@@ -143,6 +143,8 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
         ("auto.offset.reset", "error"),
+        // Ends come by statistics.
+        ("enable.partition.eof", "false"),
     ] {
         config.set(key, value);
     }
@@ -176,6 +178,7 @@ pub(super) struct Client {
     ends: Mutex<HashMap<String, HashMap<i32, i64>>>,
     topics: Mutex<HashMap<String, TopicId>>,
     topic_changed: AtomicBool,
+    partition_error: Mutex<Option<String>>,
 }
 
 impl Client {
@@ -204,6 +207,11 @@ impl Client {
     /// Whether a topic got another identifier than it had.
     pub(super) fn topic_changed(&self) -> bool {
         self.topic_changed.load(Ordering::Relaxed)
+    }
+
+    /// What is wrong with a partition or its topic, if that was said since the last call.
+    pub(super) fn partition_error(&self) -> Option<String> {
+        self.partition_error.lock().ok()?.take()
     }
 
     /// A topic had this identifier when others asked. Tells also where the library has found another one already.
@@ -257,6 +265,13 @@ impl ClientContext for Client {
         self.hear();
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                // Of what the library would tell a callback for errors we get all by other ways but for what is wrong with a
+                // partition that is read in batches: that a topic is gone, or may not be read.
+                if facility == "ERROR"
+                    && let Ok(mut error) = self.partition_error.lock()
+                {
+                    error.get_or_insert_with(|| message.to_owned());
+                }
                 if self.worth_logging(facility) {
                     tracing::warn!(facility, "Kafka client: {message}");
                 }

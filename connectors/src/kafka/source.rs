@@ -19,8 +19,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::TopicId;
-use super::batch::Batches;
+use super::batch::{Batches, Failure};
 use super::client::{self, Client, SourceError, consumer};
+
+/// How long the client may take to go back to an offset; it does so without asking a broker.
+const SEEK_LIMIT: Duration = Duration::from_secs(5);
 
 const ANOTHER_TOPIC: &str = "a topic is no longer the one that was read";
 
@@ -147,8 +150,8 @@ impl Source {
         if missing {
             *doubt = Some("a record came while nothing was to be fetched".into());
         }
-        if let Err(error) = taken {
-            complain(batches.consumer(), error, doubt)?;
+        for failure in taken.failures {
+            go_back(batches.consumer(), &self.assigned, failure, doubt)?;
         }
         hear(batches.consumer(), doubt)
     }
@@ -217,14 +220,13 @@ impl Source {
                 });
             });
             heard?;
-            match taken {
-                Ok(0) => break,
-                Ok(_) => wait = Duration::ZERO,
-                Err(error) => {
-                    complain(batches.consumer(), error, doubt)?;
-                    break;
-                }
+            for failure in taken.failures {
+                go_back(batches.consumer(), assigned, failure, doubt)?;
             }
+            if taken.count == 0 {
+                break;
+            }
+            wait = Duration::ZERO;
         }
         Ok(handed)
     }
@@ -247,9 +249,33 @@ impl Source {
     }
 }
 
+// A partition has an error. The client goes on after it as if it were a record, which is not what may be committed: where the
+// error passes, it has to go on with what comes next for us.
+fn go_back(
+    consumer: &BaseConsumer<Client>,
+    assigned: &[Assignment],
+    failure: Failure,
+    doubt: &mut Option<String>,
+) -> Result<(), SourceError> {
+    let Failure { topic, partition, code } = failure;
+    match code {
+        Ok(code) => complain(consumer, KafkaError::MessageConsumption(code), doubt)?,
+        Err(number) => *doubt = Some(format!("the broker answers with error {number}")),
+    }
+    if doubt.is_none()
+        && let Some(of) = assigned.iter().find(|a| a.partition == partition && Some(&*a.topic) == topic.as_deref())
+        && let Err(error) = consumer.seek(&of.topic, of.partition, Offset::Offset(of.next_offset), SEEK_LIMIT)
+    {
+        *doubt = Some(format!("reading cannot go on after an error: {error}"));
+    }
+    Ok(())
+}
+
 // Hears all that the client has to say.
 fn hear(consumer: &BaseConsumer<Client>, doubt: &mut Option<String>) -> Result<(), SourceError> {
-    while let Some(said) = client::serve(consumer) {
+    while doubt.is_none()
+        && let Some(said) = client::serve(consumer)
+    {
         match said {
             // It would be missing.
             Ok(_) => *doubt = Some("a record came by a way that is not read".into()),
@@ -258,6 +284,8 @@ fn hear(consumer: &BaseConsumer<Client>, doubt: &mut Option<String>) -> Result<(
     }
     if consumer.context().topic_changed() {
         *doubt = Some(ANOTHER_TOPIC.into());
+    } else if let Some(complaint) = consumer.context().partition_error() {
+        doubt.get_or_insert(complaint);
     }
     Ok(())
 }
@@ -298,6 +326,9 @@ fn complain(consumer: &BaseConsumer<Client>, error: KafkaError, doubt: &mut Opti
 mod tests {
     use std::collections::BTreeMap;
     use std::time::Instant;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::kafka::cluster::Cluster;
@@ -348,6 +379,41 @@ mod tests {
         }
         read(&mut source, &mut offsets, |offsets| offsets.len() as i64 >= RECORDS);
         assert_eq!(offsets, (0..RECORDS).collect::<Vec<i64>>());
+    }
+
+    #[test]
+    fn an_error_that_passes_is_no_record_and_hides_none() {
+        let broker = MockCluster::new(1).unwrap();
+        broker.create_topic("t", 1, 1).unwrap();
+        let brokers = broker.bootstrap_servers();
+        let sink = Sink::connect(&brokers, &BTreeMap::new()).unwrap();
+        let send = || {
+            sink.send("t", Some(0), b"", b"1", None).unwrap();
+            sink.flush(PATIENCE, |_| {}).unwrap();
+        };
+        let kafka = KafkaConfig { brokers: brokers.clone(), ..KafkaConfig::default() };
+        let mut source = Source::connect(&kafka, "errors", 1024).unwrap();
+        source.assign(&[assignment(None)]).unwrap();
+        let mut offsets = Vec::new();
+        for records in 1..=4 {
+            send();
+            read(&mut source, &mut offsets, |offsets| offsets.len() as i64 == records);
+            broker
+                .request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+            let until = Instant::now() + Duration::from_millis(800);
+            while Instant::now() < until {
+                assert_eq!(source.poll(100, Duration::from_millis(20), |record| panic!("{record:?}")).unwrap(), 0);
+                assert!(
+                    source.positions().iter().all(|(_, position)| *position <= records),
+                    "{:?}",
+                    source.positions()
+                );
+            }
+            // What is paused goes on from where the client believes to be.
+            source.rest().unwrap();
+            assert_eq!(source.doubt(), None);
+        }
+        assert_eq!(offsets, [0, 1, 2, 3]);
     }
 
     #[test]

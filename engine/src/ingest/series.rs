@@ -132,18 +132,25 @@ impl SeriesState {
         self.extra.get_or_insert_default()
     }
 
-    /// Bytes that it takes, with what it points to; feeds and units are shared.
+    /// Bytes that it takes, with what it points to, but for readings that wait; feeds and units are shared.
     pub fn bytes(&self) -> usize {
         let extra = self.extra.as_ref().map_or(0, |extra| {
-            size_of::<Extra>()
+            let itself = if extra.pending.is_empty() { size_of::<Extra>() } else { 0 };
+            itself
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
-                + extra.pending.capacity() * size_of::<PendingReading>()
-                + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
                 + extra.eras.capacity() * size_of::<Era>()
                 + extra.sparse.capacity() * size_of::<Micros>()
         });
         let id = if self.id.is_heap_allocated() { self.id.capacity() } else { 0 };
         size_of::<SeriesState>() + id + extra
+    }
+
+    /// Bytes that it takes while readings wait in it.
+    pub fn waiting_bytes(&self) -> usize {
+        let Some(extra) = self.extra.as_ref().filter(|extra| !extra.pending.is_empty()) else { return 0 };
+        size_of::<Extra>()
+            + extra.pending.capacity() * size_of::<PendingReading>()
+            + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
     }
 }
 

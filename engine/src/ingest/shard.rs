@@ -20,7 +20,7 @@ use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
 use super::dead_letters::DeadLetter;
 use super::error::IngestError;
-use super::layout::{ShardRows, TextMaker};
+use super::layout::{SeriesTexts, ShardRows, TextMaker};
 use super::memory::Remembered;
 use super::order::Order;
 use super::outcome::{Dead, Tally};
@@ -137,8 +137,9 @@ struct Member {
     route: u64,
     // The commit whose segment holds its state.
     written: i64,
-    // Of its state, as of the last epoch in which it got a reading.
+    // Of its state, as of the last epoch in which it got a reading, and of readings that wait in it.
     bytes: u32,
+    waiting: u32,
     series: Series,
 }
 
@@ -189,8 +190,10 @@ pub struct Shard {
     index: HashTable<u32>,
     members: Vec<Member>,
     order: Order,
-    // Bytes of the members, about.
+    // Bytes of the members, about, and of the readings that wait in them: those are many for a short time, while
+    // frequencies are found, and must not keep out series for which there is room.
     bytes: usize,
+    waiting: usize,
     // Those that got a reading in the running epoch, with where they stood before.
     touched: Vec<(u32, Option<Stand>)>,
     lookups: Lookups,
@@ -211,6 +214,7 @@ impl Shard {
             members: Vec::new(),
             order: Order::default(),
             bytes: 0,
+            waiting: 0,
             touched: Vec::new(),
             lookups: Lookups::new(&budget),
             outputs: Vec::new(),
@@ -242,18 +246,27 @@ impl Shard {
             if let Some(rules) = self.feeds.get(usize::from(feed)) {
                 self.changes.moved(feed, &rules.rules.zone, None, &Stand::of(&state));
             }
-            self.insert(Member { feed, route, touched: 0, written, bytes: 0, series: Series::restore(state) });
+            self.insert(Member {
+                feed,
+                route,
+                touched: 0,
+                written,
+                bytes: 0,
+                waiting: 0,
+                series: Series::restore(state),
+            });
         }
         for number in 0..self.outputs.len() {
             self.outputs[number].remembered = self.remembered(number);
         }
     }
 
-    // Intervals that each series of a feed may remember: the more series there are, the fewer.
+    // Intervals that each series of a feed may remember: the more series there are, and the more readings wait, the fewer.
     fn remembered(&self, feed: usize) -> usize {
         let rules = &self.feeds[feed].rules;
+        let intervals = self.budget.intervals.saturating_sub(self.waiting);
         // Samples and registers have the other half.
-        let share = if rules.kind == ValueKind::Interval { self.budget.intervals } else { self.budget.intervals / 2 };
+        let share = if rules.kind == ValueKind::Interval { intervals } else { intervals / 2 };
         let each = share / Remembered::BYTES / self.members.len().max(1);
         each.clamp(REMEMBERED_MIN, rules.remembered)
     }
@@ -285,8 +298,10 @@ impl Shard {
     }
 
     fn insert(&mut self, mut member: Member) -> u32 {
-        member.bytes = member.series.state.bytes() as u32;
+        let state = &member.series.state;
+        (member.bytes, member.waiting) = (state.bytes() as u32, state.waiting_bytes() as u32);
         self.bytes += MEMBER_BYTES + member.bytes as usize;
+        self.waiting += member.waiting as usize;
         let number = self.members.len() as u32;
         let members = &self.members;
         self.index.insert_unique(member.route, number, |number| members[*number as usize].route);
@@ -330,7 +345,8 @@ impl Shard {
             None => {
                 let rules = &self.feeds[usize::from(feed)];
                 let series = Series::new(&rules.name, &series, &unit, &rules.rules);
-                let member = Member { feed, route, touched: self.epoch, written: i64::MAX, bytes: 0, series };
+                let member =
+                    Member { feed, route, touched: self.epoch, written: i64::MAX, bytes: 0, waiting: 0, series };
                 let number = self.insert(member);
                 self.touched.push((number, None));
                 number
@@ -391,6 +407,7 @@ impl Shard {
         let changed: Vec<u32> = self.touched.iter().map(|(number, _)| *number).collect();
         let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
+        let mut series = self.texts_of(&changed, &outputs);
         let mut part = ShardPart {
             epoch,
             rows: vec![],
@@ -426,9 +443,7 @@ impl Shard {
                     .ended(number as u16, &output.rows, output.before, |series| &members[series as usize].series.state);
             }
             if !output.rows.is_empty() || !output.samples.is_empty() {
-                let mine = warmed(&self.members, &changed).filter(|(_, member)| usize::from(member.feed) == number);
-                let texts = &mut self.texts;
-                let series = mine.map(|(number, member)| (number, texts.texts(&member.series.state))).collect();
+                let series = std::mem::take(&mut series[number]);
                 part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series, made_of: None });
             }
         }
@@ -438,9 +453,12 @@ impl Shard {
                 let member = &mut self.members[*number as usize];
                 member.written = i64::MAX;
                 // Readings that are held make a series grow.
-                let bytes = member.series.state.bytes() as u32;
-                self.bytes = self.bytes - member.bytes as usize + bytes as usize;
-                member.bytes = bytes;
+                let state = &member.series.state;
+                self.bytes -= member.bytes as usize;
+                self.waiting -= member.waiting as usize;
+                (member.bytes, member.waiting) = (state.bytes() as u32, state.waiting_bytes() as u32);
+                self.bytes += member.bytes as usize;
+                self.waiting += member.waiting as usize;
                 if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
                     let now = Stand::of(&member.series.state);
                     self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
@@ -450,6 +468,18 @@ impl Shard {
         self.touched.clear();
         part.states = self.write_states(place, changed)?;
         Ok(part)
+    }
+
+    // Of each feed that has rows or samples: the texts of the series that changed.
+    fn texts_of(&mut self, changed: &[u32], outputs: &[Output]) -> Vec<Vec<(u32, SeriesTexts)>> {
+        let mut series: Vec<Vec<(u32, SeriesTexts)>> = vec![Vec::new(); outputs.len()];
+        for (number, member) in warmed(&self.members, changed) {
+            let feed = usize::from(member.feed);
+            if outputs.get(feed).is_some_and(|output| !output.rows.is_empty() || !output.samples.is_empty()) {
+                series[feed].push((number, self.texts.texts(&member.series.state)));
+            }
+        }
+        series
     }
 
     // The states that changed, and those of the segments that are to go.
@@ -557,22 +587,25 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_frequency_is_charged_to_the_budget() {
+    fn what_waits_for_a_frequency_is_charged_to_what_is_remembered_and_keeps_no_series_out() {
         let mut detected = feed("f");
         detected.rules.frequency = None;
-        let mut shard = Shard::new([detected].into(), Budget::AMPLE);
+        let intervals = 20 * Remembered::BYTES;
+        let mut shard = Shard::new([detected].into(), Budget { intervals, ..Budget::AMPLE });
         shard.apply(reading(0, "a", 1), Micros::MIN);
         shard.finish(PLACE).unwrap();
-        let few = shard.bytes;
+        let (settled, remembered) = (shard.bytes, shard.remembered(0));
         for hour in 2..12 {
             shard.apply(reading(0, "a", hour), Micros::MIN);
         }
         shard.finish(PLACE).unwrap();
-        assert!(shard.bytes >= few + 5 * size_of::<PendingReading>(), "{} after {few}", shard.bytes);
+        assert!(shard.waiting >= 11 * size_of::<PendingReading>(), "{}", shard.waiting);
+        assert_eq!(shard.bytes, settled);
+        assert!(shard.remembered(0) < remembered);
         // The twelfth tells the frequency, and nothing waits any more.
         shard.apply(reading(0, "a", 12), Micros::MIN);
         shard.finish(PLACE).unwrap();
-        assert!(shard.bytes < few, "{} after {few}", shard.bytes);
+        assert_eq!(shard.waiting, 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use meterline_bench::ingest::Failure;
+use meterline_bench::ingest::engine::Known;
 use meterline_bench::ingest::plan::{Plan, measure};
 use meterline_bench::report;
 use meterline_tests::kafka::Kafka;
@@ -31,6 +32,9 @@ struct Args {
     /// Only readings from memory
     #[arg(long, conflicts_with = "no_generator")]
     only_generator: bool,
+    /// Declare no frequency: it has to be found, as Flink does not have to
+    #[arg(long)]
+    detect: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -44,6 +48,7 @@ fn main() -> Result<(), Failure> {
         latency_s: args.latency,
         flink: !args.no_flink,
         generator: !args.no_generator,
+        frequency: if args.detect { Known::Detected } else { Known::Declared },
     };
     let kafka = match args.only_generator {
         true => None,

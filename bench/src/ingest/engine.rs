@@ -20,6 +20,15 @@ pub struct Deployment {
     rows: u64,
 }
 
+/// How the frequency of a feed is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// By the configuration.
+    Declared,
+    /// From its readings, the first of which wait for it.
+    Detected,
+}
+
 /// What the engine did.
 #[derive(Debug, Clone)]
 pub struct Ingested {
@@ -32,20 +41,25 @@ pub struct Ingested {
 }
 
 impl Deployment {
-    /// An empty lake for the readings of `topic`.
-    pub fn new(brokers: &str, topic: &str) -> Deployment {
-        Deployment::with(brokers, topic, "")
+    /// An empty lake for the readings of `topic`, whose frequency is declared or is to be found.
+    pub fn new(brokers: &str, topic: &str, frequency: Known) -> Deployment {
+        Deployment::with(brokers, topic, frequency, "")
     }
 
     /// As [`Deployment::new`], with further tables of the configuration.
-    pub fn with(brokers: &str, topic: &str, more: &str) -> Deployment {
+    pub fn with(brokers: &str, topic: &str, frequency: Known, more: &str) -> Deployment {
+        let declared = match frequency {
+            Known::Declared => "frequency = \"PT15M\"",
+            Known::Detected => "",
+        };
         let settings = r#"
 [ingest]
 commit_interval = "10s"
 [http]
 listen = "off"
 "#;
-        let settings = settings.to_owned() + &Sandbox::no_pipelines("PT15M") + more;
+        // The feed's table comes before.
+        let settings = declared.to_owned() + settings + &Sandbox::no_pipelines("PT15M") + more;
         let sandbox = Sandbox::reading(brokers, topic, &settings);
         let log = Follower::new(&sandbox.lake());
         Deployment { sandbox, log, rows: 0 }

@@ -7,12 +7,13 @@ use compact_str::CompactString;
 use meterline::ingest::aggregate::Rules;
 use meterline::ingest::series::PendingReading;
 use meterline::ingest::shard::{Budget, FeedRules, Place, Routed, Shard, route};
-use meterline_schemas::Micros;
 use meterline_schemas::config::{FeedConfig, IngestConfig};
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
 
 use super::Failure;
+use super::engine::Known;
 use super::load::{FIRST, QUARTER_HOUR};
 
 /// As a source hands them on.
@@ -28,7 +29,7 @@ pub struct Worked {
 }
 
 /// Readings of so many series through the shards of all workers at once, a thread a processor; by worker.
-pub fn run(readings: u64, series: u64) -> Result<Vec<Worked>, Failure> {
+pub fn run(readings: u64, series: u64, frequency: Known) -> Result<Vec<Worked>, Failure> {
     let workers = std::thread::available_parallelism()?.get() as u64;
     let series = (series / workers).max(1);
     let readings = readings / workers / series * series;
@@ -37,8 +38,9 @@ pub fn run(readings: u64, series: u64) -> Result<Vec<Worked>, Failure> {
         let threads: Vec<_> = (0..workers)
             .map(|worker| {
                 let together = &together;
-                scope
-                    .spawn(move || work(worker, workers, readings, series, together).map_err(|error| error.to_string()))
+                scope.spawn(move || {
+                    work(worker, workers, (readings, series), frequency, together).map_err(|error| error.to_string())
+                })
             })
             .collect();
         threads.into_iter().map(|thread| Ok(thread.join().map_err(|_| "a worker panicked")??)).collect()
@@ -46,10 +48,17 @@ pub fn run(readings: u64, series: u64) -> Result<Vec<Worked>, Failure> {
 }
 
 // What a worker does between its source and the committer, epoch by epoch. All use of the engine's inside is here.
-fn work(worker: u64, workers: u64, readings: u64, series: u64, together: &Barrier) -> Result<Worked, Failure> {
+fn work(
+    worker: u64,
+    workers: u64,
+    (readings, series): (u64, u64),
+    frequency: Known,
+    together: &Barrier,
+) -> Result<Worked, Failure> {
     let ids: Vec<CompactString> = (0..series).map(|number| format!("meter-{worker}-{number:06}").into()).collect();
     let settings = IngestConfig::default();
-    let feed = FeedConfig::new("readings", "meter_id", "ts", "value");
+    let mut feed = FeedConfig::new("readings", "meter_id", "ts", "value");
+    feed.frequency = (frequency == Known::Declared).then_some(Frequency::QUARTER_HOUR);
     let rules = Rules::new(&feed, settings.remembered_intervals)?;
     let (name, topic) = (Arc::from("meters"), Arc::from("readings"));
     let mut shard = Shard::new([FeedRules { name, topic, rules, bad_records: feed.bad_records }].into(), Budget::AMPLE);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::bare::{Drained, drain};
 use super::delta::Commit;
-use super::engine::{Deployment, Ingested};
+use super::engine::{Deployment, Ingested, Known};
 use super::latency::Latencies;
 use super::load::{Load, Paced};
 use super::{Failure, PARTITIONS, flink, generator};
@@ -32,6 +32,8 @@ pub struct Plan {
     pub flink: bool,
     /// Whether readings from memory are measured.
     pub generator: bool,
+    /// How the frequency is known.
+    pub frequency: Known,
 }
 
 /// Readings of a series below which its frequency is not detected, and nothing of it committed.
@@ -39,13 +41,13 @@ const DETECTED: u64 = 12;
 
 /// Measures with so many series; returns rows of the report. Without a broker, only what needs none.
 pub fn measure(kafka: Option<&Kafka>, plan: &Plan, series: u64) -> Result<Vec<Value>, Failure> {
-    if plan.readings / series < DETECTED {
+    if plan.frequency == Known::Detected && plan.readings / series < DETECTED {
         let least = DETECTED * series;
         return Err(format!("{} readings of {series} series are too few: send at least {least}", plan.readings).into());
     }
     let mut rows = Vec::new();
     if plan.generator {
-        rows.extend(from_memory(plan.readings, series)?);
+        rows.extend(from_memory(plan, series)?);
     }
     if let Some(kafka) = kafka {
         rows.extend(from_kafka(kafka, plan, series)?);
@@ -53,8 +55,8 @@ pub fn measure(kafka: Option<&Kafka>, plan: &Plan, series: u64) -> Result<Vec<Va
     Ok(rows)
 }
 
-fn from_memory(readings: u64, series: u64) -> Result<Vec<Value>, Failure> {
-    let workers = generator::run(readings, series)?;
+fn from_memory(plan: &Plan, series: u64) -> Result<Vec<Value>, Failure> {
+    let workers = generator::run(plan.readings, series, plan.frequency)?;
     let rates: Vec<f64> = workers.iter().map(|worker| worker.rate).collect();
     eprintln!("from memory, {series} series: {rates:.0?} a second by worker");
     let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
@@ -76,7 +78,7 @@ fn from_kafka(kafka: &Kafka, plan: &Plan, series: u64) -> Result<Vec<Value>, Fai
     );
     let bare = drain(&brokers, &topic)?;
     eprintln!("{BARE}: {:.0} a second", readings as f64 / bare.seconds);
-    let mut deployment = Deployment::new(&brokers, &topic);
+    let mut deployment = Deployment::new(&brokers, &topic, plan.frequency);
     let (engine, done) = deployment.start(readings)?;
     engine.stop();
     deployment.check(readings, load.energy)?;

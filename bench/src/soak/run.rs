@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::plot::{Panel, svg};
 use super::trend::{FLAT, Trend};
 use super::watch::{SETTLES, Samples, Seen, Watch};
-use crate::ingest::engine::Deployment;
+use crate::ingest::engine::{Deployment, Known};
 use crate::ingest::load::{FIRST, Load, QUARTER_HOUR};
 use crate::ingest::{Failure, PARTITIONS};
 use crate::report::{alone, compared};
@@ -84,7 +84,7 @@ pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
     let topic = "soak";
     kafka.create_topic(topic, PARTITIONS);
     let mut load = Load::new(&kafka.brokers(), topic, series, "lz4")?;
-    let deployment = Deployment::with(&kafka.brokers(), topic, HOUSEKEEPING);
+    let deployment = Deployment::with(&kafka.brokers(), topic, Known::Detected, HOUSEKEEPING);
     let (sent, seen, engine) = under_load(soak, rate, &mut load, &deployment)?;
     let records = load.sent + sent.repeats;
     caught_up(&deployment, records)?;
@@ -130,7 +130,7 @@ fn probe(kafka: &Kafka, series: u64) -> Result<f64, Failure> {
     kafka.create_topic(topic, PARTITIONS);
     let mut load = Load::new(&kafka.brokers(), topic, series, "lz4")?;
     load.send(PROBE)?;
-    let mut deployment = Deployment::new(&kafka.brokers(), topic);
+    let mut deployment = Deployment::new(&kafka.brokers(), topic, Known::Detected);
     let (engine, done) = deployment.start(load.sent)?;
     engine.stop();
     let rate = load.sent as f64 / done.seconds;

@@ -28,7 +28,7 @@ use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
-pub use self::doubts::Opening;
+pub use self::doubts::{Opening, Reached};
 use self::output::{Context, Known};
 pub use self::output::{Output, Parked};
 pub use self::reopen::Existing;

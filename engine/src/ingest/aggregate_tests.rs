@@ -96,8 +96,8 @@ impl Run {
     // What a shard does at the end of an epoch.
     fn end_epoch(&mut self) {
         self.take_parked();
-        for (_, scale, watermark) in self.out.take_openings() {
-            let Some(opening) = self.series.opening(&self.rules, watermark) else { continue };
+        for (_, scale, reached) in self.out.take_openings() {
+            let Some(opening) = self.series.opening(&self.rules, reached) else { continue };
             let existing = |row: &Row, number| {
                 let Row { start, end, content, .. } = *row;
                 Existing { start, end, content, row: number }
@@ -105,7 +105,7 @@ impl Run {
             let mut rows: Vec<Existing> = self.newest().values().map(|row| existing(row, None)).collect();
             rows.extend((0..).zip(self.out.rows.iter()).map(|(number, row)| existing(row, Some(number))));
             rows.retain(|row| (opening.from..opening.to).contains(&row.start));
-            self.series.reopen(&self.rules, 0, (&opening, scale, watermark), rows, &mut self.out);
+            self.series.reopen(&self.rules, 0, (&opening, scale, reached), rows, &mut self.out);
         }
         // What was held, and is of an earlier era.
         self.take_parked();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Label;
-use meterline_schemas::reading::{Quality, ValueKind};
+use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::time::{DAY, HOUR, MINUTE};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
@@ -347,6 +347,38 @@ fn history_that_is_finer_takes_no_later_interval_away() {
     assert_eq!((run.series.state.frequency, run.series.state.extra().eras.len()), (Some(Frequency::HOUR), 0));
     let hours = values(&run).into_keys().filter(|(start, _)| *start >= MIDNIGHT).collect::<Vec<_>>();
     assert_eq!(hours, (0..120).map(|i| (MIDNIGHT + i * HOUR, MIDNIGHT + (i + 1) * HOUR)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_backfill_of_finer_history_takes_no_later_interval_away() {
+    for label in [Label::End, Label::Begin] {
+        let mut run = run_of(label, 8, &berlin());
+        // A backfill knows of no watermark.
+        run.partitions = usize::MAX;
+        let mut readings = in_order(stamps(&[(Frequency::HOUR, 60)], MIDNIGHT, label, &TimeZone::UTC));
+        let history = in_order(stamps(&[(QUARTER, 450)], MIDNIGHT - 20 * DAY, label, &TimeZone::UTC));
+        readings.extend(
+            (0..).zip(history).map(|(row, reading)| PendingReading { position: Position::backfill(0, row), ..reading }),
+        );
+        run = drive(run, &readings, &[Event::Commit]);
+        assert_eq!((run.series.state.frequency, run.series.state.extra().eras.len()), (Some(Frequency::HOUR), 0));
+        let hours = values(&run).into_keys().filter(|(start, _)| *start >= MIDNIGHT).collect::<Vec<_>>();
+        assert_eq!(hours, (0..60).map(|i| (MIDNIGHT + i * HOUR, MIDNIGHT + (i + 1) * HOUR)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_backfill_whose_meter_changes_to_a_finer_frequency_has_an_epoch_for_each() {
+    let mut run = run_of(Label::End, 8, &berlin());
+    run.partitions = usize::MAX;
+    let readings = in_order(stamps(&[(Frequency::HOUR, 60), (QUARTER, 150)], MIDNIGHT, Label::End, &TimeZone::UTC));
+    let rows =
+        (0..).zip(readings).map(|(row, reading)| PendingReading { position: Position::backfill(0, row), ..reading });
+    let readings: Vec<PendingReading> = rows.collect();
+    run = drive(run, &readings, &[Event::Commit]);
+    let epochs = epochs(&run.series.state);
+    assert_eq!(epochs, [(Micros::MIN, Frequency::HOUR), (MIDNIGHT + 60 * HOUR, QUARTER)]);
+    assert_eq!(values(&run), recomputed(&readings, &epochs, Label::End, &berlin()));
 }
 
 #[test]

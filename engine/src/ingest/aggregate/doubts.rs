@@ -13,7 +13,8 @@
 //!   taken at the old frequency.
 //!
 //! All that is decided from what the watermark has passed, so that it does not depend on which partition was read
-//! first. From 64 readings that are held on it is decided without, if they tell a change: memory is bounded.
+//! first. From 64 readings that are held on it is decided without, if they tell a change: memory is bounded. A backfill
+//! has no watermark, and its history may be older than what is there: whatever was written after a run counts.
 //!
 //! *Coarser.* Intervals that are each more than one step after the one before are remembered; those that the
 //! watermark has passed are looked at in the same way.
@@ -51,6 +52,15 @@ const STRAY_MAX: u8 = 32;
 /// Intervals after which a reading that is held was a stray one.
 fn enough(frequency: Frequency) -> u8 {
     if frequency.nominal_micros() < DAY { 12 } else { 5 }
+}
+
+/// How far everything was read, as far as that may decide about a frequency.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reached {
+    /// What is looked at ends by then.
+    pub watermark: Micros,
+    /// Intervals that end by then and come after a run tell that only some time in the past had its frequency.
+    pub written: Micros,
 }
 
 /// An era that is to open.
@@ -133,15 +143,15 @@ impl Series {
         if !due {
             return;
         }
-        let watermark = context.watermark_for(&reading);
-        match self.told(context.rules, watermark) {
+        let reached = context.reached_by(&reading);
+        match self.told(context.rules, reached) {
             Told::Finer(opening) => self.begin(&opening, &reading, context),
             Told::Same(found) => {
                 (self.state.phase, self.state.spread) = (found.phase, found.spread);
                 self.release(held, context);
             }
             Told::Elsewhere if held >= HELD_MAX => self.release(held, context),
-            Told::Nothing if held >= HELD_MAX || self.held_by(watermark) >= MANY => {
+            Told::Nothing if held >= HELD_MAX || self.held_by(reached.watermark) >= MANY => {
                 self.state.spread = ANY_SPREAD;
                 self.release(held, context);
             }
@@ -179,7 +189,7 @@ impl Series {
         self.note_sparse(slot, last, context.rules);
         let count = self.state.extra().sparse.len();
         if count > before && is_due(count) {
-            match self.coarser(context.rules, context.watermark_for(reading)) {
+            match self.coarser(context.rules, context.reached_by(reading).watermark) {
                 Some(opening) => self.begin(&opening, reading, context),
                 None if count >= SPARSE_MAX => {
                     self.state.extra_mut().sparse.drain(..SPARSE_MAX / 2);
@@ -199,12 +209,12 @@ impl Series {
         }
         // If the watermark has not passed them, it is asked again soon.
         extra.undisturbed = enough - enough / 4;
-        let watermark = context.watermark_for(reading);
-        if let Told::Finer(opening) = self.told(context.rules, watermark) {
+        let reached = context.reached_by(reading);
+        if let Told::Finer(opening) = self.told(context.rules, reached) {
             self.state.extra_mut().undisturbed = 0;
             return self.begin(&opening, reading, context);
         }
-        let strays = self.strays(context.rules, watermark);
+        let strays = self.strays(context.rules, reached.watermark);
         if strays > 0 {
             self.dismiss(strays, context);
         }
@@ -314,22 +324,22 @@ impl Series {
     }
 
     // What the readings that are held tell: those that the watermark has passed, else all of them if there are many.
-    fn told(&self, rules: &Rules, watermark: Micros) -> Told {
-        match self.told_by(self.held_by(watermark), rules, watermark) {
-            Told::Nothing if self.state.extra().pending.len() >= MANY => self.told_by(HELD_MAX, rules, watermark),
+    fn told(&self, rules: &Rules, reached: Reached) -> Told {
+        match self.told_by(self.held_by(reached.watermark), rules, reached) {
+            Told::Nothing if self.state.extra().pending.len() >= MANY => self.told_by(HELD_MAX, rules, reached),
             told => told,
         }
     }
 
     // What the first so many of them tell, by the first run that tells a finer frequency.
-    fn told_by(&self, count: usize, rules: &Rules, watermark: Micros) -> Told {
+    fn told_by(&self, count: usize, rules: &Rules, reached: Reached) -> Told {
         let Some(frequency) = self.state.frequency else { return Told::Nothing };
         let mut told = Told::Nothing;
         for run in self.runs(count, frequency, &rules.zone).filter(|run| run.len() >= RUN_MIN) {
             let Some(found) = self.look(run, frequency, rules) else { continue };
             let Some(fitting) = fitting(run, &found, &rules.zone) else { continue };
             if found.frequency < frequency {
-                match self.finer(&fitting, found, rules, watermark) {
+                match self.finer(&fitting, found, rules, reached) {
                     Some(opening) => return Told::Finer(opening),
                     None => told = Told::Elsewhere,
                 }
@@ -341,11 +351,11 @@ impl Series {
     }
 
     // The era that the readings of a run open that fit it, if it is to open now.
-    fn finer(&self, fitting: &[(Micros, i64)], found: Found, rules: &Rules, watermark: Micros) -> Option<Opening> {
+    fn finer(&self, fitting: &[(Micros, i64)], found: Found, rules: &Rules, reached: Reached) -> Option<Opening> {
         let (frequency, zone) = (self.state.frequency?, &rules.zone);
         // An era has no end before the present: intervals that came after the run as before it would be taken away.
         let enough = usize::from(enough(frequency));
-        if self.passed(fitting.last()?.0, watermark, frequency, zone).take(enough).count() == enough {
+        if self.passed(fitting.last()?.0, reached.written, frequency, zone).take(enough).count() == enough {
             return None;
         }
         // What is held lies beside the old grid, of which no two boundaries are side by side in a finer one: so at most
@@ -417,13 +427,13 @@ impl Series {
     }
 
     /// The era that is to open now, if the readings tell one.
-    pub fn opening(&self, rules: &Rules, watermark: Micros) -> Option<Opening> {
+    pub fn opening(&self, rules: &Rules, reached: Reached) -> Option<Opening> {
         if !self.may_change(rules) {
             return None;
         }
-        match self.told(rules, watermark) {
+        match self.told(rules, reached) {
             Told::Finer(opening) => Some(opening),
-            _ => self.coarser(rules, watermark),
+            _ => self.coarser(rules, reached.watermark),
         }
     }
 
@@ -476,8 +486,8 @@ impl Series {
                 self.open(opening, rows, reading.scale, context);
             }
             false => {
-                let watermark = context.watermark_for(reading);
-                context.out.openings.push((context.number, reading.scale, watermark));
+                let reached = context.reached_by(reading);
+                context.out.openings.push((context.number, reading.scale, reached));
             }
         }
     }

@@ -10,6 +10,7 @@ use super::super::samples::{Repeated, Taken};
 use super::super::series::PendingReading;
 use super::Rules;
 use super::derived::Stale;
+use super::doubts::Reached;
 
 /// What an epoch gives: rows, dead readings, and what became of every reading.
 #[derive(Debug, Default)]
@@ -32,8 +33,9 @@ pub struct Output {
     pub tally: Tally,
     /// Readings that concern more than is remembered.
     pub parked: Vec<Parked>,
-    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and the feed's watermark.
-    pub openings: Vec<(u32, Scale, Micros)>,
+    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and how far everything was
+    /// read.
+    pub openings: Vec<(u32, Scale, Reached)>,
     pub(super) stale: Vec<Stale>,
 }
 
@@ -84,7 +86,7 @@ impl Output {
     }
 
     /// The series that open an era before this epoch ends; of each what was said last.
-    pub fn take_openings(&mut self) -> Vec<(u32, Scale, Micros)> {
+    pub fn take_openings(&mut self) -> Vec<(u32, Scale, Reached)> {
         let mut openings = std::mem::take(&mut self.openings);
         openings.reverse();
         openings.sort_by_key(|(series, ..)| *series);
@@ -101,11 +103,11 @@ impl Context<'_> {
     }
 
     // How far everything was read, as far as a reading tells that may decide about the frequency: a backfill has no watermark,
-    // and files are in order.
-    pub(super) fn watermark_for(&self, reading: &PendingReading) -> Micros {
+    // and files are in order. But the stream may have written what comes after them already.
+    pub(super) fn reached_by(&self, reading: &PendingReading) -> Reached {
         match reading.position.partition {
-            Position::BACKFILL_PARTITION => self.watermark.max(reading.at),
-            _ => self.watermark,
+            Position::BACKFILL_PARTITION => Reached { watermark: self.watermark.max(reading.at), written: Micros::MAX },
+            _ => Reached { watermark: self.watermark, written: self.watermark },
         }
     }
 

@@ -11,7 +11,7 @@ use super::super::eras::{self, Slot};
 use super::super::memory::Remembered;
 use super::super::outcome::Outcome;
 use super::super::rows::{Content, Layer, Row};
-use super::doubts::Opening;
+use super::doubts::{Opening, Reached};
 use super::{Context, Known, Output, Rules, Series, above, content_of, same_content};
 
 /// A row that the table or the running epoch has of an interval.
@@ -40,11 +40,12 @@ impl Series {
         &mut self,
         rules: &Rules,
         number: u32,
-        (opening, scale, watermark): (&Opening, Scale, Micros),
+        (opening, scale, reached): (&Opening, Scale, Reached),
         rows: Vec<Existing>,
         out: &mut Output,
     ) {
         // A reading that turns out to be of an earlier era is parked, and looked up after this.
+        let Reached { watermark, .. } = reached;
         let mut context = Context { rules, number, watermark, known: Known::Remembered, out };
         self.open(opening, rows, scale, &mut context);
     }

@@ -9,7 +9,7 @@ use meterline_schemas::Micros;
 use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Scale;
 
-use super::super::aggregate::{Existing, Opening, Parked};
+use super::super::aggregate::{Existing, Opening, Parked, Reached};
 use super::super::portion::Portion;
 use super::super::recall::{Recalled, Want, Wanted};
 use super::{Budget, Shard};
@@ -36,7 +36,7 @@ struct Era {
     series: u32,
     opening: Opening,
     scale: Scale,
-    watermark: Micros,
+    reached: Reached,
     rows: Vec<Existing>,
 }
 
@@ -117,9 +117,9 @@ impl Shard {
     fn next_eras(&mut self, feed: usize) -> Option<Vec<Era>> {
         let (rules, output) = (&self.feeds[feed].rules, &mut self.outputs[feed]);
         let mut due = output.take_openings().into_iter();
-        let era = |(series, scale, watermark): (u32, Scale, Micros)| {
-            let opening = self.members[series as usize].series.opening(rules, watermark)?;
-            Some(Era { series, opening, scale, watermark, rows: Vec::new() })
+        let era = |(series, scale, reached): (u32, Scale, Reached)| {
+            let opening = self.members[series as usize].series.opening(rules, reached)?;
+            Some(Era { series, opening, scale, reached, rows: Vec::new() })
         };
         let eras: Vec<Era> = due.by_ref().filter_map(era).take(self.lookups.eras.parts()).collect();
         output.openings = due.collect();
@@ -191,8 +191,8 @@ impl Shard {
         series.sort_unstable();
         let of_feed = number as u16;
         for number in &series {
-            let Some(Era { opening, scale, watermark, rows, .. }) = due.remove(number) else { continue };
-            let of = (&opening, scale, watermark);
+            let Some(Era { opening, scale, reached, rows, .. }) = due.remove(number) else { continue };
+            let of = (&opening, scale, reached);
             let series = &mut self.members[*number as usize].series;
             series.reopen(&feed.rules, *number, of, rows, output);
             if let Some(rollups) = &mut self.for_rollups {

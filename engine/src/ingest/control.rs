@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use meterline_schemas::Micros;
 use serde::{Deserialize, Serialize};
 
+use super::names::Names;
 use super::shard::Place;
+use super::state::IngestState;
 
 /// What the coordinator tells the workers.
 #[derive(Debug)]
@@ -132,7 +134,17 @@ impl Control {
         *self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a feed's watermark known, for counting late readings; others' are not needed.
+    /// Makes known what a commit says of the watermarks. Before anything is read: a watermark decides what is looked at of
+    /// readings that are held, and what is late.
+    pub fn set_watermarks(&self, names: &Names, state: &IngestState) {
+        for (number, name) in names.all().iter().enumerate() {
+            if let Some(watermark) = state.feeds.get(name).and_then(|feed| feed.watermark) {
+                self.set_watermark(number, watermark);
+            }
+        }
+    }
+
+    /// Makes a feed's watermark known; others' are not needed.
     pub fn set_watermark(&self, feed: usize, watermark: Micros) {
         if let Some(known) = self.watermarks.get(feed) {
             known.store(watermark, Ordering::Relaxed);
@@ -152,6 +164,9 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use meterline_schemas::config::{Config, FeedConfig};
+
+    use super::super::state::FeedState;
     use super::*;
 
     const PLACES: Places = Places { series: Place::NOWHERE, members: Place::NOWHERE };
@@ -183,5 +198,22 @@ mod tests {
         control.fill(2);
         control.fill(1);
         assert!(control.full());
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_begins_with_the_watermarks_of_its_last_commit() {
+        let mut config = Config::default();
+        let mut state = IngestState::default();
+        for (name, watermark) in [("a", Some(7)), ("b", None), ("c", Some(9))] {
+            config.feed.insert(name.into(), FeedConfig::new(name, "id", "ts", "value"));
+            state.feeds.insert(name.into(), FeedState { watermark, ..FeedState::default() });
+        }
+        // One that is no longer configured has no number, and one that was never read no watermark.
+        state.feeds.insert("aa".into(), FeedState { watermark: Some(8), ..FeedState::default() });
+        config.feed.insert("d".into(), FeedConfig::new("d", "id", "ts", "value"));
+        let control = Control::new(10, 4, Arc::default());
+        control.set_watermarks(&Names::of(&config), &state);
+        let known: Vec<Micros> = (0..4).map(|feed| control.watermark(feed)).collect();
+        assert_eq!(known, [7, Micros::MIN, 9, Micros::MIN]);
     }
 }

@@ -118,6 +118,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     check_feeds(config, &state)?;
     let peers = cluster.begin(lake, &state, committer.fence(), &mut received).await?;
     let names = Names::of(config);
+    control.set_watermarks(&names, &state);
     let prepared = Start {
         config,
         states: committer.states(),

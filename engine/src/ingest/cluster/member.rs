@@ -3,7 +3,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
         feeds: &feeds,
         crew,
         bounds: &bounds,
-        stopping: Arc::clone(&control.stopping),
+        control: &control,
         queue: queue.clone(),
     };
     let prepared = tokio::select! {
@@ -158,19 +158,20 @@ struct Restoring<'a> {
     feeds: &'a [FeedRules],
     crew: Crew,
     bounds: &'a Bounds,
-    // Ends the patience with a store that fails.
-    stopping: Arc<AtomicBool>,
+    control: &'a Control,
     queue: mpsc::Sender<Up>,
 }
 
 impl Restoring<'_> {
     async fn restore(self, begin: &Begin) -> Result<Prepared, IngestError> {
-        let Restoring { config, lake, options, feeds, crew, bounds, stopping, queue } = self;
-        let patience = Patience::new(stopping, Pulse::default());
+        let Restoring { config, lake, options, feeds, crew, bounds, control, queue } = self;
+        // A store that fails is not waited for once everything stops.
+        let patience = Patience::new(Arc::clone(&control.stopping), Pulse::default());
         let state = decode_state("as process 0 sent it", &begin.state)?;
         same_lake::check(lake, &patience, begin, &state).await?;
         check_feeds(config, &state)?;
         let names = Names::of(config);
+        control.set_watermarks(&names, &state);
         let start = Start {
             config,
             states: States::patient(lake, &patience),

@@ -8,7 +8,7 @@ use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::Position;
 
 use super::super::rows::{Content, Rows};
-use super::super::series::SeriesState;
+use super::super::series::{Extra, SeriesState};
 use super::plan::Plan;
 use super::saved::Givers;
 use super::{Input, IntervalChange};
@@ -45,7 +45,13 @@ impl ForRollups {
         }
         if waits(state, position) {
             let named = self.givers.save_read(feed, &labels);
-            return state.extra_mut().pending_labels.push((position, named));
+            let Extra { pending, pending_labels, .. } = state.extra_mut();
+            // As many labels as readings wait for, before those of this one: some are of readings that were replaced.
+            if pending_labels.len() >= pending.len() {
+                let is_other = |of: Position| of != position && pending.iter().any(|one| one.position == of);
+                pending_labels.retain(|(of, _)| is_other(*of));
+            }
+            return pending_labels.push((position, named));
         }
         self.labels.insert((series, position), labels);
         self.released(series, feed, state);
@@ -117,16 +123,42 @@ mod tests {
     use super::super::super::series::PendingReading;
     use super::*;
 
-    #[test]
-    fn the_labels_of_a_reading_that_was_held_are_those_of_its_interval() {
+    fn for_rollups() -> ForRollups {
         let mut config = Config::default();
         let mut feed = FeedConfig::new("t", "s", "t", "v");
         feed.labels = [("site".into(), "s".into())].into();
         config.feed.insert("m".into(), feed);
         config.rollup.insert("r".into(), RollupConfig::new(&["site"]));
         let (plan, givers) = (Plan::new(&config).unwrap(), Givers::new(&config));
-        let mut rollups = ForRollups::new(Arc::new(plan), Arc::new(givers));
+        ForRollups::new(Arc::new(plan), Arc::new(givers))
+    }
 
+    #[test]
+    fn labels_of_readings_that_were_replaced_while_they_waited_do_not_add_up() {
+        let (mut rollups, mut state) = (for_rollups(), SeriesState::new("m", "a", Unit::KWH));
+        let labels: LabelValues = [Some(Arc::from("s1"))].into();
+        for offset in 0..100 {
+            let position = Position { timestamp_ms: 1, partition: 0, offset };
+            let (scale, quality) = (Unit::KWH.scale(), Quality::Measured);
+            // Two stamps, again and again.
+            let at: Micros = 900 * (offset % 2);
+            let pending = &mut state.extra_mut().pending;
+            pending.retain(|one| one.at != at);
+            pending.push(PendingReading { at, value: 1.0, scale, quality, position });
+            rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
+            // The same reading once more.
+            rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
+            assert!(state.extra().pending_labels.len() <= state.extra().pending.len());
+        }
+        state.extra_mut().pending.clear();
+        rollups.released(0, 0, &mut state);
+        let last = |offset| (0u32, Position { timestamp_ms: 1, partition: 0, offset });
+        assert!([98, 99].into_iter().all(|offset| rollups.labels.get(&last(offset)) == Some(&labels)));
+    }
+
+    #[test]
+    fn the_labels_of_a_reading_that_was_held_are_those_of_its_interval() {
+        let mut rollups = for_rollups();
         let position = Position { timestamp_ms: 1, partition: 0, offset: 1 };
         let (at, scale, quality): (Micros, _, _) = (900, Unit::KWH.scale(), Quality::Measured);
         let mut state = SeriesState::new("m", "a", Unit::KWH);

@@ -20,7 +20,8 @@ use super::scan::{Scan, column, concerned};
 use super::series::PendingReading;
 
 /// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading repeats an
-/// interval or corrects it. Samples, registers and what a new era takes away are looked up whatever it takes.
+/// interval or corrects it. Samples, registers, what a new era takes away and what one may have taken away are looked up whatever
+/// it takes.
 const ROWS_MAX: u64 = 100_000_000;
 
 /// A part of a series that is to be looked up.

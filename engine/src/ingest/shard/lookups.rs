@@ -68,7 +68,11 @@ impl Shard {
             let part = self.next_readings(feed);
             let wants = part.iter().map(|parked| self.want(parked.series, parked.from, parked.to)).collect();
             match self.feeds[feed].rules.kind {
-                ValueKind::Interval => wanted.intervals = wants,
+                ValueKind::Interval => {
+                    wanted.intervals = wants;
+                    // What took an interval away would win over a reading of another partition that brings it back unseen.
+                    wanted.needed = part.iter().any(|parked| self.may_be_taken_away(parked));
+                }
                 ValueKind::Gauge | ValueKind::Counter => wanted.samples = wants,
             }
             self.lookups.waiting = Some(Waiting::Readings(feed, part));
@@ -86,6 +90,12 @@ impl Shard {
 
     fn want(&self, series: u32, from: Micros, to: Micros) -> Want {
         Want { series, id: self.members[series as usize].series.state.id.clone(), from, to }
+    }
+
+    // Whether an interval that a reading concerns may have been taken away.
+    fn may_be_taken_away(&self, parked: &Parked) -> bool {
+        let extra = self.members[parked.series as usize].series.state.extra();
+        extra.rewritten_to.is_some_and(|to| parked.from < to)
     }
 
     // The parked readings of a feed whose intervals are looked up next.
@@ -209,5 +219,62 @@ impl Shard {
         for number in series {
             self.members[number as usize].series.trim(rules, remembered, samples);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::config::{BadRecords, FeedConfig};
+    use meterline_schemas::reading::{Position, Quality};
+    use meterline_schemas::time::{HOUR, MINUTE};
+    use meterline_schemas::unit::Unit;
+
+    use super::super::super::aggregate::Rules;
+    use super::super::super::series::PendingReading;
+    use super::super::{FeedRules, Routed, route};
+    use super::*;
+
+    fn shard_of(remembered: usize) -> Shard {
+        let config = FeedConfig::new("t", "id", "ts", "value");
+        let rules = Rules::new(&config, remembered).unwrap();
+        let feed = FeedRules { name: "f".into(), topic: "t".into(), rules, bad_records: BadRecords::DeadLetter };
+        Shard::new([feed].into(), Budget::AMPLE)
+    }
+
+    fn apply(shard: &mut Shard, at: Micros, (timestamp_ms, partition, offset): (i64, i32, i64)) {
+        let (unit, quality) = (Unit::KWH, Quality::Measured);
+        let position = Position { timestamp_ms, partition, offset };
+        let reading = PendingReading { at, value: 1.0, scale: unit.scale(), quality, position };
+        let (route, series) = (route("a"), "a".into());
+        shard.apply(Routed { feed: 0, route, series, unit, reading, labels: None }, at);
+    }
+
+    #[test]
+    fn only_what_may_have_been_taken_away_is_looked_up_whatever_it_takes() {
+        let mut shard = shard_of(2);
+        let at_hour = |shard: &mut Shard, hour: i64| apply(shard, hour * HOUR, (hour * HOUR / 1_000, 0, hour));
+        (1..=24).for_each(|hour| at_hour(&mut shard, hour));
+        assert_eq!(shard.wanted(), None);
+        at_hour(&mut shard, 3);
+        assert!(shard.wanted().is_some_and(|wanted| !wanted.intervals.is_empty() && !wanted.needed));
+    }
+
+    #[test]
+    fn what_an_era_may_have_taken_away_is_looked_up_whatever_it_takes() {
+        let mut shard = shard_of(200);
+        for hour in 1..=24 {
+            apply(&mut shard, hour * HOUR, (hour * HOUR / 1_000, 0, hour));
+        }
+        // One is missing: it comes from another partition, with a smaller position than what took its hour away.
+        for quarter in (97..=140).filter(|quarter| *quarter != 99) {
+            let at = quarter * 15 * MINUTE;
+            apply(&mut shard, at, (at / 1_000, 0, quarter));
+        }
+        assert_eq!(shard.wanted(), None);
+        let state = &shard.members[0].series.state;
+        assert!(state.extra().rewritten_to.is_some_and(|to| to > 99 * 15 * MINUTE), "{state:?}");
+        let at = 99 * 15 * MINUTE;
+        apply(&mut shard, at, (at / 1_000, 1, 1));
+        assert!(shard.wanted().is_some_and(|wanted| wanted.intervals.len() == 1 && wanted.needed));
     }
 }

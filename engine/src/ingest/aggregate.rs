@@ -183,12 +183,30 @@ impl Series {
     /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not be.
     pub fn apply_parked(&mut self, rules: &Rules, parked: Parked, found: bool, out: &mut Output) {
         let Some(frequency) = self.state.frequency else { return };
-        let concerned = Slot::at(&self.state, frequency, rules.label, &rules.zone, parked.reading.at);
-        // Meanwhile an era may have opened, in which it is about another interval.
-        let is_known = rules.kind != ValueKind::Interval || (parked.from..parked.to).contains(&concerned.start);
-        let known = if found && is_known { Known::Everything } else { Known::NoMore };
+        let known = if found && self.was_wanted(rules, &parked).1 { Known::Everything } else { Known::NoMore };
         let mut context = Context { rules, number: parked.series, watermark: parked.watermark, known, out };
         self.read(frequency, parked.reading, &mut context);
+    }
+
+    // Start of the interval that a parked reading is about, and whether that is what was to be looked up: meanwhile an era may
+    // have opened, in which it is about another one.
+    fn was_wanted(&self, rules: &Rules, parked: &Parked) -> (Micros, bool) {
+        match self.state.frequency {
+            Some(frequency) if rules.kind == ValueKind::Interval => {
+                let start = Slot::at(&self.state, frequency, rules.label, &rules.zone, parked.reading.at).start;
+                (start, (parked.from..parked.to).contains(&start))
+            }
+            _ => (parked.from, true),
+        }
+    }
+
+    /// Forgets what a parked reading was about, once all of those with it were taken, if that could not be looked up: the table
+    /// may have a row that wins over what was written now. What is not remembered is looked up the next time.
+    pub fn forget_unsure(&mut self, rules: &Rules, parked: &Parked, found: bool) {
+        let (start, was_wanted) = self.was_wanted(rules, parked);
+        if rules.kind == ValueKind::Interval && !(found && was_wanted) {
+            self.memory.forget(start);
+        }
     }
 
     /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch. One of another frequency

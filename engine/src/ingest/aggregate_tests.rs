@@ -131,8 +131,11 @@ impl Run {
                 self.series.recall_interval(&self.rules, (row.start, row.end), &row.content, place);
             }
         }
-        for parked in parked {
-            self.series.apply_parked(&self.rules, parked, !self.declines, &mut self.out);
+        for parked in &parked {
+            self.series.apply_parked(&self.rules, *parked, !self.declines, &mut self.out);
+        }
+        for parked in &parked {
+            self.series.forget_unsure(&self.rules, parked, !self.declines);
         }
     }
 
@@ -506,6 +509,28 @@ fn what_was_forgotten_is_looked_up_and_little_is_kept() {
         }
         assert_eq!((run.counts[&0].accepted, run.counts[&0].corrected, run.dead), (30, 2, 0));
     }
+}
+
+#[test]
+fn what_was_written_without_looking_up_what_was_there_is_not_taken_for_the_truth() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
+    for hour in 1..=10 {
+        run.apply(&reading(hour * HOUR, 1.0, Quality::Measured, (100, 0, hour)));
+    }
+    run.commit();
+    run.restart();
+    run.declines = true;
+    // Both about an interval that has a greater position, in one epoch and written once.
+    run.apply(&reading(9 * HOUR, 2.0, Quality::Measured, (1, 0, 11)));
+    run.apply(&reading(9 * HOUR, 3.0, Quality::Measured, (2, 0, 12)));
+    run.commit();
+    assert_eq!((run.rows.len(), run.counts[&0].corrected), (11, 2));
+    run.declines = false;
+    run.apply(&reading(9 * HOUR, 4.0, Quality::Measured, (3, 0, 13)));
+    assert_eq!(run.out.parked.len(), 1);
+    run.commit();
+    assert_eq!((run.rows.len(), run.counts[&0].duplicate), (11, 1));
+    assert_eq!(run.read()[&(8 * HOUR)].0, 1.0);
 }
 
 #[test]

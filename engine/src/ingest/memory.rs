@@ -120,10 +120,20 @@ impl Memory {
         self.intervals.truncate(kept);
     }
 
-    /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless `replace`.
+    /// Forgets the interval that starts at `start`.
+    pub fn forget(&mut self, start: Micros) {
+        if let Ok(index) = self.intervals.binary_search_by_key(&start, |known| known.start) {
+            self.intervals.remove(index);
+        }
+    }
+
+    /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless `replace` and
+    /// this one has no smaller position.
     pub fn recall(&mut self, interval: Remembered, replace: bool) {
         match self.intervals.binary_search_by_key(&interval.start, |known| known.start) {
-            Ok(index) if replace => self.intervals[index] = interval,
+            Ok(index) if replace && interval.position() >= self.intervals[index].position() => {
+                self.intervals[index] = interval;
+            }
             Ok(_) => {}
             Err(index) => self.intervals.insert(index, interval),
         }

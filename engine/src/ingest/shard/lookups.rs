@@ -172,8 +172,11 @@ impl Shard {
             }
         }
         let looked_up = feed.rules.kind != ValueKind::Interval || !found.declined;
-        for parked in parked {
-            self.members[parked.series as usize].series.apply_parked(&feed.rules, parked, looked_up, output);
+        for parked in &parked {
+            self.members[parked.series as usize].series.apply_parked(&feed.rules, *parked, looked_up, output);
+        }
+        for parked in &parked {
+            self.members[parked.series as usize].series.forget_unsure(&feed.rules, parked, looked_up);
         }
         for stale in output.take_stale_of(|series| of_series.contains_key(&series)) {
             self.members[stale.0 as usize].series.refresh(&feed.rules, stale, output);
@@ -231,7 +234,7 @@ mod tests {
 
     use super::super::super::aggregate::Rules;
     use super::super::super::series::PendingReading;
-    use super::super::{FeedRules, Routed, route};
+    use super::super::{FeedRules, Place, Routed, route};
     use super::*;
 
     fn shard_of(remembered: usize) -> Shard {
@@ -276,5 +279,25 @@ mod tests {
         let at = 99 * 15 * MINUTE;
         apply(&mut shard, at, (at / 1_000, 1, 1));
         assert!(shard.wanted().is_some_and(|wanted| wanted.intervals.len() == 1 && wanted.needed));
+    }
+
+    #[test]
+    fn what_could_not_be_looked_up_is_asked_for_again() {
+        let (mut first, mut shard) = (shard_of(200), shard_of(200));
+        for hour in 1..=24 {
+            apply(&mut first, hour * HOUR, (hour * HOUR / 1_000, 0, hour));
+        }
+        // With an empty memory.
+        shard.restore(0, first.members[0].series.state.clone(), 1);
+        let declined = || Recalled { declined: true, ..Recalled::default() };
+        let place = Place { seq: 2, rewrite_from: i64::MAX };
+        // Readings far too old to win, which are written unseen.
+        for offset in 1..=2 {
+            apply(&mut shard, 3 * HOUR, (3 * HOUR / 1_000 - offset, 1, offset));
+            assert!(shard.wanted().is_some(), "reading {offset} was compared with what may not count");
+            shard.resolve(declined());
+            assert_eq!(shard.wanted(), None);
+            assert_eq!(shard.finish(place).unwrap().rows[0].rows.len(), 1);
+        }
     }
 }

@@ -423,6 +423,8 @@ impl Series {
             false => start,
         };
         let to = self.state.last_start.map_or(start, |last| frequency.advance(last, 1, zone));
+        // What was taken away when the present era began is to be known, too, of intervals that nothing was written of again.
+        let to = self.state.extra().rewritten_to.map_or(to, |rewritten| to.max(rewritten));
         Opening { found, start, from, to: to.max(from) }
     }
 
@@ -504,5 +506,30 @@ impl Series {
         }
         let written = self.state.recent & (u128::MAX >> (127 - steps));
         self.memory.from(opening.from).len() == written.count_ones() as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::time::HOUR;
+    use meterline_schemas::unit::Unit;
+
+    use super::super::super::aggregate_tests::rules;
+    use super::*;
+
+    #[test]
+    fn an_era_takes_in_all_that_was_taken_away_before_it() {
+        let rules = rules(ValueKind::Interval, Label::End, None);
+        let mut series = Series::new("f", "s", &Unit::KWH, &rules);
+        let found = |frequency| Found { frequency, confidence: 90, phase: 0, spread: 0 };
+        series.state.detected(found(Frequency::HOUR));
+        (0..20).for_each(|hour| written::mark(&mut series.state, hour * HOUR, Frequency::HOUR, &rules.zone));
+        let opening =
+            |series: &Series| series.opening_at(10 * HOUR, found(Frequency::QUARTER_HOUR), Frequency::HOUR, &rules);
+        assert_eq!((opening(&series).from, opening(&series).to), (10 * HOUR, 20 * HOUR));
+        for (rewritten, to) in [(15 * HOUR, 20 * HOUR), (30 * HOUR, 30 * HOUR)] {
+            series.state.extra_mut().rewritten_to = Some(rewritten);
+            assert_eq!((opening(&series).from, opening(&series).to), (10 * HOUR, to));
+        }
     }
 }

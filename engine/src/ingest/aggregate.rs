@@ -83,8 +83,8 @@ impl Series {
         self.memory.last().unwrap_or(0) as u64
     }
 
-    /// Takes one reading in `unit`. `number` is the number of the series in its shard, `watermark` the feed's (for counting
-    /// late readings alone).
+    /// Takes one reading in `unit`. `number` is the number of the series in its shard, `watermark` the feed's:
+    /// by it late readings are counted, and what is held in doubt of the frequency is decided.
     pub fn apply(
         &mut self,
         rules: &Rules,

@@ -19,8 +19,8 @@ use super::rollup::{Input, LabelChange};
 use super::series::PendingReading;
 use super::shard::{Routed, route};
 
-/// Records that are polled before the dataflow gets its turn.
-const BATCH: usize = 4096;
+/// Records that are polled before the dataflow gets its turn: what they become fits into a processor's own cache.
+const BATCH: usize = 1024;
 /// How often it is looked whether what follows the last record of a partition is nothing to read.
 const LOOK: Duration = Duration::from_millis(250);
 

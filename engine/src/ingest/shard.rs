@@ -152,7 +152,7 @@ const LOOKUP_BYTES: usize = 512;
 /// Readings whose series are fetched into the processor's caches at a time.
 pub const WARMED: usize = 64;
 /// Series that the caches hold anyway.
-const WARM_ANYWAY: usize = 20_000;
+const WARM_ANYWAY: usize = 1_000;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
 

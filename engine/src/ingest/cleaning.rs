@@ -1,7 +1,8 @@
 //! Which files of old states are deleted: those that no recent commit names.
 //!
 //! Whoever restores a stream has claimed it first, so its predecessor makes no commit any more, and deletes nothing that the
-//! newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR` ago.
+//! newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR` ago. What no
+//! commit writes is nobody's to delete here.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use meterline_connectors::lake::{Lake, LakeError};
 use tokio::task::JoinHandle;
 
 use super::error::IngestError;
-use super::load::decode_state;
+use super::load::{StateFile, decode_state};
 use super::patience::Patience;
 
 /// States of the newest commits that are kept, however old they are.
@@ -88,8 +89,15 @@ impl StateFiles {
     /// The lake cannot be read.
     pub async fn list(lake: &Lake, patience: &Patience, newest: i64) -> Result<StateFiles, IngestError> {
         let listing = patience.retry("listing the states of old commits", || lake.list_objects("state"));
-        let (states, others): (Vec<String>, Vec<String>) =
-            listing.await?.into_iter().partition(|path| path.starts_with("state/ingest-"));
+        let (mut states, mut others) = (Vec::new(), Vec::new());
+        for path in listing.await? {
+            match StateFile::at(&path) {
+                Some(StateFile::Commit) => states.push(path),
+                Some(_) => others.push(path),
+                // Whoever deletes the engine's lock lets a second process lock another file of that name.
+                None => {}
+            }
+        }
         let read = states.into_iter().map(|path| known(lake, patience, path, newest));
         let known: Vec<Option<Known>> = futures::stream::iter(read).buffered(READS_AT_A_TIME).try_collect().await?;
         let mut known: VecDeque<Known> = known.into_iter().flatten().collect();

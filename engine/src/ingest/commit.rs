@@ -28,7 +28,7 @@ use super::census::Census;
 use super::cleaning::{Cleaning, StateFiles};
 use super::error::IngestError;
 use super::layout::EpochRows;
-use super::load::{Committed, States, segment_path, state_path};
+use super::load::{Committed, StateFile, States};
 use super::patience::{Attempts, Patience};
 use super::pulse::Pulse;
 use super::recall::{Recalled, Wanted, look_up};
@@ -217,13 +217,16 @@ impl Committer {
         }
 
         state.segments.retain(|segment| segment.seq < rewrite_from);
-        state.segments.extend(self.put_segment("series", segments::SERIES, &states, &state).await?);
+        state.segments.extend(self.put_segment(StateFile::Series, segments::SERIES, &states, &state).await?);
         drop(states);
         state.rollups.members.retain(|segment| segment.seq < rollups.rewrite_from);
-        state.rollups.members.extend(self.put_segment("members", segments::MEMBERS, &rollups.members, &state).await?);
-        state.rollups.said = self.put_segment("said", segments::SAID, &rollups.said, &state).await?;
+        state
+            .rollups
+            .members
+            .extend(self.put_segment(StateFile::Members, segments::MEMBERS, &rollups.members, &state).await?);
+        state.rollups.said = self.put_segment(StateFile::Said, segments::SAID, &rollups.said, &state).await?;
         let lake = &self.lake;
-        let path = state_path(state.seq, state.fence);
+        let path = StateFile::Commit.path(state.seq, state.fence);
         let encoded = Bytes::from(encode_state(&state)?);
         patience.retry("writing the state", || lake.put_object(&path, encoded.clone())).await?;
         let state = Arc::new(state);
@@ -243,7 +246,7 @@ impl Committer {
     // A segment of the commit that `state` is to be; nothing where there is nothing to be written.
     async fn put_segment(
         &self,
-        of: &str,
+        of: StateFile,
         magic: &'static segments::Magic,
         frames: &Frames,
         state: &IngestState,
@@ -251,7 +254,7 @@ impl Committer {
         if frames.series == 0 {
             return Ok(None);
         }
-        let (path, segment) = (segment_path(of, state.seq, state.fence), frames.segment(magic));
+        let (path, segment) = (of.path(state.seq, state.fence), frames.segment(magic));
         let put = || self.lake.put_object(&path, segment.clone());
         self.patience.retry("writing the states of series", put).await?;
         let (seq, series, bytes) = (state.seq, frames.series, segment.content_length() as u64);

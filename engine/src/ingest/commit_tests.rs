@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use super::commit::{Batch, Committer};
 use super::dead_letters::{self, DeadLetter};
 use super::layout::{EpochRows, ShardRows, TextMaker};
+use super::lock::EngineLock;
 use super::rows::{Content, Layer, Row, Rows};
 use super::segments::{Frames, rewrite_from};
 use super::series::{PendingReading, SeriesState};
@@ -327,6 +328,36 @@ async fn commits_do_not_wait_for_old_states_to_be_deleted() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the files that nobody names are still there");
+}
+
+#[tokio::test]
+async fn only_what_commits_wrote_is_deleted_and_never_the_lock_of_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+    let _lock = EngineLock::engine(&lake).unwrap();
+    // The last one that is deleted: a state that cannot be read, after all that no state names.
+    let last = "state/ingest-000000000000-9.zst";
+    let others = ["state/README.txt", "state/ingest-notes.zst", "state/old/series-9-9.zst", "state/series-9-9.zst.bak"];
+    for path in others.into_iter().chain([last, "state/series-9-9.zst"]) {
+        lake.put_object(path, "somebody's").await.unwrap();
+    }
+    let mut committer = Committer::claim(&lake).await.unwrap();
+    for _ in 0..25 {
+        commit_one(&mut committer).await;
+    }
+    let there = || async { lake.list_objects("state").await.unwrap() };
+    for _ in 0..100 {
+        if !there().await.iter().any(|path| path == last) {
+            break;
+        }
+        commit_one(&mut committer).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let there = there().await;
+    let has = |path: &str| there.iter().any(|known| known == path);
+    assert!(!has(last) && !has("state/series-9-9.zst"), "{there:?}");
+    assert!(others.into_iter().all(has) && has("state/engine.lock"), "{there:?}");
+    assert!(matches!(EngineLock::exclusive(&lake), Err(IngestError::EngineRunning)));
 }
 
 /// Notes when the puts of a store begin and end.

@@ -60,7 +60,7 @@ impl<'a> States<'a> {
 
     /// The state of a commit, by its number and the fence of its writer.
     pub(super) async fn state(&self, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
-        let path = state_path(seq, fence);
+        let path = StateFile::Commit.path(seq, fence);
         let state = decode_state(&path, &self.get("loading the state of a commit", &path).await?)?;
         if state.seq != seq || state.fence != fence {
             let reason = format!("it is of commit {} by writer {}", state.seq, state.fence);
@@ -192,16 +192,78 @@ pub async fn load_said(from: States<'_>, state: &IngestState) -> Result<Vec<Save
     Ok(said)
 }
 
-pub(super) fn state_path(seq: i64, fence: i64) -> String {
-    format!("state/ingest-{seq:012}-{fence}.zst")
+/// What commits write below `state/`. Other files there are none of theirs, and are let alone: on a local lake the lock of the
+/// engine is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StateFile {
+    /// The state itself, which names all others.
+    Commit,
+    /// A segment with states of series.
+    Series,
+    /// A segment with what roll-ups remember of series.
+    Members,
+    /// A segment with the labels that hold from the next commit on.
+    Said,
 }
 
-pub(super) fn segment_path(of: &str, seq: i64, fence: i64) -> String {
-    format!("state/{of}-{seq:012}-{fence}.zst")
+impl StateFile {
+    const ALL: [StateFile; 4] = [StateFile::Commit, StateFile::Series, StateFile::Members, StateFile::Said];
+
+    const fn name(self) -> &'static str {
+        match self {
+            StateFile::Commit => "ingest",
+            StateFile::Series => "series",
+            StateFile::Members => "members",
+            StateFile::Said => "said",
+        }
+    }
+
+    /// Where a writer puts that of a commit, below the lake's root.
+    pub(super) fn path(self, seq: i64, fence: i64) -> String {
+        format!("state/{}-{seq:012}-{fence}.zst", self.name())
+    }
+
+    /// What is at a path; `None` where no commit writes to it.
+    pub(super) fn at(path: &str) -> Option<StateFile> {
+        let name = path.strip_prefix("state/")?.strip_suffix(".zst")?;
+        let (of, numbers) = name.split_once('-')?;
+        let (seq, fence) = numbers.split_once('-')?;
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let known = StateFile::ALL.into_iter().find(|file| file.name() == of);
+        known.filter(|_| is_number(seq) && is_number(fence))
+    }
 }
 
 pub(super) fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, IngestError> {
     let damaged = |reason: String| IngestError::State { path: path.to_owned(), reason };
     let text = zstd::decode_all(bytes).map_err(|error| damaged(error.to_string()))?;
     serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_commits_write_is_told_from_all_else() {
+        for file in StateFile::ALL {
+            for (seq, fence) in [(0, 0), (12, 3), (1_234_567_890_123, 45)] {
+                assert_eq!(StateFile::at(&file.path(seq, fence)), Some(file));
+            }
+        }
+        for other in [
+            "state/engine.lock",
+            "state/notes.zst",
+            "state/series-1.zst",
+            "state/series--1.zst",
+            "state/series-1-2.zst.bak",
+            "state/series-1-2-3.zst",
+            "state/series-old-1.zst",
+            "state/others-1-2.zst",
+            "state/old/series-1-2.zst",
+            "series-1-2.zst",
+        ] {
+            assert_eq!(StateFile::at(other), None, "{other}");
+        }
+    }
 }

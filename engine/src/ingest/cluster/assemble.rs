@@ -1,7 +1,7 @@
 //! The processes come together, in whatever order they start. What is missing is waited for, aloud.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// When the log first says what is waited for, and how often it repeats it.
 const REMINDER_FIRST: Duration = Duration::from_secs(2);
 const REMINDER: Duration = Duration::from_secs(30);
-/// How often processes that are there already hear that others are waited for.
+/// How often processes say that they are still there, before their links do.
 const STILL_HERE: Duration = Duration::from_secs(1);
 /// How long the workers' connections may take, once all processes are there.
 const WORKERS_LIMIT: Duration = Duration::from_secs(60);
@@ -145,11 +145,49 @@ fn own_fault(me: &Membership, error: &io::Error) -> ClusterError {
     ClusterError::Listen { process: me.process, address: me.addresses[me.process].clone(), reason: error.to_string() }
 }
 
-// Whether the other end of a silent connection still has it open.
+// Whether the other end of a connection still has it open. That it said so is taken away, as the end of the connection comes
+// behind it; anything else stays for the link.
 fn is_there(stream: &TcpStream) -> bool {
-    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let look = || -> io::Result<bool> {
+        let (mut reading, mut next) = (stream, frame::STILL_HERE);
+        loop {
+            match reading.peek(&mut next)? {
+                0 => return Ok(false),
+                // The whole of it, so that the link begins with a message.
+                length if length == next.len() && next == frame::STILL_HERE => reading.read_exact(&mut next)?,
+                _ => return Ok(true),
+            }
+        }
+    };
+    let looked = stream.set_nonblocking(true).and_then(|()| look());
     let blocking = stream.set_nonblocking(false);
-    blocking.is_ok() && matches!(looked, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    blocking.is_ok() && looked.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Says that this process is still there, as long as its side of the link has not begun: that of process 0 has, which may
+/// be busy with a slow store, and it takes a process that is silent for lost. Whoever says it is the only one who writes.
+struct StillHere<'a> {
+    link: &'a TcpStream,
+    said: Instant,
+}
+
+impl StillHere<'_> {
+    fn new(link: &TcpStream) -> StillHere<'_> {
+        StillHere { link, said: Instant::now() }
+    }
+
+    // That it cannot be said is seen where something is received.
+    fn say(&mut self) {
+        let _ = frame::write_still_here(&mut self.link);
+        self.said = Instant::now();
+    }
+
+    // For those who come here again and again.
+    fn say_now_and_then(&mut self) {
+        if self.said.elapsed() >= STILL_HERE {
+            self.say();
+        }
+    }
 }
 
 // The next connection that is admitted; `None` where there is none at the moment. An error is the operating system's (no
@@ -207,8 +245,10 @@ pub fn join(
 ) -> Result<(TcpStream, Begin, Vec<Option<TcpStream>>), ClusterError> {
     let listener = listen(me)?;
     let mut link = join_link(me, given_up)?;
-    let begin = await_begin(me, &mut link, given_up)?;
-    let sockets = connect_workers(me, &listener, begin.session, given_up).inspect_err(|error| {
+    let begin = await_begin(me, &link, given_up)?;
+    let mut still_here = StillHere::new(&link);
+    let sockets = connect_workers(me, &listener, begin.session, given_up, || still_here.say_now_and_then());
+    let sockets = sockets.inspect_err(|error| {
         // Its log is the one that an operator reads. Where it cannot be told it sees that this process is lost.
         let _ = frame::write(&mut link, &Up::Failed { reason: error.to_string(), usage: error.is_usage() });
     })?;
@@ -237,7 +277,7 @@ fn join_link(me: &Membership, given_up: &AtomicBool) -> Result<TcpStream, Cluste
     }
 }
 
-fn await_begin(me: &Membership, link: &mut TcpStream, given_up: &AtomicBool) -> Result<Begin, ClusterError> {
+fn await_begin(me: &Membership, link: &TcpStream, given_up: &AtomicBool) -> Result<Begin, ClusterError> {
     let lost = |reason: String| ClusterError::Lost { process: 0, address: me.addresses[0].clone(), reason };
     tracing::info!(
         process = me.process,
@@ -245,17 +285,20 @@ fn await_begin(me: &Membership, link: &mut TcpStream, given_up: &AtomicBool) -> 
         "process 0 is there; waiting for the other processes"
     );
     link.set_read_timeout(Some(SILENCE_MAX)).map_err(|error| lost(error.to_string()))?;
+    let (mut receiving, mut still_here) = (link, StillHere::new(link));
     loop {
+        // Process 0 says it all the time, so each time it does.
+        still_here.say();
         if given_up.load(Ordering::Relaxed) {
             return Err(ClusterError::GivenUp);
         }
-        return match frame::read(link, BEGIN_MAX) {
+        return match frame::read(&mut receiving, BEGIN_MAX) {
             Ok(None) => continue,
             Ok(Some(Down::Begin(begin))) => Ok(begin),
             Ok(Some(Down::Failed(reason))) => Err(ClusterError::Elsewhere { process: 0, reason, usage: false }),
             Ok(Some(Down::End)) => Err(ClusterError::GivenUp),
             Ok(Some(_)) => Err(lost("it did not begin with the state".to_owned())),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                 Err(lost("it ended before all processes were there; its log says why".to_owned()))
             }
             Err(error) => Err(lost(error.to_string())),
@@ -273,16 +316,18 @@ impl Gathered {
         me: &Membership,
         given_up: &AtomicBool,
     ) -> Result<Vec<Option<TcpStream>>, ClusterError> {
-        connect_workers(me, &self.listener, self.session, given_up)
+        // The links have begun.
+        connect_workers(me, &self.listener, self.session, given_up, || ())
     }
 }
 
-// To those before this process it connects itself, those after it come.
+// To those before this process it connects itself, those after it come. `still_here` is called all the time.
 fn connect_workers(
     me: &Membership,
     listener: &TcpListener,
     session: Session,
     given_up: &AtomicBool,
+    mut still_here: impl FnMut(),
 ) -> Result<Vec<Option<TcpStream>>, ClusterError> {
     let began = Instant::now();
     let missing = |process: usize, reason: String| {
@@ -292,6 +337,7 @@ fn connect_workers(
     let mut sockets: Vec<Option<TcpStream>> = me.addresses.iter().map(|_| None).collect();
     for (process, socket) in sockets.iter_mut().enumerate().take(me.process) {
         *socket = loop {
+            still_here();
             if given_up.load(Ordering::Relaxed) {
                 return Err(ClusterError::GivenUp);
             }
@@ -310,6 +356,7 @@ fn connect_workers(
     }
     let mut reason = "it was waited for".to_owned();
     while let Some(next) = (me.process + 1..me.addresses.len()).find(|process| sockets[*process].is_none()) {
+        still_here();
         if given_up.load(Ordering::Relaxed) {
             return Err(ClusterError::GivenUp);
         }

@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 
 /// Bytes that are handed to the operating system at a time.
 const BUFFER: usize = 256 * 1024;
+/// What says only that the sender is still there: a length of 0.
+pub const STILL_HERE: [u8; 8] = 0u64.to_le_bytes();
 
 fn codec() -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding()
@@ -46,7 +48,7 @@ pub fn write(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> 
 /// # Errors
 /// The connection is lost.
 pub fn write_still_here(writer: &mut impl Write) -> io::Result<()> {
-    writer.write_all(&0u64.to_le_bytes())
+    writer.write_all(&STILL_HERE)
 }
 
 /// Receives a value of at most `max` bytes; `None` where the sender is only still there.

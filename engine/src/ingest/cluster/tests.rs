@@ -14,7 +14,7 @@ use super::frame;
 use super::handshake::{Failure, Purpose, Timed, answer, call};
 use super::link::Link;
 use super::membership::{Membership, Secret};
-use super::message::{Begin, Down};
+use super::message::{Begin, Down, Up};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -263,6 +263,25 @@ fn processes_come_together_in_any_order() {
 }
 
 #[test]
+fn a_process_says_that_it_is_still_there_until_the_stream_begins() {
+    let addresses = free_addresses(2);
+    let joining = member(1, &addresses);
+    let joined = thread::spawn(move || join(&joining, &AtomicBool::new(false)).map(|_| ()));
+    let leader = member(0, &addresses);
+    let (gathered, links) = gather(&leader, &AtomicBool::new(false)).unwrap();
+    let mut link = &links[&1];
+    link.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..3 {
+        frame::write_still_here(&mut link).unwrap();
+        assert!(frame::read::<Up>(&mut link, 100).unwrap().is_none());
+    }
+    let begin = Begin { session: gathered.session, lake: "lake".into(), fence: 5, state: vec![1, 2] };
+    frame::write(&mut link, &Down::Begin(begin)).unwrap();
+    gathered.connect_workers(&leader, &AtomicBool::new(false)).unwrap();
+    joined.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_process_that_goes_before_all_are_there_may_come_again() {
     let addresses = free_addresses(2);
     let given_up = Arc::new(AtomicBool::new(false));
@@ -276,9 +295,12 @@ fn a_process_that_goes_before_all_are_there_may_come_again() {
         let mut stream = connect_again(&addresses[0]);
         call(&mut stream, &member(1, &all), Purpose::Link).map(|hello| (hello.process, stream))
     };
-    let (_, first) = one().unwrap();
+    let (_, mut first) = one().unwrap();
+    frame::write_still_here(&mut first).unwrap();
     // Another one of the same number is refused as long as the first is there.
     assert!(refusal(one().map(|(process, _)| process)).contains("process 1 is there already"));
+    // The last that it says is that it is still there.
+    (0..2).for_each(|_| frame::write_still_here(&mut first).unwrap());
     drop(first);
     assert_eq!(one().map(|(process, _)| process).unwrap(), 0);
     // What is left of an earlier start is not let in.

@@ -15,11 +15,13 @@ use super::super::state::IngestState;
 use super::ClusterError;
 use super::message::Begin;
 
-/// How long a file system that is shared over a network may take to show what process 0 has claimed.
-const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a file system that is shared over a network may take to show what process 0 has written: NFS keeps what it knows
+/// of a directory, also that a file is not there, for up to 60 s. Tests have no such one.
+const SHOWN_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 90 });
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Whether a lake has the commit and the claim that process 0 begins with.
+/// Whether a lake has the commit and the claim that process 0 begins with. Each is waited for; a process that is to end before
+/// it is there drops this, which ends at once.
 ///
 /// # Errors
 /// [`ClusterError::OtherLake`]; or the lake cannot be read.
@@ -39,16 +41,24 @@ async fn check_within(
         IngestError::Cluster(ClusterError::OtherLake { ours, theirs, reason })
     };
     if state.seq > 0 {
-        match States::patient(lake, patience).state(state.seq, state.fence).await {
-            Ok(found) if (found.committed_at, &found.segments) == (state.committed_at, &state.segments) => {}
-            Ok(_) => return Err(other(format!("its commit {} is another one", state.seq))),
-            Err(IngestError::Lake { source: LakeError::NotFound { path }, .. }) => {
-                return Err(other(format!("it has no `{path}`")));
+        let mut grace = Grace::new(limit);
+        let found = loop {
+            match States::patient(lake, patience).state(state.seq, state.fence).await {
+                Err(IngestError::Lake { source: LakeError::NotFound { path }, .. }) => {
+                    let reason = format!("it has no `{path}`");
+                    if !grace.wait(&reason).await {
+                        return Err(other(reason));
+                    }
+                }
+                found => break found?,
             }
-            Err(error) => return Err(error),
+        };
+        if (found.committed_at, &found.segments) != (state.committed_at, &state.segments) {
+            return Err(other(format!("its commit {} is another one", state.seq)));
         }
     }
-    let began = Instant::now();
+    // What was read for the first time now may be as old.
+    let mut grace = Grace::new(limit);
     loop {
         let newest = newest(lake, patience).await?;
         match newest.claim.unwrap_or(0) {
@@ -59,12 +69,39 @@ async fn check_within(
             }
             // A newer writer has claimed it: process 0 will see.
             claim if claim > begin.fence => return Ok(()),
-            claim if began.elapsed() >= limit => {
+            claim => {
                 let reason = format!("its newest claim is {claim}, where process 0 made claim {}", begin.fence);
-                return Err(other(reason));
+                if !grace.wait(&reason).await {
+                    return Err(other(reason));
+                }
             }
-            _ => tokio::time::sleep(LOOK).await,
         }
+    }
+}
+
+/// Waits for something to be shown, aloud.
+struct Grace {
+    began: Instant,
+    limit: Duration,
+    told: bool,
+}
+
+impl Grace {
+    fn new(limit: Duration) -> Grace {
+        Grace { began: Instant::now(), limit, told: false }
+    }
+
+    // Until it is time for another look; false where there was time enough. `reason` is what the lake shows now.
+    async fn wait(&mut self, reason: &str) -> bool {
+        if self.began.elapsed() >= self.limit {
+            return false;
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            let limit_s = self.limit.as_secs();
+            tracing::warn!(reason, limit_s, "the lake does not show yet what process 0 begins with; it is waited for");
+        }
+        tokio::time::sleep(LOOK).await;
+        true
     }
 }
 
@@ -89,7 +126,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::ingest::commit::Committer;
+    use crate::ingest::commit::{Committer, encode_state};
+    use crate::ingest::load::StateFile;
     use crate::ingest::pulse::Pulse;
 
     async fn lake() -> (tempfile::TempDir, Lake) {
@@ -122,5 +160,37 @@ mod tests {
         let committed = IngestState { seq: 7, fence, ..IngestState::default() };
         let missing = check_within(&theirs, &patience, &begin, &committed, Duration::ZERO).await.unwrap_err();
         assert!(missing.to_string().contains("it has no `state/ingest-"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn what_a_file_system_shows_late_is_waited_for() {
+        let (_directory, lake) = lake().await;
+        let patience = Patience::new(Arc::default(), Pulse::default());
+        let begin = |fence| Begin { session: [0; 16], lake: lake.url().to_owned(), fence, state: Vec::new() };
+        let late = LOOK * 2;
+        // The claim.
+        let (first, state) = (begin(1), IngestState::default());
+        let claiming = async {
+            tokio::time::sleep(late).await;
+            Committer::claim(&lake).await.map(|committer| committer.fence())
+        };
+        let limit = Duration::from_secs(60);
+        let (checked, fence) = tokio::join!(check_within(&lake, &patience, &first, &state, limit), claiming);
+        checked.unwrap();
+        assert_eq!(fence.unwrap(), 1);
+        // The state, which is then found to be of a commit that was not made.
+        let committed = IngestState { seq: 7, fence: 1, ..IngestState::default() };
+        let written = async {
+            tokio::time::sleep(late).await;
+            lake.put_object(&StateFile::Commit.path(7, 1), encode_state(&committed).unwrap()).await.unwrap();
+        };
+        let (checked, ()) = tokio::join!(check_within(&lake, &patience, &first, &committed, limit), written);
+        let error = checked.unwrap_err().to_string();
+        assert!(error.contains("its newest commit is 0"), "{error}");
+        // A stop does not wait for what is never shown.
+        let (never, began) = (begin(2), Instant::now());
+        let waiting = check_within(&lake, &patience, &never, &state, limit);
+        assert!(tokio::time::timeout(late, waiting).await.is_err());
+        assert!(began.elapsed() < limit / 2);
     }
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
+use meterline_tests::faulty_store::{Fault, FaultyStore, Put, no_answer};
+use object_store::path::Path;
+use object_store::{PutResult, Result};
 
 use super::cluster::{ClusterError, Member, follow, free_addresses};
 use super::error::IngestError;
@@ -158,4 +162,36 @@ async fn a_process_that_does_not_fit_is_refused_and_says_why() {
     config.cluster.addresses[1] = "10.255.255.1:4700".into();
     let error = start(&config, &lake, options(0)).await.map(|_| ()).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("10.255.255.1:4700"), "{error}");
+}
+
+/// Takes no puts.
+#[derive(Debug)]
+struct Full;
+
+#[async_trait]
+impl Fault for Full {
+    async fn put(&self, _: &Path, _: Put) -> Result<PutResult> {
+        Err(no_answer())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_process_0_cannot_begin_the_others_hear_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = Lake::open(directory.path().to_str().unwrap()).await.unwrap();
+    let mut config = config("127.0.0.1:1");
+    config.cluster.addresses = free_addresses(2);
+    let (following, on) = (config.clone(), lake.clone());
+    let member = tokio::spawn(async move {
+        let options = IngestOptions { process: 1, ..IngestOptions::default() };
+        follow(&following, &on, options).await.map(|_| ())
+    });
+    // Both are there by the time that it claims the stream.
+    let full = lake.with_root_store(|inner| FaultyStore::around(inner, Full));
+    let error = in_time(start(&config, &full, IngestOptions::default())).await.map(|_| ()).unwrap_err().to_string();
+    let heard = in_time(member).await.unwrap().unwrap_err();
+    assert!(
+        matches!(&heard, IngestError::Cluster(ClusterError::Elsewhere { process: 0, reason, .. }) if *reason == error),
+        "{heard}; process 0: {error}"
+    );
 }

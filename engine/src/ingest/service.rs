@@ -80,6 +80,28 @@ pub struct Ingest {
 /// # Errors
 /// The lake cannot be read or written, or the configuration does not fit what was committed, or the other processes.
 pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Ingest, IngestError> {
+    let mut links = None;
+    let error = match start_linked(config, lake, options, &mut links).await {
+        Ok(ingest) => return Ok(ingest),
+        Err(error) => error,
+    };
+    if let Some(links) = links {
+        // Else they would hear no more than that the connection was closed.
+        links.end(Some(&error));
+        if tokio::task::spawn_blocking(move || links.await_told()).await.is_err() {
+            tracing::error!("telling the other processes why this one ends failed");
+        }
+    }
+    Err(error)
+}
+
+// As `start`; `linked` gets the links to the other processes once these are there.
+async fn start_linked(
+    config: &Config,
+    lake: &Lake,
+    options: IngestOptions,
+    linked: &mut Option<Arc<Links>>,
+) -> Result<Ingest, IngestError> {
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
     }
@@ -110,6 +132,7 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     };
     let cluster = Cluster::gather(membership, taken).await?;
     let links = Arc::clone(&cluster.links);
+    *linked = Some(Arc::clone(&links));
     let mut committer = Committer::claim_with(lake, Patience::new(Arc::clone(&stopping), pulse.clone())).await?;
     if !config.rollup.is_empty() {
         committer = committer.never_declining();

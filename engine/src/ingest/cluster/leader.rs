@@ -23,7 +23,7 @@ use super::super::rollup::ask::Answers;
 use super::super::state::IngestState;
 use super::assemble::{Gathered, gather};
 use super::link::Link;
-use super::member::workers_sockets;
+use super::member::{TOLD_LIMIT, workers_sockets};
 use super::membership::Membership;
 use super::message::{Begin, Down, Read, Up};
 use super::socket::Socket;
@@ -192,10 +192,19 @@ impl Links {
 
     /// Waits until all processes have ended that were told to.
     pub fn await_end(&self) {
+        self.await_within(END_LIMIT);
+    }
+
+    /// The same where nothing has begun yet: they have only to hear it.
+    pub fn await_told(&self) {
+        self.await_within(TOLD_LIMIT);
+    }
+
+    fn await_within(&self, limit: Duration) {
         let began = Instant::now();
         for (process, link) in &self.links {
-            if !link.await_end(END_LIMIT.saturating_sub(began.elapsed())) {
-                tracing::warn!(process, limit_s = END_LIMIT.as_secs(), "a process of the cluster did not end in time");
+            if !link.await_end(limit.saturating_sub(began.elapsed())) {
+                tracing::warn!(process, limit_s = limit.as_secs(), "a process of the cluster did not end in time");
             }
         }
     }

@@ -35,8 +35,8 @@ use super::message::{Begin, Down, Read, Up};
 use super::socket::{Socket, dismiss};
 use super::{ClusterError, off_thread, same_lake};
 
-/// How long process 0 may take to hear of an error.
-const TOLD_LIMIT: Duration = Duration::from_secs(5);
+/// How long the other end of a link may take to hear of an error.
+pub const TOLD_LIMIT: Duration = Duration::from_secs(5);
 
 /// A process of the cluster other than process 0. Dropping it ends it as a crash would.
 pub struct Member {

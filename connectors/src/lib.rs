@@ -6,7 +6,8 @@
 //! * `fleet`: the simulated meters;
 //! * `stamp`: time stamps as metering systems write them;
 //! * `lake`: Delta tables on an object store, each with one owner of its commits.
-// Records come from the C library of Kafka in batches by a call without a safe interface: `kafka/batch.rs` alone uses it.
+// Records come from the C library of Kafka in batches by a call without a safe interface: `kafka/batch.rs` alone uses
+// it.
 #![deny(unsafe_code)]
 
 pub mod files;

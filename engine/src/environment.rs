@@ -86,8 +86,8 @@ pub fn directory_of(config_path: &Path) -> &Path {
     config_path.parent().unwrap_or(Path::new(""))
 }
 
-/// Reads the configuration and opens the lake alone, for a process that needs no metadata database, which may be on another
-/// machine. Its locks are where those of processes with the database are.
+/// Reads the configuration and opens the lake alone, for a process that needs no metadata database, which may be on
+/// another machine. Its locks are where those of processes with the database are.
 ///
 /// # Errors
 /// See [`EnvironmentError`].
@@ -112,8 +112,8 @@ pub fn read_config(path: &Path) -> Result<Config, EnvironmentError> {
     Ok(config)
 }
 
-/// URL of the metadata database: as configured, else a file in the lake's directory. (A configuration whose lake is on S3
-/// has one.)
+/// URL of the metadata database: as configured, else a file in the lake's directory. (A configuration whose lake is on
+/// S3 has one.)
 pub fn metadata_url(config: &Config, lake: &Lake) -> String {
     match &config.metadata.url {
         Some(url) => url.clone(),

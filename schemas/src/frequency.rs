@@ -142,8 +142,8 @@ impl Frequency {
         if at - below < above - at { below } else { above }
     }
 
-    /// The frequency whose intervals can have this length: a frequency of seconds has one length, twelve hours at most; a
-    /// calendar day or week has an hour or two more or less, a month 28 days or more.
+    /// The frequency whose intervals can have this length: a frequency of seconds has one length, twelve hours at most;
+    /// a calendar day or week has an hour or two more or less, a month 28 days or more.
     pub fn of_length(length: Micros) -> Frequency {
         match length {
             _ if length <= 12 * HOUR => Frequency::Seconds(u32::try_from(length.max(SECOND) / SECOND).unwrap_or(1)),

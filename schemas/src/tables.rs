@@ -38,11 +38,12 @@ fn field(name: &str, data_type: DataType) -> Field {
     Field::new(name, data_type, false)
 }
 
-/// One row is one revision of one interval of one series; one whose `count` is 0 takes the interval's value away. `position_timestamp`, `partition` and `offset` are the
-/// [`crate::reading::Position`] of the reading that caused it.
+/// One row is one revision of one interval of one series; one whose `count` is 0 takes the interval's value away.
+/// `position_timestamp`, `partition` and `offset` are the [`crate::reading::Position`] of the reading that caused it.
 ///
-/// A roll-up's rows have partition −2, and say what they are made of (null for all others): seconds that are `present` and that
-/// are `expected`, summed over the series of the group, and the intervals in it that are `measured`, `estimated` and `substituted`.
+/// A roll-up's rows have partition −2, and say what they are made of (null for all others): seconds that are `present`
+/// and that are `expected`, summed over the series of the group, and the intervals in it that are `measured`,
+/// `estimated` and `substituted`.
 pub fn intervals() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field("series_id", DataType::Utf8),
@@ -67,8 +68,8 @@ pub fn intervals() -> SchemaRef {
     ]))
 }
 
-/// One row is one reading of a gauge or a counter: what an interval was computed from, for when another one comes late. Among
-/// rows of one series and instant the greatest position wins.
+/// One row is one reading of a gauge or a counter: what an interval was computed from, for when another one comes late.
+/// Among rows of one series and instant the greatest position wins.
 pub fn samples() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field("series_id", DataType::Utf8),
@@ -111,8 +112,8 @@ pub fn forecasts() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// One row is one record that could not be read, with the reason and its raw bytes (the first 64 KiB of them). `timestamp` is
-/// that of the record; where it has none, or one that cannot be right, that of the commit.
+/// One row is one record that could not be read, with the reason and its raw bytes (the first 64 KiB of them).
+/// `timestamp` is that of the record; where it has none, or one that cannot be right, that of the commit.
 pub fn dead_letters() -> SchemaRef {
     Arc::new(Schema::new(vec![
         field("feed", DataType::Utf8),

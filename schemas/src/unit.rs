@@ -21,7 +21,8 @@ pub enum Unit {
     Other(Arc<str>),
 }
 
-/// How a value in some unit becomes one in the unit that it is stored in; all that is left of a [`Unit`] once that is known.
+/// How a value in some unit becomes one in the unit that it is stored in; all that is left of a [`Unit`] once that is
+/// known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scale {
     /// Power becomes kWh of an interval.
@@ -117,8 +118,8 @@ impl Unit {
         }
     }
 
-    /// Whether a value of this kind can have this unit; the text is the remedy. A known unit in other letters is refused:
-    /// taken for an unknown one, power would be stored unconverted.
+    /// Whether a value of this kind can have this unit; the text is the remedy. A known unit in other letters is
+    /// refused: taken for an unknown one, power would be stored unconverted.
     pub fn check(&self, kind: ValueKind) -> Result<(), String> {
         match (kind, self) {
             (ValueKind::Counter, Unit::Power(_)) => {

@@ -1,5 +1,5 @@
-//! An HTTP proxy on loopback in front of a store, which fails requests by rule: before they arrive, after they have landed,
-//! or by what a test does at that moment, such as killing the engine.
+//! An HTTP proxy on loopback in front of a store, which fails requests by rule: before they arrive, after they have
+//! landed, or by what a test does at that moment, such as killing the engine.
 //!
 //! It speaks HTTP/1.1, one request a connection, and passes everything that no rule is about as it is.
 
@@ -101,7 +101,8 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on, the `nth` PUT (from 1) whose path contains `pattern` meets `fault`. In a pattern, `*` stands for anything.
+    /// From now on, the `nth` PUT (from 1) whose path contains `pattern` meets `fault`. In a pattern, `*` stands for
+    /// anything.
     pub fn on_put(&self, pattern: &str, nth: u32, fault: Fault) {
         self.on("PUT", pattern, nth, 1, fault);
     }

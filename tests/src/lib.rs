@@ -1,14 +1,15 @@
 //! What the tests of all crates, and some benchmarks, stand on.
 //!
 //! * [`kafka`]: a real Apache Kafka on loopback; [`topic`]: its records, read and sent by hand;
-//! * [`s3`]: a real S3 server on loopback; [`fault_proxy`]: what fails its requests by rule; [`faulty_store`]: the same for unit
-//!   tests, of any store;
+//! * [`s3`]: a real S3 server on loopback; [`fault_proxy`]: what fails its requests by rule; [`faulty_store`]: the same
+//!   for unit tests, of any store;
 //! * [`sandbox`]: a configuration, a lake and the real binary as a process;
 //! * [`oracle`]: what `intervals` must hold, recomputed from the topic by code that shares nothing with the engine;
-//! * [`found`]: what `intervals` does hold, beside that; [`accounts`]: counts that add up; [`crash`]: the matrix of faults after which both must be equal;
+//! * [`found`]: what `intervals` does hold, beside that; [`accounts`]: counts that add up; [`crash`]: the matrix of
+//!   faults after which both must be equal;
 //! * [`reader`]: the lake as Python and DuckDB see it; [`data`]: the real data, where it is there;
-//! * [`dice`]: random choices that can be made again; [`ports`]: places to listen; [`guard`], [`wait`], [`skip`]: nothing is left behind, nothing hangs,
-//!   nothing is skipped in silence.
+//! * [`dice`]: random choices that can be made again; [`ports`]: places to listen; [`guard`], [`wait`], [`skip`]:
+//!   nothing is left behind, nothing hangs, nothing is skipped in silence.
 #![forbid(unsafe_code)]
 
 pub mod accounts;

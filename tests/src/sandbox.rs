@@ -81,8 +81,8 @@ impl Sandbox {
         sandbox
     }
 
-    /// As [`Sandbox::reading`], with a lake of its own on `server`, which is spoken to at `endpoint`: its own, or that of a
-    /// proxy before it. The credentials are in the environment of all processes.
+    /// As [`Sandbox::reading`], with a lake of its own on `server`, which is spoken to at `endpoint`: its own, or that
+    /// of a proxy before it. The credentials are in the environment of all processes.
     pub fn reading_on_s3(brokers: &str, topic: &str, server: &S3, endpoint: &str, more: &str) -> Sandbox {
         let mut sandbox = Sandbox::new();
         let name =

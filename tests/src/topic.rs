@@ -44,8 +44,8 @@ pub fn drain(brokers: &str, topic: &str) -> Vec<Record> {
     drain_delivered(brokers, topic, 0)
 }
 
-/// As [`drain`], of a topic to which at least so many records were delivered: a broker that was just started again may still
-/// say that it ends earlier.
+/// As [`drain`], of a topic to which at least so many records were delivered: a broker that was just started again may
+/// still say that it ends earlier.
 pub fn drain_delivered(brokers: &str, topic: &str, delivered: u64) -> Vec<Record> {
     let ends = end_offsets(brokers, topic);
     let consumer: BaseConsumer = client(brokers)

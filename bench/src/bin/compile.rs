@@ -1,8 +1,8 @@
 //! `bench/run compile`: what a newcomer compiles: number of crates, size of the binary, the slowest crates.
 //!
-//! The binary is rebuilt with timings, as after a change in the engine: the stamps of its `lib.rs` and `main.rs` are set to
-//! now, because a build with nothing to do would measure nothing. `--cold` builds in an empty target folder instead, which
-//! takes as long as a newcomer's first build.
+//! The binary is rebuilt with timings, as after a change in the engine: the stamps of its `lib.rs` and `main.rs` are
+//! set to now, because a build with nothing to do would measure nothing. `--cold` builds in an empty target folder
+//! instead, which takes as long as a newcomer's first build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

@@ -11,14 +11,16 @@ use meterline_bench::ingest::Failure;
 use meterline_tests::crash::cell::{Cell, matrix};
 use meterline_tests::crash::run::{Outcome, World};
 
-/// Kills, a broker, a store, a disk and a clock that fail, for each store and number of workers and processes: exit status 1
-/// where an interval is not what the records say, a row is there twice, a count is wrong, or a run does not come to its end
+/// Kills, a broker, a store, a disk and a clock that fail, for each store and number of workers and processes: exit
+/// status 1 where an interval is not what the records say, a row is there twice, a count is wrong, or a run does not
+/// come to its end
 #[derive(Debug, Parser)]
 struct Args {
     /// Number of runs [default: every cell once]
     #[arg(long)]
     runs: Option<usize>,
-    /// Only cells whose name contains this, such as `kill-at/commit/during/s3/w4/p1`, `kill-at/`, `kill-at-random` or `/s3/`
+    /// Only cells whose name contains this, such as `kill-at/commit/during/s3/w4/p1`, `kill-at/`, `kill-at-random` or
+    /// `/s3/`
     #[arg(long)]
     only: Option<String>,
     /// Runs side by side, each beside a broker and a store of its own (2 GiB of memory); at most one for each processor

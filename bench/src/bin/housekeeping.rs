@@ -1,4 +1,5 @@
-//! `bench/run housekeeping`: what small commits cost readers, what merging them costs and gains, and what it does to commits.
+//! `bench/run housekeeping`: what small commits cost readers, what merging them costs and gains, and what it does to
+//! commits.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -7,8 +7,8 @@ use meterline_bench::ingest::plan::{Plan, measure};
 use meterline_bench::report;
 use meterline_tests::kafka::Kafka;
 
-/// Readings per second, Kafka JSON → committed intervals, beside a bare consumer of the same topic and Apache Flink; how
-/// long a reading takes, what a restart takes, and the engine's part alone
+/// Readings per second, Kafka JSON → committed intervals, beside a bare consumer of the same topic and Apache Flink;
+/// how long a reading takes, what a restart takes, and the engine's part alone
 #[derive(Debug, Parser)]
 struct Args {
     /// Readings for each number of series

@@ -1,4 +1,5 @@
-//! A bare `BaseConsumer` that reads every record and does nothing with it: what the client library and the broker allow.
+//! A bare `BaseConsumer` that reads every record and does nothing with it: what the client library and the broker
+//! allow.
 
 use std::time::{Duration, Instant};
 

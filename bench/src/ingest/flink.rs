@@ -31,8 +31,8 @@ const HEAP: &str = "4g";
 pub struct Flinked {
     /// From the start of its process to the last Parquet file that a checkpoint made visible.
     pub seconds: f64,
-    /// Readings per second at work: from the first record read to the last row in its file, or of the second half of the
-    /// readings alone, whichever is more.
+    /// Readings per second at work: from the first record read to the last row in its file, or of the second half of
+    /// the readings alone, whichever is more.
     pub steady: f64,
     /// What its process had cost by its end.
     pub usage: Usage,

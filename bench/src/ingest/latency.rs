@@ -1,7 +1,8 @@
 //! How long readings took from being produced to being committed.
 //!
-//! A row of `intervals` holds the time stamp of its record, which the producer sets when the reading is handed to it; its
-//! commit has the time at which it became visible. The difference is taken for every row, on the one clock of the machine.
+//! A row of `intervals` holds the time stamp of its record, which the producer sets when the reading is handed to it;
+//! its commit has the time at which it became visible. The difference is taken for every row, on the one clock of the
+//! machine.
 
 use std::fs::File;
 use std::path::Path;

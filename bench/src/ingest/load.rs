@@ -154,7 +154,8 @@ impl Load {
     }
 }
 
-// Load-like digits without a random generator, a whole number of tenths of a watt: a day's wave would cost more than sending.
+// Load-like digits without a random generator, a whole number of tenths of a watt: a day's wave would cost more than
+// sending.
 fn kilowatts(number: u64) -> f64 {
     ((number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) / 100) as f64 / 1e4
 }

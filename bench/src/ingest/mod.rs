@@ -1,8 +1,8 @@
 //! What `bench/run ingest` and `bench/run soak` measure: readings in Kafka as JSON → committed intervals.
 //!
-//! [`load`] is sent; [`bare`] reads it and does nothing, [`engine`] and [`flink`] do the job; [`generator`] is the engine's
-//! part of it without Kafka and JSON. [`delta`] says when what was committed, [`latency`] how long that took, [`process`]
-//! what it cost; [`plan`] is all of it in order.
+//! [`load`] is sent; [`bare`] reads it and does nothing, [`engine`] and [`flink`] do the job; [`generator`] is the
+//! engine's part of it without Kafka and JSON. [`delta`] says when what was committed, [`latency`] how long that took,
+//! [`process`] what it cost; [`plan`] is all of it in order.
 
 pub mod bare;
 pub mod delta;

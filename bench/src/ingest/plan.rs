@@ -142,8 +142,8 @@ fn beside_flink(readings: u64, series: u64, done: &Ingested, theirs: &flink::Fli
     ]
 }
 
-// A reading in each partition is new, and the engine starts on the lake of all of them. It commits as soon as it may, so that
-// what counts is the start and not how long it waits for more.
+// A reading in each partition is new, and the engine starts on the lake of all of them. It commits as soon as it may,
+// so that what counts is the start and not how long it waits for more.
 fn restart(deployment: &mut Deployment, load: &mut Load) -> Result<Vec<Value>, Failure> {
     let series = load.series();
     load.send(PARTITIONS as u64)?;

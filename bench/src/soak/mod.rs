@@ -1,5 +1,5 @@
-//! What `bench/run soak` does: the stream at half its maximum rate, with corrections, duplicates, housekeeping and SIGKILLs,
-//! watched for growth.
+//! What `bench/run soak` does: the stream at half its maximum rate, with corrections, duplicates, housekeeping and
+//! SIGKILLs, watched for growth.
 //!
 //! [`watch`] samples, [`trend`] judges, [`plot`] draws, [`run`] is all of it in order.
 

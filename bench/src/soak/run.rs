@@ -23,7 +23,8 @@ const ONE_IN: u64 = 100;
 const BACK: u64 = 400;
 /// Part of the run in which nothing counts yet.
 const WARM_UP: f64 = 0.2;
-/// Part of the run in which the engine is killed. What comes after is one long life, in which memory must not grow either.
+/// Part of the run in which the engine is killed. What comes after is one long life, in which memory must not grow
+/// either.
 const KILLED: f64 = 0.5;
 /// Readings from which the maximum rate is measured, and their series.
 const PROBE: u64 = 10_000_000;
@@ -36,8 +37,8 @@ const MONTH_MINUTES: f64 = 1.0;
 const STEADY: f64 = 3.5;
 /// Time of a commit, as configured by [`Deployment`].
 const COMMIT_INTERVAL: Duration = Duration::from_secs(10);
-/// Files are merged, revisions folded and old months deleted all the time, so that the lake always holds about the same: its
-/// files can only be as many as before if nothing is left lying.
+/// Files are merged, revisions folded and old months deleted all the time, so that the lake always holds about the
+/// same: its files can only be as many as before if nothing is left lying.
 const HOUSEKEEPING: &str = r#"
 [maintenance]
 every = "15s"
@@ -61,7 +62,8 @@ pub struct Soak {
     pub out: PathBuf,
 }
 
-/// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat and the stream keeps up.
+/// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat and the stream keeps
+/// up.
 pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
     if soak.kill_every * 60.0 <= SETTLES.as_secs_f64() || soak.kill_every >= soak.minutes * KILLED {
         let least = SETTLES.as_secs();

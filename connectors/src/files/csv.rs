@@ -221,8 +221,8 @@ impl Iterator for CsvRows {
     }
 }
 
-/// The delimiter that is most often found outside quotes in the first lines; `;` and tab win over `,`, which is a decimal
-/// mark beside them.
+/// The delimiter that is most often found outside quotes in the first lines; `;` and tab win over `,`, which is a
+/// decimal mark beside them.
 fn delimiter(head: &[u8]) -> u8 {
     let mut counts = [0_usize; 3];
     let (mut quoted, mut lines) = (false, 0);

@@ -5,8 +5,8 @@ use meterline_schemas::time::{SECOND, format_micros};
 use super::FileReading;
 use crate::fleet::write_stamp;
 
-/// Appends the record of a reading: `{"meter_id": …, "ts": …, "value": …, "unit": …, "quality": …}`, the unit where it is
-/// known. A value that JSON cannot express (not a number, infinite) becomes `null`.
+/// Appends the record of a reading: `{"meter_id": …, "ts": …, "value": …, "unit": …, "quality": …}`, the unit where it
+/// is known. A value that JSON cannot express (not a number, infinite) becomes `null`.
 pub fn write_json(out: &mut Vec<u8>, reading: &FileReading) {
     out.extend_from_slice(b"{\"meter_id\":");
     text(out, &reading.series);

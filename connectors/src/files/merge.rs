@@ -9,8 +9,8 @@ use super::{FileError, FileReading, FileReadings};
 
 /// Readings of several files in the order of their stamps; readings of one stamp in the order of the files.
 ///
-/// Each file must be in the order of its stamps itself. A reading that is not comes as soon as its file's turn allows, and
-/// is counted.
+/// Each file must be in the order of its stamps itself. A reading that is not comes as soon as its file's turn allows,
+/// and is counted.
 pub struct Merged {
     files: Vec<FileReadings>,
     /// First reading of each file that is not at its end, by stamp.

@@ -9,8 +9,8 @@
 //! * **Wide**: one row a stamp, one column a series. An unnamed index column before the stamp is left out, and so is
 //!   every column that holds no numbers.
 //! * Delimiters `,`, `;` and tab are detected; decimal commas and quoted cells are understood.
-//! * A file in the published form of `LD2011_2014.txt` is recognised: mean kW, stamps at the end of the quarter hour, each
-//!   day with 96 of them whatever the clocks did (so UTC is its zone).
+//! * A file in the published form of `LD2011_2014.txt` is recognised: mean kW, stamps at the end of the quarter hour,
+//!   each day with 96 of them whatever the clocks did (so UTC is its zone).
 //!
 //! Rows are streamed: memory does not grow with the file.
 
@@ -46,7 +46,8 @@ pub struct FileOptions {
     /// Wide: the value columns to read. Default: all that hold numbers.
     pub columns: Vec<String>,
     /// Name of the series in a file with one value column; the prefix of the columns' names (`NAME/column`) in a file
-    /// with several. Default: the columns' own names; the file's stem, where the only column is called `value` or alike.
+    /// with several. Default: the columns' own names; the file's stem, where the only column is called `value` or
+    /// alike.
     pub series: Option<String>,
     /// Long: column with the series identifier. Default: by its name.
     pub series_column: Option<String>,
@@ -183,9 +184,9 @@ pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileErro
     Ok(FileReadings { rows, bytes: meta.len(), skip_bad: options.skip_bad, skipped: 0 })
 }
 
-/// Opens files to be read in the order of their stamps, as one ([`Merged`]). Where wide files share names of columns, each
-/// file's stem becomes the prefix of its own (see [`FileOptions::series`]). A long file that lies series after series is
-/// sorted first, in memory and beyond that in temporary files.
+/// Opens files to be read in the order of their stamps, as one ([`Merged`]). Where wide files share names of columns,
+/// each file's stem becomes the prefix of its own (see [`FileOptions::series`]). A long file that lies series after
+/// series is sorted first, in memory and beyond that in temporary files.
 ///
 /// # Errors
 /// As [`open`]; or the files mark different ends of their intervals.

@@ -20,8 +20,8 @@ use super::FileError;
 
 const BATCH_ROWS: usize = 65_536;
 
-/// Writes `series_id,timestamp,value,unit,quality` to a file that it creates or replaces: Parquet (zstd) when its name ends
-/// in `.parquet`, else CSV.
+/// Writes `series_id,timestamp,value,unit,quality` to a file that it creates or replaces: Parquet (zstd) when its name
+/// ends in `.parquet`, else CSV.
 pub struct LongWriter {
     path: PathBuf,
     form: Form,

@@ -1,8 +1,8 @@
 //! Power of one meter at one moment.
 //!
-//! What can be learnt is large (time of day, day of week, season, temperature, sun, slow drift of habits); what cannot is
-//! small beside it, and smaller the larger the meter. Seasonal naive repeats yesterday's noise and misses weather and
-//! weekends, so a good model is clearly better.
+//! What can be learnt is large (time of day, day of week, season, temperature, sun, slow drift of habits); what cannot
+//! is small beside it, and smaller the larger the meter. Seasonal naive repeats yesterday's noise and misses weather
+//! and weekends, so a good model is clearly better.
 
 use meterline_schemas::time::{DAY, HOUR};
 

@@ -5,8 +5,9 @@
 //!                            meter (what makes each differ)  ─┘      dirt (what goes wrong) ─┘  └─▶ record (JSON)
 //! ```
 //!
-//! The value of a meter in an interval is a pure function of the seed, so a million meters need no state but their register.
-//! [`Fleet`] is an iterator of records in the order in which they are sent; [`truth`] is what a reader must end up with.
+//! The value of a meter in an interval is a pure function of the seed, so a million meters need no state but their
+//! register. [`Fleet`] is an iterator of records in the order in which they are sent; [`truth`] is what a reader must
+//! end up with.
 
 mod config;
 mod dirt;
@@ -25,8 +26,8 @@ pub use config::{Class, Dirt, FleetConfig, FleetError, Form, Mix};
 pub use record::{FleetRecord, RecordKind, write_stamp};
 pub use stream::{Fleet, FleetCounts, MeterInfo};
 
-/// What the table must hold when all records of the fleet were read: for each series and interval end, the value that was
-/// sent last (the one with the greatest position, because records are sent in order).
+/// What the table must hold when all records of the fleet were read: for each series and interval end, the value that
+/// was sent last (the one with the greatest position, because records are sent in order).
 ///
 /// # Errors
 /// The configuration is wrong.

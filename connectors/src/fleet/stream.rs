@@ -165,8 +165,8 @@ impl Fleet {
         self.groups.iter().map(|g| (g.frequency, g.ranks.len())).collect()
     }
 
-    /// Mean power in kW of meter `number` over an interval, before rounding and whatever happens to its reading. `None` if
-    /// the fleet has no such meter.
+    /// Mean power in kW of meter `number` over an interval, before rounding and whatever happens to its reading. `None`
+    /// if the fleet has no such meter.
     pub fn power(&self, number: u32, start: Micros, end: Micros) -> Option<f64> {
         let meter = self.meters.iter().find(|m| m.number == number)?;
         let moments: Vec<Moment> = samples(start, end).map(|at| self.climate.moment(at)).collect();

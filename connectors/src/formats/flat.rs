@@ -1,7 +1,7 @@
 //! The short way through a JSON record: one flat object without escapes, which is what most meters send.
 //!
-//! It knows a part of JSON alone and has no opinion about the rest (`None`): what it accepts, the full parser accepts too,
-//! with the same fields.
+//! It knows a part of JSON alone and has no opinion about the rest (`None`): what it accepts, the full parser accepts
+//! too, with the same fields.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! JSON records: picks the configured fields out of one object, and checks that the whole record is valid JSON.
 //!
 //! No tree of the record is built. The paths form a trie; the parser walks the record once, and what no path leads to
-//! is skipped (but still checked). Skipping is a walk with no paths, because the library's own skipping recurses without
-//! a limit: a record of a million brackets would end the process.
+//! is skipped (but still checked). Skipping is a walk with no paths, because the library's own skipping recurses
+//! without a limit: a record of a million brackets would end the process.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,8 +23,8 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// One dot-separated path a field; `None` where the feed does not configure it. Labels beyond the 59th are not looked for;
-    /// a checked configuration has fewer.
+    /// One dot-separated path a field; `None` where the feed does not configure it. Labels beyond the 59th are not
+    /// looked for; a checked configuration has fewer.
     pub(super) fn new<'p>(
         paths: [Option<&'p str>; FIELDS],
         labels: impl ExactSizeIterator<Item = &'p String>,

@@ -127,8 +127,8 @@ impl LabelDecoder {
         })
     }
 
-    /// Decodes one record. One without a payload (a tombstone of a compacted topic) takes all labels of the series in its key
-    /// away; one without an instant holds from its own time stamp on.
+    /// Decodes one record. One without a payload (a tombstone of a compacted topic) takes all labels of the series in
+    /// its key away; one without an instant holds from its own time stamp on.
     ///
     /// # Errors
     /// What is wrong with it.

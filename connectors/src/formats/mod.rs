@@ -1,8 +1,8 @@
 //! Raw record → [`Reading`], or a [`Refusal`] with its reason.
 //!
 //! A format (`json`) finds the configured fields of a record; what they mean is the same for every format and is
-//! decided here: the series is a text or a whole number, the time any form of [`Stamp`](stamp::Stamp), the value a finite
-//! number or a text that is one, unit and quality texts.
+//! decided here: the series is a text or a whole number, the time any form of [`Stamp`](stamp::Stamp), the value a
+//! finite number or a text that is one, unit and quality texts.
 
 mod fields;
 mod flat;
@@ -79,7 +79,8 @@ impl Refusal {
     }
 }
 
-/// Whether a reading that did not come through a [`Decoder`], such as one of a file, is one that it would have let through.
+/// Whether a reading that did not come through a [`Decoder`], such as one of a file, is one that it would have let
+/// through.
 ///
 /// # Errors
 /// The refusal, with the values and the remedy.

@@ -1,8 +1,8 @@
 //! Records in batches.
 //!
-//! The safe interface hands out one record at a time, each in an event of its own: two locks, two looks at the clock and
-//! three allocations a record, which costs as much as reading a hundred bytes of JSON. The C library has a call that
-//! fills an array. This module is all of our code that is not safe.
+//! The safe interface hands out one record at a time, each in an event of its own: two locks, two looks at the clock
+//! and three allocations a record, which costs as much as reading a hundred bytes of JSON. The C library has a call
+//! that fills an array. This module is all of our code that is not safe.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_void};
@@ -42,8 +42,8 @@ pub(super) struct Failure {
 pub(super) struct Taken {
     /// Messages: records and errors.
     pub(super) count: usize,
-    /// The errors. The library holds what stands where they came for handed out, but it was not: whoever goes on has to go
-    /// back.
+    /// The errors. The library holds what stands where they came for handed out, but it was not: whoever goes on has to
+    /// go back.
     pub(super) failures: Vec<Failure>,
 }
 

@@ -265,8 +265,8 @@ impl ClientContext for Client {
         self.hear();
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                // Of what the library would tell a callback for errors we get all by other ways but for what is wrong with a
-                // partition that is read in batches: that a topic is gone, or may not be read.
+                // Of what the library would tell a callback for errors we get all by other ways but for what is wrong
+                // with a partition that is read in batches: that a topic is gone, or may not be read.
                 if facility == "ERROR"
                     && let Ok(mut error) = self.partition_error.lock()
                 {

@@ -8,8 +8,8 @@ use rdkafka::mocking::MockCluster;
 
 /// librdkafka's mock cluster: it speaks the Kafka protocol on a port of this machine.
 ///
-/// It keeps only about 5 MB a partition and forgets the oldest records silently: pace the producer with a [`Pacer`]. It ends
-/// when the value is dropped.
+/// It keeps only about 5 MB a partition and forgets the oldest records silently: pace the producer with a [`Pacer`]. It
+/// ends when the value is dropped.
 pub struct MockBroker {
     brokers: String,
     commands: Option<mpsc::Sender<Command>>,

@@ -19,8 +19,8 @@ const FLUSH_STEP: Duration = Duration::from_millis(500);
 
 /// A producer for any number of topics. `&self` methods may be called from several threads.
 ///
-/// Records of one partition arrive in the order of their calls (the producer is idempotent). What a call cannot queue it
-/// waits for; what the broker refuses for good is counted in [`Sink::delivered`] with its reason.
+/// Records of one partition arrive in the order of their calls (the producer is idempotent). What a call cannot queue
+/// it waits for; what the broker refuses for good is counted in [`Sink::delivered`] with its reason.
 pub struct Sink {
     producer: ThreadedProducer<Deliveries>,
     brokers: String,
@@ -138,8 +138,8 @@ impl ProducerContext for Deliveries {
 }
 
 impl Sink {
-    /// Connects to `brokers` (comma-separated `host:port`) and waits until one of them answers. `properties` are passed to
-    /// librdkafka after our own. Blocks for up to 10 s.
+    /// Connects to `brokers` (comma-separated `host:port`) and waits until one of them answers. `properties` are passed
+    /// to librdkafka after our own. Blocks for up to 10 s.
     ///
     /// # Errors
     /// A property is wrong, or no broker answers.
@@ -176,8 +176,8 @@ impl Sink {
         Ok(metadata.topics().iter().map(|t| (t.name().to_owned(), count(t.partitions().len()))).collect())
     }
 
-    /// The number of the topic's partitions; creates it with `partitions` where it is missing. A topic that exists keeps
-    /// the number that it has. (The in-process broker cannot be asked this way: use
+    /// The number of the topic's partitions; creates it with `partitions` where it is missing. A topic that exists
+    /// keeps the number that it has. (The in-process broker cannot be asked this way: use
     /// [`MockBroker::create_topic`](super::mock::MockBroker::create_topic).)
     ///
     /// # Errors
@@ -213,8 +213,8 @@ impl Sink {
         }
     }
 
-    /// Queues one record; waits while the queue is full. `partition: None` lets the key decide, as in Kafka's Java client.
-    /// `timestamp_ms: None` is now.
+    /// Queues one record; waits while the queue is full. `partition: None` lets the key decide, as in Kafka's Java
+    /// client. `timestamp_ms: None` is now.
     ///
     /// Brokers delete by record time stamp: a topic with a retention of a week loses records stamped with a year ago.
     ///
@@ -253,7 +253,8 @@ impl Sink {
         }
     }
 
-    /// Waits until all records are acknowledged, at most `timeout`; `progress` is told how many still wait, twice a second.
+    /// Waits until all records are acknowledged, at most `timeout`; `progress` is told how many still wait, twice a
+    /// second.
     ///
     /// # Errors
     /// Some were not acknowledged in time, or some have failed, in this or in earlier calls.

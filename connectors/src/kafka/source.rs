@@ -4,11 +4,12 @@
 //! nobody moves them. While a broker is away the client reconnects by itself and says so in the log; reading goes on
 //! where it stopped.
 //!
-//! Who cannot poll for a while lets the source [rest](Source::rest): the client keeps what it says in a queue, which would grow.
+//! Who cannot poll for a while lets the source [rest](Source::rest): the client keeps what it says in a queue, which
+//! would grow.
 //!
-//! Some things the client cannot know: whether a topic is still the one that was read, and what to do about records that
-//! are gone. Then the source is in [doubt](Source::doubt): it hands out nothing more until it was [closed](Source::close)
-//! and its partitions were assigned again, by a client that remembers nothing of the old topic.
+//! Some things the client cannot know: whether a topic is still the one that was read, and what to do about records
+//! that are gone. Then the source is in [doubt](Source::doubt): it hands out nothing more until it was
+//! [closed](Source::close) and its partitions were assigned again, by a client that remembers nothing of the old topic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,8 +72,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// A client that holds at most `queue_kib` KiB of records that were not polled yet. It connects by itself: this fails
-    /// only for wrong settings.
+    /// A client that holds at most `queue_kib` KiB of records that were not polled yet. It connects by itself: this
+    /// fails only for wrong settings.
     ///
     /// # Errors
     /// [`SourceError::Property`], [`SourceError::Client`].
@@ -131,8 +132,8 @@ impl Source {
         self.doubt.as_deref()
     }
 
-    /// For whoever does not poll for long: fetches nothing more until the next poll, but goes on hearing what the client says.
-    /// What was fetched ahead is let go, and comes again.
+    /// For whoever does not poll for long: fetches nothing more until the next poll, but goes on hearing what the
+    /// client says. What was fetched ahead is let go, and comes again.
     ///
     /// # Errors
     /// Going on would lose records.
@@ -249,8 +250,8 @@ impl Source {
     }
 }
 
-// A partition has an error. The client goes on after it as if it were a record, which is not what may be committed: where the
-// error passes, it has to go on with what comes next for us.
+// A partition has an error. The client goes on after it as if it were a record, which is not what may be committed:
+// where the error passes, it has to go on with what comes next for us.
 fn go_back(
     consumer: &BaseConsumer<Client>,
     assigned: &[Assignment],

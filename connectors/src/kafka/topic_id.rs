@@ -1,7 +1,9 @@
-//! The identifier that a topic has beside its name, since Kafka 2.8: a topic that is deleted and created again has another.
+//! The identifier that a topic has beside its name, since Kafka 2.8: a topic that is deleted and created again has
+//! another.
 //!
-//! The client library knows it and does not hand it out (not without `unsafe`), but it logs each change with its category
-//! `topic`. Where that line is not understood no identifier is known, and offsets alone tell one topic from another.
+//! The client library knows it and does not hand it out (not without `unsafe`), but it logs each change with its
+//! category `topic`. Where that line is not understood no identifier is known, and offsets alone tell one topic from
+//! another.
 
 use serde::{Deserialize, Serialize};
 

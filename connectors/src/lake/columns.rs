@@ -6,8 +6,8 @@ use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
-/// The columns of `schema`, in its order, from rows of a file. A column that the file lacks, because it was written before the
-/// table had it, is null. Columns that `schema` does not name are left out.
+/// The columns of `schema`, in its order, from rows of a file. A column that the file lacks, because it was written
+/// before the table had it, is null. Columns that `schema` does not name are left out.
 ///
 /// # Errors
 /// The file lacks a column that cannot be null, or has one of another type, or with nulls where there can be none.

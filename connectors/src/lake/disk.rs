@@ -74,7 +74,8 @@ mod tests {
     /// The file system, and what of it a power cut would leave at worst: only the names that were flushed.
     struct Watched {
         lasting: RefCell<BTreeSet<PathBuf>>,
-        // What must be there at the end, looked for after every step: a name that lasts before the content does is a fault.
+        // What must be there at the end, looked for after every step: a name that lasts before the content does is a
+        // fault.
         full: RefCell<BTreeSet<PathBuf>>,
         steps: RefCell<Vec<String>>,
     }

@@ -1,8 +1,8 @@
 //! Sorted files as one sorted stream, in memory that grows with how many of them overlap.
 //!
-//! A file is opened when the merge reaches the smallest value that its statistics promise, and let go after its last row. Of
-//! an open file memory holds one batch of rows and the compressed columns of one row group. Batches are bounded by their
-//! bytes: a row is a hundred of them, or a dead letter of 64 KiB.
+//! A file is opened when the merge reaches the smallest value that its statistics promise, and let go after its last
+//! row. Of an open file memory holds one batch of rows and the compressed columns of one row group. Batches are bounded
+//! by their bytes: a row is a hundred of them, or a dead letter of 64 KiB.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -108,7 +108,8 @@ impl SortedMerge {
     ///
     /// # Errors
     ///
-    /// [`LakeError::Unreadable`], [`LakeError::NotSorted`] or [`LakeError::NotFound`], with the file; [`LakeError::Store`].
+    /// [`LakeError::Unreadable`], [`LakeError::NotSorted`] or [`LakeError::NotFound`], with the file;
+    /// [`LakeError::Store`].
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         // Batches that rows are taken from, and of each file the number of its current one among them.
         let mut batches: Vec<RecordBatch> = Vec::new();
@@ -229,8 +230,8 @@ fn rows_at_once(file: &ParquetMetaData) -> usize {
     usize::try_from(READ_BYTES / largest).unwrap_or(READ).clamp(1, READ)
 }
 
-/// Bytes of one text of a column in a row group of so many `rows`, on the average of the page where they are longest. The size
-/// of the page does not tell: what is in a dictionary is there once, and in memory as often as it occurs.
+/// Bytes of one text of a column in a row group of so many `rows`, on the average of the page where they are longest.
+/// The size of the page does not tell: what is in a dictionary is there once, and in memory as often as it occurs.
 fn longest(column: &OffsetIndexMetaData, rows: i64) -> i64 {
     let Some(bytes) = column.unencoded_byte_array_data_bytes() else { return 0 };
     let starts = column.page_locations().iter().map(|page| page.first_row_index);
@@ -295,7 +296,8 @@ mod tests {
         let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
         let table = TableDefinition::dead_letters();
         let owner = TableOwner::open(&lake, &table).await.unwrap();
-        // A hundred MiB of large ones among many that are small, all alike: the file is small, and what it holds is not.
+        // A hundred MiB of large ones among many that are small, all alike: the file is small, and what it holds is
+        // not.
         let sizes: Vec<usize> = (0..22_000).map(|n| if (10_000..11_600).contains(&n) { 64 << 10 } else { 2 }).collect();
         let mixed = owner.write(&letters(0, &sizes)).await.unwrap().remove(0);
         let small = owner.write(&letters(1, &[2; 5_000])).await.unwrap().remove(0);

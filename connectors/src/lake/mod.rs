@@ -173,7 +173,8 @@ pub struct Lake {
 }
 
 impl Lake {
-    /// Opens a directory or `file://` URL, creating it, and checks that it can be written; on S3, with default settings.
+    /// Opens a directory or `file://` URL, creating it, and checks that it can be written; on S3, with default
+    /// settings.
     ///
     /// # Errors
     ///
@@ -182,9 +183,9 @@ impl Lake {
         Lake::configured(&LakeConfig { url: url.to_owned(), ..LakeConfig::default() }).await
     }
 
-    /// Opens the lake of a configuration, creating its directory where it is local, and checks that it can be written. On
-    /// S3 this needs a runtime of several threads: the Delta library reads in a short-lived one of its own where there is
-    /// none, and connections would end with it.
+    /// Opens the lake of a configuration, creating its directory where it is local, and checks that it can be written.
+    /// On S3 this needs a runtime of several threads: the Delta library reads in a short-lived one of its own where
+    /// there is none, and connections would end with it.
     ///
     /// # Errors
     ///
@@ -272,8 +273,8 @@ impl Lake {
         }
     }
 
-    /// Where processes of this machine that work on the lake keep the locks between them: the lake's directory, else one
-    /// that [`Lake::keep_locks_in`] names.
+    /// Where processes of this machine that work on the lake keep the locks between them: the lake's directory, else
+    /// one that [`Lake::keep_locks_in`] names.
     pub fn lock_dir(&self) -> &Path {
         &self.lock_dir
     }

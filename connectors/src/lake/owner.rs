@@ -54,8 +54,8 @@ pub enum CommitError {
         /// The newest claim.
         theirs: i64,
     },
-    /// The store or the log failed; the commit is not in the log. It may be tried again: a put that was still under way, and
-    /// lands late, is found then.
+    /// The store or the log failed; the commit is not in the log. It may be tried again: a put that was still under
+    /// way, and lands late, is found then.
     #[error(transparent)]
     Lake(#[from] LakeError),
 }
@@ -180,8 +180,8 @@ impl TableOwner {
             .map_err(|e| LakeError::Encode { table: self.definition.name.into(), reason: e.to_string() })?
     }
 
-    /// Stores encoded files. They are durable, and invisible until they are committed. It may be tried again: the files keep
-    /// their names.
+    /// Stores encoded files. They are durable, and invisible until they are committed. It may be tried again: the files
+    /// keep their names.
     ///
     /// # Errors
     ///
@@ -199,8 +199,8 @@ impl TableOwner {
     ///
     /// # Errors
     ///
-    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit is not in the
-    /// log.
+    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit is not in
+    /// the log.
     pub async fn commit(
         &mut self,
         files: &[DataFile],

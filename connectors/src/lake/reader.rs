@@ -51,8 +51,8 @@ impl FileReader {
     }
 }
 
-/// What it means that a data file at `path` (below the lake's root) could not be read, of which `wanted` was wanted: the store
-/// failed, or the file is gone or damaged.
+/// What it means that a data file at `path` (below the lake's root) could not be read, of which `wanted` was wanted:
+/// the store failed, or the file is gone or damaged.
 pub fn unreadable(path: &str, wanted: &str, error: ParquetError) -> LakeError {
     let damaged = |reason: String| LakeError::Unreadable { path: path.to_owned(), wanted: wanted.to_owned(), reason };
     match error {

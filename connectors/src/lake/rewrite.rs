@@ -1,8 +1,8 @@
 //! Files in the place of other files, in one atomic step.
 //!
-//! A rewrite needs no transaction of its own to be made only once: a file can be taken away only once. Whatever was answered,
-//! the newest version of the log says what happened: the new files are there, or the old ones still are, or somebody else
-//! rewrote them first.
+//! A rewrite needs no transaction of its own to be made only once: a file can be taken away only once. Whatever was
+//! answered, the newest version of the log says what happened: the new files are there, or the old ones still are, or
+//! somebody else rewrote them first.
 
 use std::collections::HashSet;
 
@@ -39,9 +39,9 @@ impl TableOwner {
     ///
     /// # Errors
     ///
-    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the store failed. Then it
-    /// may have happened if the store cannot be read either: nothing is lost or doubled by it, and a new plan is made from
-    /// what is there.
+    /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the store failed.
+    /// Then it may have happened if the store cannot be read either: nothing is lost or doubled by it, and a new plan
+    /// is made from what is there.
     pub async fn rewrite(&mut self, rewrite: &Rewrite, fence: Option<&Fence>) -> Result<Rewritten, CommitError> {
         if rewrite.removes.is_empty() {
             return Ok(Rewritten::Done(self.version()));

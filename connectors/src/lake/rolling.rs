@@ -1,4 +1,5 @@
-//! A sorted stream of rows as files of a certain size. A file is stored as soon as it is full, so memory holds one of them.
+//! A sorted stream of rows as files of a certain size. A file is stored as soon as it is full, so memory holds one of
+//! them.
 
 use arrow::array::RecordBatch;
 

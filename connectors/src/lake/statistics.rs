@@ -1,5 +1,5 @@
-//! Delta's statistics of a file: exact for texts, integers and instants. Instants are given in milliseconds there, so the
-//! smallest is rounded down and the largest up.
+//! Delta's statistics of a file: exact for texts, integers and instants. Instants are given in milliseconds there, so
+//! the smallest is rounded down and the largest up.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! The local file system as an object store whose writes survive a power cut.
 //!
 //! `object_store`'s own writes are atomic but not flushed: after a power cut a committed file may be empty. Here the
-//! content is flushed before the name appears, and the directory after, with the names of the directories above it. An upload
-//! in parts (a large checkpoint) is collected and written as a whole.
+//! content is flushed before the name appears, and the directory after, with the names of the directories above it. An
+//! upload in parts (a large checkpoint) is collected and written as a whole.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -92,7 +92,8 @@ fn flushes_no_names(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
-/// Flushes the names in a directory, where its file system can: where it cannot, nothing would be gained by writing nothing.
+/// Flushes the names in a directory, where its file system can: where it cannot, nothing would be gained by writing
+/// nothing.
 fn flush_names(disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
     match disk.sync_directory(directory) {
         Err(e) if flushes_no_names(&e) => Ok(()),
@@ -104,7 +105,8 @@ fn flush_names(disk: &impl Disk, directory: &FilePath) -> io::Result<()> {
 pub(super) fn create_lake(disk: &impl Disk, lake: &FilePath) -> io::Result<PathBuf> {
     create_directories(disk, lake)?;
     let lake = lake.canonicalize()?;
-    // It may be there already and its name not be flushed. A parent that we may not open or write is none that we made it in.
+    // It may be there already and its name not be flushed. A parent that we may not open or write is none that we made
+    // it in.
     match lake.parent().map(|parent| flush_names(disk, parent)) {
         Some(Err(e)) if !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
             Err(e)

@@ -1,4 +1,5 @@
-//! What a table no longer needs: entries of its log before an old checkpoint, and data files that no version to be kept names.
+//! What a table no longer needs: entries of its log before an old checkpoint, and data files that no version to be kept
+//! names.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -32,8 +33,8 @@ impl From<ObjectMeta> for Unneeded {
     }
 }
 
-/// The entries of the log of `table` that no version since `before_ms` needs: all before the newest checkpoint that is older
-/// than that. Versions from that checkpoint on can still be read.
+/// The entries of the log of `table` that no version since `before_ms` needs: all before the newest checkpoint that is
+/// older than that. Versions from that checkpoint on can still be read.
 ///
 /// # Errors
 ///
@@ -83,9 +84,9 @@ pub async fn stored_files(lake: &Lake, table: &str) -> Result<Vec<Unneeded>, Lak
 }
 
 /// Those of the files in `stored` that neither the newest version of `table` names, nor one that was the newest since
-/// `removed_before_ms` (at most [`REMEMBERED_MS`] ago), and of those that no version is known to have named only the ones
-/// written before `written_before_ms`. Every commit that was being made when `stored` was listed must have been made, or
-/// given up, before this is called.
+/// `removed_before_ms` (at most [`REMEMBERED_MS`] ago), and of those that no version is known to have named only the
+/// ones written before `written_before_ms`. Every commit that was being made when `stored` was listed must have been
+/// made, or given up, before this is called.
 ///
 /// # Errors
 ///

@@ -10,8 +10,8 @@ use crate::service::ServiceError;
 /// What a command returns.
 pub type CommandResult<T = ()> = Result<T, CommandError>;
 
-/// A failure with its exit status. Any error converts into one of status 1 (a fault of configuration or arguments: 2), so
-/// commands use `?`.
+/// A failure with its exit status. Any error converts into one of status 1 (a fault of configuration or arguments: 2),
+/// so commands use `?`.
 #[derive(Debug)]
 pub struct CommandError {
     status: u8,

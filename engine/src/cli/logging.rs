@@ -1,4 +1,5 @@
-//! Logs go to standard error, or to a file; `METERLINE_LOG` selects what, in the syntax of `tracing`'s environment filter.
+//! Logs go to standard error, or to a file; `METERLINE_LOG` selects what, in the syntax of `tracing`'s environment
+//! filter.
 
 use std::io::IsTerminal;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The command line: one file a command.
 //!
-//! A command is a clap `Args` and a `pub async fn run(args, &Context) -> CommandResult`. Results go to standard output (with
-//! `--json` one document), everything else to standard error. Exit status: 0 done, 1 failed, 2 usage or configuration.
-//! A group, version or run that does not exist is a wrong argument.
+//! A command is a clap `Args` and a `pub async fn run(args, &Context) -> CommandResult`. Results go to standard output
+//! (with `--json` one document), everything else to standard error. Exit status: 0 done, 1 failed, 2 usage or
+//! configuration. A group, version or run that does not exist is a wrong argument.
 
 mod backfill;
 mod context;

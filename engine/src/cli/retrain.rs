@@ -19,7 +19,8 @@ pub struct Args {
     /// Model group, such as PT15M [default: every group]
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    /// Nothing that ends after this instant is known: a date, or a date and time; UTC without an offset [default: all of it]
+    /// Nothing that ends after this instant is known: a date, or a date and time; UTC without an offset [default: all
+    /// of it]
     #[arg(long, value_name = "TIME", value_parser = instant)]
     as_of: Option<Micros>,
 }

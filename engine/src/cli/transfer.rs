@@ -1,5 +1,5 @@
-//! What the commands that move readings share: how files are understood, the pace of sending, progress on standard error,
-//! and the feed that reads what was sent.
+//! What the commands that move readings share: how files are understood, the pace of sending, progress on standard
+//! error, and the feed that reads what was sent.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -166,7 +166,8 @@ impl Transfer {
         Transfer { pace, started, shown: None, terminal, stop, sent: 0, first: None, last: None }
     }
 
-    /// Waits until the record with stream time `at` is due; false when the end was asked for. `share` is how much is done.
+    /// Waits until the record with stream time `at` is due; false when the end was asked for. `share` is how much is
+    /// done.
     pub fn next(&mut self, at: Micros, share: impl Fn() -> f64) -> bool {
         if self.sent.is_multiple_of(BREATH) || !self.pace.is_unlimited() {
             loop {

@@ -1,6 +1,7 @@
 //! A forecast in a terminal: median, 80 % band and actual values, in text. Pure.
 //!
-//! One column is one or more intervals, or an interval is one or more columns. The vertical axis has two half rows a line, so that a curve looks like one.
+//! One column is one or more intervals, or an interval is one or more columns. The vertical axis has two half rows a
+//! line, so that a curve looks like one.
 
 /// What a chart shows. All slices have one entry an interval, the forecast's first interval at [`Chart::origin`].
 #[derive(Debug, Clone, PartialEq)]

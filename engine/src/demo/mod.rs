@@ -5,7 +5,8 @@
 //! ```
 //!
 //! * [`setup`]: directory and configuration; * [`supply`]: what is sent; * [`drive`]: when it is sent;
-//! * [`narrate`]: what is worth telling; * [`score`]: forecasts beside what came true; * [`chart`], [`screen`]: how it looks;
+//! * [`narrate`]: what is worth telling; * [`score`]: forecasts beside what came true; * [`chart`], [`screen`]: how it
+//!   looks;
 //! * [`show`]: the whole of it; * `goal`: what it is about; * [`outcome`]: what came of it.
 
 pub mod chart;

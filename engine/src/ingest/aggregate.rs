@@ -5,16 +5,17 @@
 //! * Kind `gauge`: an interval is the mean of its samples. With the label `end` it holds the samples in
 //!   `(start, end]`, with `begin` those in `[start, end)`.
 //! * Kind `counter`: an interval is the difference of the registers at its two boundaries. A negative difference (the
-//!   register was reset, rolled over or exchanged) gives no value; a correction that makes it negative takes the earlier
-//!   value away.
+//!   register was reset, rolled over or exchanged) gives no value; a correction that makes it negative takes the
+//!   earlier value away.
 //!
 //! Of two readings for one thing (interval, sample, register) the one with the greater
 //! [`Position`] wins, whatever the order of arrival. Rows follow the same rule: a
-//! reader takes the row with the greatest position of an interval. That is also why a repeated value with a greater position is
-//! written again where its interval is already committed: otherwise a value from between the two, late, would win.
+//! reader takes the row with the greatest position of an interval. That is also why a repeated value with a greater
+//! position is written again where its interval is already committed: otherwise a value from between the two, late,
+//! would win.
 //!
-//! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end of the
-//! epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
+//! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end
+//! of the epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
 
 mod derived;
 mod doubts;
@@ -143,8 +144,8 @@ impl Series {
         let Slot { frequency, start, end, .. } = *slot;
         let mut content = content_of(&reading, slot);
         let last = self.state.last_start;
-        // Most readings are newer than everything, which the state says without a look into memory; but nothing of earlier
-        // eras, nor of what was taken away and is looked up.
+        // Most readings are newer than everything, which the state says without a look into memory; but nothing of
+        // earlier eras, nor of what was taken away and is looked up.
         let newer = context.known == Known::Remembered && slot.is_present && last.is_none_or(|last| last < start);
         let outcome = match if newer { None } else { self.memory.find(start) } {
             // It was taken away, for another frequency: any reading brings it back.
@@ -180,7 +181,8 @@ impl Series {
         }
     }
 
-    /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not be.
+    /// Takes a reading that was parked, now that what it concerns was looked up; `found` is false where it could not
+    /// be.
     pub fn apply_parked(&mut self, rules: &Rules, parked: Parked, found: bool, out: &mut Output) {
         let Some(frequency) = self.state.frequency else { return };
         let known = if found && self.was_wanted(rules, &parked).1 { Known::Everything } else { Known::NoMore };
@@ -188,8 +190,8 @@ impl Series {
         self.read(frequency, parked.reading, &mut context);
     }
 
-    // Start of the interval that a parked reading is about, and whether that is what was to be looked up: meanwhile an era may
-    // have opened, in which it is about another one.
+    // Start of the interval that a parked reading is about, and whether that is what was to be looked up: meanwhile an
+    // era may have opened, in which it is about another one.
     fn was_wanted(&self, rules: &Rules, parked: &Parked) -> (Micros, bool) {
         match self.state.frequency {
             Some(frequency) if rules.kind == ValueKind::Interval => {
@@ -200,8 +202,8 @@ impl Series {
         }
     }
 
-    /// Forgets what a parked reading was about, once all of those with it were taken, if that could not be looked up: the table
-    /// may have a row that wins over what was written now. What is not remembered is looked up the next time.
+    /// Forgets what a parked reading was about, once all of those with it were taken, if that could not be looked up:
+    /// the table may have a row that wins over what was written now. What is not remembered is looked up the next time.
     pub fn forget_unsure(&mut self, rules: &Rules, parked: &Parked, found: bool) {
         let (start, was_wanted) = self.was_wanted(rules, parked);
         if rules.kind == ValueKind::Interval && !(found && was_wanted) {
@@ -209,8 +211,8 @@ impl Series {
         }
     }
 
-    /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch. One of another frequency
-    /// than its era's was taken away.
+    /// Takes an interval that was looked up, or, with the number of its row, one of the running epoch. One of another
+    /// frequency than its era's was taken away.
     pub fn recall_interval(
         &mut self,
         rules: &Rules,
@@ -225,7 +227,8 @@ impl Series {
         }
     }
 
-    /// Forgets what is not to be remembered in the next epoch: all but so many intervals, and so many samples or registers.
+    /// Forgets what is not to be remembered in the next epoch: all but so many intervals, and so many samples or
+    /// registers.
     pub fn trim(&mut self, rules: &Rules, remembered: usize, samples: usize) {
         self.memory.trim(remembered);
         if rules.kind != ValueKind::Interval {

@@ -82,8 +82,8 @@ pub struct BackfillReport {
     pub seconds: f64,
 }
 
-/// Reads files into a feed. The feed's kind, label, zone and unit hold for them; a unit that a file names comes first. Relative
-/// paths of the configuration are below `directory`.
+/// Reads files into a feed. The feed's kind, label, zone and unit hold for them; a unit that a file names comes first.
+/// Relative paths of the configuration are below `directory`.
 ///
 /// # Errors
 /// The feed is unknown, a file cannot be read, an engine runs on the lake, or the lake fails. What was committed before

@@ -12,8 +12,8 @@ use meterline_schemas::config::IngestConfig;
 use super::crew::Crew;
 use super::shard::Budget;
 
-/// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, readings between workers, places,
-/// encoded columns.
+/// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, readings between workers,
+/// places, encoded columns.
 const RECORD_BYTES: u64 = 400;
 /// What the client library needs for one byte of payload: small records take several times as much in memory.
 const QUEUE_FACTOR: u64 = 8;
@@ -52,7 +52,8 @@ impl Bounds {
         let eighth = config.memory_limit.bytes() / 8;
         let queue_kib = (eighth / 1024 / QUEUE_FACTOR / workers).clamp(QUEUE_KIB_MIN, QUEUE_KIB_MAX);
         let records = config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN);
-        // An eighth of the eighth for each kind and each of the two epochs: half of it in all. All of it goes to process 0.
+        // An eighth of the eighth for each kind and each of the two epochs: half of it in all. All of it goes to
+        // process 0.
         let dead_bytes = (eighth / 8 / (workers * processes)).max(DEAD_BYTES_MIN);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         // Readings are not shared out evenly.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Age at which an answer says nothing any more about where a partition ends: some rounds of questions have failed to come.
+/// Age at which an answer says nothing any more about where a partition ends: some rounds of questions have failed to
+/// come.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// Shared by the one who asks and those who want to know. Cheap to clone.

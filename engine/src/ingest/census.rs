@@ -1,8 +1,8 @@
-//! The census: how many series a feed has, where they begin and end, and how many of them have a value for which of the last
-//! intervals. Watermarks, model groups and their completeness are read from it.
+//! The census: how many series a feed has, where they begin and end, and how many of them have a value for which of the
+//! last intervals. Watermarks, model groups and their completeness are read from it.
 //!
-//! Each series stands for a few [`Fact`]s, which follow from its state alone. Workers say which facts came and went; the
-//! dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
+//! Each series stands for a few [`Fact`]s, which follow from its state alone. Workers say which facts came and went;
+//! the dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -1,8 +1,8 @@
 //! Which files of old states are deleted: those that no recent commit names.
 //!
-//! Whoever restores a stream has claimed it first, so its predecessor makes no commit any more, and deletes nothing that the
-//! newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR` ago. What no
-//! commit writes is nobody's to delete here.
+//! Whoever restores a stream has claimed it first, so its predecessor makes no commit any more, and deletes nothing
+//! that the newest one names. Readers have no claim: for them everything is kept that was named less than `KEPT_FOR`
+//! ago. What no commit writes is nobody's to delete here.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -82,8 +82,8 @@ struct Known {
 }
 
 impl StateFiles {
-    /// Those that the lake has, whose newest commit is `newest`. What is left over of writers that died or were fenced out before
-    /// their commit goes first.
+    /// Those that the lake has, whose newest commit is `newest`. What is left over of writers that died or were fenced
+    /// out before their commit goes first.
     ///
     /// # Errors
     /// The lake cannot be read.
@@ -144,8 +144,8 @@ async fn known(lake: &Lake, patience: &Patience, path: String, newest: i64) -> R
         }
     };
     let Some(bytes) = patience.retry("loading the states of old commits", get).await? else { return Ok(None) };
-    // One that cannot be read names nothing; if it is the newest, this was said already. One of a later commit is of a writer that
-    // was fenced out or died before it.
+    // One that cannot be read names nothing; if it is the newest, this was said already. One of a later commit is of a
+    // writer that was fenced out or died before it.
     let state = decode_state(&path, &bytes).ok().filter(|state| state.seq <= newest);
     let since = state.as_ref().map(|_| Instant::now());
     let segments = state.iter().flat_map(|state| state.segment_paths()).map(str::to_owned).collect();

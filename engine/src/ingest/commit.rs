@@ -2,18 +2,19 @@
 //!
 //! For commit `seq`, in this order, each step durable before the next begins:
 //!
-//! 1. data files of `intervals`, `samples` and `dead_letters`, and the segments with what changed (nobody sees them yet):
-//!    `state/series-{seq}-{fence}.zst` has the states of series, `state/members-…` what roll-ups remember of them, and
-//!    `state/said-…` the labels that hold from the next commit on;
-//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the files of `samples` and `dead_letters`;
+//! 1. data files of `intervals`, `samples` and `dead_letters`, and the segments with what changed (nobody sees them
+//!    yet): `state/series-{seq}-{fence}.zst` has the states of series, `state/members-…` what roll-ups remember of
+//!    them, and `state/said-…` the labels that hold from the next commit on;
+//! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the files of `samples` and
+//!    `dead_letters`;
 //! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
 //!    `meterline/ingest_fence` = fence, which together name the state file;
-//! 4. `samples` and `dead_letters` get their files, with the transactions `meterline/samples` and `meterline/dead_letters` =
-//!    seq.
+//! 4. `samples` and `dead_letters` get their files, with the transactions `meterline/samples` and
+//!    `meterline/dead_letters` = seq.
 //!
-//! A crash before 3 leaves files that nobody names; the readings come again. A crash between 3 and 4 is made good at the
-//! next start, from the state file. A writer that was fenced out cannot make step 3, and its state file has a name of
-//! its own.
+//! A crash before 3 leaves files that nobody names; the readings come again. A crash between 3 and 4 is made good at
+//! the next start, from the state file. A writer that was fenced out cannot make step 3, and its state file has a name
+//! of its own.
 
 use std::sync::Arc;
 
@@ -57,8 +58,8 @@ pub struct Batch {
     pub intervals: EpochRows,
     /// Rows of `dead_letters`.
     pub dead_letters: Option<RecordBatch>,
-    /// The state after it, but for its number, its fence, its dead letters' files and its segments, which are those of the
-    /// last commit.
+    /// The state after it, but for its number, its fence, its dead letters' files and its segments, which are those of
+    /// the last commit.
     pub state: IngestState,
     /// The states of the series that changed, and of those in the segments to be written again.
     pub states: Frames,
@@ -111,8 +112,8 @@ impl Committer {
         Committer::claim_with(lake, Patience::new(Arc::default(), Pulse::default())).await
     }
 
-    /// Takes over: fences out every earlier writer, loads the last commit, and finishes its step 4. From the claim on, a store
-    /// that fails is waited for.
+    /// Takes over: fences out every earlier writer, loads the last commit, and finishes its step 4. From the claim on,
+    /// a store that fails is waited for.
     ///
     /// # Errors
     /// The lake cannot be opened, the state file not be read, or a newer writer came first.
@@ -186,7 +187,8 @@ impl Committer {
     /// Makes one commit. Waits for a store that fails, and says so.
     ///
     /// # Errors
-    /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to stop.
+    /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to
+    /// stop.
     pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
         let Batch { intervals, dead_letters, mut state, states, rewrite_from, rollups, census } = batch;
         state.seq = self.committed.state.seq + 1;
@@ -326,8 +328,8 @@ impl Committer {
         Ok(rewritten)
     }
 
-    /// Whether this is still the one writer, as the newest version of the log says: only then may files be deleted that nobody
-    /// names. Files of a later claim are newer than the answer.
+    /// Whether this is still the one writer, as the newest version of the log says: only then may files be deleted that
+    /// nobody names. Files of a later claim are newer than the answer.
     ///
     /// # Errors
     /// [`CommitError::Fenced`], or the log cannot be read.

@@ -83,8 +83,8 @@ impl Fault for Unreliable {
     }
 }
 
-/// The records `from..to` of the log, as one commit of a writer: record n is hour n with the value n, a sample, and a dead
-/// letter, so that each table has it.
+/// The records `from..to` of the log, as one commit of a writer: record n is hour n with the value n, a sample, and a
+/// dead letter, so that each table has it.
 fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
     let mut series = SeriesState::new(FEED, "m", Unit::KWH);
     series.frequency = Some(Frequency::HOUR);

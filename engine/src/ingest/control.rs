@@ -134,8 +134,8 @@ impl Control {
         *self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes known what a commit says of the watermarks. Before anything is read: a watermark decides what is looked at of
-    /// readings that are held, and what is late.
+    /// Makes known what a commit says of the watermarks. Before anything is read: a watermark decides what is looked at
+    /// of readings that are held, and what is late.
     pub fn set_watermarks(&self, names: &Names, state: &IngestState) {
         for (number, name) in names.all().iter().enumerate() {
             if let Some(watermark) = state.feeds.get(name).and_then(|feed| feed.watermark) {

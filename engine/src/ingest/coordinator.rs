@@ -1,4 +1,5 @@
-//! The coordinator: closes epochs, collects their parts from the workers, and commits them; in between it serves housekeeping.
+//! The coordinator: closes epochs, collects their parts from the workers, and commits them; in between it serves
+//! housekeeping.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -331,7 +331,8 @@ type Counts<'scope> = Stream<'scope, u64, Vec<((Counted, i64), u64, isize)>>;
 type Facts<'scope> = Stream<'scope, u64, Vec<(Counted, u64, i64)>>;
 type Told<'scope> = Stream<'scope, u64, Vec<Result<(Counted, u64, i64), Box<Input>>>>;
 
-// Readings of an epoch become rows and states, which the coordinator gets, facts that came and went, and changes for roll-ups.
+// Readings of an epoch become rows and states, which the coordinator gets, facts that came and went, and changes for
+// roll-ups.
 fn aggregate<'scope>(
     readings: Stream<'scope, u64, Vec<Routed>>,
     worker: usize,

@@ -66,8 +66,8 @@ impl DeadLetter {
     }
 }
 
-/// The dead letters of a commit, made at `taken_in`, as a batch of their table. The time stamp of a letter is that of its
-/// record; `taken_in` where that has none, or a wild one.
+/// The dead letters of a commit, made at `taken_in`, as a batch of their table. The time stamp of a letter is that of
+/// its record; `taken_in` where that has none, or a wild one.
 pub fn batch(letters: &[DeadLetter], taken_in: Micros) -> Result<RecordBatch, ArrowError> {
     let texts = |text: fn(&DeadLetter) -> &str| StringArray::from_iter_values(letters.iter().map(text));
     let bytes = |of: fn(&DeadLetter) -> Option<&[u8]>| {

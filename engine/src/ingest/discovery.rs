@@ -142,8 +142,8 @@ fn worker_of(feed: u16, partition: i32, workers: usize) -> usize {
 }
 
 impl Discovery {
-    /// One that looks for `feeds` and tells `brokers` what it hears. `read` says, by feed and partition, how far the last
-    /// commit has read; from now on these partitions are expected.
+    /// One that looks for `feeds` and tells `brokers` what it hears. `read` says, by feed and partition, how far the
+    /// last commit has read; from now on these partitions are expected.
     pub fn new(
         config: &Config,
         feeds: Vec<Wanted>,

@@ -72,8 +72,8 @@ impl Slot {
     }
 }
 
-/// Whether more of an interval lies after an instant than before it. Where eras meet, days of a zone whose clock is no whole
-/// number of hours ahead and hours have no boundary in common; then this tells on which side an interval is.
+/// Whether more of an interval lies after an instant than before it. Where eras meet, days of a zone whose clock is no
+/// whole number of hours ahead and hours have no boundary in common; then this tells on which side an interval is.
 pub fn lies_after((start, end): (Micros, Micros), at: Micros) -> bool {
     end - at > at - start
 }

@@ -1,4 +1,5 @@
-//! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are restored.
+//! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are
+//! restored.
 
 use meterline_schemas::config::{BadRecords, Config, FeedConfig};
 

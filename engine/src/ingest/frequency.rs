@@ -203,8 +203,8 @@ impl Fit {
     }
 }
 
-/// Where a stamp is in a grid whose readings have this phase: the number of the boundary that it is nearest to, and how far
-/// beside that it is, in steps. Days, weeks and months go by the clock of the zone.
+/// Where a stamp is in a grid whose readings have this phase: the number of the boundary that it is nearest to, and how
+/// far beside that it is, in steps. Days, weeks and months go by the clock of the zone.
 pub fn beside(frequency: Frequency, phase: i8, at: Micros, zone: &TimeZone) -> (i64, f64) {
     let place = place(frequency, at, zone) - f64::from(phase) / 256.0;
     (place.round() as i64, place - place.round())

@@ -117,8 +117,8 @@ fn group(group_id: String, frequency: Frequency, members: &[Member<'_>], census:
     })
 }
 
-/// Share of the intervals in the context before the origin that are there, of those expected: each series is expected from
-/// its first interval on.
+/// Share of the intervals in the context before the origin that are there, of those expected: each series is expected
+/// from its first interval on.
 fn completeness(
     members: &[Member<'_>],
     frequency: Frequency,

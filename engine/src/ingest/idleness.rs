@@ -3,8 +3,8 @@
 //! A partition holds its feed's watermark
 //!
 //! * while readings were read from it within `ingest.idle_timeout`;
-//! * while it has records that were not read, however long that takes (a slow store must not close intervals of which the
-//!   readings wait in Kafka);
+//! * while it has records that were not read, however long that takes (a slow store must not close intervals of which
+//!   the readings wait in Kafka);
 //! * while no broker can say where it ends, for at most `ingest.unreachable_timeout`: unread records may lie there.
 //!
 //! Every other partition is idle: empty ones, those never read, and those that are gone hold nothing up.
@@ -41,8 +41,8 @@ impl Idleness {
         Idleness { began: Some(now), active: partitions.collect() }
     }
 
-    /// Notes which partitions had readings that could be used. What is refused, by the decoder or by a shard, says nothing
-    /// about the meters.
+    /// Notes which partitions had readings that could be used. What is refused, by the decoder or by a shard, says
+    /// nothing about the meters.
     pub fn heard(&mut self, parts: &Parts, names: &Names, now: Instant) {
         for part in &parts.shards {
             for (name, tally) in names.all().iter().zip(&part.tallies) {
@@ -182,8 +182,8 @@ mod tests {
         progress
     }
 
-    /// Partition 1 was read until hour 4 and has `lag` unread records; partition 0 goes on at hour 9. Whether partition 1
-    /// still holds the watermark so many seconds later, when its leader has been away for `away` of them.
+    /// Partition 1 was read until hour 4 and has `lag` unread records; partition 0 goes on at hour 9. Whether partition
+    /// 1 still holds the watermark so many seconds later, when its leader has been away for `away` of them.
     fn holds(lag: i64, seconds: u32, away: Option<u32>) -> bool {
         let mut config = Config::default();
         let feed = FeedConfig { lateness: Default::default(), ..FeedConfig::new("t", "s", "t", "v") };

@@ -43,9 +43,9 @@ pub enum Verdict {
     Gone,
 }
 
-/// Judges every partition of a topic that is there, or that was known. One of which nothing was read yet does not care which
-/// topic it belongs to, unless it had records: those are lost with the topic that had them. And it was known to begin
-/// somewhere: what retention takes from there on is lost.
+/// Judges every partition of a topic that is there, or that was known. One of which nothing was read yet does not care
+/// which topic it belongs to, unless it had records: those are lost with the topic that had them. And it was known to
+/// begin somewhere: what retention takes from there on is lost.
 pub fn judge(read: &BTreeMap<i32, Progress>, found: &Found) -> BTreeMap<i32, Verdict> {
     let offsets = |partition: i32| {
         let number = usize::try_from(partition).ok()?;

@@ -1,6 +1,6 @@
-//! Random feeds of all kinds with a memory of two intervals, so that nearly everything late is looked up in the lake: small
-//! commits, restarts with other numbers of workers, crashes, and afterwards equality with a batch recomputation, of intervals
-//! and of counts.
+//! Random feeds of all kinds with a memory of two intervals, so that nearly everything late is looked up in the lake:
+//! small commits, restarts with other numbers of workers, crashes, and afterwards equality with a batch recomputation,
+//! of intervals and of counts.
 //!
 //! `METERLINE_SEED` repeats one case.
 

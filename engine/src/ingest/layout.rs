@@ -299,7 +299,8 @@ impl EpochRows {
     }
 
     fn batch(&self, schema: &SchemaRef, places: &[Place]) -> Result<RecordBatch, ArrowError> {
-        // Rows lie where they came. All are fetched before anything is made of them: then many are on their way at once.
+        // Rows lie where they came. All are fetched before anything is made of them: then many are on their way at
+        // once.
         let of_rollups = self.parts.iter().any(|part| part.made_of.is_some());
         let mut rows = Vec::with_capacity(places.len());
         let mut made_of = Vec::with_capacity(if of_rollups { places.len() } else { 0 });

@@ -1,7 +1,8 @@
 //! Reads back what commits wrote: the state of one, and the segments that it names.
 //!
-//! A reader that has no claim may be slower than the stream, which deletes what old commits wrote: [`Committed`] is then read
-//! again as of a newer commit. What the newest commits wrote is kept for a while for the same reason ([`super::cleaning`]).
+//! A reader that has no claim may be slower than the stream, which deletes what old commits wrote: [`Committed`] is
+//! then read again as of a newer commit. What the newest commits wrote is kept for a while for the same reason
+//! ([`super::cleaning`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -192,8 +193,8 @@ pub async fn load_said(from: States<'_>, state: &IngestState) -> Result<Vec<Save
     Ok(said)
 }
 
-/// What commits write below `state/`. Other files there are none of theirs, and are let alone: on a local lake the lock of the
-/// engine is one.
+/// What commits write below `state/`. Other files there are none of theirs, and are let alone: on a local lake the lock
+/// of the engine is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StateFile {
     /// The state itself, which names all others.

@@ -1,9 +1,9 @@
 //! Thousands of random feeds against SQL over the raw log.
 //!
-//! The shards of a stream get the readings of a log in any order: late, repeated, corrected. Epochs end anywhere, the stream
-//! starts again with other numbers of shards, and after a crash what was not committed comes again. Afterwards the rows that
-//! were committed, and what they were counted as, have to be what three statements make of the whole log. They share
-//! nothing with the stream.
+//! The shards of a stream get the readings of a log in any order: late, repeated, corrected. Epochs end anywhere, the
+//! stream starts again with other numbers of shards, and after a crash what was not committed comes again. Afterwards
+//! the rows that were committed, and what they were counted as, have to be what three statements make of the whole log.
+//! They share nothing with the stream.
 //!
 //! `METERLINE_SEED` repeats one case.
 

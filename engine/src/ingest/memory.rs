@@ -127,8 +127,8 @@ impl Memory {
         }
     }
 
-    /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless `replace` and
-    /// this one has no smaller position.
+    /// Takes an interval that was looked up, beside the others. One that is remembered already is newer, unless
+    /// `replace` and this one has no smaller position.
     pub fn recall(&mut self, interval: Remembered, replace: bool) {
         match self.intervals.binary_search_by_key(&interval.start, |known| known.start) {
             Ok(index) if replace && interval.position() >= self.intervals[index].position() => {
@@ -148,7 +148,8 @@ impl Memory {
         }
     }
 
-    /// Remembers an interval that is not remembered yet, in place of the oldest ones where there are `length_max` or more.
+    /// Remembers an interval that is not remembered yet, in place of the oldest ones where there are `length_max` or
+    /// more.
     pub fn insert(&mut self, interval: Remembered, length_max: usize) {
         if self.intervals.len() >= length_max {
             match self.intervals.front() {

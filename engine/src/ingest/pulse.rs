@@ -1,5 +1,5 @@
-//! How the stream fares between two commits: what monitoring sees while a commit, or the store, is stuck. The clock comes from
-//! outside.
+//! How the stream fares between two commits: what monitoring sees while a commit, or the store, is stuck. The clock
+//! comes from outside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -219,8 +219,8 @@ impl Reader {
         Ok(count)
     }
 
-    /// The epoch is full, or the stream is to stop: nothing is read. If that takes long, fetching is paused; until then, what was
-    /// fetched ahead is there when reading goes on.
+    /// The epoch is full, or the stream is to stop: nothing is read. If that takes long, fetching is paused; until
+    /// then, what was fetched ahead is there when reading goes on.
     ///
     /// # Errors
     /// Going on would lose records.
@@ -232,8 +232,8 @@ impl Reader {
         Ok(())
     }
 
-    // What follows the last record that was handed out may be marks of transactions, and transactions that were aborted:
-    // nothing to read, and so nothing that is behind.
+    // What follows the last record that was handed out may be marks of transactions, and transactions that were
+    // aborted: nothing to read, and so nothing that is behind.
     fn look(&mut self) {
         self.looked = Instant::now();
         let mut passed = false;

@@ -1,8 +1,8 @@
 //! Looking up in the lake what a series no longer remembers.
 //!
-//! At the end of an epoch each shard says which intervals it [`Wanted`]; everything written before that epoch is committed by
-//! then, so the files of the table have the answer. They are sorted by series, and their statistics say which of them
-//! matter.
+//! At the end of an epoch each shard says which intervals it [`Wanted`]; everything written before that epoch is
+//! committed by then, so the files of the table have the answer. They are sorted by series, and their statistics say
+//! which of them matter.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,9 +19,9 @@ use super::rows::Content;
 use super::scan::{Scan, column, concerned};
 use super::series::PendingReading;
 
-/// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading repeats an
-/// interval or corrects it. Samples, registers, what a new era takes away and what one may have taken away are looked up whatever
-/// it takes.
+/// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading
+/// repeats an interval or corrects it. Samples, registers, what a new era takes away and what one may have taken away
+/// are looked up whatever it takes.
 const ROWS_MAX: u64 = 100_000_000;
 
 /// A part of a series that is to be looked up.
@@ -84,8 +84,8 @@ pub struct Recalled {
     pub declined: bool,
 }
 
-/// Looks up what is wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only where
-/// that does not take too long, if it `may_decline`.
+/// Looks up what is wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only
+/// where that does not take too long, if it `may_decline`.
 ///
 /// # Errors
 /// A table or a file cannot be read.

@@ -43,8 +43,8 @@ impl Requests {
         answer.await.map_err(|_| StreamEnded)
     }
 
-    /// Returns once every commit is made, or given up, whose files were written before this was called, by whatever writer: a
-    /// newer one is an error.
+    /// Returns once every commit is made, or given up, whose files were written before this was called, by whatever
+    /// writer: a newer one is an error.
     ///
     /// # Errors
     /// [`StreamEnded`]; inside, a newer writer or a store that fails.

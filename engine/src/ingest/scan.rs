@@ -1,5 +1,5 @@
-//! Reads the wanted rows of some series from files of a table: columns by their names, and of a file only the pages that may have
-//! such rows.
+//! Reads the wanted rows of some series from files of a table: columns by their names, and of a file only the pages
+//! that may have such rows.
 
 use std::sync::Arc;
 
@@ -82,8 +82,8 @@ impl<'a> Scan<'a> {
         Ok(Scan { lake, table: table.name, time, schema: Arc::new(schema) })
     }
 
-    /// Hands every wanted row to `take`, in batches, with the number of the series of each; `None` from there means that a row
-    /// is not what it should be.
+    /// Hands every wanted row to `take`, in batches, with the number of the series of each; `None` from there means
+    /// that a row is not what it should be.
     pub(super) async fn read(
         &self,
         files: Vec<DataFile>,

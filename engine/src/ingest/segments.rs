@@ -1,12 +1,12 @@
 //! The files that hold the states of series, and those of what roll-ups know of them.
 //!
-//! Each commit writes the series that changed, and no others: a file is called a segment, and of two states of one series
-//! that in the later segment counts. So that neither their number nor what is superseded in them grows, a commit now and then also
-//! writes the series of the newest segments again, which then go: those that are not much longer than what comes after
-//! them, so that each state is written a number of times that is logarithmic in the number of series.
+//! Each commit writes the series that changed, and no others: a file is called a segment, and of two states of one
+//! series that in the later segment counts. So that neither their number nor what is superseded in them grows, a commit
+//! now and then also writes the series of the newest segments again, which then go: those that are not much longer than
+//! what comes after them, so that each state is written a number of times that is logarithmic in the number of series.
 //!
-//! A segment begins with what it holds ([`SERIES`], [`MEMBERS`], [`SAID`]), and then has frames: the length of the compressed bytes (32 bits, little-endian) and those bytes. Workers encode
-//! frames, the committer puts them in a row.
+//! A segment begins with what it holds ([`SERIES`], [`MEMBERS`], [`SAID`]), and then has frames: the length of the
+//! compressed bytes (32 bits, little-endian) and those bytes. Workers encode frames, the committer puts them in a row.
 
 use std::collections::HashSet;
 use std::hash::Hash;

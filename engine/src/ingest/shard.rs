@@ -59,7 +59,8 @@ pub struct FeedRules {
     pub bad_records: BadRecords,
 }
 
-/// In place of a feed's number: a series of a feed that is no longer configured. It only keeps its identifier from others.
+/// In place of a feed's number: a series of a feed that is no longer configured. It only keeps its identifier from
+/// others.
 pub const NOT_CONFIGURED: u16 = u16::MAX;
 
 /// A series is new, and there is no room for it.
@@ -115,7 +116,8 @@ pub struct Budget {
     pub intervals: usize,
     /// For what is looked up at a time.
     pub lookup: usize,
-    /// Rows after which an epoch is full. One reading can make many: those that waited for the frequency of their series.
+    /// Rows after which an epoch is full. One reading can make many: those that waited for the frequency of their
+    /// series.
     pub rows: usize,
 }
 
@@ -156,8 +158,8 @@ const WARM_ANYWAY: usize = 1_000;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
 
-/// Looks at up to [`WARMED`] series that are needed next. Of millions hardly one is in the caches of the processor: here it
-/// waits for all of them at once, instead of for one after the other.
+/// Looks at up to [`WARMED`] series that are needed next. Of millions hardly one is in the caches of the processor:
+/// here it waits for all of them at once, instead of for one after the other.
 fn warm(members: &[Member], numbers: impl Iterator<Item = u32>) {
     if members.len() < WARM_ANYWAY {
         return;
@@ -261,7 +263,8 @@ impl Shard {
         }
     }
 
-    // Intervals that each series of a feed may remember: the more series there are, and the more readings wait, the fewer.
+    // Intervals that each series of a feed may remember: the more series there are, and the more readings wait, the
+    // fewer.
     fn remembered(&self, feed: usize) -> usize {
         let rules = &self.feeds[feed].rules;
         let intervals = self.budget.intervals.saturating_sub(self.waiting);

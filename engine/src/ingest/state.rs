@@ -76,7 +76,8 @@ pub struct FeedState {
     pub topic: String,
     /// All intervals that end at or before it are closed; `None` before the first reading.
     pub watermark: Option<Micros>,
-    /// End of the newest interval that was committed, but for that of one series in twenty and of clocks that run ahead.
+    /// End of the newest interval that was committed, but for that of one series in twenty and of clocks that run
+    /// ahead.
     pub newest: Option<Micros>,
     /// Records a second between the last two commits of what was read.
     pub records_per_second: f64,

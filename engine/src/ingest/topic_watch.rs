@@ -1,4 +1,5 @@
-//! What is known of a topic that is looked for, and when to look again: soon after a failure, and then less and less often.
+//! What is known of a topic that is looked for, and when to look again: soon after a failure, and then less and less
+//! often.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,21 +1,21 @@
 //! What is closed: all intervals that end at or before a feed's watermark. Pure.
 //!
 //! **A partition's event time** is the k-th greatest end of a last interval among the series last seen in it, with
-//! k = 1 + n / 20 ([`reached`]), but never beyond the newest time stamp of its records: a record tells that its moment has
-//! come, a meter's clock may tell anything.
+//! k = 1 + n / 20 ([`reached`]), but never beyond the newest time stamp of its records: a record tells that its moment
+//! has come, a meter's clock may tell anything.
 //!
 //! **A feed's watermark** follows from which partitions may still have something to say ([`super::idleness`]):
 //!
 //! * While some may, it is the least event time of theirs, less the lateness, and never beyond what the whole feed's
 //!   series have reached: one partition of few meters must not speak for the others.
-//! * With all of them idle, what was read is all there is. The whole feed's series are asked: at first with the lateness,
-//!   and without once the records' own time stamps and the silence since then add up to it. So the last intervals of a feed
-//!   that ends, or that sends once an hour, are closed when nothing more can be in time.
+//! * With all of them idle, what was read is all there is. The whole feed's series are asked: at first with the
+//!   lateness, and without once the records' own time stamps and the silence since then add up to it. So the last
+//!   intervals of a feed that ends, or that sends once an hour, are closed when nothing more can be in time.
 //!
 //! **The whole feed's series** (`population`) are taken at their word where the records vouch for it: event time lies
-//! within `max_ahead` before the newest record. Where they do not (history that is sent today, clocks that run ahead), one
-//! series alone is not believed: at least a second one must be as far. Series further behind than `max_ahead` have ended
-//! and have no say in that, so that what stays of a dying feed is held back by so much event time at most.
+//! within `max_ahead` before the newest record. Where they do not (history that is sent today, clocks that run ahead),
+//! one series alone is not believed: at least a second one must be as far. Series further behind than `max_ahead` have
+//! ended and have no say in that, so that what stays of a dying feed is held back by so much event time at most.
 //!
 //! Nothing here ever goes back.
 
@@ -46,8 +46,8 @@ impl Rules {
     }
 }
 
-/// The k-th greatest of the ends of `n` series, with k = 1 + n / 20; `None` without any. `ends` says how many series end
-/// at each.
+/// The k-th greatest of the ends of `n` series, with k = 1 + n / 20; `None` without any. `ends` says how many series
+/// end at each.
 pub fn reached(ends: &Ends) -> Option<Micros> {
     nth_greatest(ends, ends.values().sum::<u64>() / 20)
 }
@@ -77,8 +77,8 @@ fn population(ends: &Ends, newest: Option<Micros>, max_ahead: Micros) -> Option<
 }
 
 /// Moves the watermarks of a feed forward. `ends` are those of its series, by partition; of the partitions in `holding`
-/// something may still come; `silence` is how long nothing was read of the feed, in microseconds. A partition that holds
-/// and has no watermark yet holds the feed's.
+/// something may still come; `silence` is how long nothing was read of the feed, in microseconds. A partition that
+/// holds and has no watermark yet holds the feed's.
 pub fn advance(
     feed: &mut FeedState,
     ends: &BTreeMap<i32, Ends>,

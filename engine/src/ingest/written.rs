@@ -32,8 +32,8 @@ pub fn surely_unwritten(state: &SeriesState, start: Micros, frequency: Frequency
     (0..RECENT).contains(&back) && state.recent & (1 << back) == 0
 }
 
-/// Starts of the intervals of the present era, of those that start at `from` or later, that were written as far as the state
-/// tells. What is surely empty is stepped over: a hole of years is one step.
+/// Starts of the intervals of the present era, of those that start at `from` or later, that were written as far as the
+/// state tells. What is surely empty is stepped over: a hole of years is one step.
 pub fn starts<'s>(
     state: &'s SeriesState,
     from: Micros,

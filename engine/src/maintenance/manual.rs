@@ -37,8 +37,8 @@ pub async fn plan(env: &Environment, tell: impl FnMut(&JobReport) + Send) -> Res
     Round::new(&env.config, &env.lake, Commits::Nobody, watermark, now).run(tell).await
 }
 
-/// Does one round: through the engine that runs on the lake, or, where none does, in this process. With `alone` the caller says
-/// that none runs, for lakes where this cannot be seen.
+/// Does one round: through the engine that runs on the lake, or, where none does, in this process. With `alone` the
+/// caller says that none runs, for lakes where this cannot be seen.
 ///
 /// # Errors
 /// The lake or the metadata database cannot be used, or no engine answers.

@@ -10,8 +10,8 @@ use meterline_schemas::{Frequency, Micros};
 
 use crate::sql::layers::Layers;
 
-/// Files of one tier that are merged. A file that is merged is this many times as large as before, or nearly, so a row is
-/// written again as often as that fits between its first file and the target.
+/// Files of one tier that are merged. A file that is merged is this many times as large as before, or nearly, so a row
+/// is written again as often as that fits between its first file and the target.
 const MERGE_AT: usize = 6;
 /// Files that are merged at once: bounds memory.
 const MERGE_MAX: usize = 64;
@@ -19,8 +19,8 @@ const MERGE_MAX: usize = 64;
 const OPEN_MAX: usize = 32;
 /// Files of a tier are up to this many times as large as the smallest.
 const TIER_BITS: u32 = 2;
-/// A quiet month is folded once so many of a thousand of the rows that may be revised are revisions: below that, what is
-/// written again is out of proportion.
+/// A quiet month is folded once so many of a thousand of the rows that may be revised are revisions: below that, what
+/// is written again is out of proportion.
 const QUIET_SHARE: f64 = 0.001;
 /// Revisions of a month that is not quiet are folded from this number of rows on.
 const FOLD_ROWS_MIN: u64 = 10_000;
@@ -28,8 +28,8 @@ const FOLD_ROWS_MIN: u64 = 10_000;
 /// Files of one partition that become fewer.
 pub type Merge = Vec<DataFile>;
 
-/// Which small files to merge, the smallest first. Files of half the `target` size (bytes) are left alone; smaller ones are
-/// merged once there are several of about the same size. No file is in two merges.
+/// Which small files to merge, the smallest first. Files of half the `target` size (bytes) are left alone; smaller ones
+/// are merged once there are several of about the same size. No file is in two merges.
 pub fn merges(table: &TableDefinition, files: &[DataFile], target: u64) -> Vec<Merge> {
     let mut groups: BTreeMap<(Vec<&str>, Option<String>), Vec<&DataFile>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.size < target / 2) {
@@ -128,8 +128,8 @@ impl Fold {
     }
 }
 
-/// How many files at most have rows of one series, as far as their statistics tell: so many are open at once when they are read
-/// as one stream.
+/// How many files at most have rows of one series, as far as their statistics tell: so many are open at once when they
+/// are read as one stream.
 fn depth<'a>(files: impl IntoIterator<Item = &'a DataFile>) -> usize {
     let (mut everywhere, mut ends) = (0usize, Vec::new());
     for file in files {
@@ -148,8 +148,8 @@ fn depth<'a>(files: impl IntoIterator<Item = &'a DataFile>) -> usize {
     everywhere + most
 }
 
-/// Which months of `intervals` to fold: quiet ones (the `watermark` has passed their end for long enough), and those where
-/// revisions are many.
+/// Which months of `intervals` to fold: quiet ones (the `watermark` has passed their end for long enough), and those
+/// where revisions are many.
 pub fn folds(files: &[DataFile], watermark: Option<Micros>, config: &MaintenanceConfig) -> Vec<Fold> {
     let mut months: BTreeMap<&str, Vec<DataFile>> = BTreeMap::new();
     for file in files {
@@ -311,7 +311,8 @@ mod tests {
     }
 
     proptest! {
-        /// Commits of any size, and a round of merges now and then: files stay few, and a row is written again a few times.
+        /// Commits of any size, and a round of merges now and then: files stay few, and a row is written again a few
+        /// times.
         #[test]
         fn files_stay_few_and_rewriting_is_logarithmic(
             sizes in proptest::collection::vec(1_000u64..300_000, 100..1500), every in 1usize..200

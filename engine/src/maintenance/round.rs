@@ -41,7 +41,8 @@ pub struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    /// A round at `now` (wall clock), with the newest `watermark`, if there was a reading; rewrites are committed by `commits`.
+    /// A round at `now` (wall clock), with the newest `watermark`, if there was a reading; rewrites are committed by
+    /// `commits`.
     pub fn new(
         config: &'a Config,
         lake: &'a Lake,
@@ -52,7 +53,8 @@ impl<'a> Round<'a> {
         Round { config, lake, commits, watermark, now, unfit: HashSet::new() }
     }
 
-    /// Does everything that is to be done; what fails is reported, and the rest is done all the same. `tell` hears of each job.
+    /// Does everything that is to be done; what fails is reported, and the rest is done all the same. `tell` hears of
+    /// each job.
     ///
     /// # Errors
     /// [`MaintenanceError::StreamEnded`] or a newer writer: there is nobody left to commit.
@@ -263,8 +265,8 @@ impl<'a> Round<'a> {
         let written_before = self.ago(maintenance.orphan_age.micros());
         let began = Instant::now();
         let stored = lake::stored_files(self.lake, table.name).await?;
-        // A commit may wait for a store that fails, however long: its files must not be taken for left-overs, and another
-        // writer's neither.
+        // A commit may wait for a store that fails, however long: its files must not be taken for left-overs, and
+        // another writer's neither.
         match &mut self.commits {
             Commits::Stream(requests) => requests.settle().await??,
             Commits::Own(committer) => committer.confirm().await?,

@@ -44,7 +44,8 @@ pub struct LastRound {
     pub seconds: f64,
 }
 
-/// The greatest watermark of all feeds. A feed that ended must not stop housekeeping, and one that is behind costs time only.
+/// The greatest watermark of all feeds. A feed that ended must not stop housekeeping, and one that is behind costs time
+/// only.
 pub(super) fn watermark(state: &IngestState) -> Option<Micros> {
     state.feeds.values().filter_map(|feed| feed.watermark).max()
 }

@@ -1,5 +1,5 @@
-//! The heavy part of a rewrite: reads sorted files as one stream and writes new ones, on a thread of its own. Nothing of it is
-//! visible until it is committed.
+//! The heavy part of a rewrite: reads sorted files as one stream and writes new ones, on a thread of its own. Nothing
+//! of it is visible until it is committed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,8 +71,8 @@ fn partition_of(table: &TableDefinition, files: &[DataFile]) -> Partition {
     table.partition_by.iter().filter_map(value).collect()
 }
 
-/// The rows of a month's revisions and of the base files that they may concern: of each interval the row with the greatest
-/// position becomes the base, the others history.
+/// The rows of a month's revisions and of the base files that they may concern: of each interval the row with the
+/// greatest position becomes the base, the others history.
 ///
 /// An interval of which only a revision is known becomes part of the base, too. That keeps the base unique, whatever is
 /// appended in the meantime: a row of the base is the first row of its interval, and this one has a row already.
@@ -123,8 +123,8 @@ fn fault(error: ArrowError) -> MaintenanceError {
     LakeError::Encode { table: INTERVALS.to_owned(), reason: error.to_string() }.into()
 }
 
-/// Of rows sorted by series and start: which have the greatest position of their interval, and how many rows come before the
-/// last start.
+/// Of rows sorted by series and start: which have the greatest position of their interval, and how many rows come
+/// before the last start.
 fn winners(rows: &RecordBatch) -> Result<(BooleanArray, usize), ArrowError> {
     let column =
         |name: &str| rows.column_by_name(name).ok_or_else(|| ArrowError::SchemaError(format!("no column {name}")));

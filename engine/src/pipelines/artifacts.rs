@@ -1,5 +1,5 @@
-//! Intermediate results of a run: Parquet below `artifacts/<run_id>/` in the lake, named in the steps' outputs. They are
-//! deleted once the run has succeeded, or a week after it ended otherwise.
+//! Intermediate results of a run: Parquet below `artifacts/<run_id>/` in the lake, named in the steps' outputs. They
+//! are deleted once the run has succeeded, or a week after it ended otherwise.
 
 use std::sync::Arc;
 

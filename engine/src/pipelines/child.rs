@@ -257,8 +257,8 @@ impl Execution {
     }
 }
 
-// The version that a build made, or that an infer run was to use: triggers tell by it whether another one serves now, so
-// it is the champion's also where that could not be loaded and seasonal naive stood in.
+// The version that a build made, or that an infer run was to use: triggers tell by it whether another one serves now,
+// so it is the champion's also where that could not be loaded and seasonal naive stood in.
 fn model_version(outputs: &Inputs) -> Option<String> {
     ["register", "load"].iter().find_map(|step| outputs.0.get(step)?.get("model_version")?.as_str().map(str::to_owned))
 }

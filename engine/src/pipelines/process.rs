@@ -17,8 +17,8 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 /// Last lines of its error output that are kept.
 const STDERR_LINES: usize = 40;
 
-/// Runs one child to its end; `None` as program is this very one. Returns how it ended, in words, and the last lines of its
-/// error output.
+/// Runs one child to its end; `None` as program is this very one. Returns how it ended, in words, and the last lines of
+/// its error output.
 pub(super) async fn run(
     program: Option<&Path>,
     config: &Path,

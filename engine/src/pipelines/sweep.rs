@@ -58,8 +58,8 @@ fn is_over(run: &RunRecord, now: Micros) -> bool {
     }
 }
 
-// Names of the folders of artifacts, each that of a run. A run that ended before its first artifact has its locks, which
-// are not in the lake where that is on S3.
+// Names of the folders of artifacts, each that of a run. A run that ended before its first artifact has its locks,
+// which are not in the lake where that is on S3.
 async fn folders(lake: &Lake) -> object_store::Result<BTreeSet<String>> {
     let found = lake.store().list_with_delimiter(Some(&Path::from(FOLDER))).await?;
     let mut names: BTreeSet<String> =
@@ -70,8 +70,8 @@ async fn folders(lake: &Lake) -> object_store::Result<BTreeSet<String>> {
     Ok(names)
 }
 
-// Directories are no objects: where the lake is one, they would stay behind, a few every hour. On S3 the run's locks lie
-// elsewhere.
+// Directories are no objects: where the lake is one, they would stay behind, a few every hour. On S3 the run's locks
+// lie elsewhere.
 async fn delete(lake: &Lake, run_id: &str) -> Result<(), String> {
     let folder = format!("{FOLDER}/{run_id}");
     if lake.local_dir().is_none() {

@@ -1,7 +1,7 @@
 //! Connections of monitoring, bounded: a client that is slow, or that says nothing, costs nobody else an answer.
 //!
-//! A connection is for one request, and ends after a while whatever it is at. With as many open as there may be, a new one
-//! takes the place of the oldest: who has just come asks for something, and the oldest has had its time.
+//! A connection is for one request, and ends after a while whatever it is at. With as many open as there may be, a new
+//! one takes the place of the oldest: who has just come asks for something, and the oldest has had its time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -173,8 +173,8 @@ mod tests {
         // No `Connection: close` in the request: the server ends it.
         let answer = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"), "{answer}");
-        // The oldest ones made room: they end, those that said nothing yet without an answer, the one that did not read its
-        // own in the middle of it.
+        // The oldest ones made room: they end, those that said nothing yet without an answer, the one that did not read
+        // its own in the middle of it.
         for stream in &mut idle[..3] {
             assert_eq!(rest(stream).await, "");
         }

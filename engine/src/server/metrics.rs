@@ -1,8 +1,8 @@
 //! `/metrics`: how the stream stands, as OpenMetrics text.
 //!
-//! Every figure is computed when it is asked for, from the newest commit, from what the brokers last said and from how the
-//! commit that is being made fares; nobody is asked for it. So an age or a lag goes on rising when Kafka, the store or the
-//! stream stands still, which is when it is needed.
+//! Every figure is computed when it is asked for, from the newest commit, from what the brokers last said and from how
+//! the commit that is being made fares; nobody is asked for it. So an age or a lag goes on rising when Kafka, the store
+//! or the stream stands still, which is when it is needed.
 //!
 //! | metric | labels | meaning |
 //! | --- | --- | --- |

@@ -16,8 +16,8 @@ struct LabelRow<'a> {
     value: &'a str,
 }
 
-/// One row for each label and the time in which it holds: until `valid_to`, which is null for the last. `valid_from` is null
-/// where it holds always; `source` is `feed NAME` or `labels NAME`. Of two sources the one that is no feed counts.
+/// One row for each label and the time in which it holds: until `valid_to`, which is null for the last. `valid_from` is
+/// null where it holds always; `source` is `feed NAME` or `labels NAME`. Of two sources the one that is no feed counts.
 ///
 /// # Errors
 /// A fault of ours: columns do not fit together.

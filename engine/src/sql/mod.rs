@@ -1,9 +1,9 @@
 //! The tables as people query them, in SQL through DataFusion.
 //!
 //! `session` answers statements; `catalog` finds the tables, one snapshot of each a session; `provider` turns a Delta
-//! snapshot into a table, `layers`, `views` and `as_of` compute tables from others, `memory` makes those of the committed state
-//! and of the metadata database. [`query`] opens a session of its own for every statement: what it sees is one commit
-//! of each table, whole, however long it runs.
+//! snapshot into a table, `layers`, `views` and `as_of` compute tables from others, `memory` makes those of the
+//! committed state and of the metadata database. [`query`] opens a session of its own for every statement: what it sees
+//! is one commit of each table, whole, however long it runs.
 
 mod as_of;
 mod catalog;

@@ -44,8 +44,8 @@ const BACK_OFF: Micros = 30 * SECOND;
 /// Longest pause after a failure.
 const BACK_OFF_MAX: Micros = HOUR;
 
-/// What earlier runs of this pipeline for this group mean for the next one. Instants are stream time, but for a failure:
-/// what it waits for (a disk, a device, a store) comes back by the clock, whether or not readings come.
+/// What earlier runs of this pipeline for this group mean for the next one. Instants are stream time, but for a
+/// failure: what it waits for (a disk, a device, a store) comes back by the clock, whether or not readings come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunHistory {
     /// Run that is queued or running.
@@ -88,8 +88,9 @@ pub struct Verdict {
     pub clauses: Vec<ClauseTruth>,
 }
 
-/// Decides at stream time `origin`, when the clock says `now`. A run starts if `when` is true or `max_age` has passed, `require` is true, and nothing
-/// blocks it: a run under way, that the last run saw the same data, the cooldown, or the pause after a failure.
+/// Decides at stream time `origin`, when the clock says `now`. A run starts if `when` is true or `max_age` has passed,
+/// `require` is true, and nothing blocks it: a run under way, that the last run saw the same data, the cooldown, or the
+/// pause after a failure.
 ///
 /// # Errors
 ///
@@ -303,8 +304,8 @@ mod tests {
     }
 
     proptest! {
-        /// However commits, run lengths and failures fall: no cause fires twice, and nothing stays due for longer than the
-        /// longest pause.
+        /// However commits, run lengths and failures fall: no cause fires twice, and nothing stays due for longer than
+        /// the longest pause.
         #[test]
         fn every_cause_fires_once(steps in prop::collection::vec((0_i64..6, 0_usize..4, prop::bool::weighted(0.2)), 1..60)) {
             let hourly = trigger("new_intervals >= 4", "", 0, None);

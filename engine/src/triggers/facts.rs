@@ -197,8 +197,8 @@ fn values(
 ) -> Map<String, Value> {
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
     let steps = |from: Micros| group.frequency.steps_between(from, group.origin, &zone);
-    // A failed run leaves its cause open: it does not count. A run for an earlier time, asked for by hand, does not undo
-    // what a later one has seen.
+    // A failed run leaves its cause open: it does not count. A run for an earlier time, asked for by hand, does not
+    // undo what a later one has seen.
     let last = runs
         .iter()
         .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.origin <= group.origin)

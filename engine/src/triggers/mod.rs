@@ -1,7 +1,8 @@
 //! Triggers: when the pipelines run, and why.
 //!
-//! [`facts`] say how things stand, one row per model group and trigger; [`predicate`] evaluates a policy's SQL over them;
-//! [`decide`] is the pure decision; [`service`] watches commits and runs, records every decision, and starts runs.
+//! [`facts`] say how things stand, one row per model group and trigger; [`predicate`] evaluates a policy's SQL over
+//! them; [`decide`] is the pure decision; [`service`] watches commits and runs, records every decision, and starts
+//! runs.
 
 pub mod decide;
 pub mod facts;

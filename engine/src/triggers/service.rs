@@ -96,8 +96,8 @@ struct Seen {
 /// What was recorded of one trigger since the engine started.
 #[derive(Default)]
 struct Recorded {
-    // Facts of the last recorded decision, without the lag, which changes all the time and decides nothing by itself; and
-    // what was decided: the same facts may find another run under way.
+    // Facts of the last recorded decision, without the lag, which changes all the time and decides nothing by itself;
+    // and what was decided: the same facts may find another run under way.
     last: Option<(Map<String, Value>, Option<String>)>,
     decisions: u64,
 }
@@ -307,8 +307,8 @@ mod tests {
     #[tokio::test]
     async fn one_cause_starts_one_run_and_a_failed_run_is_repeated_after_its_pause() {
         let (_dir, mut evaluator) = evaluator(POLICIES).await;
-        // Hours closed, how far the clock is ahead, and the runs that there are after the commit has been looked at: new
-        // data does not shorten the pause after a failure, and none is needed for another attempt.
+        // Hours closed, how far the clock is ahead, and the runs that there are after the commit has been looked at:
+        // new data does not shorten the pause after a failure, and none is needed for another attempt.
         for (seq, (hours, ahead, expected)) in
             [(10, 0, 1), (10, 0, 1), (12, 0, 1), (12, 31 * SECOND, 2), (13, 45 * SECOND, 2), (13, 90 * SECOND, 3)]
                 .into_iter()

@@ -35,7 +35,8 @@ impl SeasonalNaive {
         SeasonalNaive { name: "seasonal_naive_short", phases: season, seasons: vec![season] }
     }
 
-    /// The season of one week below a day, where the series has at least one week; otherwise as [`SeasonalNaive::short`].
+    /// The season of one week below a day, where the series has at least one week; otherwise as
+    /// [`SeasonalNaive::short`].
     pub fn long(frequency: Frequency) -> SeasonalNaive {
         let season = frequency.season();
         SeasonalNaive { name: "seasonal_naive_long", phases: season, seasons: seasons(frequency) }
@@ -47,9 +48,9 @@ impl SeasonalNaive {
         SeasonalNaive { name: "seasonal_naive", ..SeasonalNaive::long(frequency) }
     }
 
-    /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step looks,
-    /// and two of the longest season more, so that it chooses that season and knows enough of its errors. It sees a
-    /// difference in longer history only in more errors.
+    /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step
+    /// looks, and two of the longest season more, so that it chooses that season and knows enough of its errors. It
+    /// sees a difference in longer history only in more errors.
     pub fn history(frequency: Frequency, horizon: usize) -> usize {
         let longest = seasons(frequency).first().copied().unwrap_or(1);
         longest * (horizon.div_ceil(longest).max(1) + 2)
@@ -145,7 +146,8 @@ impl Forecaster for SeasonalNaive {
         self.name
     }
 
-    /// Fails only for a series without a single value. A series without any past error has quantiles that are all equal.
+    /// Fails only for a series without a single value. A series without any past error has quantiles that are all
+    /// equal.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         panel.series.par_iter().map(|series| self.forecast_series(&series.values, horizon)).collect()
     }

@@ -12,8 +12,8 @@ const PROCESSES_MAX: usize = 64;
 /// `[cluster]`: the processes that share the work of one stream, each started with `meterline run --process N`.
 ///
 /// Process 0 also commits, serves `[http]`, and runs triggers, pipelines and housekeeping; the others only read and
-/// aggregate. All have the same feeds, labels, roll-ups and `ingest.workers`, and reach the same lake. A process that is lost
-/// ends all of them; a supervisor is to start them again.
+/// aggregate. All have the same feeds, labels, roll-ups and `ingest.workers`, and reach the same lake. A process that
+/// is lost ends all of them; a supervisor is to start them again.
 ///
 /// What goes between processes is neither encrypted nor signed: their network is to be a private one. The secret keeps
 /// strangers from taking part; it itself is never sent.
@@ -22,8 +22,9 @@ const PROCESSES_MAX: usize = 64;
 pub struct ClusterConfig {
     /// `host:port` of every process, by its number; each listens at its own address alone. Default none: one process.
     pub addresses: Vec<String>,
-    /// File with the secret that all processes have; white space around it does not count. Relative to the configuration's
-    /// directory. Default: `METERLINE_CLUSTER_SECRET` of the environment. Addresses that other machines can reach need one.
+    /// File with the secret that all processes have; white space around it does not count. Relative to the
+    /// configuration's directory. Default: `METERLINE_CLUSTER_SECRET` of the environment. Addresses that other machines
+    /// can reach need one.
     pub secret_file: Option<String>,
 }
 

@@ -17,12 +17,13 @@ pub struct FeedConfig {
     pub topic: String,
     /// Field with the series identifier, a dot-separated path into nested records. Required.
     pub series: String,
-    /// Field with the time stamp: RFC 3339, a local date and time, or epoch seconds, milliseconds or microseconds. Required.
+    /// Field with the time stamp: RFC 3339, a local date and time, or epoch seconds, milliseconds or microseconds.
+    /// Required.
     pub time: String,
     /// Field with the value. Required.
     pub value: String,
-    /// Text put before every series identifier. Identifiers are unique over all feeds: this tells the meters of two feeds
-    /// apart that are called the same. Default none.
+    /// Text put before every series identifier. Identifiers are unique over all feeds: this tells the meters of two
+    /// feeds apart that are called the same. Default none.
     #[serde(default)]
     pub series_prefix: String,
     /// Record format. Default `json`.
@@ -49,21 +50,22 @@ pub struct FeedConfig {
     /// How long after its end an interval stays open. Default `15m`.
     #[serde(default = "quarter_hour")]
     pub lateness: Span,
-    /// How far a stamp may lie after the time stamp of its record; beyond it, the meter's clock is wrong and the reading is
-    /// a dead letter (`time_ahead`). Default `1d`.
+    /// How far a stamp may lie after the time stamp of its record; beyond it, the meter's clock is wrong and the
+    /// reading is a dead letter (`time_ahead`). Default `1d`.
     #[serde(default = "day")]
     pub max_ahead: Span,
     /// Native frequency of every series of the feed. Default: detected per series.
     #[serde(default)]
     pub frequency: Option<Frequency>,
-    /// Labels of the series (site, feeder, …) with the field that holds each, for roll-ups: texts or whole numbers. An interval
-    /// has those of the reading that it comes from. Default none.
+    /// Labels of the series (site, feeder, …) with the field that holds each, for roll-ups: texts or whole numbers. An
+    /// interval has those of the reading that it comes from. Default none.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// What happens to a record that cannot be read. Default `dead_letter`.
     #[serde(default)]
     pub bad_records: BadRecords,
-    /// What happens when the topic is not the one that was read before: it was deleted and created again. Default `fail`.
+    /// What happens when the topic is not the one that was read before: it was deleted and created again. Default
+    /// `fail`.
     #[serde(default)]
     pub on_recreated: OnRecreated,
     /// What happens when the broker no longer has the records that come next, because its retention was faster. Default

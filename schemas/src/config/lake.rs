@@ -13,8 +13,8 @@ pub const S3_SCHEME: &str = "s3://";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LakeConfig {
-    /// A directory (a relative one is below the working directory), a URL of one (`file:///var/lib/meterline`), or a place
-    /// on S3 (`s3://bucket/prefix`; the bucket must exist). Default `meterline-data`.
+    /// A directory (a relative one is below the working directory), a URL of one (`file:///var/lib/meterline`), or a
+    /// place on S3 (`s3://bucket/prefix`; the bucket must exist). Default `meterline-data`.
     pub url: String,
     /// How a lake on S3 is reached.
     pub s3: S3Config,
@@ -46,8 +46,8 @@ pub struct S3Config {
     pub endpoint: Option<String>,
     /// Region of the bucket. Default: `AWS_REGION` or `AWS_DEFAULT_REGION` of the environment, else `us-east-1`.
     pub region: Option<String>,
-    /// Whether an endpoint of plain `http://` on another machine may be used: rows and state travel unencrypted then. One
-    /// on this machine always may. Default false.
+    /// Whether an endpoint of plain `http://` on another machine may be used: rows and state travel unencrypted then.
+    /// One on this machine always may. Default false.
     pub allow_http: bool,
     /// Whether the bucket is a part of the host's name (`bucket.host`) instead of the path. Default false.
     pub virtual_hosted_style: bool,
@@ -58,7 +58,8 @@ pub struct S3Config {
     pub profile: String,
     /// Longest time to connect. Default `5s`.
     pub connect_timeout: Span,
-    /// Longest time of one request, from the connection to the last byte; it must do for the largest file. Default `1m`.
+    /// Longest time of one request, from the connection to the last byte; it must do for the largest file. Default
+    /// `1m`.
     pub request_timeout: Span,
     /// How often a request is sent again before its failure counts, with longer and longer pauses. The stream itself
     /// goes on trying after that. Default 5.

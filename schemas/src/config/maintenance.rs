@@ -19,15 +19,17 @@ pub struct MaintenanceConfig {
     pub target_size: Bytes,
     /// How long after the end of a month (by the watermark) its revisions are folded. Default `2d`.
     pub fold_after: Span,
-    /// Revisions of a month are folded earlier once they are this share of the rows that they may revise, above 0. Default 0.2.
+    /// Revisions of a month are folded earlier once they are this share of the rows that they may revise, above 0.
+    /// Default 0.2.
     pub fold_share: f64,
-    /// How long old versions of the tables can be looked up: entries of the log are kept this long, at least 1 h. Default `7d`.
-    pub log_retention: Span,
-    /// How long data files are kept that the newest version no longer has: longer than the longest query and run, 1 h to 7 d.
+    /// How long old versions of the tables can be looked up: entries of the log are kept this long, at least 1 h.
     /// Default `7d`.
+    pub log_retention: Span,
+    /// How long data files are kept that the newest version no longer has: longer than the longest query and run, 1 h
+    /// to 7 d. Default `7d`.
     pub file_retention: Span,
-    /// Age at which a data file that no version ever had is taken for the left-over of a crash: longer than any writer can
-    /// take from a file to its commit, at least 1 h. Default `1d`.
+    /// Age at which a data file that no version ever had is taken for the left-over of a crash: longer than any writer
+    /// can take from a file to its commit, at least 1 h. Default `1d`.
     pub orphan_age: Span,
 }
 
@@ -75,8 +77,8 @@ impl MaintenanceConfig {
     }
 }
 
-/// `[retention]`: what is deleted by its age, counted back from the newest watermark (or the clock, if that is earlier). A
-/// year counts 366 days and a month 31, so nothing goes early.
+/// `[retention]`: what is deleted by its age, counted back from the newest watermark (or the clock, if that is
+/// earlier). A year counts 366 days and a month 31, so nothing goes early.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionConfig {

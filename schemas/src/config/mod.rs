@@ -99,8 +99,8 @@ impl fmt::Debug for KafkaConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetadataConfig {
-    /// `sqlite:PATH`. Default: `metadata.db` in the lake's directory; where the lake is on S3 there is none, and it must be
-    /// given.
+    /// `sqlite:PATH`. Default: `metadata.db` in the lake's directory; where the lake is on S3 there is none, and it
+    /// must be given.
     pub url: Option<String>,
 }
 
@@ -112,16 +112,17 @@ pub struct IngestConfig {
     pub workers: usize,
     /// Longest time between two commits. Default `10s`.
     pub commit_interval: Span,
-    /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and not yet committed. The
-    /// rest of the process needs some 200 MiB more. Default `2GiB`.
+    /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and
+    /// not yet committed. The rest of the process needs some 200 MiB more. Default `2GiB`.
     pub memory_limit: Bytes,
     /// Readings after which a commit is made early, at least 10,000; fewer where `memory_limit` allows fewer. Default
     /// 2,000,000.
     pub commit_records: u64,
-    /// Intervals per series that are remembered, to tell duplicates from corrections; fewer where `memory_limit` allows fewer.
-    /// Default 96.
+    /// Intervals per series that are remembered, to tell duplicates from corrections; fewer where `memory_limit` allows
+    /// fewer. Default 96.
     pub remembered_intervals: usize,
-    /// A partition without a record for this long no longer holds the watermark, if everything in it was read. Default `30s`.
+    /// A partition without a record for this long no longer holds the watermark, if everything in it was read. Default
+    /// `30s`.
     pub idle_timeout: Span,
     /// A partition of which no broker can say where it ends (its leader is away) may have unread records and holds the
     /// watermark for this long. Default `1h`.

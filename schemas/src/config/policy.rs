@@ -16,7 +16,8 @@ pub struct PolicyConfig {
     /// How far ahead forecasts reach. Default by frequency: 2 days below a day, 14 days for days, 8 weeks, 12 months.
     #[serde(default)]
     pub horizon: Option<Span>,
-    /// How much history a forecast looks at. Default by frequency: 7 days below a day, 56 days for days, 104 weeks, 48 months.
+    /// How much history a forecast looks at. Default by frequency: 7 days below a day, 56 days for days, 104 weeks, 48
+    /// months.
     #[serde(default)]
     pub context: Option<Span>,
     /// When every series is forecast again.
@@ -43,7 +44,8 @@ pub struct TriggerConfig {
     pub require: Option<String>,
     /// Stream time that must pass between the origins of two runs. Default `0s`.
     pub cooldown: Option<Span>,
-    /// Stream time since the last run after which it fires even if `when` is false (`require` still holds). Default never.
+    /// Stream time since the last run after which it fires even if `when` is false (`require` still holds). Default
+    /// never.
     pub max_age: Option<Span>,
 }
 
@@ -53,7 +55,8 @@ pub struct TriggerConfig {
 pub struct GateConfig {
     /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) of the candidate, the
     /// same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the champion.
-    /// A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default `wql <= naive_wql and wql <= 1.02 * champion_wql`.
+    /// A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default `wql <=
+    /// naive_wql and wql <= 1.02 * champion_wql`.
     pub accept_if: Option<String>,
     /// `automatic` or `manual` (an accepted model waits for `meterline models approve`). Default `automatic`.
     pub approval: Option<Approval>,

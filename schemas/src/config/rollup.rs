@@ -1,5 +1,5 @@
-//! `[rollup.NAME]`: series that are the sums of others. `[labels.NAME]`: what they are grouped by, where the readings do
-//! not say it.
+//! `[rollup.NAME]`: series that are the sums of others. `[labels.NAME]`: what they are grouped by, where the readings
+//! do not say it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,9 +25,9 @@ pub struct RollupConfig {
     /// Feeds whose series take part. Default: all.
     #[serde(default)]
     pub feeds: Vec<String>,
-    /// Lengths of the intervals. `native`: one series for each native frequency that occurs in the group, of the series of
-    /// that frequency alone. An ISO 8601 length: of all series of the group; their intervals count where they lie within
-    /// one of that length, and what lies within none is missing there. Default `["native"]`.
+    /// Lengths of the intervals. `native`: one series for each native frequency that occurs in the group, of the series
+    /// of that frequency alone. An ISO 8601 length: of all series of the group; their intervals count where they lie
+    /// within one of that length, and what lies within none is missing there. Default `["native"]`.
     #[serde(default = "native")]
     pub frequencies: Vec<RollupFrequency>,
     /// `sum`, or `mean`: for energy that of an average series, for other units the mean over time. Default `sum`.
@@ -39,8 +39,8 @@ pub struct RollupConfig {
     /// IANA time zone of days, weeks and months. Default `UTC`.
     #[serde(default = "utc")]
     pub zone: String,
-    /// Value in place of a label that a series does not have. Default none: the series counts at the levels above it, and
-    /// where it lacks the first label at none (it is counted as unlabelled).
+    /// Value in place of a label that a series does not have. Default none: the series counts at the levels above it,
+    /// and where it lacks the first label at none (it is counted as unlabelled).
     #[serde(default)]
     pub unlabelled: Option<String>,
     /// How long before the newest interval the groups' intervals are kept in memory; corrections to older ones read the
@@ -127,8 +127,8 @@ pub enum RollupValue {
     /// The sum of its series.
     #[default]
     Sum,
-    /// Of energy: the sum, divided by the time that is present and multiplied by the interval's length. Of other units: the
-    /// mean weighted by time.
+    /// Of energy: the sum, divided by the time that is present and multiplied by the interval's length. Of other units:
+    /// the mean weighted by time.
     Mean,
 }
 
@@ -146,8 +146,8 @@ pub struct LabelsConfig {
     /// Column or field with the series identifier. Default `series_id`.
     #[serde(default = "series_id")]
     pub series: String,
-    /// Column or field with the instant from which the labels hold. Where it is absent or empty: always in a file, from the
-    /// record's time stamp on in a topic. Default `valid_from`.
+    /// Column or field with the instant from which the labels hold. Where it is absent or empty: always in a file, from
+    /// the record's time stamp on in a topic. Default `valid_from`.
     #[serde(default = "valid_from")]
     pub valid_from: String,
     /// Label names with their column or field. Required; an empty value takes the label away.

@@ -261,8 +261,9 @@ impl Cell {
     }
 }
 
-/// Every fault with every store and number of workers and processes, shuffled: a part of the matrix is a part of everything.
-/// (Two processes cannot be taken over by two others at the same addresses; how one of them wakes up late is a test of its own.)
+/// Every fault with every store and number of workers and processes, shuffled: a part of the matrix is a part of
+/// everything. (Two processes cannot be taken over by two others at the same addresses; how one of them wakes up late
+/// is a test of its own.)
 pub fn matrix(seed: u64) -> Vec<Cell> {
     let mut cells = Vec::new();
     for store in Store::ALL {

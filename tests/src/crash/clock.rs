@@ -1,4 +1,5 @@
-//! A clock that jumps: the engine sees the time of day through `libfaketime`, which reads how far it is off from a file.
+//! A clock that jumps: the engine sees the time of day through `libfaketime`, which reads how far it is off from a
+//! file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

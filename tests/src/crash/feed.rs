@@ -1,5 +1,5 @@
-//! The readings of one run, endless and the same for the same seed: repetitions, stragglers, corrections (also of the first
-//! ones, when they have long been forgotten), records that nobody can read, and time stamps that go back.
+//! The readings of one run, endless and the same for the same seed: repetitions, stragglers, corrections (also of the
+//! first ones, when they have long been forgotten), records that nobody can read, and time stamps that go back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

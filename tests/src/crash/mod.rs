@@ -3,8 +3,8 @@
 //!
 //! * [`cell`]: what is to be tried, and the whole matrix of it;
 //! * [`feed`]: readings of three kinds with repetitions, stragglers, corrections and records that nobody can read;
-//! * [`engines`]: the processes of an engine; [`strike`]: the faults; [`sight`] and [`kill`]: SIGKILL as soon as a file of a
-//!   commit is seen;
+//! * [`engines`]: the processes of an engine; [`strike`]: the faults; [`sight`] and [`kill`]: SIGKILL as soon as a file
+//!   of a commit is seen;
 //! * [`clock`] and [`disk`]: a clock that jumps, a disk that is full;
 //! * [`verdict`]: what is lost, doubled or miscounted; [`run`]: one cell from start to end.
 

@@ -98,8 +98,8 @@ impl World {
     }
 }
 
-/// What the harness waits for in vain is a panic of the libraries that tests stand on: here it is the failure of one run, and
-/// the next one may be.
+/// What the harness waits for in vain is a panic of the libraries that tests stand on: here it is the failure of one
+/// run, and the next one may be.
 fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

@@ -10,8 +10,8 @@ use super::cell::{Moment, Place, Step};
 /// Between two looks: a step takes some milliseconds, most of them for flushing.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// Waits for a file of `step` that is not there yet: under the name of a file that is being written, or, after the step,
-/// under its own. Whether it came within `limit`.
+/// Waits for a file of `step` that is not there yet: under the name of a file that is being written, or, after the
+/// step, under its own. Whether it came within `limit`.
 pub fn await_new(lake: &Path, step: Step, moment: Moment, limit: Duration) -> bool {
     let place = step.place();
     let look = || folders(lake, place.folders).into_iter().flat_map(|folder| names(&folder));

@@ -189,8 +189,8 @@ impl Stage<'_> {
         for offset in ["+26h", "-3h", "+90s"] {
             clock.jump(offset)?;
             self.pass(500..1_500);
-            // Killed on one day and started again on another. S3 refuses requests that are signed long before or after, so an
-            // engine that runs waits, and none can start.
+            // Killed on one day and started again on another. S3 refuses requests that are signed long before or after,
+            // so an engine that runs waits, and none can start.
             let may_start = store == Store::Local || offset == "+90s";
             if may_start && self.random.random() {
                 engine.kill(self.sandbox, self.random.random_range(0..self.processes))?;

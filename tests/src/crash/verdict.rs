@@ -22,8 +22,8 @@ pub struct Verdict {
     pub records: u64,
     /// Intervals that must be there.
     pub intervals: u64,
-    /// Intervals that are missing, wrong, or not to be there; samples that are missing, which a later correction would need;
-    /// and records that cannot be read and are no dead letter.
+    /// Intervals that are missing, wrong, or not to be there; samples that are missing, which a later correction would
+    /// need; and records that cannot be read and are no dead letter.
     pub lost: u64,
     /// Rows that are there twice: of an interval, of a base row, of a sample, of a dead letter.
     pub doubled: u64,

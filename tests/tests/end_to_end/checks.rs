@@ -53,7 +53,8 @@ pub fn assert_intervals(sandbox: &Sandbox, feed: &str, expected: &Expected) {
     assert!(wrong.is_empty(), "{} of {} intervals differ:\n{shown}", wrong.len(), expected.intervals.len());
 }
 
-/// Nothing was dropped: of each partition the counts add up to the offsets, and what could not be read is a dead letter.
+/// Nothing was dropped: of each partition the counts add up to the offsets, and what could not be read is a dead
+/// letter.
 pub fn assert_accounted(sandbox: &Sandbox, brokers: &str, topic: &str, expected: &Expected) {
     let ends = topic::end_offsets(brokers, topic);
     let rows = sandbox.sql(&format!("SELECT * FROM partitions WHERE topic = '{topic}' ORDER BY partition"));

@@ -51,7 +51,8 @@ when = "new_intervals >= 1"
 when = "false"
 "#;
 
-/// What each roll-up adds up to, with `more` from meter `c` before it moved. Readings are stamped at the end of their hour.
+/// What each roll-up adds up to, with `more` from meter `c` before it moved. Readings are stamped at the end of their
+/// hour.
 fn expected(more: i64) -> [(&'static str, i64); 3] {
     let moved: i64 = (0..HOURS).filter(|n| *n > MOVE).sum();
     let all: i64 = (0..HOURS).sum();

@@ -230,7 +230,8 @@ fn what_retention_took_of_a_partition_that_was_empty_is_lost_as_anywhere_else() 
     assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(25));
 }
 
-/// The hours `0..count` of a meter as a compacted topic has them: a key for each interval, and a value that tells the round.
+/// The hours `0..count` of a meter as a compacted topic has them: a key for each interval, and a value that tells the
+/// round.
 fn of_round(round: usize, count: usize) -> Vec<Outgoing> {
     let keyed = |(hour, sent): (usize, Outgoing)| {
         let payload = sent.payload.map(|payload| {

@@ -1,7 +1,8 @@
 //! A lake on S3: the store itself, and what must be true of it before anything is written.
 //!
-//! Commits rest on one promise: of all writers that create the same object with `If-None-Match: *`, exactly one succeeds.
-//! A store that ignores the condition would let two commits overwrite each other, so each opening makes it refuse one.
+//! Commits rest on one promise: of all writers that create the same object with `If-None-Match: *`, exactly one
+//! succeeds. A store that ignores the condition would let two commits overwrite each other, so each opening makes it
+//! refuse one.
 
 mod credentials;
 mod explain;
@@ -25,7 +26,8 @@ use super::LakeError;
 use credentials::CredentialsFile;
 use explain::Told;
 
-/// Retries of the requests that find out, at opening, whether the store can be used: a wrong endpoint is to be told soon.
+/// Retries of the requests that find out, at opening, whether the store can be used: a wrong endpoint is to be told
+/// soon.
 const OPENING_RETRIES: usize = 2;
 /// No request is sent again later than this after the first time: its signature would grow old.
 const RETRIED_FOR: Duration = Duration::from_secs(180);

@@ -1,5 +1,5 @@
-//! Intervals that are made of several readings: the mean of a gauge's samples, the difference of a counter's registers. They
-//! are computed once an epoch, when all of its readings are there.
+//! Intervals that are made of several readings: the mean of a gauge's samples, the difference of a counter's registers.
+//! They are computed once an epoch, when all of its readings are there.
 
 use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::{Frequency, Micros};
@@ -13,16 +13,16 @@ use super::{Context, Known, Output, Rules, Series, above, revise, same_content};
 /// Samples of one interval of a gauge at most.
 const SAMPLES_MAX: usize = 100_000;
 
-/// An interval that is to be computed anew from its samples or registers: number of its series, start, and whether everything
-/// of it is known.
+/// An interval that is to be computed anew from its samples or registers: number of its series, start, and whether
+/// everything of it is known.
 pub type Stale = (u32, Micros, bool);
 
 /// Reason of a sample of an interval that has too many.
 pub const TOO_MANY_SAMPLES: &str = "too_many_samples";
 
 impl Output {
-    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether everything
-    /// of them is known; in order.
+    /// The series whose intervals are to be computed anew before the epoch ends, with the intervals and whether
+    /// everything of them is known; in order.
     pub fn take_stale(&mut self) -> Vec<Stale> {
         self.take_stale_of(|_| true)
     }

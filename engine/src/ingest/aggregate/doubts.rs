@@ -3,8 +3,9 @@
 //! *Finer.* A reading that is further from the boundaries than the readings were from which the frequency was
 //! detected (half as much again, and a sixty-fourth of an interval, or of a day and more a two hundred and fifty-sixth)
 //! is held: at the old frequency it would spoil an interval that is right. Readings that are held, with few intervals
-//! between one and the next, are a *run*. A run and the intervals among it, as far as the watermark has passed them, are
-//! looked at as the first readings of the series were. What that gives counts if four fifths of the run itself fit it.
+//! between one and the next, are a *run*. A run and the intervals among it, as far as the watermark has passed them,
+//! are looked at as the first readings of the series were. What that gives counts if four fifths of the run itself fit
+//! it.
 //!
 //! * A finer frequency opens an era, at the first two readings of the run that are side by side in the new grid and
 //!   after which it goes on: so a stray reading takes no intervals away, and those before the run stay.
@@ -362,8 +363,8 @@ impl Series {
         // one place between two of them is not among what is held.
         let mut pairs = fitting.windows(2).filter(|pair| (1..=2).contains(&(pair[1].1 - pair[0].1)));
         let first = pairs.find(|pair| self.goes_on(pair[0].0, fitting, frequency, zone))?[0].0;
-        // The boundary of the old grid before it, where its readings are stamped. If that is one of the new grid (by the
-        // clock of the zone: a day may begin at a quarter past an hour), the era starts there.
+        // The boundary of the old grid before it, where its readings are stamped. If that is one of the new grid (by
+        // the clock of the zone: a day may begin at a quarter past an hour), the era starts there.
         let (old, new) = (shift(self.state.phase, frequency), shift(found.phase, found.frequency));
         let boundary = frequency.floor(first - old, zone);
         let floor = found.frequency.floor(boundary, zone);
@@ -423,7 +424,8 @@ impl Series {
             false => start,
         };
         let to = self.state.last_start.map_or(start, |last| frequency.advance(last, 1, zone));
-        // What was taken away when the present era began is to be known, too, of intervals that nothing was written of again.
+        // What was taken away when the present era began is to be known, too, of intervals that nothing was written of
+        // again.
         let to = self.state.extra().rewritten_to.map_or(to, |rewritten| to.max(rewritten));
         Opening { found, start, from, to: to.max(from) }
     }

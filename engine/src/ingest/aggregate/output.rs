@@ -33,8 +33,8 @@ pub struct Output {
     pub tally: Tally,
     /// Readings that concern more than is remembered.
     pub parked: Vec<Parked>,
-    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and how far everything was
-    /// read.
+    /// Series that open an era, once what it takes away is looked up; with the scale of a reading, and how far
+    /// everything was read.
     pub openings: Vec<(u32, Scale, Reached)>,
     pub(super) stale: Vec<Stale>,
 }
@@ -102,8 +102,8 @@ impl Context<'_> {
         self.out.tally.count(reading, outcome, late);
     }
 
-    // How far everything was read, as far as a reading tells that may decide about the frequency: a backfill has no watermark,
-    // and files are in order. But the stream may have written what comes after them already.
+    // How far everything was read, as far as a reading tells that may decide about the frequency: a backfill has no
+    // watermark, and files are in order. But the stream may have written what comes after them already.
     pub(super) fn reached_by(&self, reading: &PendingReading) -> Reached {
         match reading.position.partition {
             Position::BACKFILL_PARTITION => Reached { watermark: self.watermark.max(reading.at), written: Micros::MAX },

@@ -145,8 +145,8 @@ fn own_fault(me: &Membership, error: &io::Error) -> ClusterError {
     ClusterError::Listen { process: me.process, address: me.addresses[me.process].clone(), reason: error.to_string() }
 }
 
-// Whether the other end of a connection still has it open. That it said so is taken away, as the end of the connection comes
-// behind it; anything else stays for the link.
+// Whether the other end of a connection still has it open. That it said so is taken away, as the end of the connection
+// comes behind it; anything else stays for the link.
 fn is_there(stream: &TcpStream) -> bool {
     let look = || -> io::Result<bool> {
         let (mut reading, mut next) = (stream, frame::STILL_HERE);
@@ -164,8 +164,9 @@ fn is_there(stream: &TcpStream) -> bool {
     blocking.is_ok() && looked.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
-/// Says that this process is still there, as long as its side of the link has not begun: that of process 0 has, which may
-/// be busy with a slow store, and it takes a process that is silent for lost. Whoever says it is the only one who writes.
+/// Says that this process is still there, as long as its side of the link has not begun: that of process 0 has, which
+/// may be busy with a slow store, and it takes a process that is silent for lost. Whoever says it is the only one who
+/// writes.
 struct StillHere<'a> {
     link: &'a TcpStream,
     said: Instant,
@@ -190,8 +191,8 @@ impl StillHere<'_> {
     }
 }
 
-// The next connection that is admitted; `None` where there is none at the moment. An error is the operating system's (no
-// more open files, say), and may pass.
+// The next connection that is admitted; `None` where there is none at the moment. An error is the operating system's
+// (no more open files, say), and may pass.
 fn accept(
     listener: &TcpListener,
     me: &Membership,

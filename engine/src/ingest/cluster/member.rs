@@ -221,8 +221,8 @@ fn lost(me: &Membership, process: usize, error: io::Error) -> IngestError {
 
 type Downs = mpsc::Receiver<io::Result<Down>>;
 
-// Orders wait in the channel until the workers are there; that this process is there goes out at once. What comes last of
-// the result resolves once nothing more will be heard.
+// Orders wait in the channel until the workers are there; that this process is there goes out at once. What comes last
+// of the result resolves once nothing more will be heard.
 fn start_link(stream: TcpStream, control: &Arc<Control>) -> io::Result<(Link<Up>, Downs, oneshot::Receiver<()>)> {
     let (sender, downs) = mpsc::channel();
     let (end, over) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! Whether the lake of a process is that of process 0. Another `lake.url` is one way to have another lake; the same
-//! directory on a machine that does not share it is another. Series would be restored from what is not there, or, worse,
-//! from what an old copy holds.
+//! directory on a machine that does not share it is another. Series would be restored from what is not there, or,
+//! worse, from what an old copy holds.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use super::super::state::IngestState;
 use super::ClusterError;
 use super::message::Begin;
 
-/// How long a file system that is shared over a network may take to show what process 0 has written: NFS keeps what it knows
-/// of a directory, also that a file is not there, for up to 60 s. Tests have no such one.
+/// How long a file system that is shared over a network may take to show what process 0 has written: NFS keeps what it
+/// knows of a directory, also that a file is not there, for up to 60 s. Tests have no such one.
 const SHOWN_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 90 });
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Whether a lake has the commit and the claim that process 0 begins with. Each is waited for; a process that is to end before
-/// it is there drops this, which ends at once.
+/// Whether a lake has the commit and the claim that process 0 begins with. Each is waited for; a process that is to end
+/// before it is there drops this, which ends at once.
 ///
 /// # Errors
 /// [`ClusterError::OtherLake`]; or the lake cannot be read.

@@ -28,8 +28,8 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch, and about `lookup` rows are
-    /// looked up at a time.
+    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch, and about `lookup`
+    /// rows are looked up at a time.
     pub fn new(start: Start, offset: i64, lookup: usize) -> Alone {
         let Start { plan, givers, members, labels, groups } = start;
         let mut members = Members::new(Arc::clone(&plan), members).looking_up(lookup);

@@ -85,7 +85,8 @@ impl RollupParts {
     }
 }
 
-/// Of the positions of a writer's rows, before its first epoch: greater than all before it, however many epochs they had.
+/// Of the positions of a writer's rows, before its first epoch: greater than all before it, however many epochs they
+/// had.
 pub fn first_offset(fence: i64) -> i64 {
     fence.saturating_mul(1 << 32)
 }
@@ -198,8 +199,8 @@ impl Rollups {
         Ok(())
     }
 
-    /// The parts of an epoch: rows and states of its series for the commit at `place`, what roll-ups remember from there on, and
-    /// the changes of `state` and `census`.
+    /// The parts of an epoch: rows and states of its series for the commit at `place`, what roll-ups remember from
+    /// there on, and the changes of `state` and `census`.
     ///
     /// # Errors
     /// A fault of ours.

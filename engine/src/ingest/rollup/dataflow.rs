@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The time is the epoch. Labels of an epoch hold for its successor: what they move is looked up as it was between the
-//! two, so an epoch need not be kept until its labels are known. Where rows have to be looked up, the epoch ends when they
-//! are there; nothing waits meanwhile but that epoch.
+//! two, so an epoch need not be kept until its labels are known. Where rows have to be looked up, the epoch ends when
+//! they are there; nothing waits meanwhile but that epoch.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -41,7 +41,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// The series of this worker, as a commit remembers them, each with the commit whose segment holds it.
     pub members: Vec<(MemberState, i64)>,
-    /// Labels of its series that hold from the first epoch on: those of files, and what was said last before the commit.
+    /// Labels of its series that hold from the first epoch on: those of files, and what was said last before the
+    /// commit.
     pub labels: Vec<LabelChange>,
     /// The groups, as a commit remembers them.
     pub groups: GroupsState,

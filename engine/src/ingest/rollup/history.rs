@@ -115,8 +115,8 @@ impl History {
         self.runs = runs;
     }
 
-    // A series with a gap a day would otherwise grow without end. Only a reading that comes late, into such a gap, with other
-    // labels than both of its neighbours is then taken for a shorter stay than it may have been.
+    // A series with a gap a day would otherwise grow without end. Only a reading that comes late, into such a gap, with
+    // other labels than both of its neighbours is then taken for a shorter stay than it may have been.
     fn limit(&mut self) {
         while self.runs.len() > RUNS_MAX {
             let alike = self.runs.windows(2).position(|pair| pair[0].labels == pair[1].labels);

@@ -49,8 +49,8 @@ pub struct GroupRow {
     pub sums: Sums,
 }
 
-/// Looks up rows at the end of an epoch, as they were before it: everything that earlier epochs gave is in the table by then.
-/// It must not wait, because the workers of a dataflow need each other.
+/// Looks up rows at the end of an epoch, as they were before it: everything that earlier epochs gave is in the table by
+/// then. It must not wait, because the workers of a dataflow need each other.
 pub trait Recall<Row> {
     /// Asks for parts of series; one question at a time.
     fn ask(&mut self, epoch: u64, wants: Vec<Want>);

@@ -82,8 +82,8 @@ fn no_pieces(plan: &Plan) -> Pieces {
     plan.rollups.iter().map(|_| Vec::new()).collect()
 }
 
-// Pieces before and after the label changes of the running epoch. What these move does not depend on what else the epoch
-// brings, so the later ones are kept, too.
+// Pieces before and after the label changes of the running epoch. What these move does not depend on what else the
+// epoch brings, so the later ones are kept, too.
 #[derive(Debug)]
 struct Move {
     before: Pieces,
@@ -127,7 +127,8 @@ pub struct Members {
 }
 
 impl Members {
-    /// Those that a commit remembers, each with the commit whose segment holds it. Their membership is among the differences of the first epoch that ends.
+    /// Those that a commit remembers, each with the commit whose segment holds it. Their membership is among the
+    /// differences of the first epoch that ends.
     pub fn new(plan: Arc<Plan>, states: impl IntoIterator<Item = (MemberState, i64)>) -> Members {
         let mut members = Members {
             collected: Collected { unlabelled: vec![0; plan.rollups.len()], ..Collected::default() },
@@ -186,8 +187,8 @@ impl Members {
         self.wants.sort_unstable();
     }
 
-    /// Intervals to be looked up next before the epoch can end, as they were before it: those that labels move. `None` where
-    /// there are none. The answer goes to [`Members::moved`].
+    /// Intervals to be looked up next before the epoch can end, as they were before it: those that labels move. `None`
+    /// where there are none. The answer goes to [`Members::moved`].
     pub fn wanted(&mut self) -> Option<Vec<Want>> {
         let part = self.wants.split_off(self.wants.len().saturating_sub(self.portion.parts()));
         self.asked = part.len();

@@ -1,29 +1,31 @@
 //! Roll-ups: series that are the sums of others, by a hierarchy of labels. Pure but for the dataflow itself.
 //!
-//! **Who belongs where.** A series has labels at every instant: what `[labels.*]` says of it from the greatest `valid_from`
-//! at or before that instant (of equal ones the greater [`Position`] counts), label by
-//! label; else what the reading says that its interval comes from, and between two intervals what the one before says. An
-//! interval counts for the groups that the labels name at its start. A label that changes the past moves intervals from one
-//! group to another, and both are corrected.
+//! **Who belongs where.** A series has labels at every instant: what `[labels.*]` says of it from the greatest
+//! `valid_from` at or before that instant (of equal ones the greater [`Position`] counts), label by
+//! label; else what the reading says that its interval comes from, and between two intervals what the one before says.
+//! An interval counts for the groups that the labels name at its start. A label that changes the past moves intervals
+//! from one group to another, and both are corrected.
 //!
-//! **Which intervals.** A group has a series for each length. One that is listed in `frequencies` takes all intervals that lie
-//! within one of its own, of whatever length; what lies within none (a longer one, or a day of another zone) cannot be split.
-//! One that is there because of `native` takes the intervals of series of that frequency alone.
+//! **Which intervals.** A group has a series for each length. One that is listed in `frequencies` takes all intervals
+//! that lie within one of its own, of whatever length; what lies within none (a longer one, or a day of another zone)
+//! cannot be split. One that is there because of `native` takes the intervals of series of that frequency alone.
 //!
 //! **Completeness.** Time that is present over time that is expected, in seconds summed over the series of the group. A
-//! series is expected from the start of the first interval that it ever had, at every instant at which it belongs to the
-//! group; it ends by labels that name another group or none. For a `native` length that a series is expected in, it must have
-//! that frequency: from its first interval of that length to its first one of another, later length. What cannot be split is
-//! expected and not present.
+//! series is expected from the start of the first interval that it ever had, at every instant at which it belongs to
+//! the group; it ends by labels that name another group or none. For a `native` length that a series is expected in, it
+//! must have that frequency: from its first interval of that length to its first one of another, later length. What
+//! cannot be split is expected and not present.
 //!
 //! All of it is linear: what a series adds to a group is a sum of its intervals and of the time in which it belongs, so
-//! every change is a difference, and their order does not matter. [`sums`] is that group. Numbers are fixed-point (10⁻⁶ of
-//! the unit, whole seconds), so sums are exact and the same in any order.
+//! every change is a difference, and their order does not matter. [`sums`] is that group. Numbers are fixed-point (10⁻⁶
+//! of the unit, whole seconds), so sums are exact and the same in any order.
 //!
-//! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`] (labels of one series over time) ·
-//! [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`] (those of one worker) · [`parents`] (the groups of one worker) · [`dataflow`] ([`restore`] is what it starts with).
-//! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`] reads
-//! them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that are made.
+//! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`]
+//! (labels of one series over time) · [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`]
+//! (those of one worker) · [`parents`] (the groups of one worker) · [`dataflow`] ([`restore`] is what it starts with).
+//! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`]
+//! reads them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that
+//! are made.
 
 pub mod alone;
 pub mod ask;
@@ -83,8 +85,8 @@ pub struct IntervalChange {
     pub old: Option<Content>,
     /// What is there now; the same.
     pub new: Option<Content>,
-    /// Labels of the reading that `new` comes from, in the order of the feed's `labels`; `None` where its feed has none, and where
-    /// they are as before.
+    /// Labels of the reading that `new` comes from, in the order of the feed's `labels`; `None` where its feed has
+    /// none, and where they are as before.
     pub labels: Option<LabelValues>,
 }
 

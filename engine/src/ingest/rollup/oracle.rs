@@ -190,8 +190,8 @@ impl Case {
         Case { config, series, epochs }
     }
 
-    /// The same for a whole stream, where a series has one frequency (a quarter hour in the first feed, an hour in the second), and
-    /// positions are those of records: which those will be is told by `position`.
+    /// The same for a whole stream, where a series has one frequency (a quarter hour in the first feed, an hour in the
+    /// second), and positions are those of records: which those will be is told by `position`.
     pub fn for_stream(mut self, mut position: impl FnMut(&Said, Position) -> Position) -> Case {
         for (feed, frequency) in self.config.feed.values_mut().zip([Frequency::QUARTER_HOUR, Frequency::HOUR]) {
             feed.frequency = Some(frequency);

@@ -1,7 +1,7 @@
 //! The groups of one worker: differences in, rows out.
 //!
-//! Intervals stay in memory for the configured time; older ones are read from the table when something changes them. What
-//! a row says suffices to go on from it, so memory decides only what has to be read.
+//! Intervals stay in memory for the configured time; older ones are read from the table when something changes them.
+//! What a row says suffices to go on from it, so memory decides only what has to be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -177,8 +177,8 @@ impl Parents {
         self
     }
 
-    /// The differences of one epoch, each item once; `offset` grows from epoch to epoch, `clock_ms` is the latest instant at which
-    /// something of the epoch was known.
+    /// The differences of one epoch, each item once; `offset` grows from epoch to epoch, `clock_ms` is the latest
+    /// instant at which something of the epoch was known.
     pub fn begin(&mut self, differences: impl IntoIterator<Item = (Item, Sums)>, offset: i64, clock_ms: Option<i64>) {
         self.sort_out(differences);
         self.state.clock_ms = self.state.clock_ms.max(clock_ms.unwrap_or(i64::MIN));
@@ -187,8 +187,8 @@ impl Parents {
         self.waiting = keys.into_iter().cloned().collect();
     }
 
-    /// Intervals to be looked up next before the epoch can end, as they were before it: those that it concerns and that are not in
-    /// memory. `None` where there are none. The answer goes to [`Parents::take`].
+    /// Intervals to be looked up next before the epoch can end, as they were before it: those that it concerns and that
+    /// are not in memory. `None` where there are none. The answer goes to [`Parents::take`].
     pub fn wanted(&mut self) -> Option<Vec<Want>> {
         let mut wants = Vec::new();
         while wants.len() < self.portion.parts() {

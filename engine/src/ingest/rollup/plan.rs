@@ -167,7 +167,8 @@ impl Rollup {
         self.lengths.iter().copied().chain(own)
     }
 
-    /// Whose membership decides what is expected in intervals of this length: that of series of one frequency, or of all.
+    /// Whose membership decides what is expected in intervals of this length: that of series of one frequency, or of
+    /// all.
     pub fn members_of(&self, length: Frequency) -> Option<Frequency> {
         if self.lengths.contains(&length) { None } else { Some(length) }
     }

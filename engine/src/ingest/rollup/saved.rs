@@ -136,8 +136,8 @@ impl Givers {
         }
     }
 
-    /// The state with this configuration's numbers. Labels that are no longer configured are forgotten, and so are those of
-    /// feeds and sources that are not.
+    /// The state with this configuration's numbers. Labels that are no longer configured are forgotten, and so are
+    /// those of feeds and sources that are not.
     pub fn restore(&self, saved: &SavedMember) -> MemberState {
         let find = |givers: &[Giver], name: &Arc<str>| givers.iter().position(|giver| giver.name == *name);
         let number = saved.feed.as_ref().and_then(|name| find(&self.feeds, name));

@@ -1,5 +1,5 @@
-//! The series that roll-ups make, as the coordinator keeps them: series like any other, with a state that says since when and
-//! how far they go, so that model groups and pipelines see them.
+//! The series that roll-ups make, as the coordinator keeps them: series like any other, with a state that says since
+//! when and how far they go, so that model groups and pipelines see them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Roll-ups of a whole stream: readings with labels and a topic of labels in Kafka, in any order, with restarts and crashes and
-//! other numbers of workers, against the [`oracle`](super::oracle).
+//! Roll-ups of a whole stream: readings with labels and a topic of labels in Kafka, in any order, with restarts and
+//! crashes and other numbers of workers, against the [`oracle`](super::oracle).
 //!
 //! `METERLINE_SEED` repeats one case.
 

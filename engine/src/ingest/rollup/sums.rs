@@ -12,8 +12,8 @@ const PARTS: f64 = 1e6;
 
 /// What a group has in one interval, or a change of it.
 ///
-/// It is a group in the mathematical sense: additions wrap, so that however large values are, what was added can be taken
-/// away. `amount` is in 10⁻⁶ of the unit; of the mean of what is no energy, in 10⁻⁶ of the unit times seconds.
+/// It is a group in the mathematical sense: additions wrap, so that however large values are, what was added can be
+/// taken away. `amount` is in 10⁻⁶ of the unit; of the mean of what is no energy, in 10⁻⁶ of the unit times seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Sums {
     /// Sum of the values.
@@ -85,7 +85,8 @@ impl Valuation {
         }
     }
 
-    /// The amount that a row with this value had: exact for sums below 9·10⁹, and for means up to the rounding of a float.
+    /// The amount that a row with this value had: exact for sums below 9·10⁹, and for means up to the rounding of a
+    /// float.
     pub fn amount(self, value: f64, present: i64, length: Micros) -> i128 {
         match self.value {
             RollupValue::Sum => fixed(value),

@@ -1,6 +1,6 @@
-//! Random series with mixed frequencies, corrections, duplicates, lateness and labels that change over time, in any order
-//! and with any epochs, against the [`oracle`](super::oracle). Between epochs a stream may end and go on with other workers from
-//! what was committed.
+//! Random series with mixed frequencies, corrections, duplicates, lateness and labels that change over time, in any
+//! order and with any epochs, against the [`oracle`](super::oracle). Between epochs a stream may end and go on with
+//! other workers from what was committed.
 //!
 //! `METERLINE_SEED` repeats one case.
 

@@ -1,6 +1,7 @@
 //! What a shard looks up at the end of an epoch: part by part, so that what is found fits into memory.
 //!
-//! First the intervals that readings concern, feed by feed and series by series; then those of which a new era takes some away.
+//! First the intervals that readings concern, feed by feed and series by series; then those of which a new era takes
+//! some away.
 
 use std::ops::Range;
 
@@ -70,7 +71,8 @@ impl Shard {
             match self.feeds[feed].rules.kind {
                 ValueKind::Interval => {
                     wanted.intervals = wants;
-                    // What took an interval away would win over a reading of another partition that brings it back unseen.
+                    // What took an interval away would win over a reading of another partition that brings it back
+                    // unseen.
                     wanted.needed = part.iter().any(|parked| self.may_be_taken_away(parked));
                 }
                 ValueKind::Gauge | ValueKind::Counter => wanted.samples = wants,
@@ -114,7 +116,8 @@ impl Shard {
             ValueKind::Gauge => self.lookups.gauges.parts(),
         };
         let mut first = parked.len().saturating_sub(most.max(1));
-        // What is made of several readings is computed from all of them: they stay together, and with counters their neighbours.
+        // What is made of several readings is computed from all of them: they stay together, and with counters their
+        // neighbours.
         let together =
             |a: &Parked, b: &Parked| a.series == b.series && (kind == ValueKind::Counter || a.from == b.from);
         while first > 0 && together(&parked[first - 1], &parked[first]) {

@@ -1,5 +1,5 @@
-//! Appends, corrections, merges, folds, retention and vacuums in any order, on a store that fails and lies, with crashes in
-//! between, against a model.
+//! Appends, corrections, merges, folds, retention and vacuums in any order, on a store that fails and lies, with
+//! crashes in between, against a model.
 //!
 //! `METERLINE_SEED` repeats one case.
 

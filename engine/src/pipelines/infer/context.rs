@@ -105,8 +105,8 @@ fn epochs(known: &[SeriesState]) -> HashMap<String, Epoch> {
     changed.filter_map(|s| Some((s.id.to_string(), (s.frequency?, s.since()?)))).collect()
 }
 
-// Keeps what belongs to the present epoch of each series. One that came to another frequency is forecast in the group of that,
-// unless it did so after the origin.
+// Keeps what belongs to the present epoch of each series. One that came to another frequency is forecast in the group
+// of that, unless it did so after the origin.
 fn keep_present(history: &mut History, epochs: &HashMap<String, Epoch>, origin: Micros) {
     let (frequency, zone) = (history.panel.frequency, history.panel.zone.clone());
     history.retain(|s| match epochs.get(&s.id) {

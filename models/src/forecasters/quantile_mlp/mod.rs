@@ -380,7 +380,8 @@ impl Forecaster for QuantileMlp {
         "quantile_mlp"
     }
 
-    /// A horizon beyond the trained one is extrapolated; it is better to train for the horizon that is needed. A series whose context is too short or too full of gaps has no forecast.
+    /// A horizon beyond the trained one is extrapolated; it is better to train for the horizon that is needed. A series
+    /// whose context is too short or too full of gaps has no forecast.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let layout = self.header.layout();
         // The calendar is needed from the oldest context on, not from the beginning of history.

@@ -116,6 +116,12 @@ listen = "off"
     }
 }
 
+/// Stops an engine, which has to end well.
+pub fn stop(engine: Engine) -> Result<(), Failure> {
+    let status = engine.stop();
+    if status.success() { Ok(()) } else { Err(format!("the engine ended with {status}").into()) }
+}
+
 /// That somebody's rows and their energy are all of them.
 pub(super) fn same(whose: &str, found: (u64, f64), wanted: (u64, f64)) -> Result<(), Failure> {
     // Sums of floats differ by the order of addition.

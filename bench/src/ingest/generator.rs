@@ -17,7 +17,7 @@ use super::engine::Known;
 use super::load::{FIRST, QUARTER_HOUR};
 
 /// As a source hands them on.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
 
 /// What one worker did.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +80,7 @@ fn work(
         }
         sent += batch.len() as u64;
         in_epoch += batch.len() as u64;
-        batch.drain(..).for_each(|routed| shard.apply(routed, Micros::MIN));
+        shard.take(batch.drain(..), |_| Micros::MIN);
         if in_epoch >= epoch_max || sent >= readings {
             in_epoch = 0;
             let part = shard.finish(Place { seq: 1, rewrite_from: i64::MAX })?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::bare::{Drained, drain};
 use super::delta::Commit;
-use super::engine::{Deployment, Ingested, Known};
+use super::engine::{Deployment, Ingested, Known, stop};
 use super::latency::Latencies;
 use super::load::{Load, Paced};
 use super::{Failure, PARTITIONS, flink, generator};
@@ -80,7 +80,7 @@ fn from_kafka(kafka: &Kafka, plan: &Plan, series: u64) -> Result<Vec<Value>, Fai
     eprintln!("{BARE}: {:.0} a second", readings as f64 / bare.seconds);
     let mut deployment = Deployment::new(&brokers, &topic, plan.frequency);
     let (engine, done) = deployment.start(readings)?;
-    engine.stop();
+    stop(engine)?;
     deployment.check(readings, load.energy)?;
     eprintln!("meterline: {:.0} a second, {:.1} s", readings as f64 / done.seconds, done.seconds);
     let mut rows = throughput(readings, series, &bare, &done);
@@ -149,7 +149,7 @@ fn restart(deployment: &mut Deployment, load: &mut Load) -> Result<Vec<Value>, F
     load.send(PARTITIONS as u64)?;
     deployment.commit_every("100ms")?;
     let (engine, started) = deployment.start(load.sent)?;
-    engine.stop();
+    stop(engine)?;
     deployment.commit_every("10s")?;
     eprintln!("restart with {series} series: {:.2} s to the first commit", started.seconds);
     Ok(vec![alone(&format!("restart_{series}_series"), started.seconds, "s")])
@@ -162,7 +162,7 @@ fn latency(deployment: &mut Deployment, load: &mut Load, rate: f64, seconds: u64
     let until = SystemTime::now() + WARM_UP + window + COOL_DOWN;
     let Paced { began, rate: sent } = load.send_paced(rate, |_| SystemTime::now() < until)?;
     let commits: Vec<Commit> = deployment.wait(&mut engine, load.sent)?;
-    engine.stop();
+    stop(engine)?;
     let from = began + WARM_UP;
     let latencies = Latencies::of(&commits, from, from + window)?;
     let quantile = |part| latencies.quantile_s(part).ok_or("no reading was committed in time");

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::plot::{Panel, svg};
 use super::trend::{FLAT, Trend};
 use super::watch::{SETTLES, Samples, Seen, Watch};
-use crate::ingest::engine::{Deployment, Known};
+use crate::ingest::engine::{Deployment, Known, stop};
 use crate::ingest::load::{FIRST, Load, QUARTER_HOUR};
 use crate::ingest::{Failure, PARTITIONS};
 use crate::report::{alone, compared};
@@ -46,6 +46,8 @@ every = "15s"
 intervals = "1mo"
 "#;
 const DRAIN: Duration = Duration::from_secs(600);
+/// Without a commit for so long, kills and starts included, a stream stands still.
+const STILL: Duration = Duration::from_secs(60);
 
 /// How to soak.
 #[derive(Debug, Clone)]
@@ -92,7 +94,7 @@ pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
     caught_up(&deployment, records)?;
     // Whatever comes now, the plot is there.
     let (mut rows, flat) = judge(soak, &seen, STEADY / months_a_minute, sent.rate)?;
-    engine.stop();
+    stop(engine)?;
     check(&deployment, &load, &sent)?;
     rows.push(alone("soak_rate", sent.rate, "readings/s"));
     rows.push(alone("soak_series", series as f64, "series"));
@@ -134,7 +136,7 @@ fn probe(kafka: &Kafka, series: u64) -> Result<f64, Failure> {
     load.send(PROBE)?;
     let mut deployment = Deployment::new(&kafka.brokers(), topic, Known::Detected);
     let (engine, done) = deployment.start(load.sent)?;
-    engine.stop();
+    stop(engine)?;
     let rate = load.sent as f64 / done.seconds;
     eprintln!("from a backlog: {rate:.0} readings a second");
     Ok(rate)
@@ -241,6 +243,13 @@ fn highest(samples: &[(f64, f64)]) -> f64 {
     samples.iter().map(|sample| sample.1).fold(0.0, f64::max)
 }
 
+// The longest time between two samples, or before the first and after the last of so many minutes.
+fn longest_gap(samples: &[(f64, f64)], minutes: f64) -> f64 {
+    let times = || samples.iter().map(|sample| sample.0);
+    let (before, after) = ([0.0].into_iter().chain(times()), times().chain([minutes]));
+    before.zip(after).map(|(before, after)| after - before).fold(0.0, f64::max)
+}
+
 // `steady` is the minute from which the lake holds about the same.
 fn judge(soak: &Soak, seen: &Seen, steady: f64, rate: f64) -> Result<(Vec<Value>, bool), Failure> {
     let from = soak.minutes * WARM_UP;
@@ -282,6 +291,15 @@ fn judge(soak: &Soak, seen: &Seen, steady: f64, rate: f64) -> Result<(Vec<Value>
         alone("soak_files_on_disk_highest", highest(&seen.on_disk), "files"),
     ]);
     let lag = Panel { title: "lag at each commit, records", samples: &seen.lag, from, trend: Some(lag) };
+    // Flat figures of a stream that stood still tell nothing: it makes no samples then.
+    let still = longest_gap(&seen.lag, soak.minutes) * 60.0;
+    let limit = STILL.as_secs_f64();
+    all_well &= still <= limit;
+    eprintln!("longest time without a commit: {still:.1} s");
+    let mut row =
+        compared("soak_longest_without_commit", still, "the time after which a stream stands still", limit, "s");
+    row["ratio"] = (limit / still.max(1.0)).into();
+    rows.push(row);
     let title = "files below the lake's folder, with those that wait for their deletion";
     let on_disk = Panel { title, samples: &seen.on_disk, from, trend: None };
     panels.extend([("lag", lag), ("files_on_disk", on_disk)]);
@@ -297,4 +315,21 @@ fn draw(soak: &Soak, seen: &Seen, panels: &[(&str, Panel<'_>)]) -> Result<(), Fa
     let panels: Vec<Panel<'_>> = panels.iter().map(|(_, panel)| panel.clone()).collect();
     fs::write(soak.out.join("soak.svg"), svg(&panels, &seen.kills))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_stands_still_is_seen_wherever_it_does() {
+        for (samples, longest) in [
+            (&[][..], 5.0),
+            (&[(1.0, 0.0), (2.0, 0.0), (4.5, 0.0)], 2.5),
+            (&[(1.5, 0.0), (2.0, 0.0), (3.0, 0.0)], 2.0),
+            (&[(3.0, 0.0), (4.0, 0.0)], 3.0),
+        ] {
+            assert_eq!(longest_gap(samples, 5.0), longest);
+        }
+    }
 }

@@ -58,7 +58,7 @@ use super::rollup::plan::Plan;
 use super::rollup::saved::Givers;
 use super::rollup::{self, Input, LabelChange};
 use super::series::SeriesState;
-use super::shard::{Budget, FeedRules, Routed, Shard, ShardPart, WARMED};
+use super::shard::{Budget, FeedRules, Routed, Shard, ShardPart};
 
 /// How long an idle worker sleeps; a message from another worker wakes it.
 const NAP: Duration = Duration::from_millis(3);
@@ -429,20 +429,8 @@ fn report(counts: Counts<'_>, events: Outlet<Event>) {
     });
 }
 
-fn take(shard: &mut Shard, mut readings: impl Iterator<Item = Routed> + AsRef<[Routed]>, common: &Common) {
-    loop {
-        let ahead = readings.as_ref();
-        let ahead = &ahead[..ahead.len().min(WARMED)];
-        if ahead.is_empty() {
-            break;
-        }
-        let count = ahead.len();
-        shard.warm(ahead);
-        for routed in readings.by_ref().take(count) {
-            let watermark = common.control.watermark(routed.feed);
-            shard.apply(routed, watermark);
-        }
-    }
+fn take(shard: &mut Shard, readings: impl Iterator<Item = Routed> + AsRef<[Routed]>, common: &Common) {
+    shard.take(readings, |feed| common.control.watermark(feed));
     if shard.full() || shard.refused() >= common.bounds.refused {
         common.control.fill(shard.epoch());
     }

@@ -152,7 +152,7 @@ const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 
 /// Bytes that an interval takes while it is looked up: what is wanted, what is found, and where that goes.
 const LOOKUP_BYTES: usize = 512;
 /// Readings whose series are fetched into the processor's caches at a time.
-pub const WARMED: usize = 64;
+const WARMED: usize = 64;
 /// Series that the caches hold anyway.
 const WARM_ANYWAY: usize = 1_000;
 /// Intervals that every series may remember, however many there are.
@@ -312,8 +312,29 @@ impl Shard {
         number
     }
 
-    /// Fetches the series of up to [`WARMED`] readings that are taken next.
-    pub fn warm(&self, readings: &[Routed]) {
+    /// Takes readings of the running epoch; `watermark` is that of a feed, by its number.
+    pub fn take(
+        &mut self,
+        mut readings: impl Iterator<Item = Routed> + AsRef<[Routed]>,
+        watermark: impl Fn(u16) -> Micros,
+    ) {
+        loop {
+            let ahead = readings.as_ref();
+            let ahead = &ahead[..ahead.len().min(WARMED)];
+            if ahead.is_empty() {
+                break;
+            }
+            let count = ahead.len();
+            self.warm(ahead);
+            for routed in readings.by_ref().take(count) {
+                let watermark = watermark(routed.feed);
+                self.apply(routed, watermark);
+            }
+        }
+    }
+
+    // Fetches the series of up to so many readings that are taken next.
+    fn warm(&self, readings: &[Routed]) {
         // The first that may be the one: it mostly is.
         let candidate = |routed: &Routed| self.index.find(routed.route, |_| true).copied();
         warm(&self.members, readings.iter().filter_map(candidate));
@@ -337,7 +358,7 @@ impl Shard {
                 return self.refuse(feed, &reading, SERIES_OF_ANOTHER_FEED, detail);
             }
             Some(number) => number,
-            None if self.bytes >= self.budget.series => {
+            None if self.bytes + self.waiting.saturating_sub(self.budget.intervals) >= self.budget.series => {
                 let detail = format!(
                     "series `{series}` is new, but {} series are all that fit in memory: raise `ingest.memory_limit`, or \
                      check that the feed's `series` names a field that identifies meters",

@@ -8,7 +8,7 @@ use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::Position;
 
 use super::super::rows::{Content, Rows};
-use super::super::series::{Extra, SeriesState};
+use super::super::series::SeriesState;
 use super::plan::Plan;
 use super::saved::Givers;
 use super::{Input, IntervalChange};
@@ -45,13 +45,14 @@ impl ForRollups {
         }
         if waits(state, position) {
             let named = self.givers.save_read(feed, &labels);
-            let Extra { pending, pending_labels, .. } = state.extra_mut();
-            // As many labels as readings wait for, before those of this one: some are of readings that were replaced.
-            if pending_labels.len() >= pending.len() {
-                let is_other = |of: Position| of != position && pending.iter().any(|one| one.position == of);
-                pending_labels.retain(|(of, _)| is_other(*of));
+            // As many labels as readings that wait, before those of this one: some are of readings that wait no longer,
+            // because they became something or were replaced.
+            if state.extra().pending_labels.len() >= state.extra().pending.len() {
+                self.released(series, feed, state);
             }
-            return pending_labels.push((position, named));
+            let kept = &mut state.extra_mut().pending_labels;
+            kept.retain(|(of, _)| *of != position);
+            return kept.push((position, named));
         }
         self.labels.insert((series, position), labels);
         self.released(series, feed, state);
@@ -154,6 +155,26 @@ mod tests {
         rollups.released(0, 0, &mut state);
         let last = |offset| (0u32, Position { timestamp_ms: 1, partition: 0, offset });
         assert!([98, 99].into_iter().all(|offset| rollups.labels.get(&last(offset)) == Some(&labels)));
+    }
+
+    #[test]
+    fn labels_of_readings_that_wait_no_longer_stay_when_the_next_reading_waits() {
+        let (mut rollups, mut state) = (for_rollups(), SeriesState::new("m", "a", Unit::KWH));
+        let labels: LabelValues = [Some(Arc::from("s1"))].into();
+        let position = |offset| Position { timestamp_ms: 1, partition: 0, offset };
+        let waiting = |offset: i64| {
+            let (scale, quality) = (Unit::KWH.scale(), Quality::Measured);
+            PendingReading { at: 900 * offset, value: 1.0, scale, quality, position: position(offset) }
+        };
+        for offset in 0..3 {
+            state.extra_mut().pending.push(waiting(offset));
+            rollups.read(0, 0, &mut state, position(offset), Arc::clone(&labels));
+        }
+        // The fourth reading tells the frequency of the others, but is held itself.
+        state.extra_mut().pending = vec![waiting(3)];
+        rollups.read(0, 0, &mut state, position(3), Arc::clone(&labels));
+        assert!((0..3).all(|offset| rollups.labels.get(&(0, position(offset))) == Some(&labels)));
+        assert_eq!(state.extra().pending_labels.len(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use meterline_schemas::unit::Scale;
 use super::super::aggregate::{Existing, Opening, Parked, Reached};
 use super::super::portion::Portion;
 use super::super::recall::{Recalled, Want, Wanted};
-use super::{Budget, Shard};
+use super::{Budget, Member, Shard};
 
 /// Where the lookups of an epoch stand.
 pub(super) struct Lookups {
@@ -60,6 +60,12 @@ impl Lookups {
     }
 }
 
+// Whether an interval that a reading concerns may have been taken away.
+fn may_be_taken_away(members: &[Member], parked: &Parked) -> bool {
+    let extra = members[parked.series as usize].series.state.extra();
+    extra.rewritten_to.is_some_and(|to| parked.from < to)
+}
+
 impl Shard {
     /// What has to be looked up next before the epoch can end, `None` where nothing has to. The answer goes to
     /// [`Shard::resolve`].
@@ -73,7 +79,7 @@ impl Shard {
                     wanted.intervals = wants;
                     // What took an interval away would win over a reading of another partition that brings it back
                     // unseen.
-                    wanted.needed = part.iter().any(|parked| self.may_be_taken_away(parked));
+                    wanted.needed = part.iter().any(|parked| may_be_taken_away(&self.members, parked));
                 }
                 ValueKind::Gauge | ValueKind::Counter => wanted.samples = wants,
             }
@@ -94,19 +100,16 @@ impl Shard {
         Want { series, id: self.members[series as usize].series.state.id.clone(), from, to }
     }
 
-    // Whether an interval that a reading concerns may have been taken away.
-    fn may_be_taken_away(&self, parked: &Parked) -> bool {
-        let extra = self.members[parked.series as usize].series.state.extra();
-        extra.rewritten_to.is_some_and(|to| parked.from < to)
-    }
-
     // The parked readings of a feed whose intervals are looked up next.
     fn next_readings(&mut self, feed: usize) -> Vec<Parked> {
         let (kind, parked) = (self.feeds[feed].rules.kind, &mut self.outputs[feed].parked);
         if self.lookups.in_order != Some(feed) {
-            // Neighbours are in one part of the lake's files. Readings of one interval stay as they came.
-            let id = |parked: &Parked| &self.members[parked.series as usize].series.state.id;
-            parked.sort_by(|a, b| (id(a), a.from).cmp(&(id(b), b.from)));
+            // Neighbours are in one part of the lake's files. Readings of one interval stay as they came. Those for which
+            // a lookup is needed come apart from the others, which may do without if it takes too much.
+            let members = &self.members;
+            let id = |parked: &Parked| &members[parked.series as usize].series.state.id;
+            let needed = |parked: &Parked| may_be_taken_away(members, parked);
+            parked.sort_by(|a, b| (needed(a), id(a), a.from).cmp(&(needed(b), id(b), b.from)));
             self.lookups.in_order = Some(feed);
         }
         let most = match kind {
@@ -115,7 +118,11 @@ impl Shard {
             ValueKind::Counter => self.budget.lookups() / 4,
             ValueKind::Gauge => self.lookups.gauges.parts(),
         };
+        let others = parked.partition_point(|parked| !may_be_taken_away(&self.members, parked));
         let mut first = parked.len().saturating_sub(most.max(1));
+        if others < parked.len() {
+            first = first.max(others);
+        }
         // What is made of several readings is computed from all of them: they stay together, and with counters their
         // neighbours.
         let together =

@@ -10,9 +10,13 @@
 //!
 //! Of two readings for one thing (interval, sample, register) the one with the greater
 //! [`Position`] wins, whatever the order of arrival. Rows follow the same rule: a
-//! reader takes the row with the greatest position of an interval. That is also why a repeated value with a greater
-//! position is written again where its interval is already committed: otherwise a value from between the two, late,
-//! would win.
+//! reader takes the row with the greatest position of an interval.
+//!
+//! Of kind `interval` each reading that is taken has a row of its own, also one that repeats a value or comes after one
+//! with a greater position. So what was known at any instant can be told, and the rows are the same wherever epochs end
+//! and in whatever order partitions are read. None of them can be left out: which reading is right before another one
+//! is not known until the last of them has come, and a late value from between two that are equal would win from then
+//! on. Gauges and counters are computed once an epoch: of them a row is what a commit saw.
 //!
 //! What a series remembers is a part of what the lake has. A reading that concerns more than that is parked: at the end
 //! of the epoch what is missing is looked up, and the reading taken then. So memory decides how fast, never what.
@@ -154,10 +158,18 @@ impl Series {
                 revise(known, end, content, context);
                 Outcome::Accepted
             }
-            Some(known) if known.position() >= content.position => Outcome::Duplicate,
+            Some(known) if known.position() == content.position => Outcome::Duplicate,
+            Some(known) if known.position() > content.position => {
+                // What counts stays; but at an instant between the two this reading was what was known.
+                let row = push_revision(start, end, content, context);
+                if context.out.keeps_before {
+                    context.out.overtaken.push((row, None));
+                }
+                Outcome::Duplicate
+            }
             Some(known) => {
                 let same = same_content(&known.content(), &content);
-                revise(known, end, content, context);
+                overtake(known, end, content, context);
                 if same { Outcome::Duplicate } else { Outcome::Corrected }
             }
             None => {
@@ -259,23 +271,31 @@ impl Series {
     }
 }
 
+fn push_revision(start: Micros, end: Micros, content: Content, context: &mut Context<'_>) -> u32 {
+    context.out.rows.push(Row { series: context.number, start, end, layer: Layer::Revision, content })
+}
+
 // Changes a remembered interval: its row, while the epoch that wrote it runs; else by a row of its own.
 fn revise(known: &mut Remembered, end: Micros, content: Content, context: &mut Context<'_>) {
-    let out = &mut *context.out;
-    let row = match known.row_in(out.epoch) {
+    match known.row_in(context.out.epoch) {
         Some(row) => {
-            out.rows.revise(row, content);
-            row
+            context.out.rows.revise(row, content);
+            known.set(&content, context.out.epoch, row);
         }
-        None => {
-            let start = known.start;
-            let row = out.rows.push(Row { series: context.number, start, end, layer: Layer::Revision, content });
-            if out.keeps_before {
-                out.before.push((row, known.content()));
-            }
-            row
+        None => overtake(known, end, content, context),
+    }
+}
+
+// Changes a remembered interval by a row of its own, whichever epoch wrote what counted before.
+fn overtake(known: &mut Remembered, end: Micros, content: Content, context: &mut Context<'_>) {
+    let row = push_revision(known.start, end, content, context);
+    let out = &mut *context.out;
+    if out.keeps_before {
+        match known.row_in(out.epoch) {
+            Some(before) => out.overtaken.push((before, Some(row))),
+            None => out.before.push((row, known.content())),
         }
-    };
+    }
     known.set(&content, out.epoch, row);
 }
 

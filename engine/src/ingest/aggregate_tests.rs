@@ -453,20 +453,54 @@ proptest! {
 }
 
 #[test]
-fn a_correction_within_the_epoch_changes_the_row_itself() {
+fn each_reading_of_an_interval_is_a_row_and_the_first_one_its_base() {
     let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
     run.apply(&reading(HOUR, 1.0, Quality::Estimated, (1, 0, 1)));
     run.apply(&reading(HOUR, 2.0, Quality::Measured, (2, 0, 2)));
     run.commit();
-    assert_eq!(run.rows.len(), 1);
-    assert_eq!((run.rows[0].layer, run.rows[0].content.value), (Layer::Base, 2.0));
     run.apply(&reading(HOUR, 3.0, Quality::Measured, (3, 0, 3)));
-    run.apply(&reading(HOUR, 1.0, Quality::Measured, (1, 0, 0)));
+    // Repeated, and from before all others.
+    run.apply(&reading(HOUR, 3.0, Quality::Measured, (4, 0, 4)));
+    run.apply(&reading(HOUR, 0.5, Quality::Measured, (1, 0, 0)));
     run.commit();
-    assert_eq!(run.rows.len(), 2);
-    assert_eq!((run.rows[1].layer, run.rows[1].content.value), (Layer::Revision, 3.0));
+    let rows: Vec<(Layer, f64, i64)> =
+        run.rows.iter().map(|row| (row.layer, row.content.value, row.content.position.offset)).collect();
+    let revision = |value: f64, offset: i64| (Layer::Revision, value, offset);
+    assert_eq!(rows, [(Layer::Base, 1.0, 1), revision(2.0, 2), revision(3.0, 3), revision(3.0, 4), revision(0.5, 0)]);
+    assert_eq!(run.read()[&0].0, 3.0);
     let counts = run.counts[&0];
-    assert_eq!((counts.accepted, counts.corrected, counts.duplicate), (1, 2, 1));
+    assert_eq!((counts.accepted, counts.corrected, counts.duplicate), (1, 2, 2));
+}
+
+#[test]
+fn of_the_rows_of_an_interval_one_is_a_change_for_roll_ups() {
+    let mut run = Run::new(rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)), &Unit::KW);
+    run.apply(&reading(HOUR, 1.0, Quality::Measured, (2, 0, 2)));
+    run.commit();
+    run.out.keeps_before = true;
+    for (value, offset) in [(2.0, 3), (3.0, 4), (9.0, 1)] {
+        run.apply(&reading(HOUR, value, Quality::Measured, (offset, 0, offset)));
+    }
+    let before: Vec<(u32, f64)> = run.out.before.iter().map(|(row, content)| (*row, content.value)).collect();
+    assert_eq!(before, [(0, 1.0)]);
+    assert_eq!(run.out.overtaken, [(0, Some(1)), (2, None)]);
+}
+
+#[test]
+fn of_the_rows_of_an_epoch_that_were_forgotten_the_one_with_the_greatest_position_is_remembered() {
+    let mut run =
+        Run::new(Rules { remembered: 2, ..rules(ValueKind::Interval, Label::End, Some(Frequency::HOUR)) }, &Unit::KW);
+    run.apply(&reading(HOUR, 1.0, Quality::Measured, (5, 0, 5)));
+    run.apply(&reading(HOUR, 2.0, Quality::Measured, (3, 1, 3)));
+    for hour in 2..=4 {
+        run.apply(&reading(hour * HOUR, 1.0, Quality::Measured, (10 + hour, 0, 10 + hour)));
+    }
+    run.apply(&reading(HOUR, 3.0, Quality::Measured, (4, 1, 4)));
+    assert_eq!(run.out.parked.len(), 1);
+    run.commit();
+    assert_eq!((run.rows.len(), run.read()[&0].0), (6, 1.0));
+    let total = |count: fn(&Counts) -> u64| run.counts.values().map(count).sum::<u64>();
+    assert_eq!((total(|c| c.accepted), total(|c| c.corrected), total(|c| c.duplicate)), (4, 0, 2));
 }
 
 #[test]
@@ -520,16 +554,16 @@ fn what_was_written_without_looking_up_what_was_there_is_not_taken_for_the_truth
     run.commit();
     run.restart();
     run.declines = true;
-    // Both about an interval that has a greater position, in one epoch and written once.
+    // Both about an interval that has a greater position.
     run.apply(&reading(9 * HOUR, 2.0, Quality::Measured, (1, 0, 11)));
     run.apply(&reading(9 * HOUR, 3.0, Quality::Measured, (2, 0, 12)));
     run.commit();
-    assert_eq!((run.rows.len(), run.counts[&0].corrected), (11, 2));
+    assert_eq!((run.rows.len(), run.counts[&0].corrected), (12, 2));
     run.declines = false;
     run.apply(&reading(9 * HOUR, 4.0, Quality::Measured, (3, 0, 13)));
     assert_eq!(run.out.parked.len(), 1);
     run.commit();
-    assert_eq!((run.rows.len(), run.counts[&0].duplicate), (11, 1));
+    assert_eq!((run.rows.len(), run.counts[&0].duplicate), (13, 1));
     assert_eq!(run.read()[&(8 * HOUR)].0, 1.0);
 }
 

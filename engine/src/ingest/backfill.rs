@@ -2,7 +2,8 @@
 //!
 //! A reading of a backfill has a position before every Kafka position: it never wins against one from the stream, and
 //! of two backfills the later one wins. So a backfill may be repeated, whole or after a crash: the result is the same
-//! (the repeated rows are revisions with the values that are there already).
+//! (the repeated rows are revisions with the values that are there already, and those that the stream has overtaken do
+//! not count).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,7 @@ pub struct BackfillReport {
     pub accepted: u64,
     /// Those that changed an interval already written, or may have.
     pub corrected: u64,
-    /// Those that changed nothing.
+    /// Those that changed nothing: repeated, or overtaken by a reading with a greater position.
     pub duplicate: u64,
     /// Those that cannot be used; the table `dead_letters` says why.
     pub dead: u64,

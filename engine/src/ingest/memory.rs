@@ -1,5 +1,5 @@
 //! The last intervals of one series, in memory only: they tell a duplicate from a correction, and which row of the
-//! running epoch a correction may still change. What is forgotten is in the lake.
+//! running epoch a correction overtakes or may still change. What is forgotten is in the lake.
 
 use std::collections::VecDeque;
 

@@ -14,7 +14,7 @@ pub enum Outcome {
     Accepted,
     /// It changed an interval already written, or may have.
     Corrected,
-    /// It changed nothing.
+    /// It changed nothing: it repeats a value, or a reading with a greater position has overtaken it.
     Duplicate,
     /// It waits for the native frequency of its series.
     Waits,

@@ -463,8 +463,8 @@ impl Shard {
             part.tallies.push(output.tally);
             if let Some(rollups) = &mut self.for_rollups {
                 let members = &self.members;
-                rollups
-                    .ended(number as u16, &output.rows, output.before, |series| &members[series as usize].series.state);
+                let state = |series: u32| &members[series as usize].series.state;
+                rollups.ended(number as u16, &output.rows, output.before, &output.overtaken, state);
             }
             if !output.rows.is_empty() || !output.samples.is_empty() {
                 let series = std::mem::take(&mut series[number]);

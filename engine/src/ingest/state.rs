@@ -129,7 +129,7 @@ pub struct Counts {
     pub accepted: u64,
     /// Records that changed an interval already written, or may have.
     pub corrected: u64,
-    /// Records that changed nothing.
+    /// Records that changed nothing: repeated, or overtaken by one with a greater position.
     pub duplicate: u64,
     /// Records that could not be read.
     pub dead: u64,

@@ -25,6 +25,9 @@ pub struct Output {
     pub keeps_before: bool,
     /// By number of a row: what the interval was before the epoch, where there was something.
     pub before: Vec<(u32, Content)>,
+    /// Rows that do not count, in the order in which that was found, each with the row that came in its place, where
+    /// that is one of the epoch. Kept where [`Output::before`] is.
+    pub overtaken: Vec<(u32, Option<u32>)>,
     /// Samples and registers, by the number of their series.
     pub samples: Vec<(u32, PendingReading)>,
     /// Readings that cannot be used.
@@ -79,7 +82,7 @@ impl Output {
         Output { epoch, remembered, ..Output::default() }
     }
 
-    /// With or without [`Output::before`].
+    /// With or without [`Output::before`] and [`Output::overtaken`].
     pub fn keeping_before(mut self, keeps: bool) -> Output {
         self.keeps_before = keeps;
         self

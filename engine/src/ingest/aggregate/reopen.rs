@@ -165,7 +165,8 @@ fn put(made: &mut BTreeMap<Micros, Made>, slot: Slot, content: Content) -> Outco
     }
 }
 
-// No reading of the old frequency can come for it any more, so that the next position is above all.
+// No reading of the old frequency can come for it any more, so that the next position is above all. Of the rows that
+// the epoch has of it this is the one with the greatest position: the others lose to it as they are.
 fn take_away(existing: &mut Existing, context: &mut Context<'_>) {
     let (was, out) = (existing.content, &mut *context.out);
     let mut content = Content { value: 0.0, count: 0, ..was };

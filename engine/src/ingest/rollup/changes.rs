@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use meterline_schemas::Frequency;
 use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::Position;
@@ -74,21 +74,31 @@ impl ForRollups {
         state.tidy();
     }
 
-    /// The epoch ends with these rows of a feed; `before` has what intervals were before it, by the number of the row.
+    /// The epoch ends with these rows of a feed; `before` has what intervals were before it, by the number of the row,
+    /// and `overtaken` the rows that do not count, each with the one of the epoch that came in its place.
     pub fn ended<'s>(
         &mut self,
         feed: u16,
         rows: &Rows,
         before: Vec<(u32, Content)>,
+        overtaken: &[(u32, Option<u32>)],
         state: impl Fn(u32) -> &'s SeriesState,
     ) {
         if !self.take_part(feed) {
             return;
         }
-        let before: HashMap<u32, Content> = before.into_iter().collect();
+        let mut before: HashMap<u32, Content> = before.into_iter().collect();
+        // Whatever rows an interval has, it changes once: from what it was before the epoch to what counts at its end.
+        let mut silent: HashSet<u32> = HashSet::with_capacity(overtaken.len());
+        for (row, next) in overtaken {
+            silent.insert(*row);
+            if let (Some(next), Some(was)) = (next, before.remove(row)) {
+                before.insert(*next, was);
+            }
+        }
         let mut ids: HashMap<u32, Arc<str>> = HashMap::new();
         self.inputs.reserve(rows.len());
-        for (number, row) in (0..).zip(rows.iter()) {
+        for (number, row) in (0..).zip(rows.iter()).filter(|(number, _)| !silent.contains(number)) {
             let state = state(row.series);
             let id = ids.entry(row.series).or_insert_with(|| state.id.as_str().into());
             self.inputs.push(Input::Interval(IntervalChange {
@@ -195,9 +205,28 @@ mod tests {
         let mut rows = Rows::default();
         let content = Content { value: 1.0, count: 1, quality, position };
         rows.push(Row { series: 0, start: 0, end: 900, layer: Layer::Base, content });
-        rollups.ended(0, &rows, Vec::new(), |_| &state);
+        rollups.ended(0, &rows, Vec::new(), &[], |_| &state);
         let inputs = rollups.take();
         let [Input::Interval(change)] = &inputs[..] else { panic!("{} inputs", inputs.len()) };
         assert_eq!(change.labels, Some(labels));
+    }
+
+    #[test]
+    fn an_interval_of_several_rows_changes_once() {
+        let (mut rollups, state) = (for_rollups(), SeriesState::new("m", "a", Unit::KWH));
+        let content = |offset: i64| {
+            let position = Position { timestamp_ms: 1, partition: 0, offset };
+            Content { value: offset as f64, count: 1, quality: Quality::Measured, position }
+        };
+        let mut rows = Rows::default();
+        for offset in [3, 4, 2, 5] {
+            rows.push(Row { series: 0, start: 0, end: 900, layer: Layer::Revision, content: content(offset) });
+        }
+        // The third one came too late to count.
+        let overtaken = [(0, Some(1)), (2, None), (1, Some(3))];
+        rollups.ended(0, &rows, vec![(0, content(1))], &overtaken, |_| &state);
+        let inputs = rollups.take();
+        let [Input::Interval(change)] = &inputs[..] else { panic!("{} inputs", inputs.len()) };
+        assert_eq!((change.old, change.new), (Some(content(1)), Some(content(5))));
     }
 }

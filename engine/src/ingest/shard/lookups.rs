@@ -171,7 +171,8 @@ impl Shard {
         for (index, parked) in parked.iter().enumerate() {
             of_series.entry(parked.series).or_insert(index..index).end = index + 1;
         }
-        // Rows of this epoch that their series has forgotten already.
+        // Rows of this epoch that their series has forgotten already: of several of an interval the one with the
+        // greatest position is remembered.
         for (row, number) in output.rows.iter().zip(0..) {
             let Some(mine) = of_series.get(&row.series).and_then(|range| parked.get(range.clone())) else { continue };
             let before = mine.partition_point(|parked| parked.from <= row.start);

@@ -2,8 +2,8 @@
 //!
 //! The shards of a stream get the readings of a log in any order: late, repeated, corrected. Epochs end anywhere, the
 //! stream starts again with other numbers of shards, and after a crash what was not committed comes again. Afterwards
-//! the rows that were committed, and what they were counted as, have to be what three statements make of the whole log.
-//! They share nothing with the stream.
+//! the rows that were committed, and what they were counted as, have to be what SQL makes of the whole log; of energy
+//! also what was known at some instants, and every revision. The statements share nothing with the stream.
 //!
 //! `METERLINE_SEED` repeats one case.
 
@@ -24,7 +24,7 @@ use meterline_tests::dice::{Dice, seeds};
 
 use super::aggregate::Rules;
 use super::recall::{Recalled, Want, Wanted};
-use super::rows::{Layer, Row};
+use super::rows::{Content, Layer, Row};
 use super::segments;
 use super::series::{PendingReading, SeriesState};
 use super::shard::{Budget, FeedRules, Place, Routed, Shard, route};
@@ -55,6 +55,23 @@ const INTERVALS: &str = "
         SELECT *, row_number() OVER (PARTITION BY seed, series, start ORDER BY ts DESC, part DESC, pos DESC) AS n FROM slots)
     SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality, start + length AS \"end\" FROM ranked
     WHERE n = 1";
+
+/// The same as of some instants: the last column is the instant, and what the log had by then is all that there is.
+const AS_OF: &str = "
+    WITH slots AS (
+        SELECT *, (at + length / 2) / length * length - CASE WHEN at_end THEN length ELSE 0 END AS start
+        FROM log JOIN instants ON seed = case_seed WHERE kind = 'interval' AND ts <= known_by),
+    ranked AS (
+        SELECT *,
+               row_number() OVER (PARTITION BY seed, known_by, series, start ORDER BY ts DESC, part DESC, pos DESC) AS n
+        FROM slots)
+    SELECT seed, series, start, value, CAST(1 AS BIGINT) AS readings, quality, known_by FROM ranked WHERE n = 1";
+
+/// Every reading of energy is a revision; the last column is its position, as [`place`] tells it.
+const REVISIONS: &str = "
+    SELECT seed, series, (at + length / 2) / length * length - CASE WHEN at_end THEN length ELSE 0 END AS start, value,
+           CAST(1 AS BIGINT) AS readings, quality, (ts * 3 + part) * 100000 + pos AS place
+    FROM log WHERE kind = 'interval'";
 
 /// The same of a meter that changes.
 const CHANGES: &str = "
@@ -107,6 +124,8 @@ struct Case {
     // Whether there is a meter that changes.
     changing: bool,
     log: Vec<Sent>,
+    // Time stamps of records, as of which the intervals are compared, too.
+    instants: [i64; 3],
 }
 
 impl Case {
@@ -166,7 +185,11 @@ impl Case {
                 }
             }
         }
-        Case { seed, dice, length, label, remembered, changing, log }
+        let instants = std::array::from_fn(|_| {
+            let sent = &log[dice.roll(log.len() as u64) as usize];
+            sent.reading.position.timestamp_ms - dice.roll(2) as i64
+        });
+        Case { seed, dice, length, label, remembered, changing, log, instants }
     }
 
     // The reading of this number of the meter that changes.
@@ -370,12 +393,27 @@ fn log(cases: &[Case]) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-async fn recompute(cases: &[Case]) -> Found {
-    let batch = log(cases);
+fn instants(cases: &[Case]) -> RecordBatch {
+    let all = || cases.iter().flat_map(|case| case.instants.map(|instant| (case.seed as i64, instant)));
+    let columns: [(&str, ArrayRef); 2] = [
+        ("case_seed", Arc::new(Int64Array::from_iter_values(all().map(|(seed, _)| seed)))),
+        ("known_by", Arc::new(Int64Array::from_iter_values(all().map(|(_, instant)| instant)))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// A position as one number.
+fn place(position: Position) -> i64 {
+    (position.timestamp_ms * 3 + i64::from(position.partition)) * 100_000 + position.offset
+}
+
+async fn recompute(cases: &[Case], statements: &[&str]) -> Found {
     let context = SessionContext::new();
-    context.register_table("log", Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())).unwrap();
+    for (name, batch) in [("log", log(cases)), ("instants", instants(cases))] {
+        context.register_table(name, Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).unwrap())).unwrap();
+    }
     let mut found = Found::new();
-    for statement in [INTERVALS, GAUGES, COUNTERS, CHANGES] {
+    for statement in statements {
         for rows in context.sql(statement).await.unwrap().collect().await.unwrap() {
             let integers = |column: usize| rows.column(column).as_primitive::<Int64Type>().clone();
             let (seeds, starts, readings, qualities) = (integers(0), integers(2), integers(4), integers(5));
@@ -390,6 +428,35 @@ async fn recompute(cases: &[Case]) -> Found {
         }
     }
     found
+}
+
+fn of_seed(all: &Found, seed: u64) -> Found {
+    let first = (seed, String::new(), Micros::MIN, Micros::MIN);
+    let mine = all.range(first..).take_while(|(key, _)| key.0 == seed);
+    mine.map(|(key, value)| (key.clone(), *value)).collect()
+}
+
+/// Whatever the epochs and the order of the partitions were: each reading of energy is a row, and so the rows tell what
+/// was known at any instant.
+fn check_history(case: &Case, lake: &Lake, as_of: &Found, revisions: &Found) {
+    let seed = case.seed;
+    let columns = |content: &Content| (content.value, i64::from(content.count), content.quality as i64);
+    let (mut known, mut rows_found) = (Found::new(), Found::new());
+    for (series, rows) in lake.rows.iter().filter(|(series, _)| series.starts_with(KINDS[0].0)) {
+        for row in rows {
+            let key = (seed, series.clone(), row.start, place(row.content.position));
+            let again = rows_found.insert(key, columns(&row.content));
+            assert_eq!(again, None, "METERLINE_SEED={seed}: {row:?} of {series} is there twice");
+        }
+        for instant in case.instants {
+            let by_then = Lake::newest(rows, |row| row.content.position.timestamp_ms <= instant);
+            for ((start, _), row) in by_then {
+                known.insert((seed, series.clone(), start, instant), columns(&row.content));
+            }
+        }
+    }
+    assert_eq!(rows_found, of_seed(revisions, seed), "METERLINE_SEED={seed}: the revisions are others");
+    assert_eq!(known, of_seed(as_of, seed), "METERLINE_SEED={seed}: something else was known");
 }
 
 fn check(case: &Case, lake: &Lake, expected: &Found) {
@@ -430,9 +497,11 @@ async fn thousands_of_feeds_equal_sql_over_their_logs() {
     for first in seeds.clone().step_by(TOGETHER as usize) {
         let mut cases: Vec<Case> = (first..seeds.end.min(first + TOGETHER)).map(Case::new).collect();
         let lakes: Vec<Lake> = cases.iter_mut().map(run).collect();
-        let expected = recompute(&cases).await;
+        let expected = recompute(&cases, &[INTERVALS, GAUGES, COUNTERS, CHANGES]).await;
+        let (as_of, revisions) = (recompute(&cases, &[AS_OF]).await, recompute(&cases, &[REVISIONS]).await);
         for (case, lake) in cases.iter().zip(&lakes) {
             check(case, lake, &expected);
+            check_history(case, lake, &as_of, &revisions);
         }
     }
 }

@@ -25,7 +25,8 @@ pub struct Verdict {
     /// Intervals that are missing, wrong, or not to be there; samples that are missing, which a later correction would
     /// need; and records that cannot be read and are no dead letter.
     pub lost: u64,
-    /// Rows that are there twice: of an interval, of a base row, of a sample, of a dead letter.
+    /// Rows that are there twice: of an interval, of a base row, of a position of an interval, of a sample, of a dead
+    /// letter.
     pub doubled: u64,
     /// Counts that do not agree with the offsets or with each other.
     pub miscounted: u64,
@@ -163,6 +164,7 @@ fn counts(
 fn twice(sandbox: &Sandbox, verdict: &mut Verdict) -> Result<(), Failure> {
     for (what, columns) in [
         ("interval_revisions WHERE layer = 'base'", "series_id, start, \"end\""),
+        ("interval_revisions", "series_id, start, \"end\", position_timestamp, partition, \"offset\""),
         ("samples", "feed, partition, \"offset\""),
     ] {
         let query = format!("SELECT {columns}, count(*) AS times FROM {what} GROUP BY {columns} HAVING count(*) > 1");

@@ -1,7 +1,9 @@
 //! `intervals_as_of('2024-05-01T00:00:00Z')`: the intervals as they were known at an instant.
 //!
-//! What counts is when a reading was in Kafka (the time stamp of its record), so the answer is the same after a replay.
-//! Readings of a backfill count as known before all others.
+//! What counts is when a reading was in Kafka (the time stamp of its record). Where a reading is an interval, each one
+//! that is taken is a row, so the answer is the same after a replay. Rows of gauges and counters are what commits saw:
+//! of an instant between two of them the answer depends on when they were made. Readings of a backfill count as known
+//! before all others.
 
 use std::sync::Arc;
 

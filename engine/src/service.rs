@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::environment::Environment;
-use crate::ingest::service::{Ingest, IngestOptions};
+use crate::ingest::service::{Ingest, IngestOptions, Shown};
 use crate::ingest::state::PartitionState;
 use crate::ingest::{Committed, IngestError};
 use crate::maintenance::service::{Housekeeping, Summary};
@@ -57,22 +57,23 @@ pub struct Service {
 }
 
 impl Service {
-    /// Goes on with unfinished runs, then starts the stream and the triggers.
+    /// Opens the endpoints for monitoring, goes on with unfinished runs, then starts the stream and the triggers.
     ///
     /// # Errors
-    /// The stream cannot start (but it waits, and says so, while no broker answers), or the metadata database fails.
+    /// The address of the endpoints is taken; the stream cannot start (but it waits, and says so, while no broker
+    /// answers, and for a store that fails while it is restored); or the metadata database fails.
     pub async fn start(env: Arc<Environment>) -> Result<Service, ServiceError> {
+        // Before anything is taken over, so that a start that has to wait can be asked why.
+        let (summary, maintenance) = watch::channel(Summary::default());
+        let shown = Shown::default();
+        let server = server::start(&env.config.http, Subject::of(&shown, maintenance)).await?;
         let runner = Runner::new(env.clone());
         let resumed = runner.resume_unfinished().await?;
         if resumed > 0 {
             tracing::info!(runs = resumed, "going on with runs that an earlier service left unfinished");
         }
         let options = IngestOptions { directory: env.directory().to_owned(), ..IngestOptions::default() };
-        let ingest = ingest::service::start(&env.config, &env.lake, options).await?;
-        let (summary, maintenance) = watch::channel(Summary::default());
-        let (committed, brokers, pulse) = (ingest.committed(), ingest.brokers(), ingest.pulse());
-        let subject = Subject { committed, brokers, maintenance, pulse };
-        let server = server::start(&env.config.http, subject).await?;
+        let ingest = ingest::service::start_shown(&env.config, &env.lake, options, shown).await?;
         let (stop, stopped) = watch::channel(false);
         let (requests, committed) = (ingest.requests(), ingest.committed());
         let housekeeping = Housekeeping { env: env.clone(), requests, committed, summary };

@@ -225,6 +225,11 @@ impl Sandbox {
 
     /// What the newest engine with `[http] listen = "127.0.0.1:0"` answers at `path`; `None` while it does not.
     pub fn http(&self, path: &str) -> Option<String> {
+        Some(self.answer(path)?.1)
+    }
+
+    /// As [`Sandbox::http`], with the status before it.
+    pub fn answer(&self, path: &str) -> Option<(u16, String)> {
         let log = self.log();
         let line = log.lines().rev().find(|line| line.contains("metrics at /metrics"))?;
         let address = line.split("127.0.0.1:").nth(1)?;
@@ -234,7 +239,8 @@ impl Sandbox {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
 
     /// One figure of `/metrics`, named with its labels.

@@ -61,6 +61,11 @@ impl Brokers {
         Brokers(Arc::new(Mutex::new(said)))
     }
 
+    /// Somebody begins to ask: nobody was silent before.
+    pub fn asked_from(&self, now: Instant) {
+        self.said().began = now;
+    }
+
     fn said(&self) -> MutexGuard<'_, Said> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,6 +162,8 @@ mod tests {
         let known = |seconds| brokers.partitions("f", at(seconds))[&0];
         brokers.expected("f", 0);
         assert_eq!(known(7).unknown_for, Some(Duration::from_secs(7)), "nobody was asked yet");
+        brokers.asked_from(at(5));
+        assert_eq!(known(7).unknown_for, Some(Duration::from_secs(2)), "nor could anybody be before");
         brokers.answered("f", 0, 2, 9, at(10));
         assert_eq!(known(11), Known { first: Some(2), end: Some(9), unknown_for: None });
         brokers.unanswered("f", 0, "no leader".into(), at(20));

@@ -25,7 +25,7 @@ use super::layout::EpochRows;
 use super::load::Committed;
 use super::names::Names;
 use super::outlet::Outlet;
-use super::pulse::Pulse;
+use super::pulse::{Committing, Pulse};
 use super::recall::Recalled;
 use super::requests::Request;
 use super::rollup::ask::Asked;
@@ -85,20 +85,20 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    /// Until the stream is to stop, or cannot go on.
+    /// Until the stream is to stop, or cannot go on. Once it has begun `starting` is over.
     ///
     /// # Errors
     /// Why it cannot go on.
-    pub(super) async fn run(mut self) -> Result<(), IngestError> {
+    pub(super) async fn run(mut self, starting: Committing) -> Result<(), IngestError> {
         // As with a commit: whoever looks sees how long it takes, and a stop does not wait for it.
-        let beginning = self.pulse.begins_other("the start of the stream", Instant::now());
+        self.pulse.awaits_workers();
         let mut stopped = self.stopped.clone();
         tokio::select! {
             begun = self.begin() => begun?,
             // Nothing was read. Without a sender nobody can stop the stream any more but by ending it.
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         }
-        drop(beginning);
+        drop(starting);
         let mut was_full = false;
         // Series that change with the next commit, about.
         let mut changed = 0;

@@ -14,6 +14,8 @@ pub struct Pulse(Arc<Mutex<Beat>>);
 #[derive(Debug, Default)]
 struct Beat {
     committing: Option<Instant>,
+    // It is the start of the stream: there is nothing yet that it could answer with.
+    starting: bool,
     // What began then.
     what: &'static str,
     // What it is at.
@@ -31,7 +33,7 @@ pub struct Committing(Pulse);
 impl Drop for Committing {
     fn drop(&mut self) {
         let mut beat = self.0.beat();
-        (beat.committing, beat.failing) = (None, None);
+        (beat.committing, beat.starting, beat.failing) = (None, false, None);
     }
 }
 
@@ -52,6 +54,16 @@ impl Pulse {
             (beat.committing, beat.what) = (Some(now), what);
         }
         self.awaits_workers();
+        Committing(self.clone())
+    }
+
+    /// The stream starts. Until it has begun, whoever asks hears that, from the first moment on.
+    pub fn starts(&self, now: Instant) -> Committing {
+        {
+            let mut beat = self.beat();
+            (beat.committing, beat.starting, beat.what) = (Some(now), true, "the start of the stream");
+        }
+        self.does("opening the tables of the stream");
         Committing(self.clone())
     }
 
@@ -89,8 +101,28 @@ impl Pulse {
         self.beat().failures
     }
 
-    /// Why the store is waited for; `None` while it is not.
+    /// What the start of the stream is at, in words; `None` once it has begun.
+    pub fn starting(&self, now: Instant) -> Option<String> {
+        let beat = self.beat();
+        let began = beat.committing.filter(|_| beat.starting)?;
+        let taken = now.saturating_duration_since(began);
+        let said = match &beat.failing {
+            Some(reason) => format!("the store: {reason}"),
+            None => beat.doing.to_owned(),
+        };
+        // The log says the same of processes that are not there.
+        let slow = match &beat.failing {
+            None if taken >= SLOW => "; look whether the store, or another process of the cluster, hangs",
+            _ => "",
+        };
+        Some(format!("restoring the stream, for {} s so far: {said}{slow}; nothing is lost", taken.as_secs()))
+    }
+
+    /// Why the stream cannot go on right now, what it waits for: its start, or the store; `None` while it does not.
     pub fn waiting(&self, now: Instant) -> Option<String> {
+        if let Some(starting) = self.starting(now) {
+            return Some(starting);
+        }
         if let Some(reason) = &self.beat().failing {
             return Some(format!("the store: {reason}"));
         }
@@ -126,8 +158,28 @@ mod tests {
         assert_eq!(pulse.waiting(at(1)), None);
         drop(commit);
         assert_eq!((pulse.committing(at(999)), pulse.waiting(at(999))), (None, None));
-        let _begins = pulse.begins_other("the start of the stream", start);
+        let _begins = pulse.begins_other("housekeeping", start);
         let said = pulse.waiting(at(61)).unwrap();
-        assert!(said.starts_with("the start of the stream has been in progress for 61 s"), "{said}");
+        assert!(said.starts_with("housekeeping has been in progress for 61 s"), "{said}");
+    }
+
+    #[test]
+    fn a_start_is_told_from_its_first_moment_on_with_what_it_is_at() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let starting = pulse.starts(start);
+        let said = |seconds| pulse.waiting(at(seconds)).unwrap();
+        assert_eq!(said(0), "restoring the stream, for 0 s so far: opening the tables of the stream; nothing is lost");
+        pulse.does("loading the states of series");
+        assert!(said(7).contains(", for 7 s so far: loading the states of series;"), "{}", said(7));
+        assert!(!said(59).contains("hangs") && said(60).contains("hangs"), "{}", said(60));
+        pulse.store_failed("no answer".into());
+        assert!(said(61).contains("61 s so far: the store: no answer;"), "{}", said(61));
+        assert_eq!(pulse.committing(at(3)).map(|(taken, _)| taken), Some(Duration::from_secs(3)));
+        drop(starting);
+        assert_eq!((pulse.starting(at(900)), pulse.waiting(at(900))), (None, None));
+        // A commit is no start.
+        let _commit = pulse.begins(start);
+        assert_eq!((pulse.starting(at(1)), pulse.waiting(at(1))), (None, None));
     }
 }

@@ -29,7 +29,7 @@ use super::load::state_at;
 use super::lock::EngineLock;
 use super::names::Names;
 use super::patience::Patience;
-use super::pulse::Pulse;
+use super::pulse::{Committing, Pulse};
 use super::requests::{self, Requests};
 use super::rollup::coordinate::Rollups;
 use super::state::IngestState;
@@ -61,6 +61,42 @@ impl IngestOptions {
     }
 }
 
+/// What others see of a stream, from before it starts on: what it waits for, whether the brokers answer, its commits.
+/// Once it is dropped, or the stream has ended, no more commits come.
+#[derive(Debug)]
+pub struct Shown {
+    publish: watch::Sender<Option<Arc<Committed>>>,
+    brokers: Brokers,
+    pulse: Pulse,
+    starting: Committing,
+}
+
+impl Default for Shown {
+    /// Of a stream that is about to start.
+    fn default() -> Shown {
+        let (now, pulse) = (Instant::now(), Pulse::default());
+        let starting = pulse.starts(now);
+        Shown { publish: watch::channel(None).0, brokers: Brokers::new(now), pulse, starting }
+    }
+}
+
+impl Shown {
+    /// The newest commit, as it changes; `None` before the stream has begun.
+    pub fn committed(&self) -> watch::Receiver<Option<Arc<Committed>>> {
+        self.publish.subscribe()
+    }
+
+    /// What the brokers last said.
+    pub fn brokers(&self) -> Brokers {
+        self.brokers.clone()
+    }
+
+    /// How the start and commits fare.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+}
+
 /// A running stream. Dropping it ends it as a crash would, without a last commit; [`Ingest::stop`] ends it cleanly.
 pub struct Ingest {
     committed: watch::Receiver<Option<Arc<Committed>>>,
@@ -80,8 +116,21 @@ pub struct Ingest {
 /// # Errors
 /// The lake cannot be read or written, or the configuration does not fit what was committed, or the other processes.
 pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Ingest, IngestError> {
+    start_shown(config, lake, options, Shown::default()).await
+}
+
+/// As [`start`], seen while it starts.
+///
+/// # Errors
+/// The same.
+pub async fn start_shown(
+    config: &Config,
+    lake: &Lake,
+    options: IngestOptions,
+    shown: Shown,
+) -> Result<Ingest, IngestError> {
     let mut links = None;
-    let error = match start_linked(config, lake, options, &mut links).await {
+    let error = match start_linked(config, lake, options, shown, &mut links).await {
         Ok(ingest) => return Ok(ingest),
         Err(error) => error,
     };
@@ -95,13 +144,15 @@ pub async fn start(config: &Config, lake: &Lake, options: IngestOptions) -> Resu
     Err(error)
 }
 
-// As `start`; `linked` gets the links to the other processes once these are there.
+// As `start_shown`; `linked` gets the links to the other processes once these are there.
 async fn start_linked(
     config: &Config,
     lake: &Lake,
     options: IngestOptions,
+    shown: Shown,
     linked: &mut Option<Arc<Links>>,
 ) -> Result<Ingest, IngestError> {
+    let Shown { publish, brokers, pulse, starting } = shown;
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
     }
@@ -111,7 +162,6 @@ async fn start_linked(
     let crew = membership.as_ref().map_or(Crew::alone(threads), Membership::crew);
     let lock = EngineLock::engine(lake)?;
     let stopping = Arc::new(AtomicBool::new(false));
-    let pulse = Pulse::default();
     // A configuration that does not fit must not take over from an engine that runs.
     if let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake("opening the tables"))?
         && let Some(known) = state_at(lake, &table).await?
@@ -130,15 +180,22 @@ async fn start_linked(
         control: Arc::clone(&control),
         asked_to_stop: asked_to_stop.clone(),
     };
+    if membership.is_some() {
+        pulse.does("waiting for the other processes of the cluster");
+    }
     let cluster = Cluster::gather(membership, taken).await?;
     let links = Arc::clone(&cluster.links);
     *linked = Some(Arc::clone(&links));
+    pulse.does("taking over the stream");
     let mut committer = Committer::claim_with(lake, Patience::new(Arc::clone(&stopping), pulse.clone())).await?;
     if !config.rollup.is_empty() {
         committer = committer.never_declining();
     }
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    if crew.processes > 1 {
+        pulse.does("connecting the workers of all processes");
+    }
     let peers = cluster.begin(lake, &state, committer.fence(), &mut received).await?;
     let names = Names::of(config);
     control.set_watermarks(&names, &state);
@@ -154,6 +211,7 @@ async fn start_linked(
         bounds: &bounds,
         given_back: give_back.into(),
     };
+    pulse.does("loading what the last commit remembers");
     let prepared = match prepared.prepare().await {
         Ok(prepared) => prepared,
         Err(error) => return Err(committer.explain(error).await),
@@ -174,7 +232,7 @@ async fn start_linked(
     let common = Common { feeds: rules, topics, control: control_of, events: sender, crew, bounds };
     let inlets = inlets(prepared.inlets, crew, &links, prepared.rollups.is_some());
     let report = Arc::new(Mutex::new(None));
-    let brokers = Brokers::new(Instant::now());
+    brokers.asked_from(Instant::now());
     // By their places.
     let mut workers: Vec<usize> = (0..crew.workers()).collect();
     workers.sort_unstable_by_key(|worker| crew.place(*worker));
@@ -196,7 +254,7 @@ async fn start_linked(
         .map_err(|error| IngestError::Fault(format!("starting the discovery thread: {error}")))?;
     let threads = threads.with_discovery(discovery);
 
-    let (publish, committed) = watch::channel(None);
+    let committed = publish.subscribe();
     let (stop, stopped) = watch::channel(false);
     let (requests, asked) = requests::channel();
     let answers = inlets.iter().filter_map(|inlet| inlet.answers.clone()).collect();
@@ -220,7 +278,7 @@ async fn start_linked(
         stopped,
     };
     let coordinator = tokio::spawn(async move {
-        let result = coordinator.run().await;
+        let result = coordinator.run(starting).await;
         // Workers of different processes end together.
         links.end(result.as_ref().err());
         let others = tokio::task::spawn_blocking(move || links.await_end());

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::IngestError;
 use super::cluster::{follow, free_addresses};
-use super::service::{Ingest, IngestOptions, start};
+use super::service::{Ingest, IngestOptions, Shown, start, start_shown};
 use super::stream_tests::{
     PARTITIONS, PATIENCE, Sent, World, check_counts, fleet, oracle, read, send, wait_for_records,
 };
@@ -174,6 +174,43 @@ async fn a_store_that_hangs_for_housekeeping_does_not_keep_the_end_from_coming()
     // What still hangs would keep the test from ending; housekeeping hears an answer, or that the stream has ended.
     hangs.store(false, Ordering::Relaxed);
     let _ = tokio::time::timeout(PATIENCE, settling).await.expect("it is answered").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_waits_for_its_store_is_seen_and_can_be_given_up() {
+    let World { broker, lake, config, directory: _directory } = World::new().await;
+    let all = fleet();
+    send(broker.brokers(), &all);
+    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
+    wait_for_records(&ingest, all.len()).await;
+    ingest.stop().await.unwrap();
+
+    let fault = HangingGets("state/series-", Arc::new(AtomicBool::new(true)));
+    let hung = lake.with_root_store(|inner| FaultyStore::around(inner, fault));
+    let shown = Shown::default();
+    let (committed, pulse) = (shown.committed(), shown.pulse());
+    let seen = async {
+        loop {
+            let said = pulse.starting(Instant::now()).expect("it has not begun");
+            if said.contains("loading the states of series") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(committed.has_changed().is_ok(), "it is alive");
+    };
+    tokio::select! {
+        started = start_shown(&config, &hung, IngestOptions::default(), shown) => {
+            panic!("it begins with what it has not read: {:?}", started.err());
+        }
+        seen = tokio::time::timeout(PATIENCE, seen) => seen.expect("it says what it waits for"),
+    }
+    assert!(committed.has_changed().is_err() && pulse.starting(Instant::now()).is_none(), "it was given up");
+    // Which harms nobody.
+    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
+    wait_for_records(&ingest, all.len()).await;
+    ingest.stop().await.unwrap();
+    assert_eq!(read(&lake).await, oracle(&all));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -2,7 +2,8 @@
 //!
 //! Every figure is computed when it is asked for, from the newest commit, from what the brokers last said and from how
 //! the commit that is being made fares; nobody is asked for it. So an age or a lag goes on rising when Kafka, the store
-//! or the stream stands still, which is when it is needed.
+//! or the stream stands still, which is when it is needed. What is not known has no figure: while the stream starts
+//! there is none of what only a commit says.
 //!
 //! | metric | labels | meaning |
 //! | --- | --- | --- |
@@ -28,8 +29,8 @@
 //! | `meterline_maintenance_timestamp_seconds` | | when housekeeping last ended, Unix time |
 //! | `meterline_maintenance_duration_seconds` | | how long it took |
 //! | `meterline_maintenance_errors_total` | job | jobs of it that failed since the start |
-//! | `meterline_commit_in_progress_seconds` | | how long the commit, lookup or rewrite that the stream waits for has taken; 0 while there is none |
-//! | `meterline_store_failures_total` | | failures of the store in the middle of a commit or a lookup since the start |
+//! | `meterline_commit_in_progress_seconds` | | how long the commit, lookup, rewrite or start that the stream waits for has taken; 0 while there is none |
+//! | `meterline_store_failures_total` | | failures of the store in the middle of a commit, a lookup or the start of the stream, since then |
 //! | `meterline_broker_silence_seconds` | | since a broker last said where partitions end |
 
 use std::collections::BTreeSet;
@@ -79,9 +80,10 @@ impl Collector for Scrape {
         }
         self.housekeeping(encoder)?;
         let taken = self.subject.pulse.committing(Instant::now()).map_or(0.0, |(taken, _)| taken.as_secs_f64());
-        let help = "how long the commit, lookup or rewrite that the stream waits for has taken; 0 while there is none";
+        let help =
+            "how long the commit, lookup, rewrite or start that the stream waits for has taken; 0 while there is none";
         gauge(encoder, "commit_in_progress", help, SECONDS)?.encode_gauge(&taken)?;
-        let help = "failures of the store in the middle of a commit or a lookup since the start";
+        let help = "failures of the store in the middle of a commit, a lookup or the start of the stream, since then";
         counter(encoder, "store_failures", help)?
             .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
         let committed = self.subject.committed.borrow().clone();

@@ -1,8 +1,10 @@
 //! What monitoring asks over HTTP: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! * `/healthz`: 200 while the stream runs; 503 once it has died, with the remedy: restart the process.
-//! * `/readyz`: 200 while Kafka and the store answer; 503 with what is waited for.
+//! * `/healthz`: 200 while the stream starts or runs; 503 once it has died, with the remedy: restart the process.
+//! * `/readyz`: 200 while Kafka and the store answer; 503 with what is waited for, also by the start of the stream.
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
+//!
+//! They answer before the stream is restored: a start that waits for its store must not be silent.
 
 mod auth;
 mod connections;
@@ -28,6 +30,7 @@ use self::connections::{Bounded, Limits, only_answer};
 use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
 use crate::ingest::pulse::Pulse;
+use crate::ingest::service::Shown;
 use crate::maintenance::service::Summary;
 
 /// Why the endpoints cannot be opened.
@@ -54,14 +57,21 @@ pub enum ServerError {
 /// What the endpoints speak of.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// The newest commit, as it changes.
+    /// The newest commit, as it changes; `None` while the stream starts.
     pub committed: watch::Receiver<Option<Arc<Committed>>>,
     /// What the brokers last said.
     pub brokers: Brokers,
     /// What housekeeping did last.
     pub maintenance: watch::Receiver<Summary>,
-    /// How commits fare.
+    /// How the start and commits fare.
     pub pulse: Pulse,
+}
+
+impl Subject {
+    /// What is seen of a stream, with what housekeeping says.
+    pub fn of(shown: &Shown, maintenance: watch::Receiver<Summary>) -> Subject {
+        Subject { committed: shown.committed(), brokers: shown.brokers(), maintenance, pulse: shown.pulse() }
+    }
 }
 
 /// Open endpoints; dropping it closes them.
@@ -137,6 +147,7 @@ async fn show_metrics(State(subject): State<Subject>) -> Response {
 async fn health(State(subject): State<Subject>) -> (StatusCode, &'static str) {
     // The stream holds the other end as long as it lives.
     match subject.committed.has_changed() {
+        Ok(_) if subject.pulse.starting(Instant::now()).is_some() => (StatusCode::OK, "the stream is being restored\n"),
         Ok(_) => (StatusCode::OK, "the stream runs\n"),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the stream has ended; its log says why; restart the process\n"),
     }
@@ -147,7 +158,10 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
     if health != StatusCode::OK {
         return (health, said.to_owned());
     }
-    match subject.brokers.waiting().or_else(|| subject.pulse.waiting(Instant::now())) {
+    let now = Instant::now();
+    // Before it has begun nobody asks the brokers.
+    let waiting = subject.pulse.starting(now).or_else(|| subject.brokers.waiting());
+    match waiting.or_else(|| subject.pulse.waiting(now)) {
         None => (StatusCode::OK, "Kafka and the store answer\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
@@ -270,6 +284,38 @@ mod tests {
         drop(sender);
         let (status, reason) = ask(server.address, "/healthz", "").await;
         assert_eq!((status, reason.contains("restart")), (503, true));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_restored_yet_says_what_its_start_waits_for() {
+        let shown = Shown::default();
+        let pulse = shown.pulse();
+        let subject = Subject::of(&shown, watch::channel(Summary::default()).1);
+        let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
+        let server = start(&http, subject).await.unwrap().unwrap();
+        let (status, said) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, said.contains("restoring") && said.contains("opening the tables")), (503, true), "{said}");
+        pulse.does("loading the states of series");
+        let (status, said) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, said.contains("loading the states of series")), (503, true), "{said}");
+        pulse.store_failed("no route to the store".into());
+        let (status, said) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, said.contains("restoring") && said.contains("no route")), (503, true), "{said}");
+        let (status, said) = ask(server.address, "/healthz", "").await;
+        assert_eq!((status, said.contains("being restored")), (200, true), "{said}");
+        let (status, text) = ask(server.address, "/metrics", "").await;
+        assert_eq!((status, text.contains("meterline_store_failures_total 1")), (200, true), "{text}");
+        // It rises from the beginning of the start on; and what only a commit says is not said to be 0.
+        assert!(!text.contains("meterline_commit_in_progress_seconds 0.0\n"), "{text}");
+        for unknown in ["freshness_seconds", "commit_age_seconds", "commits_total", "records_total{"] {
+            assert!(!text.contains(unknown), "{unknown} is not known:\n{text}");
+        }
+        // The start fails: its process will end.
+        drop(shown);
+        for path in ["/healthz", "/readyz"] {
+            let (status, said) = ask(server.address, path, "").await;
+            assert_eq!((status, said.contains("has ended")), (503, true), "{path}: {said}");
+        }
     }
 
     #[tokio::test]

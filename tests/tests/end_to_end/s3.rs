@@ -125,6 +125,49 @@ fn on_s3_a_second_engine_fences_the_first() {
     assert_eq!(second.stop().code(), Some(0));
 }
 
+#[test]
+fn on_s3_a_start_that_waits_for_the_store_answers_monitoring_and_can_be_stopped() {
+    let Some(kafka) = kafka("a start that waits for S3") else { return };
+    let Some(server) = or_skip("a start that waits for S3", S3::start()) else { return };
+    let proxy = FaultProxy::start(server.address());
+    let brokers = kafka.brokers();
+    kafka.create_topic("waits-s3", 1);
+    let settings = "\n[ingest]\ncommit_interval = \"200ms\"\n[http]\nlisten = \"127.0.0.1:0\"\n";
+    let settings = settings.to_owned() + &Sandbox::no_pipelines("PT1H");
+    let sandbox = Sandbox::reading_on_s3(&brokers, "waits-s3", &server, &proxy.endpoint(), &settings);
+    topic::send(&brokers, "waits-s3", &hours(0, 100));
+    let mut engine = sandbox.engine();
+    checks::await_committed(&sandbox, &mut engine, &brokers, "waits-s3");
+    assert_eq!(engine.stop().code(), Some(0));
+
+    // All that it needs for its claim answers; what it remembers does not.
+    proxy.on("GET", "/state/series-", 1, u32::MAX, Fault::Refuse);
+    let mut engine = sandbox.engine();
+    let answers = |path: &str, status: u16, words: &str| {
+        let what = format!("{path} answers {status} with `{words}`");
+        wait::until(&what, MINUTE, || {
+            sandbox.answer(path).filter(|(was, said)| *was == status && said.contains(words))
+        });
+    };
+    answers("/readyz", 503, "restoring the stream");
+    answers("/readyz", 503, "loading the states of series");
+    answers("/healthz", 200, "restored");
+    answers("/metrics", 200, "meterline_commit_in_progress_seconds");
+    let (_, text) = sandbox.answer("/metrics").expect("it answers");
+    assert!(!text.contains("meterline_freshness_seconds"), "nobody knows it yet:\n{text}");
+    assert!(engine.runs(), "it waits");
+    assert_eq!(engine.stop().code(), Some(0), "SIGTERM ends a start that waits");
+
+    let mut engine = sandbox.engine();
+    answers("/readyz", 503, "restoring the stream");
+    proxy.clear();
+    answers("/readyz", 200, "Kafka and the store answer");
+    topic::send(&brokers, "waits-s3", &hours(100, 100));
+    checks::await_committed(&sandbox, &mut engine, &brokers, "waits-s3");
+    assert_eq!(sandbox.number("SELECT count(*) FROM intervals"), Some(200));
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
 /// All Parquet files below a folder that are data of a table.
 fn data_files(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);

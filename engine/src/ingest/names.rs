@@ -23,9 +23,12 @@ pub struct SeriesFeed<'a> {
     pub zone: &'a str,
 }
 
+/// What the names of topics of labels begin with, where they stand among the feeds.
+pub const LABELS_PREFIX: &str = "labels.";
+
 /// The name by which a topic of labels stands among the feeds.
 pub fn labels_feed(name: &str) -> String {
-    format!("labels.{name}")
+    format!("{LABELS_PREFIX}{name}")
 }
 
 /// The name by which a roll-up stands among the feeds.

@@ -17,6 +17,8 @@ use super::decide::{Failed, RunHistory};
 use super::predicate::row;
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
+use crate::ingest::names::LABELS_PREFIX;
+use crate::ingest::state::{FeedState, IngestState};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
 use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, RunSpec, Status};
@@ -25,6 +27,9 @@ use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Runs of a pipeline that are looked back at for failures in a row.
 const RUNS_LOOKED_AT: i64 = 70;
+/// Scores are computed again once one in so many of the values that they are of may have changed. Reading all forecasts
+/// and intervals of a horizon takes time, and in a large fleet some reading comes late before every commit.
+const VALUES_PER_CHANGE: u64 = 10_000;
 
 /// Why facts could not be assembled.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +66,51 @@ struct Scores {
     substituted_share: Option<f64>,
 }
 
-/// Assembles facts; remembers scores until a group's origin, champion or forecasts change.
+/// Assembles facts; remembers scores until a group's origin, champion or forecasts change, or enough of the intervals.
 #[derive(Debug, Default)]
 pub struct FactSource {
     scores: Mutex<HashMap<String, (ScoreKey, Scores)>>,
 }
 
-/// Origin, champion and newest forecast run of a group.
-type ScoreKey = (Micros, Option<String>, String);
+/// What scores depend on.
+#[derive(Debug, Clone, PartialEq)]
+struct ScoreKey {
+    origin: Micros,
+    champion: Option<String>,
+    last_forecast: String,
+    // How much has changed of what was there, in steps of [`VALUES_PER_CHANGE`].
+    changes: u64,
+}
+
+impl ScoreKey {
+    fn of(
+        state: &IngestState,
+        group: &GroupSummary,
+        horizon: u64,
+        champion: Option<&ModelRecord>,
+        last_forecast: &str,
+    ) -> ScoreKey {
+        let values = (group.series as u64).saturating_mul(horizon);
+        ScoreKey {
+            origin: group.origin,
+            champion: champion.map(|champion| champion.version.clone()),
+            last_forecast: last_forecast.to_owned(),
+            changes: changes(state) / (values / VALUES_PER_CHANGE).max(1),
+        }
+    }
+}
+
+/// How many records may have changed intervals that forecasts were compared with already: corrections, what came late,
+/// and labels, which move intervals from one roll-up to another. Of all feeds: a feed has series of several groups.
+/// (The version of `intervals` grows with each commit, also where nothing but the newest intervals was added.)
+fn changes(state: &IngestState) -> u64 {
+    let of = |(name, feed): (&String, &FeedState)| -> u64 {
+        let labels = name.starts_with(LABELS_PREFIX);
+        let counts = feed.partitions.values().map(|partition| partition.counts);
+        counts.map(|counts| counts.corrected + counts.late + if labels { counts.accepted } else { 0 }).sum()
+    };
+    state.feeds.iter().map(of).sum()
+}
 
 impl FactSource {
     /// The facts of every group and pipeline as of a commit, ordered by group, retrain before reforecast.
@@ -119,7 +161,8 @@ impl FactSource {
         champion: Option<&ModelRecord>,
         last_forecast: &str,
     ) -> Scores {
-        let key = (group.origin, champion.map(|c| c.version.clone()), last_forecast.to_owned());
+        let horizon = resolve_policy(group.frequency, &env.config.policy).horizon as u64;
+        let key = ScoreKey::of(&committed.state, group, horizon, champion, last_forecast);
         let remembered = self.scores.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
         if let Some((of, scores)) = remembered
             && of == key
@@ -300,6 +343,7 @@ mod tests {
     use meterline_schemas::time::DAY;
 
     use super::*;
+    use crate::ingest::state::{Counts, PartitionState};
     use crate::metadata::records::ApprovalState;
 
     fn group(frequency: Frequency, zone: &str, first_start: Micros, origin: Micros) -> GroupSummary {
@@ -404,6 +448,36 @@ mod tests {
             assert_eq!(facts["mase_ratio"], ratio);
             assert_eq!((&facts["champion_age_intervals"], &facts["backfilling"]), (&json!(24), &json!(true)));
         }
+    }
+
+    #[test]
+    fn scores_are_remembered_until_enough_of_what_they_are_of_may_have_changed() {
+        let (group, champion) = (hourly(100), champion(76 * HOUR, json!(0.8)));
+        let state = |feed: &str, counts: Counts| {
+            let partitions = [(0, PartitionState { counts, ..PartitionState::default() })].into();
+            let of = FeedState { partitions, ..FeedState::default() };
+            IngestState {
+                feeds: [("m".to_owned(), FeedState::default()), (feed.to_owned(), of)].into(),
+                ..Default::default()
+            }
+        };
+        let counts = |accepted, corrected, late| Counts { accepted, corrected, late, ..Counts::default() };
+        let key = |state: &IngestState, horizon| ScoreKey::of(state, &group, horizon, Some(&champion), "run");
+        let before = state("n", counts(10, 2, 1));
+        // More of what comes in its time, and no correction: the same.
+        assert_eq!(key(&before, 24), key(&state("n", counts(11, 2, 1)), 24));
+        for changed in [counts(10, 3, 1), counts(11, 2, 2), counts(10, 4, 2)] {
+            assert_ne!(key(&before, 24), key(&state("n", changed), 24), "{changed:?}");
+        }
+        // Labels come in their time, too, and still change what was.
+        let labels = |accepted| key(&state("labels.network", counts(accepted, 0, 0)), 24);
+        assert_ne!(labels(1), labels(2));
+        // Three series and 10,000 intervals ahead: three changes are one in ten thousand.
+        let many = |corrected| key(&state("n", counts(10, corrected, 0)), 10_000);
+        assert!(many(3) == many(5) && many(5) != many(6));
+        let other = |champion, run| ScoreKey::of(&before, &group, 24, champion, run);
+        assert_ne!(other(Some(&champion), "run"), other(None, "run"));
+        assert_ne!(other(Some(&champion), "run"), other(Some(&champion), "later"));
     }
 
     #[test]

@@ -112,7 +112,8 @@ pub fn forecasts() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// One row is one record that could not be read, with the reason and its raw bytes (the first 64 KiB of them).
+/// One row is one record that could not be read, with the reason and its raw bytes (the first 64 KiB of them); or a
+/// reading that could not be used, without them: its partition and offset name the record.
 /// `timestamp` is that of the record; where it has none, or one that cannot be right, that of the commit.
 pub fn dead_letters() -> SchemaRef {
     Arc::new(Schema::new(vec![

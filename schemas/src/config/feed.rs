@@ -114,7 +114,8 @@ pub enum Label {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadRecords {
-    /// Kept in the table `dead_letters` with the reason and its raw bytes (the first 64 KiB of them).
+    /// Kept in the table `dead_letters` with the reason and its raw bytes (the first 64 KiB of them). Of a reading that
+    /// could not be used (its unit, its stamp, too many series) partition and offset are kept instead.
     #[default]
     DeadLetter,
     /// Counted only.

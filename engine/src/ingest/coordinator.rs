@@ -16,6 +16,7 @@ use super::cluster::{Down, Links};
 use super::commit::{Batch, Committer, RollupStates};
 use super::control::{Control, Places};
 use super::dataflow::Event;
+use super::dead_letters::{self, by_reason};
 use super::discovery::{Report, Reported};
 use super::epoch::{self, Parts};
 use super::error::IngestError;
@@ -78,6 +79,7 @@ pub(super) struct Coordinator {
     pub(super) recalled: Vec<Outlet<Recalled>>,
     pub(super) brokers: Brokers,
     pub(super) pulse: Pulse,
+    pub(super) letters: dead_letters::Counted,
     pub(super) publish: watch::Sender<Option<Arc<Committed>>>,
     pub(super) report: Arc<Mutex<Option<Report>>>,
     pub(super) requests: channel::Receiver<Request>,
@@ -320,11 +322,14 @@ impl Coordinator {
             states.append(made);
             (of_rollups, rollups) = (Some(rows), remembered);
         }
+        let letters = parts.sources.iter().flat_map(|part| &part.dead);
+        let letters = by_reason(letters.chain(parts.shards.iter().flat_map(|part| &part.dead)));
         let (intervals, dead_letters) = epoch::rows(parts, of_rollups, state.committed_at)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
         let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
         let committed = self.committer.commit(batch).await?;
+        self.letters.add(letters);
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
         let lag: i64 = partitions.map(PartitionState::lag).sum();
         let watermark = committed.state.feeds.values().filter_map(|feed| feed.watermark).min();

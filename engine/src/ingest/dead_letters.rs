@@ -1,7 +1,8 @@
 //! Records that could not be read or used, on their way to the table `dead_letters`.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{
     ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -63,6 +64,42 @@ impl DeadLetter {
     fn dated(&self, taken_in: Micros) -> Micros {
         let known = self.position.known_at_ms().map(|stamp| stamp.saturating_mul(1_000));
         known.filter(|at| (EARLIEST..taken_in.saturating_add(DAY)).contains(at)).unwrap_or(taken_in)
+    }
+}
+
+/// Numbers of letters, by feed and reason.
+pub type Reasons = BTreeMap<(Arc<str>, Cow<'static, str>), u64>;
+
+/// How many of these letters there are of each feed and reason.
+pub fn by_reason<'a>(letters: impl Iterator<Item = &'a DeadLetter>) -> Reasons {
+    let mut reasons = Reasons::new();
+    for letter in letters {
+        *reasons.entry((Arc::clone(&letter.feed), letter.reason.clone())).or_default() += 1;
+    }
+    reasons
+}
+
+/// Letters that were committed since the stream began. Shared by the one who commits and those who want to know; cheap
+/// to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Counted(Arc<Mutex<Reasons>>);
+
+impl Counted {
+    fn reasons(&self) -> MutexGuard<'_, Reasons> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More were committed.
+    pub fn add(&self, more: Reasons) {
+        let mut reasons = self.reasons();
+        for (of, letters) in more {
+            *reasons.entry(of).or_default() += letters;
+        }
+    }
+
+    /// Those so far.
+    pub fn so_far(&self) -> Reasons {
+        self.reasons().clone()
     }
 }
 
@@ -136,6 +173,22 @@ mod tests {
         assert!(kept.bytes() < PAYLOAD_MAX + 2 * KEY_MAX);
         let whole = letter(position).with_bytes(None, Some(b"[]"));
         assert_eq!((whole.payload.as_deref(), whole.detail.as_str()), (Some(&b"[]"[..]), "what is wrong"));
+    }
+
+    #[test]
+    fn what_is_committed_is_counted_by_feed_and_reason() {
+        let of = |feed: &str, reason: &'static str| DeadLetter {
+            feed: feed.into(),
+            reason: reason.into(),
+            ..letter(Position { timestamp_ms: 0, partition: 0, offset: 0 })
+        };
+        let committed = Counted::default();
+        let first = [of("a", "x"), of("a", "y"), of("a", "x")];
+        committed.add(by_reason(first.iter()));
+        committed.add(by_reason([of("b", "x"), of("a", "y")].iter()));
+        let so_far = committed.so_far();
+        let told: Vec<(&str, &str, u64)> = so_far.iter().map(|((feed, why), n)| (&**feed, &**why, *n)).collect();
+        assert_eq!(told, [("a", "x", 2), ("a", "y", 2), ("b", "x", 1)]);
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::service::{IngestOptions, start};
+use super::service::{IngestOptions, Shown, start_shown};
 use super::stream_tests::{PARTITIONS, PATIENCE, TOPIC, config, fleet, send, wait_for_records};
 use crate::environment::Environment;
 use crate::maintenance::service::Summary;
@@ -83,7 +83,9 @@ async fn metrics_are_the_figures_of_the_tables() {
     let mut others = FeedConfig::new(OTHERS, "meter_id", "ts", "value");
     (others.frequency, others.lateness) = (Some(Frequency::Seconds(3600)), Span(0));
     config.feed.insert(OTHERS.into(), others);
-    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
+    let shown = Shown::default();
+    let subject = Subject::of(&shown, watch::channel(Summary::default()).1);
+    let ingest = start_shown(&config, &lake, IngestOptions::default(), shown).await.unwrap();
 
     let all = fleet();
     send(broker.brokers(), &all);
@@ -106,10 +108,8 @@ async fn metrics_are_the_figures_of_the_tables() {
     let late = [hour("o1", 2, 99), hour("o1", -3, 7), hour("o1", 3, 3), (0, "{".to_owned())];
     say(&late.map(|(_, payload)| (newest, payload)));
     wait_for_records(&ingest, all.len() + 24).await;
-    let (committed, brokers, pulse) = (ingest.committed(), ingest.brokers(), ingest.pulse());
     ingest.stop().await.unwrap();
 
-    let subject = Subject { committed, brokers, maintenance: watch::channel(Summary::default()).1, pulse };
     let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
     let server = server::start(&http, subject).await.unwrap().unwrap();
     let figures = figures(server.address).await;
@@ -146,5 +146,10 @@ async fn metrics_are_the_figures_of_the_tables() {
     let bad = all.iter().filter(|record| record.reading.is_none()).count() as i64;
     let of_fleet = |count: &'static str| sums[&("meters".to_owned(), count)];
     assert_eq!(of_fleet("dead"), bad);
+    let letters = |feed: &str| {
+        let begins = format!("dead_letters_total{{feed=\"{feed}\",reason=");
+        figures.iter().filter(|(name, _)| name.starts_with(&begins)).map(|(_, count)| *count as i64).sum::<i64>()
+    };
+    assert_eq!((letters(OTHERS), letters("meters")), (1, bad));
     assert!(of_fleet("corrected") > 0 && of_fleet("duplicate") > 0, "{sums:?}");
 }

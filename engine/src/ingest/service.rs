@@ -20,6 +20,7 @@ use super::control::Control;
 use super::coordinator::Coordinator;
 use super::crew::Crew;
 use super::dataflow::{self, Common, Event, ReadTopic};
+use super::dead_letters;
 use super::discovery::{Channels, Discovery, Wanted};
 use super::epoch::Progress;
 use super::error::IngestError;
@@ -68,6 +69,7 @@ pub struct Shown {
     publish: watch::Sender<Option<Arc<Committed>>>,
     brokers: Brokers,
     pulse: Pulse,
+    letters: dead_letters::Counted,
     starting: Committing,
 }
 
@@ -76,7 +78,8 @@ impl Default for Shown {
     fn default() -> Shown {
         let (now, pulse) = (Instant::now(), Pulse::default());
         let starting = pulse.starts(now);
-        Shown { publish: watch::channel(None).0, brokers: Brokers::new(now), pulse, starting }
+        let (brokers, letters) = (Brokers::new(now), dead_letters::Counted::default());
+        Shown { publish: watch::channel(None).0, brokers, pulse, letters, starting }
     }
 }
 
@@ -94,6 +97,11 @@ impl Shown {
     /// How the start and commits fare.
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
+    }
+
+    /// The dead letters so far.
+    pub fn letters(&self) -> dead_letters::Counted {
+        self.letters.clone()
     }
 }
 
@@ -152,7 +160,7 @@ async fn start_linked(
     shown: Shown,
     linked: &mut Option<Arc<Links>>,
 ) -> Result<Ingest, IngestError> {
-    let Shown { publish, brokers, pulse, starting } = shown;
+    let Shown { publish, brokers, pulse, letters, starting } = shown;
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
     }
@@ -272,6 +280,7 @@ async fn start_linked(
         recalled: inlets.into_iter().map(|inlet| inlet.recalled).collect(),
         brokers: brokers.clone(),
         pulse: pulse.clone(),
+        letters,
         publish,
         report,
         requests: asked,

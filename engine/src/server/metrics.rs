@@ -8,6 +8,7 @@
 //! | metric | labels | meaning |
 //! | --- | --- | --- |
 //! | `meterline_records_total` | feed, partition, outcome | records by what became of them: `accepted`, `corrected`, `duplicate`, `dead` |
+//! | `meterline_dead_letters_total` | feed, reason | those `dead` that are kept, since the start, by why they could not be read or used |
 //! | `meterline_pending_records` | feed, partition | records that wait for their series' frequency to be known, or certain again |
 //! | `meterline_late_records_total` | feed, partition | of the accepted and corrected: came after the watermark had passed |
 //! | `meterline_gaps_total` | feed, partition | offsets that hold nothing to read: transactions' marks, aborted and compacted records |
@@ -86,6 +87,10 @@ impl Collector for Scrape {
         let help = "failures of the store in the middle of a commit, a lookup or the start of the stream, since then";
         counter(encoder, "store_failures", help)?
             .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
+        let mut metric = counter(encoder, "dead_letters", "records that became dead letters since the start")?;
+        for ((feed, reason), letters) in self.subject.letters.so_far() {
+            count(&mut metric, &[("feed", &*feed), ("reason", &*reason)], letters)?;
+        }
         let committed = self.subject.committed.borrow().clone();
         let nothing = IngestState::default();
         let state = committed.as_ref().map_or(&nothing, |committed| &committed.state);

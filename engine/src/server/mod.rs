@@ -29,6 +29,7 @@ use self::auth::Password;
 use self::connections::{Bounded, Limits, only_answer};
 use crate::ingest::Committed;
 use crate::ingest::brokers::Brokers;
+use crate::ingest::dead_letters;
 use crate::ingest::pulse::Pulse;
 use crate::ingest::service::Shown;
 use crate::maintenance::service::Summary;
@@ -65,12 +66,15 @@ pub struct Subject {
     pub maintenance: watch::Receiver<Summary>,
     /// How the start and commits fare.
     pub pulse: Pulse,
+    /// What could not be read or used.
+    pub letters: dead_letters::Counted,
 }
 
 impl Subject {
     /// What is seen of a stream, with what housekeeping says.
     pub fn of(shown: &Shown, maintenance: watch::Receiver<Summary>) -> Subject {
-        Subject { committed: shown.committed(), brokers: shown.brokers(), maintenance, pulse: shown.pulse() }
+        let (committed, brokers, pulse, letters) = (shown.committed(), shown.brokers(), shown.pulse(), shown.letters());
+        Subject { committed, brokers, maintenance, pulse, letters }
     }
 }
 
@@ -224,7 +228,9 @@ mod tests {
         let brokers = Brokers::new(start_of_stream);
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file: None };
         let maintenance = swept(now);
-        let subject = Subject { committed, brokers: brokers.clone(), maintenance, pulse: pulse.clone() };
+        let letters = dead_letters::Counted::default();
+        letters.add(dead_letters::Reasons::from([(("meters".into(), "too_many_series".into()), 5)]));
+        let subject = Subject { committed, brokers: brokers.clone(), maintenance, pulse: pulse.clone(), letters };
         let server = start(&http, subject).await.unwrap().unwrap();
         let (status, reason) = ask(server.address, "/readyz", "").await;
         assert_eq!((status, reason.contains("Kafka")), (503, true), "{reason}");
@@ -242,6 +248,7 @@ mod tests {
             "meterline_lag_records{feed=\"meters\",partition=\"1\"} 4",
             "meterline_partition_silence_seconds{feed=\"meters\",partition=\"0\"} 0.0",
             "meterline_commits_total 3",
+            "meterline_dead_letters_total{feed=\"meters\",reason=\"too_many_series\"} 5",
             "meterline_table_files{table=\"intervals\"} 4",
             "meterline_table_size_bytes{table=\"intervals\"} 1000",
             "meterline_maintenance_duration_seconds 0.5",
@@ -326,7 +333,7 @@ mod tests {
         let http = HttpConfig { listen: Some("127.0.0.1:0".into()), password_file };
         let (_sender, committed) = watch::channel(None);
         let (brokers, pulse) = (Brokers::new(Instant::now()), Pulse::default());
-        let subject = Subject { committed, brokers, maintenance: swept(0), pulse };
+        let subject = Subject { committed, brokers, maintenance: swept(0), pulse, letters: Default::default() };
         let server = start(&http, subject).await.unwrap().unwrap();
         // Of anybody:geheim and anybody:falsch.
         for (headers, status) in [
@@ -348,7 +355,7 @@ mod tests {
         let listen = Some(taken.local_addr().unwrap().to_string());
         let (_sender, committed) = watch::channel(None);
         let (brokers, pulse) = (Brokers::new(Instant::now()), Pulse::default());
-        let subject = Subject { committed, brokers, maintenance: swept(0), pulse };
+        let subject = Subject { committed, brokers, maintenance: swept(0), pulse, letters: Default::default() };
         let error = start(&HttpConfig { listen, password_file: None }, subject.clone()).await.unwrap_err().to_string();
         assert!(error.contains("http.listen") && error.contains("off"), "{error}");
         let off = HttpConfig { listen: Some("off".into()), password_file: None };

@@ -1,5 +1,5 @@
-//! How the stream fares between two commits: what monitoring sees while a commit, or the store, is stuck. The clock
-//! comes from outside.
+//! How the stream fares until it has begun, and between two commits: what monitoring sees while the start, a commit or
+//! the store is stuck. The clock comes from outside.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -110,7 +110,7 @@ impl Pulse {
             Some(reason) => format!("the store: {reason}"),
             None => beat.doing.to_owned(),
         };
-        // The log says the same of processes that are not there.
+        // A store that fails says itself what is wrong; one that hangs does not.
         let slow = match &beat.failing {
             None if taken >= SLOW => "; look whether the store, or another process of the cluster, hangs",
             _ => "",

@@ -67,9 +67,9 @@ impl Sandbox {
     /// Settings by which series of this frequency start no pipeline.
     pub fn no_pipelines(frequency: &str) -> String {
         let never = "when = \"false\"";
-        format!(
-            "\n[policy.quiet]\nfrequency = \"{frequency}\"\n[policy.quiet.retrain]\n{never}\n[policy.quiet.reforecast]\n{never}\n"
-        )
+        // Each frequency has a policy of its own.
+        let name = format!("policy.quiet-{frequency}");
+        format!("\n[{name}]\nfrequency = \"{frequency}\"\n[{name}.retrain]\n{never}\n[{name}.reforecast]\n{never}\n")
     }
 
     /// A sandbox whose configuration reads the records of `replay` and `generate` from `topic`, with a lake in

@@ -73,7 +73,8 @@ impl Kind {
         }
     }
 
-    fn meters(self) -> i64 {
+    /// Number of its meters.
+    pub fn meters(self) -> i64 {
         match self {
             Kind::Energy => 16,
             Kind::Power | Kind::Register => 5,
@@ -202,8 +203,13 @@ impl Feed {
     fn record(&mut self, reading: Reading, by: i64, quality: &str) -> Sent {
         let Reading { kind, meter, at, value } = reading;
         let (name, ts, unit) = (kind.name(), stamp(at), kind.unit(meter));
+        // Only these have it: intervals of the others are made of several readings.
+        let site = match kind {
+            Kind::Energy => format!(r#","site":"{}""#, site(kind, meter, at - SECONDS)),
+            Kind::Power | Kind::Register => String::new(),
+        };
         let payload = format!(
-            r#"{{"meter_id":"{name}-{meter}","ts":"{ts}","value":{value},"unit":"{unit}","quality":"{quality}"}}"#
+            r#"{{"meter_id":"{name}-{meter}","ts":"{ts}","value":{value},"unit":"{unit}","quality":"{quality}"{site}}}"#
         );
         // Now and then the order of time stamps is not that of offsets.
         let jitter = self.random.random_range(-4_000..4_000);
@@ -211,6 +217,24 @@ impl Feed {
         let partition = (by % i64::from(kind.partitions())) as i32;
         Sent { kind, partition, timestamp_ms, payload: payload.into_bytes() }
     }
+}
+
+/// The region of a meter: one with registers, and one without.
+pub fn region(kind: Kind, meter: i64) -> &'static str {
+    match kind {
+        Kind::Power => "north",
+        Kind::Energy if meter % 2 == 0 => "north",
+        Kind::Energy | Kind::Register => "south",
+    }
+}
+
+/// The site of a meter in the interval that starts at an instant: those of [`Kind::Energy`] move every day.
+pub fn site(kind: Kind, meter: i64, start: i64) -> String {
+    let moves = match kind {
+        Kind::Energy => start.div_euclid(86_400),
+        Kind::Power | Kind::Register => 0,
+    };
+    format!("s{}", (meter + moves) % 3)
 }
 
 /// `2024-01-31T00:15:00Z` of seconds since the epoch, up to the end of March 2024.

@@ -6,6 +6,7 @@
 //! * [`engines`]: the processes of an engine; [`strike`]: the faults; [`sight`] and [`kill`]: SIGKILL as soon as a file
 //!   of a commit is seen;
 //! * [`clock`] and [`disk`]: a clock that jumps, a disk that is full;
+//! * [`sums`]: a roll-up of all meters, and what it must hold;
 //! * [`verdict`]: what is lost, doubled or miscounted; [`run`]: one cell from start to end.
 
 pub mod cell;
@@ -17,6 +18,7 @@ pub mod kill;
 pub mod run;
 pub mod sight;
 pub mod strike;
+pub mod sums;
 pub mod verdict;
 
 /// Why a run did not come to its end: what was waited for in vain, or what the engine did that it must not.

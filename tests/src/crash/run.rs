@@ -13,6 +13,7 @@ use super::disk::Disk;
 use super::engines::{self, Engines};
 use super::feed::{Feeder, Kind, topic};
 use super::strike::Stage;
+use super::sums;
 use super::verdict::{Verdict, judge};
 use crate::fault_proxy::FaultProxy;
 use crate::kafka::Kafka;
@@ -60,7 +61,7 @@ impl World {
     pub fn run(&mut self, cell: &Cell, seed: u64) -> Outcome {
         self.runs += 1;
         let run = format!("run-{}", self.runs);
-        let ground = match caught(|| Ground::prepare(self, cell, &run)) {
+        let ground = match caught(|| Ground::prepare(self, cell, &run, seed)) {
             Ok(Ok(ground)) => ground,
             Ok(Err(skip)) => return Outcome::Skipped(skip),
             Err(failure) => return Outcome::Failed(failure),
@@ -118,8 +119,8 @@ struct Ground {
 }
 
 impl Ground {
-    fn prepare(world: &World, cell: &Cell, run: &str) -> Result<Ground, Skip> {
-        let (brokers, settings) = (world.kafka.brokers(), settings(cell, run));
+    fn prepare(world: &World, cell: &Cell, run: &str, seed: u64) -> Result<Ground, Skip> {
+        let (brokers, settings) = (world.kafka.brokers(), settings(cell, run, rolls_up(seed)));
         let first = topic(run, Kind::Energy);
         let (sandbox, proxy) = match cell.store {
             Store::Local => (Sandbox::reading(&brokers, &first, &settings), None),
@@ -130,6 +131,9 @@ impl Ground {
                 (sandbox, Some(proxy))
             }
         };
+        if rolls_up(seed) {
+            sums::write_labels(sandbox.path());
+        }
         let disk = match cell.fault {
             Fault::FullDisk => Some(Disk::mount(&sandbox.lake())?),
             _ => None,
@@ -167,7 +171,7 @@ impl Ground {
         let sent = feeder.finish()?;
         self.await_committed(&mut engine, sent.iter().sum())?;
         engine.stop()?;
-        judge(&self.sandbox, &brokers, run, sent)
+        judge(&self.sandbox, &brokers, run, sent, rolls_up(seed))
     }
 
     /// Until all that was delivered is committed: a broker that was just started again may say that there is less.
@@ -195,8 +199,13 @@ impl Ground {
     }
 }
 
+/// Whether a run has a roll-up. Some have none: then less is looked up, and other ways are taken.
+pub fn rolls_up(seed: u64) -> bool {
+    !seed.is_multiple_of(4)
+}
+
 /// Many small commits, little memory of what was read, no pipelines; time-outs that a pause of the broker exceeds.
-fn settings(cell: &Cell, run: &str) -> String {
+fn settings(cell: &Cell, run: &str, rolls_up: bool) -> String {
     let mut feeds = String::new();
     for kind in Kind::ALL {
         let (name, topic, configured) = (kind.name(), topic(run, kind), kind.configured());
@@ -209,9 +218,15 @@ fn settings(cell: &Cell, run: &str) -> String {
         }
         let unit = kind.usual_unit();
         feeds += &format!("kind = \"{configured}\"\nunit = \"{unit}\"\nfrequency = \"PT15M\"\n");
+        if rolls_up {
+            feeds += sums::labels_of(kind);
+        }
     }
     let workers = cell.workers;
-    let more = engines::section(cell.processes) + &Sandbox::no_pipelines("PT15M");
+    let mut more = engines::section(cell.processes) + &Sandbox::no_pipelines("PT15M");
+    if rolls_up {
+        more += &(sums::section().to_owned() + &Sandbox::no_pipelines("PT1H"));
+    }
     format!(
         "{feeds}\n[ingest]\ncommit_interval = \"150ms\"\nworkers = {workers}\nremembered_intervals = 4\n\
          idle_timeout = \"1s\"\n[maintenance]\nevery = \"10s\"\n[http]\nlisten = \"off\"\n\

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Failure;
 use super::feed::{Kind, SECONDS, topic};
+use super::sums;
 use crate::accounts;
 use crate::found::{self, Found};
 use crate::oracle::{self, Expected};
@@ -20,10 +21,12 @@ const SHOWN: usize = 10;
 pub struct Verdict {
     /// Records in the topics.
     pub records: u64,
-    /// Intervals that must be there.
+    /// Intervals of meters that must be there.
     pub intervals: u64,
-    /// Intervals that are missing, wrong, or not to be there; samples that are missing, which a later correction would
-    /// need; and records that cannot be read and are no dead letter.
+    /// Intervals of roll-ups that must be there.
+    pub sums: u64,
+    /// Intervals, also of roll-ups, that are missing, wrong, or not to be there; samples that are missing, which a later
+    /// correction would need; and records that cannot be read and are no dead letter.
     pub lost: u64,
     /// Rows that are there twice: of an interval, of a base row, of a position of an interval, of a sample, of a dead
     /// letter.
@@ -50,11 +53,12 @@ impl Verdict {
     }
 }
 
-/// Compares the lake with what is in the topics; `sent` is what the producer has delivered.
+/// Compares the lake with what is in the topics; `sent` is what the producer has delivered, `rolls_up` whether there is
+/// the roll-up of [`sums`].
 ///
 /// # Errors
 /// A query fails, or the topics do not hold what was sent.
-pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3]) -> Result<Verdict, Failure> {
+pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3], rolls_up: bool) -> Result<Verdict, Failure> {
     let mut verdict = Verdict::default();
     let mut all = Expected::default();
     let letters = rows(sandbox, "SELECT feed, partition, \"offset\" FROM dead_letters")?;
@@ -83,9 +87,15 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3]) -> Res
         // A register that runs backwards makes no interval, whatever came first: nothing is unsettled.
         all.intervals.append(&mut expected.intervals);
     }
-    let found = Found::of(&rows(sandbox, &found::query("true"))?);
+    let found = Found::of(&rows(sandbox, &found::query("feed NOT LIKE 'rollup.%'"))?);
     verdict.add(|v| &mut v.lost, found.differences(&all));
     verdict.add(|v| &mut v.doubled, found.twice.iter().map(|key| format!("{key:?} is there twice")));
+    let expected = if rolls_up { sums::expected(&all) } else { sums::Sums::new() };
+    verdict.sums = expected.len() as u64;
+    // Where there is to be none, there is none.
+    let (found, doubled) = sums::found(&rows(sandbox, &sums::query())?)?;
+    verdict.add(|v| &mut v.lost, sums::differences(&expected, &found));
+    verdict.add(|v| &mut v.doubled, doubled.iter().map(|key| format!("{key:?} is there twice")));
     twice(sandbox, &mut verdict)?;
     Ok(verdict)
 }
@@ -101,7 +111,7 @@ fn ends_of(records: &[Record], partitions: usize) -> Vec<i64> {
     ends
 }
 
-type Row = Map<String, Value>;
+pub(super) type Row = Map<String, Value>;
 
 fn of_feed(kind: Kind, rows: &[Row]) -> Vec<&Row> {
     rows.iter().filter(|row| row.get("feed").and_then(Value::as_str) == Some(kind.name())).collect()
@@ -183,7 +193,7 @@ fn place(row: &Row) -> Result<(i32, i64), Failure> {
     Ok((integer(row, "partition")? as i32, integer(row, "offset")?))
 }
 
-fn integer(row: &Row, column: &str) -> Result<i64, Failure> {
+pub(super) fn integer(row: &Row, column: &str) -> Result<i64, Failure> {
     let value = row.get(column).and_then(Value::as_i64);
     value.ok_or_else(|| format!("no whole number {column} in {row:?}"))
 }

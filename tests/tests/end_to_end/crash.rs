@@ -1,7 +1,7 @@
 //! The short form of the crash matrix: a few of its cells. `bench/run crash` does all of them.
 
 use meterline_tests::crash::cell::{Cell, Fault, Moment, Step, Store};
-use meterline_tests::crash::run::{Outcome, World};
+use meterline_tests::crash::run::{Outcome, World, rolls_up};
 use meterline_tests::dice::seed;
 use meterline_tests::skip::{note, or_skip};
 use rand::rngs::StdRng;
@@ -42,11 +42,13 @@ fn after_any_crash_intervals_and_counts_are_what_the_records_say() {
     let seed: u64 = seed();
     note(&format!("seed of the crash matrix: METERLINE_SEED={seed}"));
     for cell in cells(&mut StdRng::seed_from_u64(seed)) {
-        match world.run(&cell, cell.seed(seed)) {
+        let of_cell = cell.seed(seed);
+        match world.run(&cell, of_cell) {
             Outcome::Judged(verdict) => {
-                note(&format!("{cell}: {} records, {} intervals", verdict.records, verdict.intervals));
+                let (records, intervals, sums) = (verdict.records, verdict.intervals, verdict.sums);
+                note(&format!("{cell}: {records} records, {intervals} intervals, {sums} of a roll-up"));
                 assert!(verdict.is_clean(), "METERLINE_SEED={seed} {cell}: {verdict:#?}");
-                assert!(verdict.intervals > 500, "{verdict:?}");
+                assert!(intervals > 500 && (sums > 100) == rolls_up(of_cell), "{verdict:?}");
             }
             Outcome::Skipped(skip) => {
                 or_skip::<()>(&cell.to_string(), Err(skip));

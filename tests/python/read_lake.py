@@ -1,8 +1,8 @@
 """Reads a lake without Meterline: the Delta log with `deltalake`, the rows with DuckDB.
 
-The rule for `intervals` (ARCHITECTURE.md): of the rows of one series and interval, the one with the greatest position
-(Kafka time stamp, partition, offset) is its value; if that row counts no readings, the interval has none. Prints one JSON
-document.
+The rule for `intervals` (README.md): of the rows of one series, start and end, the one with the greatest position (Kafka
+time stamp, partition, offset) is the interval's value; if that row counts no readings, the interval has none. Prints one
+JSON document.
 """
 
 import json
@@ -15,15 +15,15 @@ from deltalake import DeltaTable
 LATEST = """
     SELECT * FROM (SELECT * FROM revisions
     QUALIFY row_number() OVER (
-        PARTITION BY series_id, start
+        PARTITION BY series_id, start, "end"
         ORDER BY position_timestamp DESC, partition DESC, "offset" DESC
     ) = 1) WHERE count > 0
 """
 
-# Rows of the layer `base` are unique by series and start: two would mean that the engine broke its own rule.
+# Rows of the layer `base` are unique by series, start and end: two would mean that the engine broke its own rule.
 TWICE = """
     SELECT count(*) FROM (
-        SELECT series_id, start FROM revisions WHERE layer = 'base' GROUP BY ALL HAVING count(*) > 1
+        SELECT series_id, start, "end" FROM revisions WHERE layer = 'base' GROUP BY ALL HAVING count(*) > 1
     )
 """
 

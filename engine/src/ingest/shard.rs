@@ -471,6 +471,9 @@ impl Shard {
                 part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series, made_of: None });
             }
         }
+        if let Some(rollups) = &mut self.for_rollups {
+            rollups.begin_next();
+        }
         for moved in self.touched.chunks(WARMED) {
             warm(&self.members, moved.iter().map(|(number, _)| *number));
             for (number, before) in moved {

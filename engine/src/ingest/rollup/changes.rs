@@ -116,9 +116,13 @@ impl ForRollups {
         }
     }
 
-    /// All changes of the epoch.
-    pub fn take(&mut self) -> Vec<Input> {
+    /// The epoch has ended with the rows of all feeds.
+    pub fn begin_next(&mut self) {
         self.labels.clear();
+    }
+
+    /// All changes of the epochs that ended. Readings of the next one may have been taken already.
+    pub fn take(&mut self) -> Vec<Input> {
         std::mem::take(&mut self.inputs)
     }
 }
@@ -209,6 +213,25 @@ mod tests {
         let inputs = rollups.take();
         let [Input::Interval(change)] = &inputs[..] else { panic!("{} inputs", inputs.len()) };
         assert_eq!(change.labels, Some(labels));
+    }
+
+    #[test]
+    fn labels_of_the_running_epoch_stay_when_changes_of_earlier_ones_are_taken() {
+        // So it is after a start, when readings come before the first look at what the shard began with.
+        let (mut rollups, mut state) = (for_rollups(), SeriesState::new("m", "a", Unit::KWH));
+        let position = Position { timestamp_ms: 1, partition: 0, offset: 1 };
+        let labels: LabelValues = [Some(Arc::from("s1"))].into();
+        rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
+        assert!(rollups.take().is_empty());
+        let mut rows = Rows::default();
+        let content = Content { value: 1.0, count: 1, quality: Quality::Measured, position };
+        rows.push(Row { series: 0, start: 0, end: 900, layer: Layer::Base, content });
+        rollups.ended(0, &rows, Vec::new(), &[], |_| &state);
+        rollups.begin_next();
+        let inputs = rollups.take();
+        let [Input::Interval(change)] = &inputs[..] else { panic!("{} inputs", inputs.len()) };
+        assert_eq!(change.labels, Some(labels));
+        assert!(rollups.labels.is_empty());
     }
 
     #[test]

@@ -138,11 +138,22 @@ fn forecast_state(sandbox: &Sandbox) -> String {
 /// Python's deltalake with DuckDB over it gives the answers of `meterline sql`.
 pub fn assert_reader_agrees(sandbox: &Sandbox, reader: &Reader) {
     let theirs = reader.read(&sandbox.lake());
+    assert_same_intervals(sandbox, &theirs);
+
+    let ours = sandbox.sql(
+        "SELECT series_id, CAST(origin AS BIGINT) AS origin_us, count(*) AS steps, sum(mean) AS total \
+         FROM forecasts f JOIN (SELECT series_id AS s, max(origin) AS o FROM forecasts GROUP BY series_id) \
+         ON series_id = s AND origin = o GROUP BY series_id, origin ORDER BY series_id",
+    );
+    assert_same_rows(&ours, &rows_of(&theirs, "forecasts_latest"));
+
+    let ours = sandbox.sql("SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY reason");
+    assert_same_rows(&ours, &rows_of(&theirs, "dead_letters"));
+}
+
+/// The intervals that the reader has read are those of `meterline sql`.
+pub fn assert_same_intervals(sandbox: &Sandbox, theirs: &Value) {
     assert_eq!(theirs["base_twice"], 0, "rows of the layer base are unique");
-    let list = |name: &str| -> Vec<Row> {
-        let rows = theirs[name].as_array().unwrap_or_else(|| panic!("{name} is missing"));
-        rows.iter().map(|r| r.as_object().expect("a row").clone()).collect()
-    };
     let ours = sandbox.sql("SELECT count(*) AS n FROM intervals");
     assert_eq!(integer(&ours[0], "n"), theirs["intervals"].as_i64().expect("a count"));
 
@@ -152,17 +163,13 @@ pub fn assert_reader_agrees(sandbox: &Sandbox, reader: &Reader) {
          sum(value * ((CAST(start AS BIGINT) / 60000000) % 1009)) AS checksum \
          FROM intervals GROUP BY series_id ORDER BY series_id",
     );
-    assert_same_rows(&ours, &list("per_series"));
+    assert_same_rows(&ours, &rows_of(theirs, "per_series"));
+}
 
-    let ours = sandbox.sql(
-        "SELECT series_id, CAST(origin AS BIGINT) AS origin_us, count(*) AS steps, sum(mean) AS total \
-         FROM forecasts f JOIN (SELECT series_id AS s, max(origin) AS o FROM forecasts GROUP BY series_id) \
-         ON series_id = s AND origin = o GROUP BY series_id, origin ORDER BY series_id",
-    );
-    assert_same_rows(&ours, &list("forecasts_latest"));
-
-    let ours = sandbox.sql("SELECT reason, count(*) AS records FROM dead_letters GROUP BY reason ORDER BY reason");
-    assert_same_rows(&ours, &list("dead_letters"));
+/// Rows that the reader has read.
+fn rows_of(theirs: &Value, name: &str) -> Vec<Row> {
+    let rows = theirs[name].as_array().unwrap_or_else(|| panic!("{name} is missing"));
+    rows.iter().map(|r| r.as_object().expect("a row").clone()).collect()
 }
 
 /// Equal rows in equal order; floating-point sums may be added up in another order.

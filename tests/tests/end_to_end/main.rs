@@ -2,6 +2,7 @@
 //!
 //! One test binary, so that the broker starts once for all but the tests that restart it.
 
+mod calendar;
 mod checks;
 mod cluster;
 mod commands;

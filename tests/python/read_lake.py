@@ -1,8 +1,8 @@
 """Reads a lake without Meterline: the Delta log with `deltalake`, the rows with DuckDB.
 
-The rule for `intervals` (README.md): of the rows of one series, start and end, the one with the greatest position (Kafka
-time stamp, partition, offset) is the interval's value; if that row counts no readings, the interval has none. Prints one
-JSON document.
+The rule for `intervals` (README.md): of the rows of one series, start and end, the one with the greatest position
+(Kafka time stamp, partition, offset) is the interval's value; if that row counts no readings, the interval has none.
+Prints one JSON document.
 """
 
 import json

@@ -25,8 +25,8 @@ pub struct Verdict {
     pub intervals: u64,
     /// Intervals of roll-ups that must be there.
     pub sums: u64,
-    /// Intervals, also of roll-ups, that are missing, wrong, or not to be there; samples that are missing, which a later
-    /// correction would need; and records that cannot be read and are no dead letter.
+    /// Intervals, also of roll-ups, that are missing, wrong, or not to be there; samples that are missing, which a
+    /// later correction would need; and records that cannot be read and are no dead letter.
     pub lost: u64,
     /// Rows that are there twice: of an interval, of a base row, of a position of an interval, of a sample, of a dead
     /// letter.

@@ -134,8 +134,8 @@ fn quarters() -> (Vec<Outgoing>, usize, [(&'static str, Intervals); 2]) {
 
 fn assert_intervals(sandbox: &Sandbox, series: &str, expected: &Intervals) {
     let rows = sandbox.sql(&format!(
-        "SELECT CAST(start AS BIGINT) / 1000000 AS start_s, CAST(\"end\" AS BIGINT) / 1000000 AS end_s, value, frequency \
-         FROM intervals WHERE series_id = '{series}' ORDER BY start, \"end\""
+        "SELECT CAST(start AS BIGINT) / 1000000 AS start_s, CAST(\"end\" AS BIGINT) / 1000000 AS end_s, value, \
+         frequency FROM intervals WHERE series_id = '{series}' ORDER BY start, \"end\""
     ));
     let mut found = Vec::new();
     for row in &rows {

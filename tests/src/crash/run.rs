@@ -20,6 +20,7 @@ use crate::kafka::Kafka;
 use crate::s3::S3;
 use crate::sandbox::Sandbox;
 use crate::skip::Skip;
+use crate::topic::drain_delivered;
 use crate::wait;
 
 /// Hours of readings that follow after the fault.
@@ -99,6 +100,20 @@ impl World {
     }
 }
 
+/// Records that the topics hold: what was sent, and what came twice because a broker forgot in a power cut that it had
+/// it already.
+fn there(brokers: &str, run: &str, sent: [u64; 3]) -> Result<[u64; 3], Failure> {
+    let mut there = [0; 3];
+    for kind in Kind::ALL {
+        let (topic, sent) = (topic(run, kind), sent[kind as usize]);
+        there[kind as usize] = drain_delivered(brokers, &topic, sent).len() as u64;
+        if there[kind as usize] < sent {
+            return Err(format!("{sent} records were sent to {topic}, which has {}", there[kind as usize]));
+        }
+    }
+    Ok(there)
+}
+
 /// What the harness waits for in vain is a panic of the libraries that tests stand on: here it is the failure of one
 /// run, and the next one may be.
 fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
@@ -168,10 +183,10 @@ impl Ground {
             return Err(format!("the engine made no commits within {START_LIMIT:?}, or ended by itself"));
         }
         engine = stage.strike(cell.fault, cell.store, engine)?;
-        let sent = feeder.finish()?;
-        self.await_committed(&mut engine, sent.iter().sum())?;
+        let there = there(&brokers, run, feeder.finish()?)?;
+        self.await_committed(&mut engine, there.iter().sum())?;
         engine.stop()?;
-        judge(&self.sandbox, &brokers, run, sent, rolls_up(seed))
+        judge(&self.sandbox, &brokers, run, there, rolls_up(seed))
     }
 
     /// Until all that was delivered is committed: a broker that was just started again may say that there is less.

@@ -146,9 +146,6 @@ impl Ground {
                 (sandbox, Some(proxy))
             }
         };
-        if rolls_up(seed) {
-            sums::write_labels(sandbox.path());
-        }
         let disk = match cell.fault {
             Fault::FullDisk => Some(Disk::mount(&sandbox.lake())?),
             _ => None,
@@ -162,6 +159,9 @@ impl Ground {
 
     fn run(&self, world: &mut World, cell: &Cell, run: &str, seed: u64) -> Result<Verdict, Failure> {
         let brokers = world.kafka.brokers();
+        if rolls_up(seed) {
+            sums::write_labels(self.sandbox.path())?;
+        }
         for kind in Kind::ALL {
             world.kafka.create_topic(&topic(run, kind), kind.partitions());
         }

@@ -42,7 +42,10 @@ pub fn labels_of(kind: Kind) -> &'static str {
 }
 
 /// Writes the files that [`section`] names.
-pub fn write_labels(folder: &Path) {
+///
+/// # Errors
+/// The disk refuses.
+pub fn write_labels(folder: &Path) -> Result<(), Failure> {
     let (mut regions, mut sites) = ("series_id,region\n".to_owned(), "series_id,site\n".to_owned());
     for kind in Kind::ALL {
         for meter in 0..kind.meters() {
@@ -53,8 +56,10 @@ pub fn write_labels(folder: &Path) {
             }
         }
     }
-    fs::write(folder.join("regions.csv"), regions).expect("write the regions");
-    fs::write(folder.join("sites.csv"), sites).expect("write the sites");
+    for (name, text) in [("regions.csv", regions), ("sites.csv", sites)] {
+        fs::write(folder.join(name), text).map_err(|error| format!("writing {name}: {error}"))?;
+    }
+    Ok(())
 }
 
 /// What one interval of the roll-up adds up to.
@@ -76,7 +81,10 @@ pub struct Sum {
 pub type Sums = BTreeMap<(String, i64), Sum>;
 
 /// The roll-up of the intervals of meters.
-pub fn expected(of: &Expected) -> Sums {
+///
+/// # Errors
+/// A series is no meter of the feed.
+pub fn expected(of: &Expected) -> Result<Sums, Failure> {
     let mut series: BTreeMap<&str, BTreeMap<i64, (i64, usize)>> = BTreeMap::new();
     for ((name, start), interval) in &of.intervals {
         let micros = (interval.value * 1e6).round() as i64;
@@ -88,7 +96,7 @@ pub fn expected(of: &Expected) -> Sums {
     let end = last.map_or(0, |last| last - last.rem_euclid(3600) + 3600);
     let mut groups: BTreeMap<(&'static str, Option<String>, usize, i64), Sum> = BTreeMap::new();
     for (name, intervals) in &series {
-        let (kind, meter) = meter(name);
+        let (kind, meter) = meter(name).ok_or_else(|| format!("no meter of the feed is called {name}"))?;
         let Some(first) = intervals.keys().next().copied() else { continue };
         let (region, mut place) = (region(kind, meter), site(kind, meter, first));
         for start in (first..end).step_by(SECONDS as usize) {
@@ -112,26 +120,24 @@ pub fn expected(of: &Expected) -> Sums {
         }
     }
     let there = groups.into_iter().filter(|(_, sum)| sum.present > 0);
-    there
-        .map(|((region, site, number, start), mut sum)| {
-            let site = site.map_or_else(String::new, |site| format!("/site={site}"));
-            let least = sum.of_quality.iter().rposition(|count| *count > 0).unwrap_or(0);
-            sum.quality = QUALITIES[least].to_owned();
-            // A register whose first interval was taken away again is expected from there on all the same.
-            if region == "south" {
-                sum.expected = None;
-            }
-            ((format!("rollup.grid:region={region}{site}@{}", LENGTHS[number].1), start), sum)
-        })
-        .collect()
+    let sums = there.map(|((region, site, number, start), mut sum)| {
+        let site = site.map_or_else(String::new, |site| format!("/site={site}"));
+        let least = sum.of_quality.iter().rposition(|count| *count > 0).unwrap_or(0);
+        sum.quality = QUALITIES[least].to_owned();
+        // A register whose first interval was taken away again is expected from there on all the same.
+        if region == "south" {
+            sum.expected = None;
+        }
+        ((format!("rollup.grid:region={region}{site}@{}", LENGTHS[number].1), start), sum)
+    });
+    Ok(sums.collect())
 }
 
 /// The kind and number of a meter, by its name.
-fn meter(name: &str) -> (Kind, i64) {
-    let (kind, number) = name.rsplit_once('-').unwrap_or((name, ""));
-    let kind = Kind::ALL.into_iter().find(|known| known.name() == kind);
-    let found = kind.zip(number.parse().ok());
-    found.unwrap_or_else(|| panic!("no meter of the feed is called {name}"))
+fn meter(name: &str) -> Option<(Kind, i64)> {
+    let (kind, number) = name.rsplit_once('-')?;
+    let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
+    Some((kind, number.parse().ok()?))
 }
 
 /// The query whose rows [`found`] understands.
@@ -220,7 +226,8 @@ mod tests {
             ("power-1", DAY, 0.5, "estimated"),
             ("power-1", DAY + 2 * SECONDS, 0.25, "measured"),
             ("register-1", DAY, 4.0, "measured"),
-        ]));
+        ]))
+        .unwrap();
         let north = |start, name: &str| sums[&(format!("rollup.grid:region=north@{name}"), start)].clone();
         let (quarter, hour) = (north(DAY, "PT15M"), north(DAY, "PT1H"));
         assert_eq!((quarter.micros, quarter.present, quarter.expected), (2_500_000, 1800, Some(1800)));
@@ -242,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_difference_is_told_but_not_in_what_is_not_judged() {
-        let wanted = expected(&of_meters(&[("power-0", DAY, 1.0, "measured"), ("register-0", DAY, 2.0, "measured")]));
+        let wanted =
+            expected(&of_meters(&[("power-0", DAY, 1.0, "measured"), ("register-0", DAY, 2.0, "measured")])).unwrap();
         let mut found = wanted.clone();
         assert!(differences(&wanted, &found).is_empty());
         for sum in found.values_mut() {

@@ -90,7 +90,7 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3], rolls_
     let found = Found::of(&rows(sandbox, &found::query("feed NOT LIKE 'rollup.%'"))?);
     verdict.add(|v| &mut v.lost, found.differences(&all));
     verdict.add(|v| &mut v.doubled, found.twice.iter().map(|key| format!("{key:?} is there twice")));
-    let expected = if rolls_up { sums::expected(&all) } else { sums::Sums::new() };
+    let expected = if rolls_up { sums::expected(&all)? } else { sums::Sums::new() };
     verdict.sums = expected.len() as u64;
     // Where there is to be none, there is none.
     let (found, doubled) = sums::found(&rows(sandbox, &sums::query())?)?;

@@ -8,22 +8,12 @@ use meterline_tests::topic::{self, Outgoing};
 use meterline_tests::wait;
 use serde_json::{Map, Value};
 
-use crate::checks;
 use crate::harness::{MINUTE, kafka, of_meter};
+use crate::{checks, topics};
 
 const TOPIC: &str = "told";
-const SETTINGS: &str = r#"
-frequency = "PT1H"
-lateness = "0s"
 
-[ingest]
-commit_interval = "200ms"
-idle_timeout = "1s"
-workers = 2
-
-[http]
-listen = "127.0.0.1:0"
-"#;
+const FEED: &str = "frequency = \"PT1H\"\nlateness = \"0s\"\n";
 
 const OUTCOMES: [&str; 4] = ["accepted", "corrected", "duplicate", "dead"];
 
@@ -124,7 +114,8 @@ fn at_rest_metrics_are_what_feeds_and_partitions_say() {
     let Some(kafka) = kafka("metrics beside SQL") else { return };
     let brokers = kafka.brokers();
     kafka.create_topic(TOPIC, 3);
-    let sandbox = Sandbox::reading(&brokers, TOPIC, &(SETTINGS.to_owned() + &Sandbox::no_pipelines("PT1H")));
+    let sandbox =
+        Sandbox::reading(&brokers, TOPIC, &format!("{FEED}{}{}", topics::SETTINGS, Sandbox::no_pipelines("PT1H")));
     // All of it is there before the first look: what closes for want of more would make the rest late.
     for meter in ["m", "a", "b"] {
         topic::send(&brokers, TOPIC, &of_meter(meter, 0, 60));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::harness::{MINUTE, hours, kafka, of_meter};
 
 /// Fast commits, an address for metrics, and no pipelines beside.
-const SETTINGS: &str = r#"
+pub const SETTINGS: &str = r#"
 [ingest]
 commit_interval = "200ms"
 idle_timeout = "1s"

@@ -116,12 +116,7 @@ async fn a_failure_in_one_process_is_told_by_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_process_on_another_lake_says_so_and_process_0_hears_it() {
-    let World { broker, lake, mut config, directory: _directory } = World::new().await;
-    let all = fleet();
-    send(broker.brokers(), &all);
-    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
-    wait_for_records(&ingest, all.len()).await;
-    ingest.stop().await.unwrap();
+    let World { lake, mut config, broker: _broker, directory: _directory } = World::committed(&fleet()).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let other = Lake::open(elsewhere.path().to_str().unwrap()).await.unwrap();
     config.cluster.addresses = free_addresses(2);

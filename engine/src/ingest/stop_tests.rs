@@ -215,12 +215,7 @@ async fn a_start_that_waits_for_its_store_is_seen_and_can_be_given_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_stop_while_a_process_still_waits_for_its_store_at_the_beginning_ends_all() {
-    let World { broker, lake, mut config, directory: _directory } = World::new().await;
-    let all = fleet();
-    send(broker.brokers(), &all);
-    let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
-    wait_for_records(&ingest, all.len()).await;
-    ingest.stop().await.unwrap();
+    let World { lake, mut config, broker: _broker, directory: _directory } = World::committed(&fleet()).await;
 
     config.cluster.addresses = free_addresses(2);
     let fault = HangingGets("state/series-", Arc::new(AtomicBool::new(true)));

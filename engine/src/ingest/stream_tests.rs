@@ -57,6 +57,16 @@ impl World {
         let config = config(broker.brokers());
         World { broker, directory, lake, config }
     }
+
+    /// One in whose lake these records are, and no stream runs any more.
+    pub(super) async fn committed(records: &[Sent]) -> World {
+        let world = World::new().await;
+        send(world.broker.brokers(), records);
+        let ingest = start(&world.config, &world.lake, IngestOptions::default()).await.unwrap();
+        wait_for_records(&ingest, records.len()).await;
+        ingest.stop().await.unwrap();
+        world
+    }
 }
 
 /// One record on its way, and what it should become.

@@ -11,7 +11,7 @@ use meterline_schemas::{Frequency, Micros};
 use proptest::prelude::*;
 
 use super::aggregate::Rules;
-use super::aggregate_tests::{Event, Run, drive, event, reading, rules};
+use super::aggregate_run::{Event, Run, drive, event, reading, rules};
 use super::series::{PendingReading, SeriesState};
 
 const QUARTER: Frequency = Frequency::QUARTER_HOUR;

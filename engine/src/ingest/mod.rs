@@ -68,6 +68,8 @@ pub use load::{Committed, each_member, load_committed, load_series, state_at};
 pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]
+mod aggregate_run;
+#[cfg(test)]
 mod aggregate_tests;
 #[cfg(test)]
 mod cluster_tests;

@@ -516,7 +516,7 @@ mod tests {
     use meterline_schemas::time::HOUR;
     use meterline_schemas::unit::Unit;
 
-    use super::super::super::aggregate_tests::rules;
+    use super::super::super::aggregate_run::rules;
     use super::*;
 
     #[test]

@@ -121,11 +121,9 @@ impl Frames {
         let mut frames = Frames::default();
         let mut series = series.peekable();
         while series.peek().is_some() {
-            let mut shared = Shared::default();
-            let members: Vec<Record<'a>> =
-                series.by_ref().take(FRAME).map(|series| Record::of(series, &mut shared)).collect();
-            frames.series += members.len() as u64;
-            frames.push(&Frame { feeds: shared.feeds, units: shared.units, series: members })?;
+            let (count, packed) = pack_series(series.by_ref().take(FRAME))?;
+            frames.series += count;
+            frames.push(&packed)?;
         }
         Ok(frames)
     }
@@ -136,16 +134,28 @@ impl Frames {
     /// A fault of ours, in words.
     pub fn pack<T: Serialize>(records: &[T]) -> Result<Frames, String> {
         let mut frames = Frames { series: records.len() as u64, frames: Vec::new() };
-        records.chunks(FRAME).try_for_each(|records| frames.push(&records))?;
+        for records in records.chunks(FRAME) {
+            let plain = bincode::serialize(records).map_err(|error| error.to_string())?;
+            frames.push(&compress(&plain)?)?;
+        }
         Ok(frames)
     }
 
-    fn push(&mut self, frame: &impl Serialize) -> Result<(), String> {
-        let plain = bincode::serialize(frame).map_err(|error| error.to_string())?;
-        let packed = zstd::bulk::compress(&plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())?;
+    fn push(&mut self, packed: &[u8]) -> Result<(), String> {
         let length = u32::try_from(packed.len()).map_err(|_| "a frame is too long".to_owned())?;
-        self.frames.push(Bytes::from([length.to_le_bytes().as_slice(), &packed].concat()));
+        self.frames.push(Bytes::from([length.to_le_bytes().as_slice(), packed].concat()));
         Ok(())
+    }
+
+    /// Hands every series of [`Frames::of`] to `take`.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, in words.
+    pub fn each(&self, mut take: impl FnMut(SeriesState)) -> Result<(), String> {
+        let mut feeds = Feeds::default();
+        self.frames
+            .iter()
+            .try_for_each(|frame| each_frame(frame, |packed| unpack_series(packed, &mut feeds, &mut take)))
     }
 
     /// Others after these.
@@ -160,24 +170,49 @@ impl Frames {
     }
 }
 
+/// Names of feeds that were decoded: series share them.
+pub(super) type Feeds = HashSet<Arc<str>>;
+
+/// One frame of series, compressed, and how many there are.
+///
+/// # Errors
+/// A fault of ours, in words.
+pub(super) fn pack_series<'a>(series: impl Iterator<Item = &'a SeriesState>) -> Result<(u64, Vec<u8>), String> {
+    let mut shared = Shared::default();
+    let members: Vec<Record<'a>> = series.map(|series| Record::of(series, &mut shared)).collect();
+    let count = members.len() as u64;
+    let frame = Frame { feeds: shared.feeds, units: shared.units, series: members };
+    let plain = bincode::serialize(&frame).map_err(|error| error.to_string())?;
+    Ok((count, compress(&plain)?))
+}
+
+/// Hands the series of a frame of [`pack_series`] to `take`, in their order.
+///
+/// # Errors
+/// What is wrong with the bytes, in words.
+pub(super) fn unpack_series(packed: &[u8], feeds: &mut Feeds, mut take: impl FnMut(SeriesState)) -> Result<(), String> {
+    let plain = zstd::decode_all(packed).map_err(|error| error.to_string())?;
+    let frame: Frame<'_> = bincode::deserialize(&plain).map_err(|error| error.to_string())?;
+    let shared =
+        Shared { feeds: frame.feeds.into_iter().map(|feed| intern(feeds, feed)).collect(), units: frame.units };
+    for record in frame.series {
+        take(record.series(&shared).ok_or("a series names a feed or a unit that is not there")?);
+    }
+    Ok(())
+}
+
+fn compress(plain: &[u8]) -> Result<Vec<u8>, String> {
+    zstd::bulk::compress(plain, COMPRESSION_LEVEL).map_err(|error| error.to_string())
+}
+
 /// Hands every series of a segment to `take`, frame by frame.
 ///
 /// # Errors
 /// What is wrong with the bytes, in words.
 pub fn decode(bytes: &[u8], mut take: impl FnMut(SeriesState)) -> Result<(), String> {
     // Of all frames: most series share their feed and unit.
-    let mut feeds: HashSet<Arc<str>> = HashSet::new();
-    unpack(SERIES, bytes, |plain| {
-        let frame: Frame<'_> = bincode::deserialize(plain).map_err(|error| error.to_string())?;
-        let shared = Shared {
-            feeds: frame.feeds.into_iter().map(|feed| intern(&mut feeds, feed)).collect(),
-            units: frame.units,
-        };
-        for record in frame.series {
-            take(record.series(&shared).ok_or("a series names a feed or a unit that is not there")?);
-        }
-        Ok(())
-    })
+    let mut feeds = Feeds::default();
+    each_frame(without(SERIES, bytes)?, |packed| unpack_series(packed, &mut feeds, &mut take))
 }
 
 /// Hands every record of [`Frames::pack`] to `take`, frame by frame.
@@ -186,20 +221,26 @@ pub fn decode(bytes: &[u8], mut take: impl FnMut(SeriesState)) -> Result<(), Str
 /// What is wrong with the bytes, in words.
 pub fn decode_records<T: DeserializeOwned>(magic: &Magic, bytes: &[u8], take: impl FnMut(T)) -> Result<(), String> {
     let mut take = take;
-    unpack(magic, bytes, |plain| {
-        let records: Vec<T> = bincode::deserialize(plain).map_err(|error| error.to_string())?;
+    each_frame(without(magic, bytes)?, |packed| {
+        let plain = zstd::decode_all(packed).map_err(|error| error.to_string())?;
+        let records: Vec<T> = bincode::deserialize(&plain).map_err(|error| error.to_string())?;
         records.into_iter().for_each(&mut take);
         Ok(())
     })
 }
 
-fn unpack(magic: &Magic, bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
-    let mut rest = bytes.strip_prefix(magic).ok_or("it does not begin as a file with states does")?;
+fn without<'b>(magic: &Magic, bytes: &'b [u8]) -> Result<&'b [u8], String> {
+    bytes.strip_prefix(magic).ok_or_else(|| "it does not begin as a file with states does".to_owned())
+}
+
+// Each frame's compressed bytes.
+fn each_frame(bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+    let mut rest = bytes;
     while let Some((length, after)) = rest.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length) as usize;
         let (packed, after) = after.split_at_checked(length).ok_or("it ends in the middle of a frame")?;
         rest = after;
-        take(&zstd::decode_all(packed).map_err(|error| error.to_string())?)?;
+        take(packed)?;
     }
     if rest.is_empty() { Ok(()) } else { Err("it ends in the middle of a frame".into()) }
 }

@@ -7,23 +7,27 @@
 //!
 //! A segment begins with what it holds ([`SERIES`], [`MEMBERS`], [`SAID`]), and then has frames: the length of the
 //! compressed bytes (32 bits, little-endian) and those bytes. Workers encode frames, the committer puts them in a row.
+//! Of series, which all may change in each commit, a frame has columns (`columns`), of the rest records.
+
+mod columns;
+mod numbers;
+mod runs;
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use meterline_schemas::unit::Unit;
 use object_store::PutPayload;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::series::{Record, SeriesState, Shared};
+use super::series::SeriesState;
 
 /// What a segment begins with: its format, and the version of that.
 pub type Magic = [u8; 8];
 /// States of series.
-pub const SERIES: &Magic = b"MLSERIE2";
+pub const SERIES: &Magic = b"MLSERIE3";
 /// What roll-ups remember of series.
 pub const MEMBERS: &Magic = b"MLMEMBR1";
 /// Labels that hold from the next epoch on.
@@ -104,14 +108,6 @@ mod as_bytes {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Frame<'a> {
-    feeds: Vec<Arc<str>>,
-    units: Vec<Unit>,
-    #[serde(borrow)]
-    series: Vec<Record<'a>>,
-}
-
 impl Frames {
     /// Encodes series.
     ///
@@ -173,16 +169,12 @@ impl Frames {
 /// Names of feeds that were decoded: series share them.
 pub(super) type Feeds = HashSet<Arc<str>>;
 
-/// One frame of series, compressed, and how many there are.
+/// One frame of series, compressed, and how many there are: [`FRAME`] at most.
 ///
 /// # Errors
 /// A fault of ours, in words.
 pub(super) fn pack_series<'a>(series: impl Iterator<Item = &'a SeriesState>) -> Result<(u64, Vec<u8>), String> {
-    let mut shared = Shared::default();
-    let members: Vec<Record<'a>> = series.map(|series| Record::of(series, &mut shared)).collect();
-    let count = members.len() as u64;
-    let frame = Frame { feeds: shared.feeds, units: shared.units, series: members };
-    let plain = bincode::serialize(&frame).map_err(|error| error.to_string())?;
+    let (count, plain) = columns::encode(series)?;
     Ok((count, compress(&plain)?))
 }
 
@@ -190,15 +182,9 @@ pub(super) fn pack_series<'a>(series: impl Iterator<Item = &'a SeriesState>) -> 
 ///
 /// # Errors
 /// What is wrong with the bytes, in words.
-pub(super) fn unpack_series(packed: &[u8], feeds: &mut Feeds, mut take: impl FnMut(SeriesState)) -> Result<(), String> {
+pub(super) fn unpack_series(packed: &[u8], feeds: &mut Feeds, take: impl FnMut(SeriesState)) -> Result<(), String> {
     let plain = zstd::decode_all(packed).map_err(|error| error.to_string())?;
-    let frame: Frame<'_> = bincode::deserialize(&plain).map_err(|error| error.to_string())?;
-    let shared =
-        Shared { feeds: frame.feeds.into_iter().map(|feed| intern(feeds, feed)).collect(), units: frame.units };
-    for record in frame.series {
-        take(record.series(&shared).ok_or("a series names a feed or a unit that is not there")?);
-    }
-    Ok(())
+    columns::decode(&plain, feeds, take)
 }
 
 fn compress(plain: &[u8]) -> Result<Vec<u8>, String> {
@@ -274,7 +260,7 @@ pub fn rewrite_from(segments: &[Segment], changed: u64) -> i64 {
 mod tests {
     use meterline_schemas::Frequency;
     use meterline_schemas::reading::{Position, Quality};
-    use meterline_schemas::unit::Scale;
+    use meterline_schemas::unit::{Scale, Unit};
     use proptest::prelude::*;
 
     use super::super::series::PendingReading;
@@ -299,7 +285,7 @@ mod tests {
         let mut found = Vec::new();
         decode(&bytes, |series| found.push(series)).unwrap();
         assert_eq!(found, all);
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE1".as_slice()]
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
         {
             assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
         }

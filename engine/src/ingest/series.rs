@@ -43,7 +43,7 @@ pub struct SeriesState {
     /// Intervals written for the first time.
     pub intervals: u64,
     /// The rest, of which most series have nothing.
-    extra: Option<Box<Extra>>,
+    pub(super) extra: Option<Box<Extra>>,
 }
 
 /// What few series need.
@@ -151,82 +151,6 @@ impl SeriesState {
         size_of::<Extra>()
             + extra.pending.capacity() * size_of::<PendingReading>()
             + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
-    }
-}
-
-/// A series as a file has it: texts that many share are numbers.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Record<'a> {
-    feed: u32,
-    unit: u32,
-    id: &'a str,
-    frequency: Option<Frequency>,
-    declared: bool,
-    confidence: u8,
-    phase: i8,
-    spread: u8,
-    partition: i32,
-    first_start: Option<Micros>,
-    last_start: Option<Micros>,
-    recent: u128,
-    intervals: u64,
-    #[serde(borrow)]
-    extra: Option<std::borrow::Cow<'a, Extra>>,
-}
-
-/// Texts that many series share.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    pub(super) feeds: Vec<Arc<str>>,
-    pub(super) units: Vec<Unit>,
-}
-
-fn number<T: PartialEq + Clone>(known: &mut Vec<T>, wanted: &T) -> u32 {
-    let index = known.iter().position(|one| one == wanted).unwrap_or_else(|| {
-        known.push(wanted.clone());
-        known.len() - 1
-    });
-    index as u32
-}
-
-impl<'a> Record<'a> {
-    pub(super) fn of(series: &'a SeriesState, shared: &mut Shared) -> Record<'a> {
-        Record {
-            feed: number(&mut shared.feeds, &series.feed),
-            unit: number(&mut shared.units, &series.unit),
-            id: &series.id,
-            frequency: series.frequency,
-            declared: series.declared,
-            confidence: series.confidence,
-            phase: series.phase,
-            spread: series.spread,
-            partition: series.partition,
-            first_start: series.first_start,
-            last_start: series.last_start,
-            recent: series.recent,
-            intervals: series.intervals,
-            extra: series.extra.as_deref().map(std::borrow::Cow::Borrowed),
-        }
-    }
-
-    /// `None` where it names a text that is not there.
-    pub(super) fn series(self, shared: &Shared) -> Option<SeriesState> {
-        Some(SeriesState {
-            feed: Arc::clone(shared.feeds.get(self.feed as usize)?),
-            id: self.id.into(),
-            unit: shared.units.get(self.unit as usize)?.clone(),
-            frequency: self.frequency,
-            declared: self.declared,
-            confidence: self.confidence,
-            phase: self.phase,
-            spread: self.spread,
-            partition: self.partition,
-            first_start: self.first_start,
-            last_start: self.last_start,
-            recent: self.recent,
-            intervals: self.intervals,
-            extra: self.extra.map(|extra| Box::new(extra.into_owned())),
-        })
     }
 }
 

@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn series_that_have_nothing_in_common_take_no_more_than_as_records() {
         let mut all = fleet(5_000);
-        for (i, state) in (1..).zip(&mut all) {
+        for (i, state) in (1u64..).zip(&mut all) {
             let number = |column: u64| scattered(i * 16 + column);
             state.id = CompactString::from(format!("{:016x}", number(0)));
             state.frequency = Some(STANDARD[(number(1) % 17) as usize]);

@@ -165,7 +165,7 @@ mod tests {
         // A run of nothing, of which there could be any number.
         assert_eq!(read::<u64>(&[2, 0, 0, 0], 1), Err(EMPTY));
         // Both lengths are the greatest there are.
-        let endless: Vec<u8> = [&[18][..], &[u8::MAX; 18], &[1, 5]].concat();
+        let endless: Vec<u8> = [&[18u8][..], &[u8::MAX; 18], &[1, 5]].concat();
         assert!(read::<u64>(&endless, 3).is_err());
     }
 

@@ -15,6 +15,7 @@ mod disk;
 mod files;
 mod merge;
 mod owner;
+mod protocol;
 mod reader;
 mod rewrite;
 mod rolling;

@@ -1,9 +1,6 @@
-//! The one owner of a table's commits.
-//!
-//! An error does not mean that a commit did not happen, and a table may have been claimed by a newer writer: after
-//! every refusal the log is read again, the transaction looked up, and the fence compared.
+//! The one owner of a table's commits: it reads and writes the log as `protocol` decides.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -15,15 +12,14 @@ use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
 
+use super::protocol::{Attempt, End, Goal, PUTS_MAX, Seen, Standing, Step, is_fenced};
 use super::snapshot::{data_file, delta, load};
-use super::{DataFile, FileSet, Lake, LakeError, TableDefinition};
+use super::{DataFile, FileSet, Lake, LakeError, Rewrite, TableDefinition};
 
 /// Commits between two checkpoints. The table is then loaded anew: one that lives long slows down.
 const COMMITS_PER_CHECKPOINT: i64 = 50;
 /// Files of one [`TableOwner::write`] that are stored at a time.
 const PUTS_AT_A_TIME: usize = 4;
-/// Commits of others that are waited out before a commit is given up.
-pub(super) const CONFLICTS_MAX: u32 = 64;
 
 /// The right of one writer to commit as `job`; a later claim takes it away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +32,11 @@ impl Fence {
     /// The number of the claim, from 1.
     pub fn value(&self) -> i64 {
         self.value
+    }
+
+    fn lost_to(&self, theirs: i64) -> CommitError {
+        let job = self.app_id.trim_end_matches("/fence").to_owned();
+        CommitError::Fenced { job, ours: self.value, theirs }
     }
 }
 
@@ -68,6 +69,49 @@ impl CommitError {
                 Some(CommitError::Fenced { job: job.clone(), ours: *ours, theirs: *theirs })
             }
             CommitError::Lake(_) => None,
+        }
+    }
+}
+
+/// An entry that is to be in the log.
+pub(super) enum Want<'a> {
+    Claim { app_id: &'a str },
+    Commit { files: &'a [DataFile], transactions: &'a [(String, i64)], fence: Option<&'a Fence> },
+    Rewrite { rewrite: &'a Rewrite, fence: Option<&'a Fence> },
+}
+
+impl Want<'_> {
+    fn goal(&self) -> Goal {
+        let fence = self.fence().map(Fence::value);
+        match self {
+            Want::Claim { .. } => Goal::Claim,
+            Want::Commit { transactions, .. } => {
+                Goal::Commit { fence, number: transactions.first().map(|(_, version)| *version) }
+            }
+            Want::Rewrite { .. } => Goal::Rewrite { fence },
+        }
+    }
+
+    fn fence(&self) -> Option<&Fence> {
+        match self {
+            Want::Claim { .. } => None,
+            Want::Commit { fence, .. } | Want::Rewrite { fence, .. } => *fence,
+        }
+    }
+
+    // The transaction that claims are known by, where they matter.
+    fn claims(&self) -> Option<&str> {
+        match self {
+            Want::Claim { app_id } => Some(*app_id),
+            Want::Commit { .. } | Want::Rewrite { .. } => self.fence().map(|fence| fence.app_id.as_str()),
+        }
+    }
+
+    fn doing(&self) -> &'static str {
+        match self {
+            Want::Claim { .. } => "claiming",
+            Want::Commit { .. } => "committing to",
+            Want::Rewrite { .. } => "rewriting files of",
         }
     }
 }
@@ -138,20 +182,8 @@ impl TableOwner {
     /// [`CommitError::Lake`] if the store failed, [`CommitError::Fenced`] never.
     pub async fn claim(&mut self, job: &str) -> Result<Fence, CommitError> {
         let app_id = format!("{job}/fence");
-        for _ in 0..CONFLICTS_MAX {
-            self.reload().await?;
-            let value = self.transaction(&app_id).await?.unwrap_or(0) + 1;
-            let before = self.version();
-            let Err(refusal) = self.attempt(&[], &[(app_id.clone(), value)]).await else {
-                return Ok(Fence { app_id, value });
-            };
-            self.reload().await?;
-            if self.version() == before {
-                return Err(delta("claiming", self.definition.name, refusal).into());
-            }
-            // Another claim or commit came first. (Had ours landed behind an error, the next number is as good.)
-        }
-        Err(self.given_up())
+        let value = self.pursue(&Want::Claim { app_id: &app_id }, End::claim).await?;
+        Ok(Fence { app_id, value })
     }
 
     /// Writes rows as data files. They are durable, and invisible until they are committed.
@@ -194,44 +226,19 @@ impl TableOwner {
     }
 
     /// Makes `files` visible and `transactions` known, in one atomic step, and returns the table's new version. If the
-    /// first transaction is known already, the commit was made before and is not repeated. Without any transaction,
-    /// nobody can tell whether a commit that was answered with an error happened.
+    /// first transaction is known already, the commit was made before and is not repeated.
     ///
     /// # Errors
     ///
     /// [`CommitError::Fenced`] if `fence` is no longer the newest claim; [`CommitError::Lake`] if the commit is not in
-    /// the log.
+    /// the log. Without any transaction nobody can tell: then this is the answer to any refusal.
     pub async fn commit(
         &mut self,
         files: &[DataFile],
         transactions: &[(String, i64)],
         fence: Option<&Fence>,
     ) -> Result<i64, CommitError> {
-        for _ in 0..CONFLICTS_MAX {
-            // The fence first: a newer writer may have used the same transaction version for other data.
-            self.check(fence).await?;
-            if let Some((app_id, version)) = transactions.first()
-                && self.transaction(app_id).await?.is_some_and(|known| known >= *version)
-            {
-                return Ok(self.version());
-            }
-            let before = self.version();
-            match self.attempt(files, transactions).await {
-                Ok(()) => {
-                    let version = self.version();
-                    self.maintain().await;
-                    return Ok(version);
-                }
-                Err(refusal) => {
-                    // It may have landed, or somebody else's came first: then the log has grown, and is asked again.
-                    self.reload().await?;
-                    if self.version() == before {
-                        return Err(delta("committing to", self.definition.name, refusal).into());
-                    }
-                }
-            }
-        }
-        Err(self.given_up())
+        self.pursue(&Want::Commit { files, transactions, fence }, End::version).await
     }
 
     /// Whether a claim is still the newest, as the newest version of the log says.
@@ -241,18 +248,74 @@ impl TableOwner {
     /// [`CommitError::Fenced`] if it is not; [`CommitError::Lake`] if the log cannot be read.
     pub async fn confirm(&mut self, fence: &Fence) -> Result<(), CommitError> {
         self.reload().await?;
-        self.check(Some(fence)).await
+        let newest = self.transaction(&fence.app_id).await?.unwrap_or(0);
+        if is_fenced(fence.value, newest) { Err(fence.lost_to(newest)) } else { Ok(()) }
     }
 
-    /// Refuses a writer whose claim is no longer the newest.
-    pub(super) async fn check(&mut self, fence: Option<&Fence>) -> Result<(), CommitError> {
-        let Some(fence) = fence else { return Ok(()) };
-        let theirs = self.transaction(&fence.app_id).await?.unwrap_or(0);
-        if theirs == fence.value {
-            return Ok(());
+    /// Does what the protocol decides until it ends, which is an error unless `good` makes something of it.
+    pub(super) async fn pursue<T>(
+        &mut self,
+        want: &Want<'_>,
+        good: impl Fn(End) -> Option<T>,
+    ) -> Result<T, CommitError> {
+        let (mut attempt, mut step) = Attempt::begin(want.goal());
+        let mut refusal = None;
+        loop {
+            step = match step {
+                Step::Look => attempt.told(&self.seen(want).await?),
+                Step::Read => {
+                    self.reload().await?;
+                    attempt.told(&self.seen(want).await?)
+                }
+                Step::Put { number } => match self.put(want, number).await {
+                    Ok(()) => attempt.done(),
+                    Err(answer) => {
+                        refusal = Some(answer);
+                        attempt.refused()
+                    }
+                },
+                Step::End(end) => return good(end).ok_or_else(|| self.ended(want, end, refusal)),
+            };
         }
-        let job = fence.app_id.trim_end_matches("/fence").to_owned();
-        Err(CommitError::Fenced { job, ours: fence.value, theirs })
+    }
+
+    /// What the version that is known says.
+    async fn seen(&mut self, want: &Want<'_>) -> Result<Seen, LakeError> {
+        let claim = match want.claims() {
+            Some(app_id) => self.transaction(app_id).await?.unwrap_or(0),
+            None => 0,
+        };
+        let (mut number, mut files) = (None, Standing::default());
+        match want {
+            Want::Commit { transactions: [(app_id, _), ..], .. } => number = self.transaction(app_id).await?,
+            Want::Rewrite { rewrite, .. } => {
+                let active: HashSet<String> = self.files()?.into_iter().map(|file| file.path).collect();
+                files = Standing::of(&rewrite.removes, &rewrite.adds, |file| active.contains(&file.path));
+            }
+            Want::Claim { .. } | Want::Commit { .. } => {}
+        }
+        Ok(Seen { version: self.version(), claim, number, files })
+    }
+
+    /// Creates the entry after the version that is known.
+    async fn put(&mut self, want: &Want<'_>, number: i64) -> Result<(), DeltaTableError> {
+        match want {
+            Want::Claim { app_id } => return self.attempt(&[], &[((*app_id).to_owned(), number)]).await,
+            Want::Commit { files, transactions, .. } => self.attempt(files, transactions).await?,
+            Want::Rewrite { rewrite, .. } => self.attempt_rewrite(rewrite).await?,
+        }
+        self.maintain().await;
+        Ok(())
+    }
+
+    /// The error that an end is, with what the last put was answered.
+    fn ended(&self, want: &Want<'_>, end: End, refusal: Option<DeltaTableError>) -> CommitError {
+        let source = match (end, want.fence(), refusal) {
+            (End::Fenced { theirs }, Some(fence), _) => return fence.lost_to(theirs),
+            (End::Failed, _, Some(refusal)) => refusal,
+            _ => DeltaTableError::Generic(format!("{PUTS_MAX} commits of other writers came first")),
+        };
+        delta(want.doing(), self.definition.name, source).into()
     }
 
     async fn attempt(&mut self, files: &[DataFile], transactions: &[(String, i64)]) -> Result<(), DeltaTableError> {
@@ -294,7 +357,7 @@ impl TableOwner {
 
     /// Keeps commits and readers fast. Nothing that fails here is lost: it is tried again later. The table's version
     /// decides, because the owner of `forecasts` is a new one in every run.
-    pub(super) async fn maintain(&mut self) {
+    async fn maintain(&mut self) {
         if self.version() % COMMITS_PER_CHECKPOINT != 0 {
             return;
         }
@@ -307,17 +370,12 @@ impl TableOwner {
         }
     }
 
-    pub(super) async fn reload(&mut self) -> Result<(), LakeError> {
+    async fn reload(&mut self) -> Result<(), LakeError> {
         self.transactions.clear();
         let mut fresh = DeltaTable::new(self.table.log_store());
         fresh.load().await.map_err(|source| delta("loading", self.definition.name, source))?;
         self.table = fresh;
         Ok(())
-    }
-
-    pub(super) fn given_up(&self) -> CommitError {
-        let reason = format!("{CONFLICTS_MAX} commits of other writers came first");
-        delta("committing to", self.definition.name, DeltaTableError::Generic(reason)).into()
     }
 }
 

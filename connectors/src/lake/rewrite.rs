@@ -4,14 +4,12 @@
 //! answered, the newest version of the log says what happened: the new files are there, or the old ones still are, or
 //! somebody else rewrote them first.
 
-use std::collections::HashSet;
-
 use deltalake_core::DeltaTableError;
 use deltalake_core::kernel::{Action, Remove};
 use deltalake_core::protocol::DeltaOperation;
 
-use super::owner::{CONFLICTS_MAX, add_action};
-use super::snapshot::delta;
+use super::owner::{Want, add_action};
+use super::protocol::End;
 use super::{CommitError, DataFile, Fence, TableOwner};
 
 /// New files in the place of old ones.
@@ -46,48 +44,15 @@ impl TableOwner {
         if rewrite.removes.is_empty() {
             return Ok(Rewritten::Done(self.version()));
         }
-        let (mut tried, mut newest) = (false, false);
-        for _ in 0..CONFLICTS_MAX {
-            let active: HashSet<String> = self.files()?.into_iter().map(|file| file.path).collect();
-            // Names of files are unique: the new ones can be there only by this rewrite.
-            if tried && rewrite.adds.first().is_some_and(|file| active.contains(&file.path)) {
-                return Ok(Rewritten::Done(self.version()));
-            }
-            if let Some(gone) = rewrite.removes.iter().find(|file| !active.contains(&file.path)) {
-                if !newest {
-                    // This owner may not know yet that the file came.
-                    self.reload().await?;
-                    newest = true;
-                    continue;
-                }
-                // Where files only go, it does not matter who took them away.
-                if tried && rewrite.adds.is_empty() && rewrite.removes.iter().all(|file| !active.contains(&file.path)) {
-                    return Ok(Rewritten::Done(self.version()));
-                }
-                return Ok(Rewritten::Overtaken(gone.path.clone()));
-            }
-            self.check(fence).await?;
-            let before = self.version();
-            tried = true;
-            match self.attempt_rewrite(rewrite).await {
-                Ok(()) => {
-                    let version = self.version();
-                    self.maintain().await;
-                    return Ok(Rewritten::Done(version));
-                }
-                Err(refusal) => {
-                    self.reload().await?;
-                    newest = true;
-                    if self.version() == before {
-                        return Err(delta("rewriting files of", self.name(), refusal).into());
-                    }
-                }
-            }
-        }
-        Err(self.given_up())
+        let good = |end: End| match end {
+            End::Done(version) => Some(Rewritten::Done(version)),
+            End::Overtaken(file) => rewrite.removes.get(file).map(|file| Rewritten::Overtaken(file.path.clone())),
+            _ => None,
+        };
+        self.pursue(&Want::Rewrite { rewrite, fence }, good).await
     }
 
-    async fn attempt_rewrite(&mut self, rewrite: &Rewrite) -> Result<(), DeltaTableError> {
+    pub(super) async fn attempt_rewrite(&mut self, rewrite: &Rewrite) -> Result<(), DeltaTableError> {
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let removes = rewrite.removes.iter().map(|file| Action::Remove(remove_action(file, rewrite, now_ms)));
         let adds = rewrite.adds.iter().map(|file| {

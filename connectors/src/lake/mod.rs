@@ -16,6 +16,8 @@ mod files;
 mod merge;
 mod owner;
 mod protocol;
+#[cfg(test)]
+mod protocol_tests;
 mod reader;
 mod rewrite;
 mod rolling;

@@ -32,6 +32,7 @@ mod table;
 mod tests;
 mod vacuum;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -314,6 +315,34 @@ impl Lake {
         };
         let answer = self.store().get(&ObjectPath::from(path)).await.map_err(failed)?;
         answer.bytes().await.map_err(failed)
+    }
+
+    /// Reads part of an object.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lake::get_object`]; [`LakeError::Unreadable`] where the object ends before that part does.
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes, LakeError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let (store, at) = (self.store(), ObjectPath::from(path));
+        let cut_off = |size: u64| LakeError::Unreadable {
+            path: path.to_owned(),
+            wanted: format!("bytes {} to {}", range.start, range.end),
+            reason: format!("it has {size} bytes"),
+        };
+        match store.get_range(&at, range.clone()).await {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
+            // Part of what was asked for: the object ends there.
+            Ok(bytes) => Err(cut_off(range.start + bytes.len() as u64)),
+            Err(object_store::Error::NotFound { .. }) => Err(LakeError::NotFound { path: path.to_owned() }),
+            // Each store has words of its own for what lies beyond the end of an object: its size tells.
+            Err(source) => match tokio::time::timeout(reader::SIZE_LIMIT, store.head(&at)).await {
+                Ok(Ok(found)) if found.size < range.end => Err(cut_off(found.size)),
+                _ => Err(LakeError::Store { doing: format!("reading `{path}`"), source }),
+            },
+        }
     }
 
     /// Paths of all objects below `prefix`, in order.

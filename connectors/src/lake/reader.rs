@@ -17,7 +17,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use super::LakeError;
 
 /// How long a store that failed may take to say how large a file is; after that its failure counts as it is.
-const SIZE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const SIZE_LIMIT: Duration = Duration::from_secs(5);
 
 /// One data file, read from the store as far as it is needed.
 #[derive(Debug, Clone)]

@@ -68,6 +68,7 @@ on_every_store!(
     a_table_gets_its_checkpoints_although_every_commit_has_a_new_owner,
     a_claim_that_the_store_refuses_says_why,
     an_upload_in_parts_appears_whole_or_not_at_all,
+    a_part_of_an_object_is_read_and_one_beyond_its_end_is_no_failure_of_the_store,
     claims_made_at_once_get_different_numbers,
     partition_values_may_be_called_anything,
     a_commit_that_landed_behind_an_error_is_found_and_not_repeated,
@@ -244,6 +245,19 @@ async fn an_upload_in_parts_appears_whole_or_not_at_all(lake: Lake) {
     assert!(lake.list_objects("state").await.unwrap().is_empty());
     upload.complete().await.unwrap();
     assert!(lake.get_object("state/large").await.unwrap() == [first, b"second".to_vec()].concat());
+}
+
+async fn a_part_of_an_object_is_read_and_one_beyond_its_end_is_no_failure_of_the_store(lake: Lake) {
+    lake.put_object("state/some", "0123456789").await.unwrap();
+    for (range, bytes) in [(0..10, "0123456789"), (3..5, "34"), (9..10, "9"), (4..4, "")] {
+        assert_eq!(lake.get_range("state/some", range).await.unwrap(), bytes);
+    }
+    for range in [0..11, 9..12, 10..11, 100..200] {
+        let error = lake.get_range("state/some", range).await.unwrap_err();
+        assert!(!error.may_pass() && error.to_string().contains("it has 10 bytes"), "{error}");
+    }
+    let gone = lake.get_range("state/other", 0..1).await.unwrap_err();
+    assert!(matches!(gone, LakeError::NotFound { .. }), "{gone}");
 }
 
 /// The next `lies` puts into the log are answered with an error, whether they land or not.

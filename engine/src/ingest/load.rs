@@ -1,10 +1,11 @@
-//! Reads back what commits wrote: the state of one, and the segments that it names.
+//! Reads back what commits wrote: the state of one, and the segments and runs that it names.
 //!
 //! A reader that has no claim may be slower than the stream, which deletes what old commits wrote: [`Committed`] is
 //! then read again as of a newer commit. What the newest commits wrote is kept for a while for the same reason
 //! ([`super::cleaning`]).
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,6 +60,20 @@ impl<'a> States<'a> {
         }
     }
 
+    /// Part of a file.
+    pub(super) async fn range(&self, doing: &'static str, path: &str, range: Range<u64>) -> Result<Bytes, IngestError> {
+        let get = || self.lake.get_range(path, range.clone());
+        match self.patience {
+            Some(patience) => patience.retry(doing, get).await,
+            None => get().await.map_err(IngestError::lake(doing)),
+        }
+    }
+
+    /// The same, for a task of its own.
+    pub(super) fn owned(self) -> OwnedStates {
+        OwnedStates { lake: self.lake.clone(), patience: self.patience.cloned() }
+    }
+
     /// The state of a commit, by its number and the fence of its writer.
     pub(super) async fn state(&self, seq: i64, fence: i64) -> Result<IngestState, IngestError> {
         let path = StateFile::Commit.path(seq, fence);
@@ -79,6 +94,20 @@ impl<'a> States<'a> {
         let bytes = self.get("loading the states of roll-ups", &segment.path).await?;
         let decoded = segments::decode_records(magic, &bytes, take);
         decoded.map_err(|reason| IngestError::State { path: segment.path.clone(), reason })
+    }
+}
+
+/// [`States`] of a task that may outlive who began it.
+#[derive(Debug, Clone)]
+pub(super) struct OwnedStates {
+    lake: Lake,
+    patience: Option<Patience>,
+}
+
+impl OwnedStates {
+    /// What it has.
+    pub(super) fn states(&self) -> States<'_> {
+        States { lake: &self.lake, patience: self.patience.as_ref() }
     }
 }
 
@@ -193,6 +222,9 @@ pub async fn load_said(from: States<'_>, state: &IngestState) -> Result<Vec<Save
     Ok(said)
 }
 
+/// What files of runs are called.
+const EVICTED: &str = "evicted";
+
 /// What commits write below `state/`. Other files there are none of theirs, and are let alone: on a local lake the lock
 /// of the engine is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,10 +237,13 @@ pub(super) enum StateFile {
     Members,
     /// A segment with the labels that hold from the next commit on.
     Said,
+    /// A file of a run of evicted series, by its number in that.
+    Evicted(u32),
 }
 
 impl StateFile {
-    const ALL: [StateFile; 4] = [StateFile::Commit, StateFile::Series, StateFile::Members, StateFile::Said];
+    // Of which a commit has one each.
+    const SINGLE: [StateFile; 4] = [StateFile::Commit, StateFile::Series, StateFile::Members, StateFile::Said];
 
     const fn name(self) -> &'static str {
         match self {
@@ -216,22 +251,33 @@ impl StateFile {
             StateFile::Series => "series",
             StateFile::Members => "members",
             StateFile::Said => "said",
+            StateFile::Evicted(_) => EVICTED,
         }
     }
 
     /// Where a writer puts that of a commit, below the lake's root.
     pub(super) fn path(self, seq: i64, fence: i64) -> String {
-        format!("state/{}-{seq:012}-{fence}.zst", self.name())
+        let name = self.name();
+        match self {
+            StateFile::Evicted(number) => format!("state/{name}-{seq:012}-{fence}-{number}.zst"),
+            _ => format!("state/{name}-{seq:012}-{fence}.zst"),
+        }
     }
 
     /// What is at a path; `None` where no commit writes to it.
     pub(super) fn at(path: &str) -> Option<StateFile> {
         let name = path.strip_prefix("state/")?.strip_suffix(".zst")?;
         let (of, numbers) = name.split_once('-')?;
-        let (seq, fence) = numbers.split_once('-')?;
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let known = StateFile::ALL.into_iter().find(|file| file.name() == of);
-        known.filter(|_| is_number(seq) && is_number(fence))
+        let numbers: Vec<&str> = numbers.split('-').collect();
+        let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !numbers.iter().all(is_number) {
+            return None;
+        }
+        match numbers.as_slice() {
+            [_, _] => StateFile::SINGLE.into_iter().find(|file| file.name() == of),
+            [_, _, number] if of == EVICTED => number.parse::<u32>().ok().map(StateFile::Evicted),
+            _ => None,
+        }
     }
 }
 
@@ -247,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_commits_write_is_told_from_all_else() {
-        for file in StateFile::ALL {
+        for file in StateFile::SINGLE.into_iter().chain([0, 7, u32::MAX].map(StateFile::Evicted)) {
             for (seq, fence) in [(0, 0), (12, 3), (1_234_567_890_123, 45)] {
                 assert_eq!(StateFile::at(&file.path(seq, fence)), Some(file));
             }
@@ -259,6 +305,12 @@ mod tests {
             "state/series--1.zst",
             "state/series-1-2.zst.bak",
             "state/series-1-2-3.zst",
+            "state/evicted-1-2.zst",
+            "state/evicted-1-2-.zst",
+            "state/evicted-1-2--3.zst",
+            "state/evicted-1-2-+3.zst",
+            "state/evicted-1-2-4294967296.zst",
+            "state/evicted-1-2-3-4.zst",
             "state/series-old-1.zst",
             "state/others-1-2.zst",
             "state/old/series-1-2.zst",

@@ -3,14 +3,15 @@
 //! Pure decisions: [`aggregate`] (one series' readings → rows), [`frequency`] (which it is), [`eras`] (which it was),
 //! [`written`] (what is surely new), [`watermark`] (what is closed), [`idleness`] (what may still come), [`judge`]
 //! (whether a topic is still the one that was read), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers
-//! see). What is kept: [`state`] and the [`segments`] of [`series`] between commits, [`memory`] and the [`census`] in
-//! between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`]; [`layout`] makes files of rows.
-//! What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears), [`reader`]s read them, [`dataflow`]
-//! aggregates their readings in [`shard`]s, [`commit`] is the protocol ([`patience`] waits for a store that fails,
-//! [`pulse`] tells how it fares; [`load`] reads back what it wrote, [`cleaning`] deletes what is no longer needed of
-//! that), and [`service`] starts and ends it all, the coordinator closing epochs in between; housekeeping asks it for
-//! commits by [`requests`]. [`backfill`] takes files the same way. [`crew`] says which worker is in which process; in
-//! each, the coordinator speaks to them by [`control`] and [`outlet`]s, and [`cluster`] is what lies between processes.
+//! see). What is kept: [`state`], the [`segments`] of [`series`] and those that were [`evicted`] between commits,
+//! [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`];
+//! [`layout`] makes files of rows. What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears),
+//! [`reader`]s read them, [`dataflow`] aggregates their readings in [`shard`]s, [`commit`] is the protocol
+//! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares; [`load`] reads back what it wrote,
+//! [`cleaning`] deletes what is no longer needed of that), and [`service`] starts and ends it all, the coordinator
+//! closing epochs in between; housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
+//! [`crew`] says which worker is in which process; in each, the coordinator speaks to them by [`control`] and
+//! [`outlet`]s, and [`cluster`] is what lies between processes.
 
 pub mod aggregate;
 pub mod backfill;
@@ -29,6 +30,7 @@ pub mod discovery;
 pub mod epoch;
 pub mod eras;
 mod error;
+pub mod evicted;
 mod feeds;
 pub mod frequency;
 pub mod groups;

@@ -16,10 +16,12 @@ use meterline_schemas::tables::INTERVALS;
 use super::census::Census;
 use super::commit::{FENCE, SEQ};
 use super::error::IngestError;
+use super::evicted;
 use super::patience::Patience;
 use super::rollup::saved::{SavedLabels, SavedMember};
 use super::segments::{self, Segment};
 use super::series::SeriesState;
+use super::shard::route;
 use super::state::IngestState;
 
 /// A commit as others see it.
@@ -153,10 +155,10 @@ pub async fn state_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<Inges
     }
 }
 
-/// All series of a state, ordered by feed and identifier.
+/// All series of a state, ordered by feed and identifier: those in memory and those that left it.
 ///
 /// # Errors
-/// A segment cannot be read.
+/// A file cannot be read.
 pub async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesState>, IngestError> {
     let mut all = Vec::new();
     each_series(lake, state, |series, _| all.push(series)).await?;
@@ -164,16 +166,61 @@ pub async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesS
     Ok(all)
 }
 
-/// Hands every series of a state to `take`, with the commit whose segment holds it.
+/// Where a commit has the state of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The series is in memory, and its state in the segment of the commit with this number.
+    InMemory(i64),
+    /// It left memory, and its state is in a run.
+    Evicted,
+}
+
+/// Hands every series of a state to `take`, with where its state is kept.
 ///
 /// # Errors
-/// A segment cannot be read.
+/// A file cannot be read.
 pub async fn each_series<'a>(
     from: impl Into<States<'a>>,
     state: &IngestState,
-    mut take: impl FnMut(SeriesState, i64),
+    mut take: impl FnMut(SeriesState, Kept),
 ) -> Result<(), IngestError> {
     let from = from.into();
+    if state.evicted.is_empty() {
+        return each_in_segments(from, state, |series, written| take(series, Kept::InMemory(written))).await;
+    }
+    // Segments have what fits into memory, runs much more than that: these are only gone through, in their order.
+    let mut in_segments: Vec<(u64, SeriesState, i64)> = Vec::new();
+    each_in_segments(from, state, |series, written| in_segments.push((route(&series.id), series, written))).await?;
+    in_segments.sort_unstable_by(|(route, a, _), (other, b, _)| (route, &a.id).cmp(&(other, &b.id)));
+    let mut in_segments = in_segments.into_iter().peekable();
+    let of_runs = |series: SeriesState, seq: i64| {
+        let key = (route(&series.id), &series.id);
+        while let Some((_, before, written)) = in_segments.next_if(|(route, before, _)| (*route, &before.id) < key) {
+            take(before, Kept::InMemory(written));
+        }
+        let same = in_segments.peek().filter(|(_, same, _)| same.id == series.id);
+        let written = same.map(|(_, _, written)| *written);
+        // It came back after it had left: what the run has is left over.
+        if written.is_some_and(|written| written >= seq) {
+            return;
+        }
+        // It left: what a segment has is left over, until that is written again.
+        if written.is_some() {
+            in_segments.next();
+        }
+        take(series, Kept::Evicted);
+    };
+    evicted::each(from, &state.evicted, of_runs).await?;
+    in_segments.for_each(|(_, series, written)| take(series, Kept::InMemory(written)));
+    Ok(())
+}
+
+// With the commit whose segment holds it, also those that have left memory since.
+async fn each_in_segments(
+    from: States<'_>,
+    state: &IngestState,
+    mut take: impl FnMut(SeriesState, i64),
+) -> Result<(), IngestError> {
     let mut seen = HashSet::new();
     // The newest first: what is seen again is older.
     for segment in state.segments.iter().rev() {
@@ -289,7 +336,62 @@ pub(super) fn decode_state(path: &str, bytes: &[u8]) -> Result<IngestState, Inge
 
 #[cfg(test)]
 mod tests {
+    use meterline_schemas::unit::Unit;
+
+    use super::super::pulse::Pulse;
+    use super::super::segments::Frames;
     use super::*;
+
+    fn states(ids: &[&str], seq: i64) -> Vec<SeriesState> {
+        let state = |id: &&str| {
+            let mut state = SeriesState::new("meters", id, Unit::KWH);
+            state.intervals = seq as u64;
+            state
+        };
+        ids.iter().map(state).collect()
+    }
+
+    #[tokio::test]
+    async fn a_series_is_in_memory_or_evicted_as_the_later_commit_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
+        let patience = Patience::new(Arc::default(), Pulse::default());
+        let mut state = IngestState::default();
+        for (seq, ids) in [(1, ["a", "b", "c", "d", "e"].as_slice()), (3, ["c", "d"].as_slice())] {
+            let frames = Frames::of(states(ids, seq).iter()).unwrap();
+            let path = StateFile::Series.path(seq, 1);
+            lake.put_object(&path, frames.segment(segments::SERIES)).await.unwrap();
+            state.segments.push(Segment { path, seq, series: frames.series, bytes: 0 });
+        }
+        let in_memory = load_series(&lake, &state).await.unwrap();
+        assert_eq!(in_memory, [states(&["a", "b"], 1), states(&["c", "d"], 3), states(&["e"], 1)].concat());
+        // Of what was evicted c came back; segments have forgotten f.
+        for (seq, ids) in [(2, ["b", "c", "f"].as_slice()), (4, ["e"].as_slice())] {
+            let mut gone = states(ids, seq);
+            gone.sort_by_cached_key(|series| (route(&series.id), series.id.clone()));
+            let writing = evicted::Writing { lake: &lake, patience: &patience, seq, fence: 1 };
+            let fresh = vec![Frames::of(gone.iter()).unwrap()];
+            state.evicted = evicted::add(&writing, &state.evicted, fresh).await.unwrap();
+        }
+        let mut found = Vec::new();
+        each_series(&lake, &state, |series, kept| found.push((series.id.to_string(), series.intervals, kept)))
+            .await
+            .unwrap();
+        found.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
+        let expected: [(&str, u64, Kept); 6] = [
+            ("a", 1, Kept::InMemory(1)),
+            ("b", 2, Kept::Evicted),
+            ("c", 3, Kept::InMemory(3)),
+            ("d", 3, Kept::InMemory(3)),
+            ("e", 4, Kept::Evicted),
+            ("f", 2, Kept::Evicted),
+        ];
+        assert_eq!(found, expected.map(|(id, seq, kept)| (id.to_owned(), seq, kept)));
+        assert_eq!(load_series(&lake, &state).await.unwrap().len(), 6);
+        let mut named: Vec<&str> = state.segment_paths().collect();
+        named.sort_unstable();
+        assert_eq!(named, lake.list_objects("state").await.unwrap());
+    }
 
     #[test]
     fn what_commits_write_is_told_from_all_else() {

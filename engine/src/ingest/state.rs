@@ -12,6 +12,7 @@ use meterline_connectors::lake::DataFile;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::evicted::Run;
 use super::segments::Segment;
 
 /// State as of one commit.
@@ -25,8 +26,12 @@ pub struct IngestState {
     pub committed_at: Micros,
     /// By feed name.
     pub feeds: BTreeMap<String, FeedState>,
-    /// The files with the states of all series, the oldest first: of two states of one series the later file's counts.
+    /// The files with the states of the series in memory, the oldest first: of two states of one series the later
+    /// file's counts.
     pub segments: Vec<Segment>,
+    /// The files with the states of the series that left it, the oldest first.
+    #[serde(default)]
+    pub evicted: Vec<Run>,
     /// What roll-ups remember.
     #[serde(default)]
     pub rollups: RollupsState,
@@ -38,10 +43,11 @@ pub struct IngestState {
 }
 
 impl IngestState {
-    /// Paths of all segments that it names.
+    /// Paths of all segments that it names, and of the files of all runs.
     pub fn segment_paths(&self) -> impl Iterator<Item = &str> + '_ {
         let rollups = self.rollups.members.iter().chain(&self.rollups.said);
-        self.segments.iter().chain(rollups).map(|segment| segment.path.as_str())
+        let segments = self.segments.iter().chain(rollups).map(|segment| segment.path.as_str());
+        segments.chain(self.evicted.iter().flat_map(|run| &run.files).map(|file| file.path.as_str()))
     }
 }
 

@@ -18,6 +18,10 @@ pub const QUARTER_HOUR: i64 = 15 * MINUTE;
 const FLUSH: Duration = Duration::from_secs(300);
 /// How often a paced load is sent; so finely is it spread.
 const BEAT: Duration = Duration::from_millis(5);
+/// Readings of a paced load that are sent at a time where it is behind.
+const AT_A_TIME: u64 = 16_384;
+/// How far a paced load may be behind and still make up for it.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// Where the readings of a benchmark go, and how far they have been sent.
 pub struct Load {
@@ -79,16 +83,23 @@ impl Load {
         self.flush()
     }
 
-    /// Sends `rate` readings a second for as long as `goes_on` (asked at every beat) says so.
+    /// Sends `rate` readings a second for as long as `goes_on` says so, which is asked before each [`AT_A_TIME`] of them
+    /// and at every beat. What the machine is too slow for is not made up for later: the rate that was reached tells.
     pub fn send_paced(&mut self, rate: f64, mut goes_on: impl FnMut(&mut Load) -> bool) -> Result<Paced, KafkaError> {
         let (began, start, before) = (SystemTime::now(), Instant::now(), self.sent);
+        // Readings that were due and not sent.
+        let mut missed = 0;
         while goes_on(self) {
-            let due = before + (start.elapsed().as_secs_f64() * rate) as u64;
-            while self.sent < due {
+            let due = (before + (start.elapsed().as_secs_f64() * rate) as u64).saturating_sub(missed);
+            let behind = due.saturating_sub(self.sent);
+            missed += behind.saturating_sub((rate * BEHIND.as_secs_f64()) as u64);
+            for _ in 0..behind.min(AT_A_TIME) {
                 self.next()?;
             }
             self.producer.poll(Duration::ZERO);
-            std::thread::sleep(BEAT);
+            if behind <= AT_A_TIME {
+                std::thread::sleep(BEAT);
+            }
         }
         let rate = (self.sent - before) as f64 / start.elapsed().as_secs_f64();
         self.flush()?;

@@ -29,6 +29,7 @@ use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
 use super::feeds::{Restored, add_feeds, check_feeds, feed_rules, restore};
 use super::idleness::Idleness;
+use super::load::Kept;
 use super::lock::EngineLock;
 use super::names::Names;
 use super::rollup;
@@ -38,7 +39,7 @@ use super::rollup::coordinate::{Rollups, first_offset, follow};
 use super::rollup::series::RollupSeries;
 use super::segments::rewrite_from;
 use super::series::PendingReading;
-use super::shard::{FeedRules, Place, Routed, Shard, ShardPart, route};
+use super::shard::{Evicted, FeedRules, Place, Routed, Shard, ShardPart, route};
 use super::state::IngestState;
 
 /// How far a backfill is.
@@ -140,11 +141,18 @@ pub async fn run(
     if let Some(for_rollups) = for_rollups {
         shard = shard.for_rollups(for_rollups);
     }
-    let take = |(feed, series, written): Restored| match &mut rollups {
-        Some((rollups, _)) if series.id.starts_with(ROLLUP_PREFIX) => rollups.series.restore(series, written),
-        _ => shard.restore(feed, series, written),
+    let mut evicted = Evicted::default();
+    let take = |(feed, series, kept): Restored| match (&mut rollups, kept) {
+        (Some((rollups, _)), Kept::InMemory(written)) if series.id.starts_with(ROLLUP_PREFIX) => {
+            rollups.series.restore(series, written);
+        }
+        (_, Kept::InMemory(written)) => shard.restore(feed, series, written),
+        (_, Kept::Evicted) => {
+            evicted.add(rules.get(usize::from(feed)).map(|rules| (feed, &rules.rules.zone)), &series);
+        }
     };
     restore(config, committer.states(), &state, &rules, take).await?;
+    shard.restore_evicted(evicted);
     let mut census = Census::new(config);
     census.change(shard.census_changes());
     if let Some((rollups, _)) = &mut rollups {
@@ -171,7 +179,7 @@ pub async fn run(
             let Some(mine) = shard.take() else { return Err(lost()) };
             let (mut mine, rest, count) = run.fill(mine, readings).await?;
             while let Some(wanted) = mine.wanted() {
-                mine.resolve(run.committer.look_up(&wanted).await?);
+                mine.resolve(run.committer.look_up(&wanted).await?)?;
             }
             let (mine, part) = run.finish(mine, count).await?;
             shard = Some(mine);
@@ -251,7 +259,7 @@ impl Run<'_> {
         let (prefix, kind) = (self.settings.series_prefix.clone(), self.settings.kind);
         let filling = move || -> Result<(Shard, FileReadings, u64), IngestError> {
             let mut count = 0;
-            while count < count_max {
+            while count < count_max && (count == 0 || !shard.full()) {
                 let Some(reading) = readings.next() else { break };
                 let reading = reading?;
                 let series = CompactString::from(prefix.as_str()) + &reading.series;
@@ -314,7 +322,7 @@ impl Run<'_> {
         let mut parts = Parts { sources: vec![source], shards: vec![filled.part], ..Parts::default() };
         epoch::add(&mut state, &parts, &self.names);
         self.changed = parts.shards.iter().map(|part| part.changed).sum();
-        let mut states = parts.take_states();
+        let (mut states, evicted) = (parts.take_states(), parts.take_evicted());
         // Where there is a stream, its partitions alone say how far it is.
         if let Some(mine) = state.feeds.remove(&self.report.feed) {
             let only_files = mine.partitions.keys().all(|known| *known == partition);
@@ -349,7 +357,7 @@ impl Run<'_> {
         let (intervals, dead_letters) = epoch::rows(parts, of_rollups, state.committed_at)?;
         let (rewrite_from, census) = (filled.place.rewrite_from, Arc::new(filled.census));
         let rollups = remembered;
-        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
+        let batch = Batch { intervals, dead_letters, state, states, evicted, rewrite_from, rollups, census };
         let committed = self.committer.commit(batch).await?;
         tracing::info!(commit = committed.state.seq, readings = filled.count, "committed a part of the backfill");
         Ok(())

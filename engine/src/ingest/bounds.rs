@@ -2,7 +2,7 @@
 //!
 //! | share | for |
 //! | --- | --- |
-//! | 3/8 | what series are (beyond it new ones are refused) |
+//! | 3/8 | what series are (beyond it those that had no reading for longest leave memory) |
 //! | 2/8 | the intervals that they remember (the more series, the fewer each; the lake has the rest) |
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
 //! | 1/8 | half of it what cannot be used of two epochs, a quarter what is looked up at a time; the client library's queues, and everything else |
@@ -25,6 +25,8 @@ const QUEUE_KIB_MAX: u64 = 16 * 1024;
 const REFUSED_BYTES: u64 = 512;
 /// Bytes of dead letters below which commits cost more than what they carry.
 const DEAD_BYTES_MIN: u64 = 256 << 10;
+/// Bytes of what is looked up at a time below which an epoch would take too many lookups.
+const LOOKUP_BYTES_MIN: u64 = 64 << 10;
 /// Records below which commits cost more than what they carry.
 const RECORDS_MIN: u64 = 10_000;
 
@@ -67,7 +69,7 @@ impl Bounds {
             shard: Budget {
                 series: size(3 * eighth / workers),
                 intervals: size(2 * eighth / workers),
-                lookup: size(eighth / 4 / workers),
+                lookup: size((eighth / 4 / workers).max(LOOKUP_BYTES_MIN)),
                 rows,
             },
         }

@@ -124,6 +124,18 @@ impl Changes {
         }
     }
 
+    /// Others beside these.
+    pub fn append(&mut self, others: Changes) {
+        let Changes { facts, moves, zones } = others;
+        for (counted, change) in facts {
+            *self.facts.entry(counted).or_default() += change;
+        }
+        for (made, times) in moves {
+            *self.moves.entry(made).or_default() += times;
+        }
+        self.zones.extend(zones);
+    }
+
     /// The changes that are any, one by one.
     pub fn drain(&mut self) -> impl Iterator<Item = (Counted, i64)> + '_ {
         let zones = std::mem::take(&mut self.zones);

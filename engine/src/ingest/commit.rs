@@ -3,8 +3,9 @@
 //! For commit `seq`, in this order, each step durable before the next begins:
 //!
 //! 1. data files of `intervals`, `samples` and `dead_letters`, and the segments with what changed (nobody sees them
-//!    yet): `state/series-{seq}-{fence}.zst` has the states of series, `state/members-…` what roll-ups remember of
-//!    them, and `state/said-…` the labels that hold from the next commit on;
+//!    yet): `state/series-{seq}-{fence}.zst` has the states of series, `state/evicted-…` those of series that leave
+//!    memory, `state/members-…` what roll-ups remember of series, and `state/said-…` the labels that hold from the next
+//!    commit on;
 //! 2. the state file `state/ingest-{seq}-{fence}.zst`, which names all segments and the files of `samples` and
 //!    `dead_letters`;
 //! 3. **the commit**: `intervals` gets the data files and the transactions `meterline/ingest` = seq and
@@ -28,6 +29,7 @@ use meterline_schemas::tables::INTERVALS;
 use super::census::Census;
 use super::cleaning::{Cleaning, StateFiles};
 use super::error::IngestError;
+use super::evicted;
 use super::layout::EpochRows;
 use super::load::{Committed, StateFile, States};
 use super::patience::{Attempts, Patience};
@@ -63,6 +65,8 @@ pub struct Batch {
     pub state: IngestState,
     /// The states of the series that changed, and of those in the segments to be written again.
     pub states: Frames,
+    /// The states of series that leave memory, by shard.
+    pub evicted: Vec<Frames>,
     /// Segments of this commit and later ones go: their series are among `states`.
     pub rewrite_from: i64,
     /// What roll-ups remember.
@@ -190,7 +194,8 @@ impl Committer {
     /// [`IngestError::Fenced`], a fault that waiting cannot heal, or a store that still fails when the engine is to
     /// stop.
     pub async fn commit(&mut self, batch: Batch) -> Result<Committed, IngestError> {
-        let Batch { intervals, dead_letters, mut state, states, rewrite_from, rollups, census } = batch;
+        let Batch { intervals, dead_letters, mut state, states, evicted: leaving, rewrite_from, rollups, census } =
+            batch;
         state.seq = self.committed.state.seq + 1;
         state.fence = self.fence.value();
         state.sample_files.clear();
@@ -221,6 +226,8 @@ impl Committer {
         state.segments.retain(|segment| segment.seq < rewrite_from);
         state.segments.extend(self.put_segment(StateFile::Series, segments::SERIES, &states, &state).await?);
         drop(states);
+        let writing = evicted::Writing { lake: &self.lake, patience: &patience, seq: state.seq, fence: state.fence };
+        state.evicted = evicted::add(&writing, &state.evicted, leaving).await?;
         state.rollups.members.retain(|segment| segment.seq < rollups.rewrite_from);
         state
             .rollups
@@ -286,6 +293,11 @@ impl Committer {
     /// # Errors
     /// A file is damaged or missing, or a store still fails when the engine is to stop.
     pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
+        if !wanted.series.is_empty() {
+            let found = evicted::find(self.states(), &self.committed.state.evicted, &wanted.series).await?;
+            let fault = |reason| IngestError::Fault(format!("encoding series that come back to memory: {reason}"));
+            return Ok(Recalled { series: Frames::of(found.iter()).map_err(fault)?, ..Recalled::default() });
+        }
         let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted, self.may_decline);
         self.patience.retry("looking up what was written earlier", work).await
     }

@@ -115,7 +115,8 @@ fn batch(state: &IngestState, from: i64, to: i64) -> Batch {
     let states = Frames::of(series.collect::<Vec<_>>().iter()).unwrap();
     let (rollups, census) = Default::default();
     let dead_letters = Some(dead_letters::batch(&letters, 1).unwrap());
-    Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census }
+    let evicted = Vec::new();
+    Batch { intervals, dead_letters, state, states, evicted, rewrite_from, rollups, census }
 }
 
 fn letter(offset: i64) -> DeadLetter {

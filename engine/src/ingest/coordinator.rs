@@ -280,10 +280,12 @@ impl Coordinator {
                     let began = Instant::now();
                     let found = self.committer.look_up(&wanted).await?;
                     let (intervals, samples, declined) = (found.intervals.len(), found.samples.len(), found.declined);
+                    let series = found.series.series;
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::debug!(
                         epoch,
                         worker,
+                        series,
                         intervals,
                         samples,
                         declined,
@@ -314,7 +316,7 @@ impl Coordinator {
         let before = state.committed_at;
         state.committed_at = jiff::Timestamp::now().as_microsecond();
         parts.rates(&mut state, self.names.all(), before);
-        let mut states = parts.take_states();
+        let (mut states, evicted) = (parts.take_states(), parts.take_evicted());
         let (mut of_rollups, mut rollups) = (None, RollupStates::default());
         if let Some(mine) = &mut self.rollups {
             let parts = std::mem::take(&mut parts.rollups);
@@ -327,7 +329,7 @@ impl Coordinator {
         let (intervals, dead_letters) = epoch::rows(parts, of_rollups, state.committed_at)?;
         let (rows, dead) = (intervals.len(), dead_letters.as_ref().map_or(0, RecordBatch::num_rows));
         let (rewrite_from, census) = (place.rewrite_from, Arc::new(census));
-        let batch = Batch { intervals, dead_letters, state, states, rewrite_from, rollups, census };
+        let batch = Batch { intervals, dead_letters, state, states, evicted, rewrite_from, rollups, census };
         let committed = self.committer.commit(batch).await?;
         self.letters.add(letters);
         let partitions = committed.state.feeds.values().flat_map(|feed| feed.partitions.values());
@@ -365,6 +367,7 @@ impl Coordinator {
             dead_letters: None,
             state,
             states: Frames::default(),
+            evicted: Vec::new(),
             rewrite_from: i64::MAX,
             rollups: RollupStates::default(),
             census,

@@ -58,7 +58,7 @@ use super::rollup::plan::Plan;
 use super::rollup::saved::Givers;
 use super::rollup::{self, Input, LabelChange};
 use super::series::SeriesState;
-use super::shard::{Budget, FeedRules, Routed, Shard, ShardPart};
+use super::shard::{Budget, Evicted, FeedRules, Routed, Shard, ShardPart};
 
 /// How long an idle worker sleeps; a message from another worker wakes it.
 const NAP: Duration = Duration::from_millis(3);
@@ -102,6 +102,8 @@ pub struct Setup {
     pub given_back: Outlet<GivenBack>,
     /// The series of its shard, each with the number of its feed and the commit whose segment holds it.
     pub series: Vec<(u16, SeriesState, i64)>,
+    /// Those that are in the lake alone.
+    pub evicted: Evicted,
     /// What its shard may keep in memory.
     pub budget: Budget,
     /// What was looked up for it.
@@ -222,6 +224,7 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     if let Some(rollups) = &setup.rollups {
         shard = shard.for_rollups(ForRollups::new(Arc::clone(&rollups.plan), Arc::clone(&rollups.givers)));
     }
+    shard.restore_evicted(setup.evicted);
     for (feed, state, written) in setup.series {
         shard.restore(feed, state, written);
     }
@@ -364,7 +367,11 @@ fn aggregate<'scope>(
                 if ended == shard.epoch() {
                     if waits {
                         match recalled.try_recv() {
-                            Ok(found) => shard.resolve(found),
+                            Ok(found) => {
+                                if let Err(error) = shard.resolve(found) {
+                                    common.events.send(Event::Failed(error));
+                                }
+                            }
                             Err(_) => return activator.activate_after(NAP),
                         }
                         waits = false;

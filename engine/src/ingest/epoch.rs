@@ -165,7 +165,13 @@ impl Parts {
 
     /// Whether there are states to be written.
     pub fn has_states(&self) -> bool {
-        self.shards.iter().any(|part| part.states.series > 0)
+        self.shards.iter().any(|part| part.states.series + part.evicted.series > 0)
+    }
+
+    /// The states of series that leave memory, by shard.
+    pub fn take_evicted(&mut self) -> Vec<Frames> {
+        let evicted = self.shards.iter_mut().map(|part| std::mem::take(&mut part.evicted));
+        evicted.filter(|frames| frames.series > 0).collect()
     }
 
     /// The states to be written, in a row.

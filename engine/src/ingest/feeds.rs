@@ -6,7 +6,7 @@ use meterline_schemas::config::{BadRecords, Config, FeedConfig};
 use super::aggregate::Rules;
 use super::dataflow::ReadTopic;
 use super::error::IngestError;
-use super::load::{States, each_series};
+use super::load::{Kept, States, each_series};
 use super::names::labels_feed;
 use super::rollup;
 use super::series::SeriesState;
@@ -80,8 +80,8 @@ fn check_series(config: &Config, series: &SeriesState) -> Result<(), IngestError
     }
 }
 
-/// A series on its way into a shard: the number of its feed, its state, and the commit whose segment holds it.
-pub(super) type Restored = (u16, SeriesState, i64);
+/// A series on its way into a shard: the number of its feed, its state, and where that is kept.
+pub(super) type Restored = (u16, SeriesState, Kept);
 
 /// Hands every series of a state to `take`.
 pub(super) async fn restore(
@@ -92,12 +92,12 @@ pub(super) async fn restore(
     mut take: impl FnMut(Restored),
 ) -> Result<(), IngestError> {
     let mut refused = None;
-    each_series(from, state, |series, written| {
+    each_series(from, state, |series, kept| {
         if let Err(error) = check_series(config, &series) {
             refused.get_or_insert(error);
         }
         let feed = feeds.iter().position(|feed| *feed.name == *series.feed);
-        take((feed.map_or(NOT_CONFIGURED, |number| number as u16), series, written));
+        take((feed.map_or(NOT_CONFIGURED, |number| number as u16), series, kept));
     })
     .await?;
     refused.map_or(Ok(()), Err)

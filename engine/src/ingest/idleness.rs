@@ -171,7 +171,8 @@ mod tests {
             }
         }
         let (epoch, states) = (1, Frames::default());
-        let shard = ShardPart { epoch, rows: vec![], tallies: vec![tally], dead: vec![], states, changed: 0 };
+        let evicted = Frames::default();
+        let shard = ShardPart { epoch, rows: vec![], tallies: vec![tally], dead: vec![], states, evicted, changed: 0 };
         let sources = vec![SourcePart { epoch, partitions, dead: vec![] }];
         Parts { sources, shards: vec![shard], ..Parts::default() }
     }

@@ -25,9 +25,9 @@ use meterline_tests::dice::{Dice, seeds};
 use super::aggregate::Rules;
 use super::recall::{Recalled, Want, Wanted};
 use super::rows::{Content, Layer, Row};
-use super::segments;
+use super::segments::{self, Frames};
 use super::series::{PendingReading, SeriesState};
-use super::shard::{Budget, FeedRules, Place, Routed, Shard, route};
+use super::shard::{Budget, Evicted, FeedRules, Place, Routed, Shard, route};
 use super::state::Counts;
 
 const CASES: u64 = 3_000;
@@ -229,7 +229,10 @@ struct Lake {
     epochs: i64,
     rows: BTreeMap<String, Vec<Row>>,
     samples: BTreeMap<String, Vec<PendingReading>>,
-    states: BTreeMap<String, (u16, SeriesState)>,
+    // With the commit that wrote them.
+    states: BTreeMap<String, (i64, SeriesState)>,
+    // Those that left memory, with the commit at which they did.
+    evicted: BTreeMap<String, (i64, SeriesState)>,
     counts: BTreeMap<(usize, i32), Counts>,
 }
 
@@ -238,10 +241,24 @@ impl Lake {
         // From the least memory that there is to as much as is asked for.
         // What is looked up at a time: from one interval to a few.
         let lookup = dice.roll(4_000) as usize;
-        let budget = Budget { intervals: dice.roll(4_000) as usize, lookup, ..Budget::AMPLE };
+        // In every second start series leave memory, down to all that had no reading in an epoch.
+        let series = if dice.roll(2) == 0 { usize::MAX } else { 600 + dice.roll(4_000) as usize };
+        let budget = Budget { intervals: dice.roll(4_000) as usize, lookup, series, ..Budget::AMPLE };
         let mut all: Vec<Shard> = (0..shards).map(|_| Shard::new(Arc::clone(feeds), budget)).collect();
-        for (id, (feed, state)) in &self.states {
-            all[route(id) as usize % shards].restore(*feed, state.clone(), 1);
+        let mut evicted: Vec<Evicted> = (0..shards).map(|_| Evicted::default()).collect();
+        let feed = |state: &SeriesState| KINDS.iter().position(|(name, _)| *name == &*state.feed).unwrap() as u16;
+        for (id, (seq, state)) in &self.evicted {
+            if self.states.get(id).is_none_or(|(written, _)| written < seq) {
+                evicted[route(id) as usize % shards].add(Some((feed(state), &TimeZone::UTC)), state);
+            }
+        }
+        for (id, (written, state)) in &self.states {
+            if self.evicted.get(id).is_none_or(|(seq, _)| seq <= written) {
+                all[route(id) as usize % shards].restore(feed(state), state.clone(), *written);
+            }
+        }
+        for (shard, evicted) in all.iter_mut().zip(evicted) {
+            shard.restore_evicted(evicted);
         }
         all
     }
@@ -260,6 +277,8 @@ impl Lake {
 
     fn look_up(&self, wanted: &Wanted) -> Recalled {
         let mut found = Recalled::default();
+        let states = wanted.series.iter().filter_map(|id| self.evicted.get(id.as_str()));
+        found.series = Frames::of(states.map(|(_, state)| state)).unwrap();
         for Want { series, id, from, to } in wanted.intervals.iter().chain(&wanted.samples) {
             let rows = self.rows.get(id.as_str()).map(Vec::as_slice).unwrap_or_default();
             let newest = Lake::newest(rows, |row| (*from..*to).contains(&row.start));
@@ -276,7 +295,7 @@ impl Lake {
         // All are looked up before anything is written, as in the stream.
         for shard in &mut *shards {
             while let Some(wanted) = shard.wanted() {
-                shard.resolve(self.look_up(&wanted));
+                shard.resolve(self.look_up(&wanted)).unwrap();
             }
         }
         self.epochs += 1;
@@ -298,11 +317,9 @@ impl Lake {
                 }
             }
             let segment = bytes::Bytes::from(part.states.segment(segments::SERIES));
-            segments::decode(&segment, |state| {
-                let feed = KINDS.iter().position(|(name, _)| *name == &*state.feed).unwrap();
-                self.states.insert(state.id.to_string(), (feed as u16, state));
-            })
-            .unwrap();
+            let epoch = self.epochs;
+            segments::decode(&segment, |state| _ = self.states.insert(state.id.to_string(), (epoch, state))).unwrap();
+            part.evicted.each(|state| _ = self.evicted.insert(state.id.to_string(), (epoch, state))).unwrap();
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::Content;
 use super::scan::{Scan, column, concerned};
+use super::segments::Frames;
 use super::series::PendingReading;
 
 /// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading
@@ -40,6 +41,8 @@ pub struct Want {
 /// What one shard has to know before its epoch can end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    /// Series that are not in memory, in the order of their routes: these, or else what follows.
+    pub series: Vec<CompactString>,
     /// Intervals.
     pub intervals: Vec<Want>,
     /// Intervals with the samples or registers that they are made of.
@@ -51,7 +54,7 @@ pub struct Wanted {
 impl Wanted {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
-        self.intervals.is_empty() && self.samples.is_empty()
+        self.series.is_empty() && self.intervals.is_empty() && self.samples.is_empty()
     }
 
     /// Brings it into order, each part once.
@@ -76,6 +79,8 @@ pub(super) fn tidy(wants: &mut Vec<Want>) {
 /// What was found, by the number of the series.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recalled {
+    /// The states of [`Wanted::series`], of those that are there.
+    pub series: Frames,
     /// Intervals by start and end, as they were written last.
     pub intervals: Vec<(u32, (Micros, Micros), Content)>,
     /// Samples and registers.
@@ -84,7 +89,7 @@ pub struct Recalled {
     pub declined: bool,
 }
 
-/// Looks up what is wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only
+/// Looks up the intervals and samples that are wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only
 /// where that does not take too long, if it `may_decline`.
 ///
 /// # Errors

@@ -227,6 +227,7 @@ async fn start_linked(
     tracing::info!(
         commit = state.seq,
         series = prepared.series,
+        evicted_series = prepared.evicted,
         workers = crew.workers(),
         processes = crew.processes,
         feeds = feeds.len(),

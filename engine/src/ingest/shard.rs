@@ -1,5 +1,7 @@
 //! The series of one worker: readings in, and at the end of each epoch everything that the commit needs.
 
+mod absent;
+mod eviction;
 mod lookups;
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,8 @@ use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
 
+use self::absent::{Awaiting, Routes};
+pub use self::eviction::Evicted;
 use self::lookups::Lookups;
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
@@ -65,7 +69,7 @@ pub struct FeedRules {
 /// others.
 pub const NOT_CONFIGURED: u16 = u16::MAX;
 
-/// A series is new, and there is no room for it.
+/// A series is new, and there is no room to remember that it is there.
 pub const TOO_MANY_SERIES: &str = "too_many_series";
 /// The series has the identifier of another feed's.
 pub const SERIES_OF_ANOTHER_FEED: &str = "series_of_another_feed";
@@ -91,6 +95,8 @@ pub struct ShardPart {
     pub dead: Vec<DeadLetter>,
     /// The states that this commit writes.
     pub states: Frames,
+    /// The states of series that leave memory with it, by route and identifier.
+    pub evicted: Frames,
     /// Number of series that got a reading.
     pub changed: u64,
 }
@@ -112,7 +118,7 @@ impl Place {
 /// What a shard may keep in memory; in bytes where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// For what series are: beyond it no new one is taken.
+    /// For what series are: beyond it those that had no reading for longest leave memory.
     pub series: usize,
     /// For the intervals that they remember.
     pub intervals: usize,
@@ -192,8 +198,14 @@ pub struct Shard {
     budget: Budget,
     epoch: u32,
     index: HashTable<u32>,
+    // Some of them places that are free.
     members: Vec<Member>,
+    free: Vec<u32>,
+    // Numbers that are new to the order.
+    fresh: Vec<u32>,
     order: Order,
+    absent: Routes,
+    awaiting: Awaiting,
     // Bytes of the members, about, and of the readings that wait in them: those are many for a short time, while
     // frequencies are found, and must not keep out series for which there is room.
     bytes: usize,
@@ -216,7 +228,11 @@ impl Shard {
             epoch: 1,
             index: HashTable::new(),
             members: Vec::new(),
+            free: Vec::new(),
+            fresh: Vec::new(),
             order: Order::default(),
+            absent: Routes::default(),
+            awaiting: Awaiting::default(),
             bytes: 0,
             waiting: 0,
             touched: Vec::new(),
@@ -272,13 +288,13 @@ impl Shard {
         let intervals = self.budget.intervals.saturating_sub(self.waiting);
         // Samples and registers have the other half.
         let share = if rules.kind == ValueKind::Interval { intervals } else { intervals / 2 };
-        let each = share / Remembered::BYTES / self.members.len().max(1);
+        let each = share / Remembered::BYTES / self.live().max(1);
         each.clamp(REMEMBERED_MIN, rules.remembered)
     }
 
     // Samples or registers that each series may keep, beside those of its running interval.
     fn samples(&self) -> usize {
-        let each = self.budget.intervals / 2 / size_of::<PendingReading>() / self.members.len().max(1);
+        let each = self.budget.intervals / 2 / size_of::<PendingReading>() / self.live().max(1);
         each.max(REMEMBERED_MIN)
     }
 
@@ -307,11 +323,26 @@ impl Shard {
         (member.bytes, member.waiting) = (state.bytes() as u32, state.waiting_bytes() as u32);
         self.bytes += MEMBER_BYTES + member.bytes as usize;
         self.waiting += member.waiting as usize;
-        let number = self.members.len() as u32;
+        let route = member.route;
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.members[number as usize] = member;
+                number
+            }
+            None => {
+                self.members.push(member);
+                self.members.len() as u32 - 1
+            }
+        };
         let members = &self.members;
-        self.index.insert_unique(member.route, number, |number| members[*number as usize].route);
-        self.members.push(member);
+        self.index.insert_unique(route, number, |number| members[*number as usize].route);
+        self.fresh.push(number);
         number
+    }
+
+    // Number of series in memory.
+    fn live(&self) -> usize {
+        self.members.len() - self.free.len()
     }
 
     /// Takes readings of the running epoch; `watermark` is that of a feed, by its number.
@@ -344,12 +375,21 @@ impl Shard {
 
     /// Takes one reading of the running epoch. `watermark` is that of its feed.
     pub fn apply(&mut self, routed: Routed, watermark: Micros) {
-        let Routed { feed, route, series, unit, reading, labels } = routed;
+        let Routed { feed, route, series, reading, .. } = &routed;
         // Before its series is looked up: a reading that is refused must not be what a series begins with.
-        if let Some(detail) = self.feeds[usize::from(feed)].rules.ahead(&series, &reading) {
-            return self.refuse(feed, &reading, TIME_AHEAD, detail);
+        if let Some(detail) = self.feeds[usize::from(*feed)].rules.ahead(series, reading) {
+            return self.refuse(*feed, reading, TIME_AHEAD, detail);
         }
-        let number = match self.find(route, &series) {
+        match self.find(*route, series) {
+            None if self.absent.may_have(*route) => self.awaiting.push(routed, watermark),
+            known => self.apply_to(known, routed, watermark),
+        }
+    }
+
+    // Takes a reading of a series that is in memory, or of a new one.
+    fn apply_to(&mut self, known: Option<u32>, routed: Routed, watermark: Micros) {
+        let Routed { feed, route, series, unit, reading, labels } = routed;
+        let number = match known {
             Some(number) if self.members[number as usize].feed != feed => {
                 // Two meters under one name would overwrite each other in every table.
                 let detail = format!(
@@ -360,11 +400,12 @@ impl Shard {
                 return self.refuse(feed, &reading, SERIES_OF_ANOTHER_FEED, detail);
             }
             Some(number) => number,
-            None if self.bytes + self.waiting.saturating_sub(self.budget.intervals) >= self.budget.series => {
+            None if self.is_out_of_routes() => {
                 let detail = format!(
-                    "series `{series}` is new, but {} series are all that fit in memory: raise `ingest.memory_limit`, or \
-                     check that the feed's `series` names a field that identifies meters",
-                    self.members.len()
+                    "series `{series}` is new, but {} series in memory and {} beside it are all that can be told apart: \
+                     raise `ingest.memory_limit`, or check that the feed's `series` names a field that identifies meters",
+                    self.live(),
+                    self.absent.len()
                 );
                 return self.refuse(feed, &reading, TOO_MANY_SERIES, detail);
             }
@@ -428,9 +469,12 @@ impl Shard {
         self.epoch += 1;
         // As files have them.
         let members = &self.members;
-        let ranks = self.order.ranks(members.len(), |number| &members[number as usize].series.state.id);
-        self.touched.sort_by_cached_key(|(number, _)| ranks[*number as usize]);
-        let changed: Vec<u32> = self.touched.iter().map(|(number, _)| *number).collect();
+        let id = |number: u32| members[number as usize].series.state.id.as_str();
+        let ranks = self.order.ranks(&mut self.fresh, members.len(), id);
+        let ranked = |number: u32| u64::from(ranks[number as usize]) << 32 | u64::from(number);
+        let mut changed: Vec<u64> = self.touched.iter().map(|(number, _)| ranked(*number)).collect();
+        changed.sort_unstable();
+        let changed: Vec<u32> = changed.into_iter().map(|ranked| ranked as u32).collect();
         let fresh = self.fresh_outputs();
         let outputs = std::mem::replace(&mut self.outputs, fresh);
         let mut series = self.texts_of(&changed, &outputs);
@@ -440,6 +484,7 @@ impl Shard {
             tallies: vec![],
             dead: vec![],
             states: Frames::default(),
+            evicted: Frames::default(),
             changed: changed.len() as u64,
         };
         for (number, (feed, output)) in self.feeds.iter().zip(outputs).enumerate() {
@@ -495,6 +540,7 @@ impl Shard {
             }
         }
         self.touched.clear();
+        part.evicted = self.evict(place)?;
         part.states = self.write_states(place, changed)?;
         Ok(part)
     }
@@ -511,15 +557,16 @@ impl Shard {
         series
     }
 
-    // The states that changed, and those of the segments that are to go.
+    // The states that changed, and those of the segments that are to go; of those that are still in memory.
     fn write_states(&mut self, place: Place, changed: Vec<u32>) -> Result<Frames, IngestError> {
-        let due = match place.rewrite_from {
+        let mut due = match place.rewrite_from {
             i64::MAX => changed,
             from => {
                 let numbered = (0..).zip(&self.members);
                 numbered.filter(|(_, member)| member.written >= from).map(|(number, _)| number).collect()
             }
         };
+        due.retain(|number| self.members[*number as usize].is_somebody());
         let states = warmed(&self.members, &due).map(|(_, member)| &member.series.state);
         let frames = Frames::of(states)
             .map_err(|reason| IngestError::Fault(format!("encoding the states of commit {}: {reason}", place.seq)))?;
@@ -541,7 +588,7 @@ impl Shard {
 
     /// Whether what the running epoch holds of the shard is as much as may be.
     pub fn full(&self) -> bool {
-        self.rows() >= self.budget.rows
+        self.rows() + self.awaiting.len() >= self.budget.rows || self.is_crowded()
     }
 
     /// Readings of the running epoch that cannot be used.

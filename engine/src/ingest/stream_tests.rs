@@ -18,11 +18,13 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::census::Census;
 use super::error::IngestError;
 use super::groups::groups;
 use super::load::Committed;
+use super::series::SeriesState;
 use super::service::{Ingest, IngestOptions, start};
-use super::{backfill, load_committed};
+use super::{backfill, load_committed, load_series};
 
 pub(super) const TOPIC: &str = "readings";
 pub(super) const PARTITIONS: i32 = 3;
@@ -216,7 +218,20 @@ pub(super) fn check_counts(committed: &Committed, sent: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers() {
-    let World { broker, lake, config, directory: _directory } = World::new().await;
+    let committed = restarts_with_other_workers(World::new().await).await;
+    assert_eq!(committed.state.evicted, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_do_so_where_there_is_no_memory_for_all_series() {
+    let mut world = World::new().await;
+    world.config.ingest.memory_limit = "24KiB".parse().unwrap();
+    let committed = restarts_with_other_workers(world).await;
+    assert!(committed.state.evicted.iter().any(|run| run.series > 1), "{:?}", committed.state.evicted);
+}
+
+async fn restarts_with_other_workers(world: World) -> Arc<Committed> {
+    let World { broker, lake, config, directory: _directory } = world;
     let all = fleet();
     let (first, second) = all.split_at(all.len() / 2);
     let (second, third) = second.split_at(second.len() / 2);
@@ -249,6 +264,9 @@ async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers
     assert_eq!(shown, [("PT15M", 18), ("PT1H", 6)]);
     assert!(found[0].origin <= BEGIN + 120 * 15 * MINUTE && found[0].origin > BEGIN + 110 * 15 * MINUTE);
     assert_eq!(found[0].lag_records, 0);
+    let known: Vec<SeriesState> = load_series(&lake, &committed.state).await.unwrap();
+    assert_eq!(Census::of(&config, &known), *committed.census);
+    committed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use super::dataflow::{self, RollupSetup, Setup};
 use super::discovery::{Command, GivenBack};
 use super::error::IngestError;
 use super::feeds::{Restored, restore};
-use super::load::States;
+use super::load::{Kept, States};
 use super::names::Names;
 use super::outlet::Outlet;
 use super::reader::Decoders;
@@ -22,7 +22,8 @@ use super::rollup;
 use super::rollup::ask::Answers;
 use super::rollup::plan::Plan;
 use super::rollup::series::RollupSeries;
-use super::shard::{FeedRules, route};
+use super::series::SeriesState;
+use super::shard::{Evicted, FeedRules, route};
 use super::state::IngestState;
 
 /// What the workers of a process are made of.
@@ -56,6 +57,15 @@ pub(super) struct Prepared {
     pub(super) go_on: bool,
     /// Number of series in their shards.
     pub(super) series: usize,
+    /// Of those that are in the lake alone.
+    pub(super) evicted: usize,
+}
+
+/// The series that a shard starts with.
+#[derive(Default)]
+struct ShardSeries {
+    in_memory: Vec<(u16, SeriesState, i64)>,
+    evicted: Evicted,
 }
 
 /// The ways to one worker.
@@ -83,21 +93,28 @@ impl Start<'_> {
             }
             None => (None, Vec::new()),
         };
-        let mut shards: Vec<Vec<Restored>> = (0..crew.threads).map(|_| Vec::new()).collect();
-        let take = |restored: Restored| match &mut rollups {
-            Some((_, series)) if restored.1.id.starts_with(ROLLUP_PREFIX) => {
+        let mut shards: Vec<ShardSeries> = (0..crew.threads).map(|_| ShardSeries::default()).collect();
+        let take = |(feed, series, kept): Restored| match (&mut rollups, kept) {
+            (Some((_, made)), Kept::InMemory(written)) if series.id.starts_with(ROLLUP_PREFIX) => {
                 if crew.process == 0 {
-                    series.restore(restored.1, restored.2);
+                    made.restore(series, written);
                 }
             }
             _ => {
-                if let Some(local) = crew.local(crew.shard_of(route(&restored.1.id))) {
-                    shards[local].push(restored);
+                let local = crew.local(crew.shard_of(route(&series.id)));
+                let Some(shard) = local.and_then(|local| shards.get_mut(local)) else { return };
+                match kept {
+                    Kept::InMemory(written) => shard.in_memory.push((feed, series, written)),
+                    Kept::Evicted => {
+                        let zone = feeds.get(usize::from(feed)).map(|rules| (feed, &rules.rules.zone));
+                        shard.evicted.add(zone, &series);
+                    }
                 }
             }
         };
         restore(config, *states, state, feeds, take).await?;
-        let series = shards.iter().map(Vec::len).sum();
+        let series = shards.iter().map(|shard| shard.in_memory.len()).sum();
+        let evicted = shards.iter().map(|shard| shard.evicted.len()).sum();
         let (mut setups, mut inlets) = (Vec::new(), Vec::new());
         for (local, series) in shards.into_iter().enumerate() {
             let (setup, inlet) = self.setup(local, series)?;
@@ -107,7 +124,7 @@ impl Start<'_> {
         for ((setup, inlet), (rollups, answers)) in setups.iter_mut().zip(&mut inlets).zip(rollup_setups) {
             (setup.rollups, inlet.answers) = (Some(rollups), Some(answers));
         }
-        Ok(Prepared { setups, inlets, rollups, go_on, series })
+        Ok(Prepared { setups, inlets, rollups, go_on, series, evicted })
     }
 
     // What the roll-ups of each worker start with, and where their answers go.
@@ -141,7 +158,7 @@ impl Start<'_> {
         setups
     }
 
-    fn setup(&self, local: usize, series: Vec<Restored>) -> Result<(Setup, Inlet), IngestError> {
+    fn setup(&self, local: usize, series: ShardSeries) -> Result<(Setup, Inlet), IngestError> {
         let Start { config, names, bounds, .. } = self;
         let (commands, commanded) = mpsc::channel();
         let (found, recalled) = mpsc::channel();
@@ -163,7 +180,8 @@ impl Start<'_> {
             rollups: None,
             commands: commanded,
             given_back: self.given_back.clone(),
-            series,
+            series: series.in_memory,
+            evicted: series.evicted,
             budget: bounds.shard,
             recalled,
         };

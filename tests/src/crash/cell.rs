@@ -38,6 +38,8 @@ pub enum Step {
     DeadLetterFile,
     /// The states of the series that changed.
     Segment,
+    /// The states of series that leave memory.
+    EvictedFile,
     /// The state.
     State,
     /// The log entry of `intervals`: the commit itself.
@@ -63,11 +65,12 @@ pub struct Place {
 
 impl Step {
     /// In the order of a commit.
-    pub const ALL: [Step; 9] = [
+    pub const ALL: [Step; 10] = [
         Step::IntervalFile,
         Step::SampleFile,
         Step::DeadLetterFile,
         Step::Segment,
+        Step::EvictedFile,
         Step::State,
         Step::Commit,
         Step::SampleCommit,
@@ -81,6 +84,7 @@ impl Step {
             Step::SampleFile => "sample-file",
             Step::DeadLetterFile => "dead-letter-file",
             Step::Segment => "segment",
+            Step::EvictedFile => "evicted-file",
             Step::State => "state",
             Step::Commit => "commit",
             Step::SampleCommit => "sample-commit",
@@ -97,6 +101,7 @@ impl Step {
             // Data files are named by their time, as of 2026 and long after with a 0 in front.
             Step::DeadLetterFile => (&["dead_letters"], "0", ".parquet"),
             Step::Segment => (&["state"], "series-", ".zst"),
+            Step::EvictedFile => (&["state"], "evicted-", ".zst"),
             Step::State => (&["state"], "ingest-", ".zst"),
             Step::Commit => (&["intervals", "_delta_log"], "", ".json"),
             Step::SampleCommit => (&["samples", "_delta_log"], "", ".json"),

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::Failure;
-use super::cell::{Cell, Fault, Store};
+use super::cell::{Cell, Fault, Step, Store};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::engines::{self, Engines};
@@ -135,7 +135,7 @@ struct Ground {
 
 impl Ground {
     fn prepare(world: &World, cell: &Cell, run: &str, seed: u64) -> Result<Ground, Skip> {
-        let (brokers, settings) = (world.kafka.brokers(), settings(cell, run, rolls_up(seed)));
+        let (brokers, settings) = (world.kafka.brokers(), settings(cell, run, seed));
         let first = topic(run, Kind::Energy);
         let (sandbox, proxy) = match cell.store {
             Store::Local => (Sandbox::reading(&brokers, &first, &settings), None),
@@ -219,8 +219,14 @@ pub fn rolls_up(seed: u64) -> bool {
     !seed.is_multiple_of(4)
 }
 
+/// Whether there is too little memory for all series in a run, so that they leave it and come back all the time.
+fn is_scarce(cell: &Cell, seed: u64) -> bool {
+    matches!(cell.fault, Fault::KillAt(Step::EvictedFile, _)) || (seed / 4).is_multiple_of(2)
+}
+
 /// Many small commits, little memory of what was read, no pipelines; time-outs that a pause of the broker exceeds.
-fn settings(cell: &Cell, run: &str, rolls_up: bool) -> String {
+fn settings(cell: &Cell, run: &str, seed: u64) -> String {
+    let rolls_up = rolls_up(seed);
     let mut feeds = String::new();
     for kind in Kind::ALL {
         let (name, topic, configured) = (kind.name(), topic(run, kind), kind.configured());
@@ -238,13 +244,15 @@ fn settings(cell: &Cell, run: &str, rolls_up: bool) -> String {
         }
     }
     let workers = cell.workers;
+    // Each process has a part of the series.
+    let memory = if is_scarce(cell, seed) { 32 * 1024 / cell.processes } else { 2 << 30 };
     let mut more = engines::section(cell.processes) + &Sandbox::no_pipelines("PT15M");
     if rolls_up {
         more += &(sums::section().to_owned() + &Sandbox::no_pipelines("PT1H"));
     }
     format!(
         "{feeds}\n[ingest]\ncommit_interval = \"150ms\"\nworkers = {workers}\nremembered_intervals = 4\n\
-         idle_timeout = \"1s\"\n[maintenance]\nevery = \"10s\"\n[http]\nlisten = \"off\"\n\
+         memory_limit = \"{memory}B\"\nidle_timeout = \"1s\"\n[maintenance]\nevery = \"10s\"\n[http]\nlisten = \"off\"\n\
          [kafka.properties]\n\"socket.timeout.ms\" = \"2000\"\n\"session.timeout.ms\" = \"3000\"\n{more}"
     )
 }

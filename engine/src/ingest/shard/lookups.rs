@@ -1,7 +1,7 @@
 //! What a shard looks up at the end of an epoch: part by part, so that what is found fits into memory.
 //!
-//! First the intervals that readings concern, feed by feed and series by series; then those of which a new era takes
-//! some away.
+//! First the series that are not in memory; then the intervals that readings concern, feed by feed and series by series;
+//! then those of which a new era takes some away.
 
 use std::ops::Range;
 
@@ -11,9 +11,10 @@ use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Scale;
 
 use super::super::aggregate::{Existing, Opening, Parked, Reached};
+use super::super::error::IngestError;
 use super::super::portion::Portion;
 use super::super::recall::{Recalled, Want, Wanted};
-use super::{Budget, Member, Shard};
+use super::{Budget, Member, Routed, Shard};
 
 /// Where the lookups of an epoch stand.
 pub(super) struct Lookups {
@@ -26,8 +27,9 @@ pub(super) struct Lookups {
     eras: Portion,
 }
 
-/// What waits for an answer, of the feed with this number.
+/// What waits for an answer: for series that are not in memory, or of the feed with this number.
 enum Waiting {
+    Series(Vec<(Routed, Micros)>),
     Readings(usize, Vec<Parked>),
     Eras(usize, Vec<Era>),
 }
@@ -71,6 +73,13 @@ impl Shard {
     /// [`Shard::resolve`].
     pub fn wanted(&mut self) -> Option<Wanted> {
         let mut wanted = Wanted::default();
+        let part = self.awaiting.next(self.budget.lookups());
+        if !part.is_empty() {
+            wanted.series = part.iter().map(|(routed, _)| routed.series.clone()).collect();
+            wanted.series.dedup();
+            self.lookups.waiting = Some(Waiting::Series(part));
+            return Some(wanted);
+        }
         if let Some(feed) = self.outputs.iter().position(|output| !output.parked.is_empty()) {
             let part = self.next_readings(feed);
             let wants = part.iter().map(|parked| self.want(parked.series, parked.from, parked.to)).collect();
@@ -146,13 +155,18 @@ impl Shard {
         (!eras.is_empty()).then_some(eras)
     }
 
-    /// Takes what was looked up, and what waited for it; then forgets it again.
-    pub fn resolve(&mut self, found: Recalled) {
+    /// Takes what was looked up, and what waited for it; then forgets it again, but for series.
+    ///
+    /// # Errors
+    /// A fault of ours: what was looked up cannot be read.
+    pub fn resolve(&mut self, found: Recalled) -> Result<(), IngestError> {
         match self.lookups.waiting.take() {
+            Some(Waiting::Series(part)) => self.bring_back(part, &found.series)?,
             Some(Waiting::Readings(feed, parked)) => self.take_parked(feed, parked, found),
             Some(Waiting::Eras(feed, eras)) => self.open_eras(feed, eras, &found),
             None => {}
         }
+        Ok(())
     }
 
     fn take_parked(&mut self, number: usize, parked: Vec<Parked>, found: Recalled) {
@@ -306,7 +320,7 @@ mod tests {
         for offset in 1..=2 {
             apply(&mut shard, 3 * HOUR, (3 * HOUR / 1_000 - offset, 1, offset));
             assert!(shard.wanted().is_some(), "reading {offset} was compared with what may not count");
-            shard.resolve(declined());
+            shard.resolve(declined()).unwrap();
             assert_eq!(shard.wanted(), None);
             assert_eq!(shard.finish(place).unwrap().rows[0].rows.len(), 1);
         }

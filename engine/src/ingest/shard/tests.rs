@@ -1,9 +1,13 @@
 //! What a shard takes and refuses, and what it writes.
 
+use std::collections::BTreeMap;
+
 use meterline_schemas::config::FeedConfig;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::{DAY, HOUR};
 
+use super::super::census::Census;
+use super::super::recall::Recalled;
 use super::super::segments::SERIES;
 use super::*;
 
@@ -46,14 +50,138 @@ fn a_reading_from_a_clock_far_ahead_is_refused_and_begins_no_series() {
     assert_eq!(part.rows[0].rows.len(), 2);
 }
 
+/// Bytes that a series is charged with.
+const EACH: usize = MEMBER_BYTES + size_of::<SeriesState>();
+
+fn ids(frames: &Frames) -> Vec<String> {
+    let mut ids = Vec::new();
+    frames.each(|state| ids.push(state.id.to_string())).unwrap();
+    ids
+}
+
+// What the lake says of series.
+fn found(frames: &[&Frames]) -> Recalled {
+    let mut series = Frames::default();
+    frames.iter().for_each(|some| series.append(Frames::clone(some)));
+    Recalled { series, ..Recalled::default() }
+}
+
 #[test]
-fn series_beyond_the_budget_are_refused_and_the_others_go_on() {
+fn series_that_had_no_reading_for_longest_leave_memory_and_come_back() {
+    let mut shard = Shard::new([feed("f")].into(), Budget { series: 4 * EACH, ..Budget::AMPLE });
+    let epoch = |shard: &mut Shard, seq: i64, readings: &[(&str, i64)], lake: &[&Frames]| {
+        for (series, hour) in readings {
+            shard.apply(reading(0, series, *hour), Micros::MIN);
+        }
+        let wanted = shard.wanted();
+        if wanted.is_some() {
+            shard.resolve(found(lake)).unwrap();
+            assert_eq!(shard.wanted(), None);
+        }
+        let wanted: Vec<String> =
+            wanted.into_iter().flat_map(|wanted| wanted.series).map(|id| id.to_string()).collect();
+        (wanted, shard.finish(Place { seq, rewrite_from: 1 }).unwrap())
+    };
+    let (wanted, part) = epoch(&mut shard, 1, &[("a", 1), ("b", 1)], &[]);
+    assert_eq!((wanted.len(), part.evicted.series), (0, 0));
+    assert_eq!(epoch(&mut shard, 2, &[("a", 2), ("c", 2)], &[]).1.evicted.series, 0);
+    // Of four one has to go; it is not written to a segment again.
+    let (_, part) = epoch(&mut shard, 3, &[("d", 3)], &[]);
+    assert_eq!(
+        (ids(&part.evicted), ids(&part.states)),
+        (vec!["b".to_owned()], vec!["a".into(), "c".into(), "d".into()])
+    );
+    let gone = part.evicted;
+    // It comes back as it was: what it has is known, and another one takes its place.
+    let (wanted, part) = epoch(&mut shard, 4, &[("b", 4), ("b", 5), ("d", 4)], &[&gone]);
+    assert_eq!(wanted, ["b"]);
+    assert_eq!((part.rows[0].rows.len(), part.dead.len()), (3, 0));
+    assert_eq!(ids(&part.evicted), ["a"]);
+    let mut states = Vec::new();
+    part.states.each(|state| states.push((state.id.to_string(), state.first_start, state.intervals))).unwrap();
+    assert_eq!(states[0], ("b".into(), Some(0), 3));
+    assert_eq!(shard.members.len(), 4);
+}
+
+#[test]
+fn a_series_that_is_not_in_the_lake_after_all_is_new() {
+    let mut shard = Shard::new([feed("f")].into(), Budget::AMPLE);
+    // Of another series with the same route.
+    shard.absent.add(route("a"));
+    shard.apply(reading(0, "a", 1), Micros::MIN);
+    assert_eq!(shard.wanted().map(|wanted| wanted.series), Some(vec!["a".into()]));
+    shard.resolve(Recalled::default()).unwrap();
+    assert_eq!(shard.wanted(), None);
+    assert_eq!(shard.finish(PLACE).unwrap().rows[0].rows.len(), 1);
+}
+
+#[test]
+fn what_is_looked_up_at_a_time_has_whole_series() {
+    let lookup = 2 * 512;
+    let mut shard = Shard::new([feed("f")].into(), Budget { lookup, ..Budget::AMPLE });
+    for series in ["a", "b", "c", "d", "e"] {
+        shard.absent.add(route(series));
+        (1..=3).for_each(|hour| shard.apply(reading(0, series, hour), Micros::MIN));
+    }
+    let mut parts = Vec::new();
+    while let Some(wanted) = shard.wanted() {
+        parts.push(wanted.series.len());
+        shard.resolve(Recalled::default()).unwrap();
+    }
+    assert_eq!(parts, [2, 2, 1]);
+    assert_eq!(shard.finish(PLACE).unwrap().rows[0].rows.len(), 15);
+}
+
+#[test]
+fn series_beyond_what_can_be_told_apart_are_refused_and_the_others_go_on() {
     let mut shard = Shard::new([feed("f")].into(), Budget { series: 1, ..Budget::AMPLE });
-    for (series, hour) in [("a", 1), ("b", 1), ("a", 2)] {
+    shard.apply(reading(0, "a", 1), Micros::MIN);
+    let gone = shard.finish(PLACE).unwrap().evicted;
+    for (series, hour) in [("b", 1), ("a", 2)] {
         shard.apply(reading(0, series, hour), Micros::MIN);
     }
+    assert!(shard.wanted().is_some());
+    shard.resolve(found(&[&gone])).unwrap();
     let part = shard.finish(PLACE).unwrap();
-    assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (2, 1, TOO_MANY_SERIES));
+    assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (1, 1, TOO_MANY_SERIES));
+}
+
+#[test]
+fn the_census_has_series_whether_they_are_in_memory_or_not() {
+    let mut config = meterline_schemas::config::Config::default();
+    config.feed.insert("f".into(), FeedConfig::new("f", "id", "ts", "value"));
+    let mut shard = Shard::new([feed("f")].into(), Budget { series: 3 * EACH, ..Budget::AMPLE });
+    let mut census = Census::new(&config);
+    let (mut in_memory, mut evicted) = (BTreeMap::new(), BTreeMap::new());
+    for seq in 1..40 {
+        // Old ones come back, new ones come.
+        for series in [seq, seq * 7 % 11, 3] {
+            shard.apply(reading(0, &format!("m{}", series % 20), seq), Micros::MIN);
+        }
+        while let Some(wanted) = shard.wanted() {
+            let states: Vec<&SeriesState> = wanted.series.iter().filter_map(|id| evicted.get(id)).collect();
+            let series = Frames::of(states.into_iter()).unwrap();
+            shard.resolve(Recalled { series, ..Recalled::default() }).unwrap();
+        }
+        let part = shard.finish(Place { seq, rewrite_from: 1 }).unwrap();
+        assert!(part.dead.is_empty(), "{:?}", part.dead);
+        census.change(shard.census_changes());
+        in_memory.clear();
+        part.states.each(|state| _ = in_memory.insert(state.id.clone(), state)).unwrap();
+        in_memory.keys().for_each(|id| _ = evicted.remove(id));
+        part.evicted.each(|state| _ = evicted.insert(state.id.clone(), state)).unwrap();
+        assert_eq!(census, Census::of(&config, in_memory.values().chain(evicted.values())), "{seq}");
+        // Another shard that starts with them tells the same.
+        let mut again = Shard::new([feed("f")].into(), Budget::AMPLE);
+        let mut beside = Evicted::default();
+        evicted.values().for_each(|state| beside.add(Some((0, &jiff::tz::TimeZone::UTC)), state));
+        again.restore_evicted(beside);
+        in_memory.values().for_each(|state| again.restore(0, state.clone(), seq));
+        let mut restored = Census::new(&config);
+        restored.change(again.census_changes());
+        assert_eq!(census, restored, "{seq}");
+    }
+    assert!(evicted.len() > 10, "{}", evicted.len());
 }
 
 #[test]
@@ -99,12 +227,13 @@ fn a_commit_writes_what_changed_and_what_it_is_told_to_write_again() {
 
 #[test]
 fn a_part_is_the_same_in_another_process() {
-    let mut shard = Shard::new([feed("f"), feed("g")].into(), Budget { series: 2 * MEMBER_BYTES, ..Budget::AMPLE });
+    let mut shard = Shard::new([feed("f"), feed("g")].into(), Budget { series: 3 * EACH, ..Budget::AMPLE });
     for (feed, series, hour) in [(0, "a", 1), (0, "b", 1), (1, "a", 2), (0, "a", 1), (1, "c", 3), (0, "a", 2)] {
         shard.apply(reading(feed, series, hour), Micros::MIN);
     }
     let part = shard.finish(PLACE).unwrap();
-    assert!(part.dead.len() > 1 && part.states.series > 1 && part.rows[0].series.len() > 1, "{part:?}");
+    assert!(!part.dead.is_empty() && part.states.series > 1 && part.rows[0].series.len() > 1, "{part:?}");
+    assert_eq!(part.evicted.series, 1);
     let sent = bincode::serialize(&part).unwrap();
     let received: ShardPart = bincode::deserialize(&sent).unwrap();
     assert_eq!(format!("{received:?}"), format!("{part:?}"));

@@ -1,0 +1,159 @@
+//! Which series leave memory, and how they come back.
+//!
+//! Where what series are takes more than its share of memory, those that had no reading for longest go, at the end of
+//! an epoch: their states are part of its commit, in the [runs](super::super::evicted) of the lake.
+
+use jiff::tz::TimeZone;
+use meterline_schemas::Micros;
+use meterline_schemas::unit::Unit;
+
+use super::super::census::{Changes, Stand};
+use super::super::error::IngestError;
+use super::super::segments::Frames;
+use super::super::series::SeriesState;
+use super::absent::Routes;
+use super::{MEMBER_BYTES, Member, NOT_CONFIGURED, Place, Routed, Series, Shard, route};
+
+/// What a shard is told of the series that are in the lake alone, when it starts.
+#[derive(Debug, Default)]
+pub struct Evicted {
+    routes: Routes,
+    changes: Changes,
+}
+
+impl Evicted {
+    /// One more, of the feed with this number and this zone, if it has one.
+    pub fn add(&mut self, feed: Option<(u16, &TimeZone)>, state: &SeriesState) {
+        self.routes.add(route(&state.id));
+        if let Some((feed, zone)) = feed {
+            self.changes.moved(feed, zone, None, &Stand::of(state));
+        }
+    }
+
+    /// Their number.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+}
+
+impl Member {
+    // A place for another series.
+    fn nobody() -> Member {
+        let series = Series::restore(SeriesState::new("", "", Unit::KWH));
+        Member { feed: NOT_CONFIGURED, route: 0, touched: 0, written: i64::MIN, bytes: 0, waiting: 0, series }
+    }
+
+    pub(super) fn is_somebody(&self) -> bool {
+        self.written != i64::MIN
+    }
+}
+
+impl Shard {
+    /// Learns of the series that are in the lake alone, when it starts.
+    pub fn restore_evicted(&mut self, evicted: Evicted) {
+        self.absent = evicted.routes;
+        self.changes.append(evicted.changes);
+    }
+
+    // Bytes that count against the share of what series are: readings that wait in them only beyond their own.
+    fn charged(&self) -> usize {
+        self.bytes + self.absent.bytes() + self.waiting.saturating_sub(self.budget.intervals)
+    }
+
+    /// Whether so many series are known that their routes alone take half of what series may take.
+    pub(super) fn is_out_of_routes(&self) -> bool {
+        self.absent.bytes() > self.budget.series / 2
+    }
+
+    /// Whether the series of the running epoch take what they may, with those that are to come back.
+    pub(super) fn is_crowded(&self) -> bool {
+        let coming = self.awaiting.series() * (MEMBER_BYTES + size_of::<SeriesState>());
+        self.charged().saturating_add(coming) >= self.budget.series
+    }
+
+    /// Takes the coldest series out of memory where all of them take too much; their states go to the lake.
+    pub(super) fn evict(&mut self, place: Place) -> Result<Frames, IngestError> {
+        let charged = self.charged();
+        // There is to be room for those that come in the next epoch, and not each epoch is to evict.
+        let (most, kept) = (self.budget.series / 8 * 7, self.budget.series / 4 * 3);
+        let live = self.live();
+        if charged <= most || live == 0 || place.seq <= 0 {
+            return Ok(Frames::default());
+        }
+        let each = (self.bytes + self.waiting) / live;
+        let count = (charged - kept).div_ceil(each.max(1)).min(live);
+        let known = (0..).zip(&self.members).filter(|(_, member)| member.is_somebody());
+        let mut coldest: Vec<(u32, i64, u32)> =
+            known.map(|(number, member)| (member.touched, member.written, number)).collect();
+        if count < coldest.len() {
+            coldest.select_nth_unstable(count);
+            coldest.truncate(count);
+        }
+        let mut leaving: Vec<u32> = coldest.into_iter().map(|(_, _, number)| number).collect();
+        let members = &self.members;
+        leaving.sort_unstable_by(|a, b| {
+            let [a, b] = [a, b].map(|number| &members[*number as usize]);
+            (a.route, &a.series.state.id).cmp(&(b.route, &b.series.state.id))
+        });
+        let states = leaving.iter().map(|number| &members[*number as usize].series.state);
+        let frames = Frames::of(states)
+            .map_err(|reason| IngestError::Fault(format!("encoding series that leave memory: {reason}")))?;
+        for number in &leaving {
+            self.remove(*number);
+        }
+        let members = &self.members;
+        self.order.forget(|number| !members[number as usize].is_somebody());
+        tracing::debug!(
+            commit = place.seq,
+            series = leaving.len(),
+            in_memory = live - leaving.len(),
+            beside = self.absent.len(),
+            "series that had no reading for longest leave memory"
+        );
+        Ok(frames)
+    }
+
+    fn remove(&mut self, number: u32) {
+        let member = std::mem::replace(&mut self.members[number as usize], Member::nobody());
+        if let Ok(entry) = self.index.find_entry(member.route, |known| *known == number) {
+            entry.remove();
+        }
+        self.bytes -= MEMBER_BYTES + member.bytes as usize;
+        self.waiting -= member.waiting as usize;
+        self.absent.add(member.route);
+        self.free.push(number);
+    }
+
+    /// Takes readings that waited for their series, with the states that were found of these. Those of which none was
+    /// found are new.
+    pub(super) fn bring_back(&mut self, part: Vec<(Routed, Micros)>, found: &Frames) -> Result<(), IngestError> {
+        let mut states = Vec::new();
+        found
+            .each(|state| states.push(state))
+            .map_err(|reason| IngestError::Fault(format!("series that come back to memory: {reason}")))?;
+        for state in states {
+            let route = route(&state.id);
+            if self.find(route, &state.id).is_some() {
+                continue;
+            }
+            let feed = self.feeds.iter().position(|feed| *feed.name == *state.feed);
+            let before = Stand::of(&state);
+            // Whatever becomes of its readings, it is among what this commit writes: the newest there is.
+            let number = self.insert(Member {
+                feed: feed.map_or(NOT_CONFIGURED, |number| number as u16),
+                route,
+                touched: self.epoch,
+                written: i64::MAX,
+                bytes: 0,
+                waiting: 0,
+                series: Series::restore(state),
+            });
+            self.touched.push((number, Some(before)));
+        }
+        for (routed, watermark) in part {
+            let known = self.find(routed.route, &routed.series);
+            self.apply_to(known, routed, watermark);
+        }
+        Ok(())
+    }
+}

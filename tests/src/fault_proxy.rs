@@ -51,6 +51,8 @@ impl fmt::Debug for Fault {
 struct Rule {
     method: String,
     pattern: String,
+    // What the body has, too.
+    body: String,
     // Requests that match and still pass, and then those that do not.
     skip: u32,
     times: u32,
@@ -109,10 +111,19 @@ impl FaultProxy {
 
     /// From now on, `times` requests from the `nth` (from 1) of those that match meet `fault`.
     pub fn on(&self, method: &str, pattern: &str, nth: u32, times: u32, fault: Fault) {
-        let (method, pattern) = (method.to_owned(), pattern.to_owned());
+        self.add([method, pattern, ""], nth.saturating_sub(1), times, fault);
+    }
+
+    /// From now on, the next request that matches and whose body contains `body`, a pattern too, meets `fault`.
+    pub fn on_body(&self, method: &str, pattern: &str, body: &str, fault: Fault) {
+        self.add([method, pattern, body], 0, 1, fault);
+    }
+
+    fn add(&self, matches: [&str; 3], skip: u32, times: u32, fault: Fault) {
+        let [method, pattern, body] = matches.map(str::to_owned);
         let mut rules = self.rules();
         let cleared = rules.cleared;
-        rules.waiting.push(Rule { method, pattern, skip: nth.saturating_sub(1), times, fault, cleared });
+        rules.waiting.push(Rule { method, pattern, body, skip, times, fault, cleared });
     }
 
     /// Forgets all rules. A request that has met one goes on with it.
@@ -149,22 +160,31 @@ fn lock(rules: &Mutex<Rules>) -> MutexGuard<'_, Rules> {
     rules.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the parts of `pattern` between `*` are in `path`, in their order.
-fn contains(path: &str, pattern: &str) -> bool {
-    let mut rest = Some(path);
+/// Whether the parts of `pattern` between `*` are in `text`, in their order.
+fn contains(text: &str, pattern: &str) -> bool {
+    let mut rest = Some(text);
     for part in pattern.split('*') {
         rest = rest.and_then(|rest| rest.split_once(part)).map(|(_, behind)| behind);
     }
     rest.is_some()
 }
 
+impl Rule {
+    fn concerns(&self, request: &Request) -> bool {
+        let body = || String::from_utf8_lossy(&request.body);
+        self.method == request.method
+            && contains(&request.path, &self.pattern)
+            && (self.body.is_empty() || contains(&body(), &self.body))
+    }
+}
+
 impl Rules {
     /// Notes a request; the rule that it meets is taken out, to be put back by [`Rules::done`].
-    fn meet(&mut self, method: &str, path: &str) -> Option<Rule> {
-        self.seen.push((method.to_owned(), path.to_owned()));
+    fn meet(&mut self, request: &Request) -> Option<Rule> {
+        self.seen.push((request.method.clone(), request.path.clone()));
         let mut met = None;
         for (index, rule) in self.waiting.iter_mut().enumerate() {
-            if rule.method != method || !contains(path, &rule.pattern) {
+            if !rule.concerns(request) {
                 continue;
             }
             match rule.skip {
@@ -188,7 +208,7 @@ impl Rules {
 fn serve(client: &TcpStream, store: SocketAddr, rules: &Mutex<Rules>) -> io::Result<()> {
     let mut input = BufReader::new(client);
     let Some(request) = Request::read(&mut input, client)? else { return Ok(()) };
-    let met = lock(rules).meet(&request.method, &request.path);
+    let met = lock(rules).meet(&request);
     let Some(mut rule) = met else { return pass(&request, store, client) };
     let result = match &mut rule.fault {
         Fault::Refuse => refuse(client),
@@ -332,6 +352,8 @@ mod tests {
         proxy.on_put("/sta*e/*1", 1, Fault::Before(act()));
         proxy.on_put("/state/3", 1, Fault::During(act(), Duration::from_millis(1)));
         proxy.on("PUT", "data", 2, 2, Fault::After(act()));
+        proxy.on_body("PUT", "/held/", "nobody", Fault::Before(act()));
+        proxy.on_body("PUT", "/held/", "b*y", Fault::Refuse);
         for (path, answer, lands) in [
             ("/_log/1", "200 body", 1),
             ("/_log/2", "500", 0),
@@ -345,11 +367,13 @@ mod tests {
             ("/data/1", "200 body", 1),
             ("/data/2", "200 body", 1),
             ("/data/3", "200 body", 1),
+            ("/held/1", "500", 0),
+            ("/held/2", "200 body", 1),
         ] {
             let before = *landed.lock().unwrap();
             assert_eq!(put(&proxy, path), answer, "{path}");
             assert_eq!(*landed.lock().unwrap() - before, lands, "{path}");
         }
-        assert_eq!((proxy.fired(), proxy.seen("PUT", "_log/"), *acted.lock().unwrap()), (7, 5, 4));
+        assert_eq!((proxy.fired(), proxy.seen("PUT", "_log/"), *acted.lock().unwrap()), (8, 5, 4));
     }
 }

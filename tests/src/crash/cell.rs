@@ -27,7 +27,7 @@ impl Store {
     }
 }
 
-/// One write of a commit.
+/// One write of a commit or of housekeeping, or files that housekeeping deletes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// A data file of `intervals`.
@@ -50,9 +50,17 @@ pub enum Step {
     DeadLetterCommit,
     /// A checkpoint of the log of `intervals`.
     Checkpoint,
+    /// A data file of `intervals` with rows that lost to revisions: a fold makes it, and never a commit.
+    FoldedFile,
+    /// The log entry of `intervals` by which files take the place of others.
+    Rewrite,
+    /// Entries of the log of `intervals` before an old checkpoint, which are deleted.
+    ExpiredLog,
+    /// Data files of `intervals` that nobody names, which are deleted.
+    LeftOver,
 }
 
-/// Where a step writes, below the lake.
+/// What a step writes or deletes, below the lake.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     /// Folders from the lake on; one that ends in `*` stands for all that begin so.
@@ -61,11 +69,24 @@ pub struct Place {
     pub begins: &'static str,
     /// How it ends.
     pub ends: &'static str,
+    /// What it holds, and other files of such a name do not.
+    pub holds: &'static str,
+}
+
+/// What the requests of a step to a store have in common, with `*` for anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requests {
+    /// Their method.
+    pub method: &'static str,
+    /// Of their paths.
+    pub path: String,
+    /// Of their bodies.
+    pub body: String,
 }
 
 impl Step {
-    /// In the order of a commit.
-    pub const ALL: [Step; 10] = [
+    /// Those of a commit, in its order.
+    pub const OF_COMMIT: [Step; 10] = [
         Step::IntervalFile,
         Step::SampleFile,
         Step::DeadLetterFile,
@@ -77,6 +98,9 @@ impl Step {
         Step::DeadLetterCommit,
         Step::Checkpoint,
     ];
+
+    /// Those of a round of housekeeping, in its order.
+    pub const OF_HOUSEKEEPING: [Step; 4] = [Step::FoldedFile, Step::Rewrite, Step::ExpiredLog, Step::LeftOver];
 
     fn name(self) -> &'static str {
         match self {
@@ -90,10 +114,14 @@ impl Step {
             Step::SampleCommit => "sample-commit",
             Step::DeadLetterCommit => "dead-letter-commit",
             Step::Checkpoint => "checkpoint",
+            Step::FoldedFile => "folded-file",
+            Step::Rewrite => "rewrite",
+            Step::ExpiredLog => "expired-log",
+            Step::LeftOver => "left-over",
         }
     }
 
-    /// Where it writes.
+    /// Its files.
     pub fn place(self) -> Place {
         let (folders, begins, ends): (&'static [&'static str], _, _) = match self {
             Step::IntervalFile => (&["intervals", "month*", "layer*"], "", ".parquet"),
@@ -107,14 +135,33 @@ impl Step {
             Step::SampleCommit => (&["samples", "_delta_log"], "", ".json"),
             Step::DeadLetterCommit => (&["dead_letters", "_delta_log"], "", ".json"),
             Step::Checkpoint => (&["intervals", "_delta_log"], "", ".checkpoint.parquet"),
+            Step::FoldedFile => (&["intervals", "month*", "layer=old"], "", ".parquet"),
+            Step::Rewrite | Step::ExpiredLog => (&["intervals", "_delta_log"], "", ".json"),
+            Step::LeftOver => (&["intervals", "month*", "layer*"], "left-over-", ".parquet"),
         };
-        Place { folders, begins, ends }
+        let holds = if self == Step::Rewrite { r#"{"remove":{"# } else { "" };
+        Place { folders, begins, ends, holds }
     }
 
-    /// What the paths of its requests have in common, with `*` for anything.
-    pub fn pattern(self) -> String {
-        let Place { folders, begins, ends } = self.place();
-        format!("/{}/{begins}*{ends}", folders.join("/"))
+    /// Whether its files are deleted. All others are written.
+    pub fn deletes(self) -> bool {
+        matches!(self, Step::ExpiredLog | Step::LeftOver)
+    }
+
+    /// Whether it comes only once fifty commits are made.
+    pub fn is_rare(self) -> bool {
+        matches!(self, Step::Checkpoint | Step::ExpiredLog)
+    }
+
+    /// What is asked of a store.
+    pub fn requests(self) -> Requests {
+        let Place { folders, begins, ends, holds } = self.place();
+        // In the path of a request this sign is encoded.
+        let files = format!("/{}/{begins}*{ends}", folders.join("/")).replace('=', "*");
+        match self.deletes() {
+            true => Requests { method: "POST", path: "?delete".to_owned(), body: files },
+            false => Requests { method: "PUT", path: files, body: holds.to_owned() },
+        }
     }
 }
 
@@ -130,9 +177,11 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// Those that can be told apart. On a directory, before a step is after the one before.
-    pub fn of(store: Store) -> &'static [Moment] {
+    /// Those of a step that can be told apart. On a directory, before a step is after the one before, and files are
+    /// deleted faster than anybody could see which was the last.
+    pub fn of(step: Step, store: Store) -> &'static [Moment] {
         match store {
+            Store::Local if step.deletes() => &[Moment::During],
             Store::Local => &[Moment::During, Moment::After],
             Store::S3 => &[Moment::Before, Moment::During, Moment::After],
         }
@@ -150,7 +199,7 @@ impl Moment {
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// SIGKILL at a step of a commit.
+    /// SIGKILL at a step of a commit or of housekeeping.
     KillAt(Step, Moment),
     /// SIGKILL at random times, one after the other, also while it starts.
     KillAtRandom {
@@ -272,9 +321,10 @@ impl Cell {
 pub fn matrix(seed: u64) -> Vec<Cell> {
     let mut cells = Vec::new();
     for store in Store::ALL {
-        let kills = Step::ALL
+        let kills = Step::OF_COMMIT
             .into_iter()
-            .flat_map(|step| Moment::of(store).iter().map(move |moment| Fault::KillAt(step, *moment)));
+            .chain(Step::OF_HOUSEKEEPING)
+            .flat_map(|step| Moment::of(step, store).iter().map(move |moment| Fault::KillAt(step, *moment)));
         let others = Fault::OTHERS.into_iter().filter(|fault| fault.concerns(store));
         for fault in kills.chain(others) {
             let cells_of = SIZES.map(|(workers, processes)| Cell { fault, store, workers, processes });
@@ -297,11 +347,34 @@ mod tests {
         let names: BTreeSet<String> = cells.iter().map(Cell::to_string).collect();
         let seeds: BTreeSet<u64> = cells.iter().map(|cell| cell.seed(7)).collect();
         assert_eq!((names.len(), seeds.len()), (cells.len(), cells.len()));
-        assert!(names.contains("kill-at/commit/during/s3/w4/p1") && names.contains("full-disk/local/w1/p1"));
+        // As many as bench/README.md says.
+        assert_eq!(cells.len(), 342);
+        for name in [
+            "kill-at/commit/during/s3/w4/p1",
+            "kill-at/rewrite/after/local/w2/p2",
+            "kill-at/left-over/before/s3/w1/p1",
+            "full-disk/local/w1/p1",
+        ] {
+            assert!(names.contains(name), "{name}");
+        }
+        assert!(!names.iter().any(|name| name.starts_with("kill-at/expired-log/after/local")));
         let kills = cells.iter().map(|cell| match cell.fault {
             Fault::KillAtRandom { kills } => kills,
             _ => 0,
         });
         assert!(kills.sum::<u32>() >= 50);
+    }
+
+    #[test]
+    fn what_is_written_is_in_the_path_of_a_request_and_what_is_deleted_in_its_body() {
+        let requests = |step: Step| {
+            let Requests { method, path, body } = step.requests();
+            (method, path, body)
+        };
+        let of = |method, path: &str, body: &str| (method, path.to_owned(), body.to_owned());
+        assert_eq!(requests(Step::Commit), of("PUT", "/intervals/_delta_log/*.json", ""));
+        assert_eq!(requests(Step::Rewrite), of("PUT", "/intervals/_delta_log/*.json", r#"{"remove":{"#));
+        assert_eq!(requests(Step::FoldedFile), of("PUT", "/intervals/month*/layer*old/*.parquet", ""));
+        assert_eq!(requests(Step::ExpiredLog), of("POST", "?delete", "/intervals/_delta_log/*.json"));
     }
 }

@@ -19,8 +19,8 @@ use crate::kafka::client;
 pub const SECONDS: i64 = 900;
 /// 2024-01-31T00:00:00Z: a month ends during the run.
 const BEGIN: i64 = 1_706_659_200;
-/// Between two hours of readings.
-const PACE: Duration = Duration::from_millis(60);
+/// Between two hours of readings, where nothing else is wanted.
+pub const PACE: Duration = Duration::from_millis(60);
 /// A broker may be away for a while.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -261,11 +261,12 @@ pub struct Feeder {
 }
 
 impl Feeder {
-    /// Begins to send to topics whose names [`topic`] gives. Once it is to end, it sends `after` more hours.
-    pub fn start(brokers: &str, run: &str, seed: u64, after: u32) -> Feeder {
+    /// Begins to send to topics whose names [`topic`] gives, an hour of readings every `pace`. Once it is to end, it
+    /// sends `after` more hours.
+    pub fn start(brokers: &str, run: &str, seed: u64, pace: Duration, after: u32) -> Feeder {
         let ending = Arc::new(AtomicBool::new(false));
         let (told, brokers, run) = (Arc::clone(&ending), brokers.to_owned(), run.to_owned());
-        let thread = std::thread::spawn(move || send(&brokers, &run, seed, after, &told));
+        let thread = std::thread::spawn(move || send(&brokers, &run, seed, pace, after, &told));
         Feeder { ending, thread: Some(thread) }
     }
 
@@ -289,7 +290,14 @@ pub fn topic(run: &str, kind: Kind) -> String {
     format!("{run}-{}", kind.name())
 }
 
-fn send(brokers: &str, run: &str, seed: u64, after: u32, ending: &AtomicBool) -> Result<[u64; 3], Failure> {
+fn send(
+    brokers: &str,
+    run: &str,
+    seed: u64,
+    pace: Duration,
+    after: u32,
+    ending: &AtomicBool,
+) -> Result<[u64; 3], Failure> {
     let mut config = client(brokers);
     // A broker that is away must lead to no duplicates and to no other order.
     config.set("enable.idempotence", "true").set("linger.ms", "5").set("message.timeout.ms", "300000");
@@ -308,7 +316,7 @@ fn send(brokers: &str, run: &str, seed: u64, after: u32, ending: &AtomicBool) ->
             sent[record.kind as usize] += 1;
             queue(&producer, &topic(run, record.kind), &record)?;
         }
-        let until = Instant::now() + PACE;
+        let until = Instant::now() + pace;
         while Instant::now() < until {
             producer.poll(PACE / 4);
         }

@@ -4,11 +4,12 @@
 //! * [`cell`]: what is to be tried, and the whole matrix of it;
 //! * [`feed`]: readings of three kinds with repetitions, stragglers, corrections and records that nobody can read;
 //! * [`engines`]: the processes of an engine; [`strike`]: the faults; [`sight`] and [`kill`]: SIGKILL as soon as a file
-//!   of a commit is seen;
+//!   is seen; [`age`]: files that housekeeping deletes;
 //! * [`clock`] and [`disk`]: a clock that jumps, a disk that is full;
 //! * [`sums`]: a roll-up of all meters, and what it must hold;
 //! * [`verdict`]: what is lost, doubled or miscounted; [`run`]: one cell from start to end.
 
+pub mod age;
 pub mod cell;
 pub mod clock;
 pub mod disk;

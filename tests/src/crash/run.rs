@@ -11,7 +11,7 @@ use super::cell::{Cell, Fault, Step, Store};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::engines::{self, Engines};
-use super::feed::{Feeder, Kind, topic};
+use super::feed::{Feeder, Kind, PACE, topic};
 use super::strike::Stage;
 use super::sums;
 use super::verdict::{Verdict, judge};
@@ -176,7 +176,7 @@ impl Ground {
             clock: self.clock.as_ref(),
             random: &mut random,
         };
-        let feeder = Feeder::start(&brokers, run, seed, AFTERWARDS);
+        let feeder = Feeder::start(&brokers, run, seed, pace(cell), AFTERWARDS);
         let mut engine = stage.start();
         wait::found(START_LIMIT, || (!engine.run() || self.sandbox.commits() >= COMMITS_BEFORE).then_some(()));
         if !engine.run() || self.sandbox.commits() < COMMITS_BEFORE {
@@ -211,6 +211,16 @@ impl Ground {
         let log = self.sandbox.log();
         let lines: Vec<&str> = log.lines().collect();
         format!("{failure}; the engine's log ends with\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+/// Between two hours of the readings of a run.
+fn pace(cell: &Cell) -> Duration {
+    match cell.fault {
+        // On a machine that is busy fifty commits may take longer than the usual feed lasts, most of it for looking up
+        // what readings concern. Of a slower one there are fewer readings in each of them.
+        Fault::KillAt(step, _) if step.is_rare() => 4 * PACE,
+        _ => PACE,
     }
 }
 

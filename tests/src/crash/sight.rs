@@ -1,4 +1,4 @@
-//! Waits until a file of a commit appears in a lake on a directory.
+//! Waits until a file appears in a lake on a directory, or disappears.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,11 +14,39 @@ const PAUSE: Duration = Duration::from_micros(50);
 /// step, under its own. Whether it came within `limit`.
 pub fn await_new(lake: &Path, step: Step, moment: Moment, limit: Duration) -> bool {
     let place = step.place();
-    let look = || folders(lake, place.folders).into_iter().flat_map(|folder| names(&folder));
-    let known: HashSet<PathBuf> = look().collect();
+    let mut known: HashSet<PathBuf> = files(lake, &place).into_iter().collect();
+    seen(limit, || {
+        for path in files(lake, &place) {
+            if known.contains(&path) || !is_of(&path, &place, moment) {
+                continue;
+            }
+            if has(&path, place.holds) {
+                return true;
+            }
+            // One that is being written may have it later.
+            if moment == Moment::After {
+                known.insert(path);
+            }
+        }
+        false
+    })
+}
+
+/// Waits until one of `files` is gone. Whether that came within `limit`.
+pub fn await_gone(files: &[PathBuf], limit: Duration) -> bool {
+    seen(limit, || files.iter().any(|file| !file.exists()))
+}
+
+/// The files of `step` that are there, under their own names.
+pub fn there(lake: &Path, step: Step) -> Vec<PathBuf> {
+    let place = step.place();
+    files(lake, &place).into_iter().filter(|path| is_of(path, &place, Moment::After)).collect()
+}
+
+fn seen(limit: Duration, mut look: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + limit;
     while Instant::now() < until {
-        if look().any(|path| is_of(&path, &place, moment) && !known.contains(&path)) {
+        if look() {
             return true;
         }
         std::thread::sleep(PAUSE);
@@ -34,6 +62,15 @@ fn is_of(path: &Path, place: &Place, moment: Moment) -> bool {
         None => (name, false),
     };
     staged == (moment == Moment::During) && own.starts_with(place.begins) && own.ends_with(place.ends)
+}
+
+fn has(path: &Path, text: &str) -> bool {
+    text.is_empty() || fs::read_to_string(path).is_ok_and(|content| content.contains(text))
+}
+
+/// All files in the folders of a place.
+fn files(lake: &Path, place: &Place) -> Vec<PathBuf> {
+    folders(lake, place.folders).iter().flat_map(|folder| names(folder)).collect()
 }
 
 fn folders(lake: &Path, parts: &[&str]) -> Vec<PathBuf> {
@@ -60,19 +97,23 @@ mod tests {
     #[test]
     fn files_are_told_apart_by_step_and_moment() {
         let lake = tempfile::tempdir().unwrap();
-        let inside = |name: &str| {
+        let inside = |name: &str, content: &str| {
             let path = lake.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "").unwrap();
+            // It appears whole.
+            let written = lake.path().join("written");
+            fs::write(&written, content).unwrap();
+            fs::rename(written, path).unwrap();
         };
-        let sees = |step, moment, name: &str| {
+        let sees_holding = |step, moment, name: &str, content: &str| {
             std::thread::scope(|scope| {
                 let waits = scope.spawn(|| await_new(lake.path(), step, moment, Duration::from_millis(300)));
                 std::thread::sleep(Duration::from_millis(50));
-                inside(name);
+                inside(name, content);
                 waits.join().unwrap()
             })
         };
+        let sees = |step, moment, name: &str| sees_holding(step, moment, name, "");
         assert!(sees(Step::IntervalFile, Moment::After, "intervals/month=2024-01/layer=base/a.parquet"));
         assert!(!sees(Step::IntervalFile, Moment::After, "intervals/month=2024-01/layer=base/b.parquet#12"));
         assert!(sees(Step::IntervalFile, Moment::During, "intervals/month=2024-02/layer=rev/c.parquet#34"));
@@ -80,5 +121,18 @@ mod tests {
         assert!(!sees(Step::Commit, Moment::After, "intervals/_delta_log/00000000000000000050.checkpoint.parquet"));
         assert!(sees(Step::Segment, Moment::After, "state/series-000000000001-1.zst"));
         assert!(!sees(Step::State, Moment::After, "state/series-000000000002-1.zst"));
+        assert!(sees(Step::FoldedFile, Moment::During, "intervals/month=2024-01/layer=old/d.parquet#56"));
+        assert!(!sees(Step::FoldedFile, Moment::After, "intervals/month=2024-01/layer=base/e.parquet"));
+        for (version, moment, behind) in [(2, Moment::After, ""), (3, Moment::During, "#78")] {
+            let entry = |version: i32| format!("intervals/_delta_log/{version:020}.json{behind}");
+            let (commit, rewrite) = (r#"{"add":{"path":"a"}}"#, "{\"remove\":{\"path\":\"a\"}}\n{\"add\":{}}");
+            assert!(!sees_holding(Step::Rewrite, moment, &entry(version), commit));
+            assert!(sees_holding(Step::Rewrite, moment, &entry(version + 10), rewrite));
+        }
+        let all = there(lake.path(), Step::Rewrite);
+        assert_eq!(all.len(), 3);
+        assert!(!await_gone(&all, Duration::from_millis(10)));
+        fs::remove_file(&all[1]).unwrap();
+        assert!(await_gone(&all, Duration::from_millis(300)));
     }
 }

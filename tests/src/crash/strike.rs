@@ -6,7 +6,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::Failure;
-use super::cell::{Fault, Moment, Step, Store};
+use super::age;
+use super::cell::{Fault, Moment, Requests, Step, Store};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::engines::Engines;
@@ -20,6 +21,13 @@ use crate::wait;
 
 /// Until something happens that must happen, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(80);
+/// Until fifty commits are made there. On a store that is busy, too, one may take two seconds and more.
+const PATIENCE_WITH_MANY: Duration = Duration::from_secs(240);
+
+/// Until a step comes.
+fn patience(step: Step) -> Duration {
+    if step.is_rare() { PATIENCE_WITH_MANY } else { PATIENCE }
+}
 
 /// What a fault can strike.
 #[derive(Debug)]
@@ -104,12 +112,16 @@ impl Stage<'_> {
     }
 
     fn kill_on_sight(&self, step: Step, moment: Moment, mut engine: Engines) -> Result<Engines, Failure> {
-        let armed = Armed::at(engine.first().id())?;
-        if !sight::await_new(&self.sandbox.lake(), step, moment, PATIENCE) {
-            return Err(format!("within {PATIENCE:?} no file of the step was seen"));
+        let (armed, lake, limit) = (Armed::at(engine.first().id())?, self.sandbox.lake(), patience(step));
+        let seen = match step.deletes() {
+            true => sight::await_gone(&age::expire(&lake, step, limit)?, limit),
+            false => sight::await_new(&lake, step, moment, limit),
+        };
+        if !seen {
+            return Err(format!("within {limit:?} no file of the step was seen"));
         }
         armed.fire();
-        self.await_killed(&mut engine)?;
+        self.await_killed(&mut engine, PATIENCE)?;
         engine.kill(self.sandbox, 0)?;
         Ok(self.start())
     }
@@ -122,16 +134,21 @@ impl Stage<'_> {
             Moment::During => fault_proxy::Fault::During(kill, late),
             Moment::After => fault_proxy::Fault::After(kill),
         };
-        self.proxy()?.on_put(&step.pattern(), 1, fault);
-        self.await_killed(&mut engine)?;
+        let Requests { method, path, body } = step.requests();
+        self.proxy()?.on_body(method, &path, &body, fault);
+        let limit = patience(step);
+        if step.deletes() {
+            age::expire(&self.sandbox.lake(), step, limit)?;
+        }
+        self.await_killed(&mut engine, limit)?;
         engine.kill(self.sandbox, 0)?;
         Ok(self.start())
     }
 
     /// Waits until process 0 is killed.
-    fn await_killed(&self, engine: &mut Engines) -> Result<(), Failure> {
-        match wait::found(PATIENCE, || engine.first().ended()) {
-            None => Err(format!("within {PATIENCE:?} the step did not come")),
+    fn await_killed(&self, engine: &mut Engines, limit: Duration) -> Result<(), Failure> {
+        match wait::found(limit, || engine.first().ended()) {
+            None => Err(format!("within {limit:?} the step did not come")),
             Some(status) if status.code().is_some() => Err(format!("the engine ended by itself: {status}")),
             Some(_) => Ok(()),
         }

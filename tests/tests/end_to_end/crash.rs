@@ -9,21 +9,25 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 /// Steps that come with nearly every commit. (A checkpoint takes fifty.)
-const OFTEN: &[Step] = Step::ALL.split_last().expect("there are steps").1;
+const OFTEN: &[Step] = Step::OF_COMMIT.split_last().expect("there are steps").1;
+/// Steps that come with the first round of housekeeping. (The end of an old log takes a checkpoint.)
+const FIRST: &[Step] = &[Step::FoldedFile, Step::Rewrite, Step::LeftOver];
 
-/// A kill at any step on either store, and one of the others each; the seed chooses.
+/// A kill at any step of a commit, one where series leave memory, one in housekeeping, and one of the others each; the
+/// seed chooses.
 fn cells(random: &mut StdRng) -> Vec<Cell> {
-    let kill = |store, random: &mut StdRng| {
-        let step = OFTEN.choose(random).copied().unwrap_or(Step::Commit);
-        let moment = Moment::of(store).choose(random).copied().unwrap_or(Moment::After);
+    let kill = |steps: &[Step], store, random: &mut StdRng| {
+        let step = steps.choose(random).copied().unwrap_or(Step::Commit);
+        let moment = Moment::of(step, store).choose(random).copied().unwrap_or(Moment::After);
         Fault::KillAt(step, moment)
     };
     let commit = Fault::KillAt(Step::Commit, Moment::During);
     let broker = [Fault::BrokerPowerCut, Fault::BrokerRestart].choose(random).copied().unwrap_or(Fault::BrokerRestart);
     [
         (commit, Store::S3),
-        (kill(Store::S3, random), Store::S3),
-        (kill(Store::Local, random), Store::Local),
+        (kill(OFTEN, Store::S3, random), Store::S3),
+        (kill(&[Step::EvictedFile], Store::Local, random), Store::Local),
+        (kill(FIRST, Store::Local, random), Store::Local),
         (Fault::KillAtRandom { kills: 3 }, Store::Local),
         (broker, Store::Local),
         (Fault::LostAnswers, Store::S3),

@@ -20,7 +20,7 @@ use meterline_schemas::labels::ROLLUP_PREFIX;
 use meterline_schemas::reading::Position;
 use serde::Serialize;
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, RECORDS_MIN};
 use super::brokers::Brokers;
 use super::census::Census;
 use super::commit::{Batch, Committer, RollupStates};
@@ -143,8 +143,8 @@ pub async fn run(
     }
     let mut evicted = Evicted::default();
     let take = |(feed, series, kept): Restored| match (&mut rollups, kept) {
-        (Some((rollups, _)), Kept::InMemory(written)) if series.id.starts_with(ROLLUP_PREFIX) => {
-            rollups.series.restore(series, written);
+        (Some((rollups, _)), kept) if series.id.starts_with(ROLLUP_PREFIX) => {
+            rollups.series.restore(series, kept.written());
         }
         (_, Kept::InMemory(written)) => shard.restore(feed, series, written),
         (_, Kept::Evicted) => {
@@ -186,7 +186,7 @@ pub async fn run(
             readings = rest;
             let ended = part.count == 0;
             // A part without readings may have states that were to be written again.
-            if !ended || part.part.states.series > 0 {
+            if !ended || part.part.has_states() {
                 run.commit(part).await?;
             }
             progress(BackfillProgress {
@@ -254,12 +254,12 @@ impl Run<'_> {
         mut readings: FileReadings,
     ) -> Result<(Shard, FileReadings, u64), IngestError> {
         let (feed, unit, started_ms) = (self.feed, self.settings.unit.clone(), self.started_ms);
-        let count_max = self.count_max;
+        let (count_min, count_max) = (RECORDS_MIN.min(self.count_max), self.count_max);
         let first_row = self.next_row;
         let (prefix, kind) = (self.settings.series_prefix.clone(), self.settings.kind);
         let filling = move || -> Result<(Shard, FileReadings, u64), IngestError> {
             let mut count = 0;
-            while count < count_max && (count == 0 || !shard.full()) {
+            while count < count_max && (count < count_min || !shard.full()) {
                 let Some(reading) = readings.next() else { break };
                 let reading = reading?;
                 let series = CompactString::from(prefix.as_str()) + &reading.series;

@@ -28,7 +28,7 @@ const DEAD_BYTES_MIN: u64 = 256 << 10;
 /// Bytes of what is looked up at a time below which an epoch would take too many lookups.
 const LOOKUP_BYTES_MIN: u64 = 64 << 10;
 /// Records below which commits cost more than what they carry.
-const RECORDS_MIN: u64 = 10_000;
+pub(super) const RECORDS_MIN: u64 = 10_000;
 
 /// Limits that follow from `ingest.memory_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

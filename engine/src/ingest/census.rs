@@ -236,17 +236,9 @@ impl Census {
 
     /// That of these series. Those of feeds that are not configured are not counted.
     pub fn of<'a>(config: &Config, series: impl IntoIterator<Item = &'a SeriesState>) -> Census {
-        let mut census = Census::new(config);
-        let zones: Vec<TimeZone> = Names::of(config).series_feeds(config).map(|feed| feed.time_zone()).collect();
-        let mut changes = Changes::default();
-        for state in series {
-            let known = census.feeds.iter().zip(&zones).find(|((_, feed), _)| **feed == *state.feed);
-            if let Some(((number, _), zone)) = known {
-                changes.moved(*number, zone, None, &Stand::of(state));
-            }
-        }
-        census.change(&mut changes);
-        census
+        let mut taking = Taking::new(config);
+        series.into_iter().for_each(|state| taking.take(state));
+        taking.finish()
     }
 
     /// The names of the feeds, with their numbers.
@@ -348,6 +340,36 @@ impl Census {
             }
         }
         ends
+    }
+}
+
+/// A census that is being taken, series by series.
+pub struct Taking {
+    census: Census,
+    // Of the feeds, in their order.
+    zones: Vec<TimeZone>,
+    changes: Changes,
+}
+
+impl Taking {
+    /// Begins one of the feeds and roll-ups of a configuration.
+    pub fn new(config: &Config) -> Taking {
+        let zones = Names::of(config).series_feeds(config).map(|feed| feed.time_zone()).collect();
+        Taking { census: Census::new(config), zones, changes: Changes::default() }
+    }
+
+    /// Counts a series; not one of a feed that is not configured.
+    pub fn take(&mut self, state: &SeriesState) {
+        let known = self.census.feeds.iter().zip(&self.zones).find(|((_, feed), _)| **feed == *state.feed);
+        if let Some(((number, _), zone)) = known {
+            self.changes.moved(*number, zone, None, &Stand::of(state));
+        }
+    }
+
+    /// What was counted.
+    pub fn finish(mut self) -> Census {
+        self.census.change(&mut self.changes);
+        self.census
     }
 }
 

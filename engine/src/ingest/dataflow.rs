@@ -358,7 +358,11 @@ fn aggregate<'scope>(
                 if epoch == shard.epoch() {
                     take(&mut shard, batch.drain(..), &common);
                 } else {
-                    early.entry(epoch).or_default().append(batch);
+                    let early = early.entry(epoch).or_default();
+                    early.append(batch);
+                    if shard.would_be_crowded(early) {
+                        common.control.fill(epoch);
+                    }
                 }
             });
             // What the shard began with counts before the first epoch.

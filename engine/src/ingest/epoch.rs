@@ -165,7 +165,7 @@ impl Parts {
 
     /// Whether there are states to be written.
     pub fn has_states(&self) -> bool {
-        self.shards.iter().any(|part| part.states.series + part.evicted.series > 0)
+        self.shards.iter().any(ShardPart::has_states)
     }
 
     /// The states of series that leave memory, by shard.

@@ -23,7 +23,9 @@ use meterline_schemas::{Frequency, frequency::STANDARD};
 pub const PENDING_MAX: usize = 200;
 
 /// Distinct stamps, and cells that fit, that sub-daily data needs.
-const SUB_DAILY: (usize, usize) = (12, 8);
+const SUB_DAILY: (usize, usize) = (READINGS_MIN, 8);
+/// Readings that wait until the frequency of most series is found.
+pub const READINGS_MIN: usize = 12;
 /// The same for days and more, where twelve readings would take weeks.
 const DAILY: (usize, usize) = (5, 5);
 /// How far a reading may be from the middle of its cell, in steps.

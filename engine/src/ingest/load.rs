@@ -13,7 +13,7 @@ use meterline_connectors::lake::{Lake, LakeError, TableSnapshot, snapshot};
 use meterline_schemas::config::Config;
 use meterline_schemas::tables::INTERVALS;
 
-use super::census::Census;
+use super::census::{Census, Taking};
 use super::commit::{FENCE, SEQ};
 use super::error::IngestError;
 use super::evicted;
@@ -136,8 +136,10 @@ pub async fn load_committed(lake: &Lake, config: &Config) -> Result<Option<Commi
 
 async fn committed_at(lake: &Lake, config: &Config, table: &TableSnapshot) -> Result<Option<Committed>, IngestError> {
     let Some(state) = state_at(lake, table).await? else { return Ok(None) };
-    let series = load_series(lake, &state).await?;
-    let census = Arc::new(Census::of(config, &series));
+    // There may be more series than fit into memory.
+    let mut census = Taking::new(config);
+    each_series(lake, &state, |series, _| census.take(&series)).await?;
+    let census = Arc::new(census.finish());
     Ok(Some(Committed { state: Arc::new(state), census, intervals_version: table.version }))
 }
 
@@ -173,6 +175,16 @@ pub enum Kept {
     InMemory(i64),
     /// It left memory, and its state is in a run.
     Evicted,
+}
+
+impl Kept {
+    /// The commit whose segment holds the state; of one that is in none the next.
+    pub fn written(self) -> i64 {
+        match self {
+            Kept::InMemory(commit) => commit,
+            Kept::Evicted => i64::MAX,
+        }
+    }
 }
 
 /// Hands every series of a state to `take`, with where its state is kept.

@@ -6,11 +6,9 @@ mod lookups;
 #[cfg(test)]
 mod tests;
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use compact_str::CompactString;
-use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
@@ -18,8 +16,10 @@ use meterline_schemas::labels::LabelValues;
 use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::absent::{Awaiting, Routes};
+use self::eviction::Early;
 pub use self::eviction::Evicted;
 use self::lookups::Lookups;
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
@@ -74,12 +74,10 @@ pub const TOO_MANY_SERIES: &str = "too_many_series";
 /// The series has the identifier of another feed's.
 pub const SERIES_OF_ANOTHER_FEED: &str = "series_of_another_feed";
 
-static ROUTES: FixedState = FixedState::with_seed(0);
-
-/// The number by which a series is given to a shard; the same in every thread and process. An identifier belongs to one
-/// feed, so series of all feeds that are called the same meet in one shard.
+/// The number by which a series is given to a shard; the same in every thread, process and version: files are sorted by
+/// it. An identifier belongs to one feed, so series of all feeds that are called the same meet in one shard.
 pub fn route(series: &str) -> u64 {
-    ROUTES.hash_one(series)
+    xxh3_64(series.as_bytes())
 }
 
 /// What a shard gives at the end of an epoch.
@@ -99,6 +97,13 @@ pub struct ShardPart {
     pub evicted: Frames,
     /// Number of series that got a reading.
     pub changed: u64,
+}
+
+impl ShardPart {
+    /// Whether there are states to be written.
+    pub fn has_states(&self) -> bool {
+        self.states.series + self.evicted.series > 0
+    }
 }
 
 /// Where the states of the series of an epoch go.
@@ -206,6 +211,7 @@ pub struct Shard {
     order: Order,
     absent: Routes,
     awaiting: Awaiting,
+    early: Early,
     // Bytes of the members, about, and of the readings that wait in them: those are many for a short time, while
     // frequencies are found, and must not keep out series for which there is room.
     bytes: usize,
@@ -233,6 +239,7 @@ impl Shard {
             order: Order::default(),
             absent: Routes::default(),
             awaiting: Awaiting::default(),
+            early: Early::default(),
             bytes: 0,
             waiting: 0,
             touched: Vec::new(),
@@ -588,7 +595,7 @@ impl Shard {
 
     /// Whether what the running epoch holds of the shard is as much as may be.
     pub fn full(&self) -> bool {
-        self.rows() + self.awaiting.len() >= self.budget.rows || self.is_crowded()
+        self.rows() + self.awaited_rows() >= self.budget.rows || self.is_crowded()
     }
 
     /// Readings of the running epoch that cannot be used.

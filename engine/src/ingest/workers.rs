@@ -95,9 +95,9 @@ impl Start<'_> {
         };
         let mut shards: Vec<ShardSeries> = (0..crew.threads).map(|_| ShardSeries::default()).collect();
         let take = |(feed, series, kept): Restored| match (&mut rollups, kept) {
-            (Some((_, made)), Kept::InMemory(written)) if series.id.starts_with(ROLLUP_PREFIX) => {
+            (Some((_, made)), kept) if series.id.starts_with(ROLLUP_PREFIX) => {
                 if crew.process == 0 {
-                    made.restore(series, written);
+                    made.restore(series, kept.written());
                 }
             }
             _ => {
@@ -114,7 +114,7 @@ impl Start<'_> {
         };
         restore(config, *states, state, feeds, take).await?;
         let series = shards.iter().map(|shard| shard.in_memory.len()).sum();
-        let evicted = shards.iter().map(|shard| shard.evicted.len()).sum();
+        let evicted = shards.iter().map(|shard| shard.evicted.count()).sum();
         let (mut setups, mut inlets) = (Vec::new(), Vec::new());
         for (local, series) in shards.into_iter().enumerate() {
             let (setup, inlet) = self.setup(local, series)?;

@@ -19,11 +19,11 @@ use super::*;
 
 /// Some are too long to lie in a compact text itself.
 fn id(number: usize) -> String {
-    if number % 5 == 0 { format!("a meter with a long identifier {number}") } else { format!("m{number}") }
+    if number.is_multiple_of(5) { format!("a meter with a long identifier {number}") } else { format!("m{number}") }
 }
 
 fn state(number: usize, seq: i64) -> SeriesState {
-    let mut state = SeriesState::new(if number % 2 == 0 { "a" } else { "b" }, &id(number), Unit::KWH);
+    let mut state = SeriesState::new(if number.is_multiple_of(2) { "a" } else { "b" }, &id(number), Unit::KWH);
     state.intervals = seq as u64;
     state
 }

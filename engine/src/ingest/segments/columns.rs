@@ -373,7 +373,7 @@ mod tests {
     }
 
     fn text() -> impl Strategy<Value = Arc<str>> {
-        "[a-c]{0,3}".prop_map(|text| Arc::<str>::from(text))
+        "[a-c]{0,3}".prop_map(Arc::<str>::from)
     }
 
     fn position() -> impl Strategy<Value = Position> {

@@ -35,6 +35,12 @@ impl Routes {
     pub(super) fn bytes(&self) -> usize {
         self.0.allocation_size()
     }
+
+    /// Bytes that they will take with one more.
+    pub(super) fn bytes_with_another(&self) -> usize {
+        let grows = self.0.len() == self.0.capacity();
+        if grows { 2 * self.bytes() } else { self.bytes() }
+    }
 }
 
 /// Readings of the running epoch whose series are to be looked up, each with the watermark that it met.

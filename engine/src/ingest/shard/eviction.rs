@@ -3,16 +3,18 @@
 //! Where what series are takes more than its share of memory, those that had no reading for longest go, at the end of
 //! an epoch: their states are part of its commit, in the [runs](super::super::evicted) of the lake.
 
+use hashbrown::HashSet;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::unit::Unit;
 
 use super::super::census::{Changes, Stand};
 use super::super::error::IngestError;
+use super::super::frequency::READINGS_MIN;
 use super::super::segments::Frames;
 use super::super::series::SeriesState;
 use super::absent::Routes;
-use super::{MEMBER_BYTES, Member, NOT_CONFIGURED, Place, Routed, Series, Shard, route};
+use super::{FeedRules, MEMBER_BYTES, Member, NOT_CONFIGURED, Place, Routed, Series, Shard, route};
 
 /// What a shard is told of the series that are in the lake alone, when it starts.
 #[derive(Debug, Default)]
@@ -30,10 +32,21 @@ impl Evicted {
         }
     }
 
-    /// Their number.
-    pub fn len(&self) -> usize {
+    /// Number of them.
+    pub fn count(&self) -> usize {
         self.routes.len()
     }
+}
+
+/// Bytes of a series of which no more is known.
+const EACH: usize = MEMBER_BYTES + size_of::<SeriesState>();
+
+/// Series of readings of the next epoch that are not in memory.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    // Readings that were looked at.
+    shown: usize,
+    routes: HashSet<u64>,
 }
 
 impl Member {
@@ -55,33 +68,63 @@ impl Shard {
         self.changes.append(evicted.changes);
     }
 
-    // Bytes that count against the share of what series are: readings that wait in them only beyond their own.
-    fn charged(&self) -> usize {
-        self.bytes + self.absent.bytes() + self.waiting.saturating_sub(self.budget.intervals)
+    // Bytes that series in memory take, of those that they may take; readings that wait in them only beyond their own.
+    fn taken(&self) -> usize {
+        self.bytes + self.waiting.saturating_sub(self.budget.intervals)
     }
 
-    /// Whether so many series are known that their routes alone take half of what series may take.
+    // Bytes that series in memory may take beside the routes of the others. These cannot leave: should they be too many
+    // after a start with a lower limit, a quarter is left all the same, else every epoch would be full at once.
+    fn room(&self) -> usize {
+        self.budget.series.saturating_sub(self.absent.bytes()).max(self.budget.series / 4)
+    }
+
+    /// Whether so many series are known that the routes of one more could take more than half of what series may take.
     pub(super) fn is_out_of_routes(&self) -> bool {
-        self.absent.bytes() > self.budget.series / 2
+        self.absent.bytes_with_another() > self.budget.series / 2
     }
 
     /// Whether the series of the running epoch take what they may, with those that are to come back.
     pub(super) fn is_crowded(&self) -> bool {
-        let coming = self.awaiting.series() * (MEMBER_BYTES + size_of::<SeriesState>());
-        self.charged().saturating_add(coming) >= self.budget.series
+        self.taken().saturating_add(self.awaiting.series() * EACH) >= self.room()
+    }
+
+    /// Rows that may come of readings whose series are not in memory: with the frequency of a series is found, all that
+    /// waited for it becomes rows.
+    pub(super) fn awaited_rows(&self) -> usize {
+        let detects = |feed: &FeedRules| feed.rules.frequency.is_none();
+        let each = if self.feeds.iter().any(detects) { READINGS_MIN } else { 0 };
+        self.awaiting.len() + self.awaiting.series() * each
+    }
+
+    /// Whether there is no room for the series of readings of the next epoch, which came before this one has ended; they
+    /// are shown again with those that come after them.
+    pub fn would_be_crowded(&mut self, early: &[Routed]) -> bool {
+        let (taken, room) = (self.taken(), self.room());
+        // Mostly there is, whoever they are.
+        if taken.saturating_add(early.len() * EACH) < room {
+            return false;
+        }
+        for routed in early.get(self.early.shown..).unwrap_or_default() {
+            if self.index.find(routed.route, |_| true).is_none() {
+                self.early.routes.insert(routed.route);
+            }
+        }
+        self.early.shown = early.len();
+        taken.saturating_add(self.early.routes.len() * EACH) >= room
     }
 
     /// Takes the coldest series out of memory where all of them take too much; their states go to the lake.
     pub(super) fn evict(&mut self, place: Place) -> Result<Frames, IngestError> {
-        let charged = self.charged();
+        self.early = Early::default();
+        let (taken, room, live) = (self.taken(), self.room(), self.live());
         // There is to be room for those that come in the next epoch, and not each epoch is to evict.
-        let (most, kept) = (self.budget.series / 8 * 7, self.budget.series / 4 * 3);
-        let live = self.live();
-        if charged <= most || live == 0 || place.seq <= 0 {
+        let (most, kept) = (room / 8 * 7, room / 4 * 3);
+        if taken <= most || live == 0 || place.seq <= 0 {
             return Ok(Frames::default());
         }
         let each = (self.bytes + self.waiting) / live;
-        let count = (charged - kept).div_ceil(each.max(1)).min(live);
+        let count = (taken - kept).div_ceil(each.max(1)).min(live);
         let known = (0..).zip(&self.members).filter(|(_, member)| member.is_somebody());
         let mut coldest: Vec<(u32, i64, u32)> =
             known.map(|(number, member)| (member.touched, member.written, number)).collect();

@@ -22,7 +22,8 @@
 //!
 //! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`]
 //! (labels of one series over time) · [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`]
-//! (those of one worker) · [`parents`] (the groups of one worker) · [`dataflow`] ([`restore`] is what it starts with).
+//! (those of one worker) · [`group`] (one group) · [`parents`] (those of one worker) · [`dataflow`] ([`restore`] is what
+//! it starts with).
 //! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`]
 //! reads them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that
 //! are made.
@@ -32,6 +33,7 @@ pub mod ask;
 pub mod changes;
 pub mod coordinate;
 pub mod dataflow;
+pub mod group;
 pub mod history;
 pub mod lake;
 pub mod look_up;

@@ -1,24 +1,24 @@
 //! The groups of one worker: differences in, rows out.
 //!
-//! Intervals stay in memory for the configured time; older ones are read from the table when something changes them.
-//! What a row says suffices to go on from it, so memory decides only what has to be read.
+//! Intervals stay in memory for the configured time, and less long where there is too little memory for all; older ones
+//! are read from the table when something changes them. What a row says suffices to go on from it, so memory decides
+//! only what has to be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use differential_dataflow::difference::Semigroup;
 use hashbrown::{HashMap, HashSet};
 use meterline_schemas::reading::{Position, Quality};
-use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
 use super::super::portion::Portion;
 use super::ROLLUP_PARTITION;
+use super::group::{Group, Known, REMEMBERED_MIN, Recent, Size};
 use super::lake::{GroupRow, Want};
 use super::members::{Item, What};
 use super::plan::Plan;
-use super::steps::{Steps, changed};
+use super::steps::changed;
 use super::sums::Sums;
 
 /// One revision of one interval of a roll-up series.
@@ -75,45 +75,13 @@ impl GroupsState {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    end: Micros,
-    sums: Sums,
-}
-
-impl Known {
-    fn is_there(&self) -> bool {
-        self.sums.count() > 0
-    }
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    members: Vec<(Option<Frequency>, Steps)>,
-    intervals: BTreeMap<(Frequency, Micros), Known>,
-}
-
-impl Group {
-    fn steps(&mut self, of: Option<Frequency>) -> &mut Steps {
-        let index = self.members.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
-            self.members.push((of, Steps::default()));
-            self.members.len() - 1
-        });
-        &mut self.members[index].1
-    }
-
-    fn expected(&self, of: Option<Frequency>, start: Micros, end: Micros) -> i64 {
-        self.members.iter().find(|(known, _)| *known == of).map_or(0, |(_, steps)| steps.seconds(start, end))
-    }
-}
-
 type Key = (u16, Arc<str>);
 
 /// The differences of one epoch, sorted out.
 #[derive(Debug, Default)]
 struct Batch {
     members: HashMap<Key, Vec<(Option<Frequency>, Micros, i64)>>,
-    intervals: HashMap<Key, Vec<(Frequency, Micros, Micros, Sums)>>,
+    intervals: HashMap<Key, Vec<(Frequency, Known)>>,
 }
 
 /// The groups of one worker.
@@ -121,8 +89,16 @@ struct Batch {
 pub struct Parents {
     plan: Arc<Plan>,
     groups: HashMap<Key, Group>,
+    // Of all groups.
+    size: Size,
+    // Bytes for the intervals that they remember; how many of each series that are in the running epoch, and how many
+    // one may still have.
+    share: usize,
+    most: usize,
+    longest: usize,
     state: GroupsState,
-    // By roll-up and length: intervals that start here or later are all in memory.
+    // By roll-up and length: intervals that start here or later are all in memory, but for those of which their group
+    // says otherwise.
     complete: BTreeMap<(u16, Frequency), Micros>,
     // By roll-up: the last start of an interval.
     latest: Vec<Micros>,
@@ -137,14 +113,15 @@ pub struct Parents {
     rows: Vec<RollupRow>,
 }
 
-/// Longer than any interval.
-const LONGEST: Micros = 32 * DAY;
-
 impl Parents {
     /// Groups as a commit remembers them; nothing of them is in memory.
     pub fn new(plan: Arc<Plan>, state: GroupsState) -> Parents {
         Parents {
             groups: HashMap::new(),
+            size: Size::default(),
+            share: usize::MAX,
+            most: usize::MAX,
+            longest: 0,
             complete: state.newest.clone(),
             latest: vec![Micros::MIN; plan.rollups.len()],
             state,
@@ -164,11 +141,20 @@ impl Parents {
         self.sort_out(differences);
         let Batch { members, .. } = std::mem::take(&mut self.batch);
         for (key, changes) in members {
+            let before = self.groups.get(&key).map(|group| group.size(&key.1)).unwrap_or_default();
+            let name = Arc::clone(&key.1);
             let group = self.groups.entry(key).or_default();
             for (of, changes) in by_frequency(changes) {
                 group.steps(of).add(changes);
             }
+            self.size.changed(before, group.size(&name));
         }
+    }
+
+    /// The intervals in memory may take about so many bytes; but each series of a group remembers a few.
+    pub fn remembering(mut self, bytes: usize) -> Parents {
+        self.share = bytes;
+        self
     }
 
     /// About so many rows are looked up at a time.
@@ -208,16 +194,16 @@ impl Parents {
     fn wants_of(&self, key: &Key, wants: &mut Vec<Want>) {
         let Some(rollup) = self.plan.rollup(key.0) else { return };
         let known = self.groups.get(key);
-        for (length, start, ..) in self.batch.intervals.get(key).into_iter().flatten() {
-            let in_memory = || known.is_some_and(|group| group.intervals.contains_key(&(*length, *start)));
-            if *start < self.complete_from(key.0, *length) && !in_memory() {
+        for (length, Known { start, .. }) in self.batch.intervals.get(key).into_iter().flatten() {
+            let in_memory = || known.and_then(|group| group.recent(*length)?.find(*start)).is_some();
+            if *start < self.complete_from(key.0, known, *length) && !in_memory() {
                 wants.push(Want { series: rollup.series(&key.1, *length), from: *start, to: *start + 1 });
             }
         }
         let Some(changes) = self.batch.members.get(key) else { return };
         for (of, changes) in by_frequency(changes.clone()) {
             for length in self.lengths(key.0, of) {
-                let complete = self.complete_from(key.0, length);
+                let complete = self.complete_from(key.0, known, length);
                 for (from, to) in changed(&changes) {
                     let (from, to) = (length.floor(from, &rollup.zone), to.min(complete));
                     if from < to {
@@ -234,14 +220,17 @@ impl Parents {
             match what {
                 What::Members(of, at) => self.batch.members.entry(key).or_default().push((of, at, sums.count())),
                 What::Interval(length, start, end) => {
-                    self.batch.intervals.entry(key).or_default().push((length, start, end, sums));
+                    self.batch.intervals.entry(key).or_default().push((length, Known { start, end, sums }));
                 }
             }
         }
     }
 
-    fn complete_from(&self, rollup: u16, length: Frequency) -> Micros {
-        self.complete.get(&(rollup, length)).copied().unwrap_or(Micros::MIN)
+    // Intervals of a group that start here or later are all in memory.
+    fn complete_from(&self, rollup: u16, group: Option<&Group>, length: Frequency) -> Micros {
+        let of_all = self.complete.get(&(rollup, length)).copied().unwrap_or(Micros::MIN);
+        let its_own = group.and_then(|group| group.recent(length)).map_or(Micros::MIN, Recent::complete);
+        of_all.max(its_own)
     }
 
     // The lengths whose expected time these members decide.
@@ -282,56 +271,63 @@ impl Parents {
         &mut self,
         key: &Key,
         members: Vec<Moves>,
-        intervals: Vec<(Frequency, Micros, Micros, Sums)>,
+        mut intervals: Vec<(Frequency, Known)>,
         found: &mut HashMap<Arc<str>, Vec<GroupRow>>,
     ) {
-        let (plan, position) = (Arc::clone(&self.plan), self.position);
+        let (plan, position, most) = (Arc::clone(&self.plan), self.position, self.most);
         let Some(rollup) = plan.rollup(key.0) else { return };
-        let mut lengths: Vec<Frequency> = intervals.iter().map(|(length, ..)| *length).collect();
+        let mut lengths: Vec<Frequency> = intervals.iter().map(|(length, _)| *length).collect();
         lengths.extend(members.iter().flat_map(|(of, _)| self.lengths(key.0, *of)));
         lengths.sort_unstable();
         lengths.dedup();
-        let complete: Vec<Micros> = lengths.iter().map(|length| self.complete_from(key.0, *length)).collect();
+        let known = self.groups.get(key);
+        let before = known.map(|group| group.size(&key.1)).unwrap_or_default();
+        let complete: Vec<Micros> = lengths.iter().map(|length| self.complete_from(key.0, known, *length)).collect();
         let group = self.groups.entry(key.clone()).or_default();
         for length in &lengths {
-            for row in found.remove(&rollup.series(&key.1, *length)).unwrap_or_default() {
-                let amount = rollup.valuation.amount(row.value, row.sums.present, row.end - row.start);
-                let known = Known { end: row.end, sums: Sums { amount, ..row.sums } };
-                // What is in memory is at least as new.
-                group.intervals.entry((*length, row.start)).or_insert(known);
+            let rows = found.remove(&rollup.series(&key.1, *length)).unwrap_or_default();
+            if rows.is_empty() {
+                continue;
             }
+            group.recent_mut(*length).recall(rows.into_iter().map(|row| {
+                let amount = rollup.valuation.amount(row.value, row.sums.present, row.end - row.start);
+                Known { start: row.start, end: row.end, sums: Sums { amount, ..row.sums } }
+            }));
         }
         // With whether it had a row before, and whether it surely had none.
         let mut touched: HashMap<(Frequency, Micros), (bool, bool)> = HashMap::new();
-        for (length, start, end, sums) in intervals {
-            let known = group.intervals.get(&(length, start));
-            let in_memory = lengths.iter().zip(&complete).any(|(known, from)| *known == length && *from <= start);
-            touched.insert((length, start), (known.is_some_and(Known::is_there), known.is_none() && in_memory));
-            let known = group.intervals.entry((length, start)).or_insert(Known { end, sums: Sums::default() });
-            known.sums.plus_equals(&sums);
-            let newest = self.state.newest.entry((key.0, length)).or_insert(end);
-            *newest = (*newest).max(end);
+        intervals.sort_unstable_by_key(|(length, change)| (*length, change.start));
+        for some in intervals.chunk_by(|(a, _), (b, _)| a == b) {
+            let (Some((length, _)), Some((_, last))) = (some.first(), some.last()) else { continue };
+            let from = lengths.binary_search(length).map_or(Micros::MAX, |place| complete[place]);
+            group.recent_mut(*length).add(some.iter().map(|(_, change)| *change), |start, was| {
+                let was_there = was.is_some_and(Known::is_there);
+                touched.insert((*length, start), (was_there, was.is_none() && from <= start));
+            });
+            let newest = self.state.newest.entry((key.0, *length)).or_insert(last.end);
+            *newest = (*newest).max(last.end);
             if let Some(latest) = self.latest.get_mut(usize::from(key.0)) {
-                *latest = (*latest).max(start);
+                *latest = (*latest).max(last.start);
             }
         }
         for (of, changes) in members {
             for length in lengths.iter().filter(|length| rollup.members_of(**length) == of) {
+                let Some(recent) = group.recent(*length) else { continue };
                 for (from, to) in changed(&changes) {
-                    let near = group.intervals.range((*length, from.saturating_sub(LONGEST))..(*length, to));
-                    for (key, known) in near.filter(|(_, known)| known.end > from) {
-                        touched.entry(*key).or_insert((known.is_there(), false));
+                    for known in recent.within(from, to) {
+                        touched.entry((*length, known.start)).or_insert((known.is_there(), false));
                     }
                 }
             }
             group.steps(of).add(changes);
         }
         for ((length, start), (was_there, first)) in touched {
-            let Some(known @ Known { end, sums }) = group.intervals.get(&(length, start)).copied() else { continue };
+            let Some(known) = group.recent(length).and_then(|recent| recent.find(start)).copied() else { continue };
             // What is taken away stays in memory: a row that comes again is not the first.
             if !was_there && !known.is_there() {
                 continue;
             }
+            let Known { end, sums, .. } = known;
             self.rows.push(RollupRow {
                 rollup: key.0,
                 series: rollup.series(&key.1, length),
@@ -348,15 +344,13 @@ impl Parents {
         }
         // What was looked up is not kept.
         for (length, from) in lengths.iter().zip(&complete) {
-            let old: Vec<_> =
-                group.intervals.range((*length, Micros::MIN)..(*length, *from)).map(|(at, _)| *at).collect();
-            for at in old {
-                group.intervals.remove(&at);
-            }
+            group.settle(*length, *from, most);
         }
+        let now = group.size(&key.1);
+        self.size.changed(before, now);
     }
 
-    // Drops what is older than the configuration says.
+    // Drops what is older than the configuration says, and what there is no memory for.
     fn forget(&mut self) {
         for (number, rollup) in (0..).zip(&self.plan.rollups) {
             let Some(horizon) = self.latest.get(usize::from(number)).map(|at| at.saturating_sub(rollup.remembered))
@@ -366,7 +360,7 @@ impl Parents {
             let lengths: Vec<Frequency> =
                 self.state.newest.keys().filter(|(known, _)| *known == number).map(|(_, length)| *length).collect();
             // Not at each epoch: only when enough of it has become old.
-            let due = lengths.iter().any(|length| self.complete_from(number, *length) < horizon);
+            let due = lengths.iter().any(|length| self.complete_from(number, None, *length) < horizon);
             if !due {
                 continue;
             }
@@ -374,17 +368,40 @@ impl Parents {
                 let complete = self.complete.entry((number, *length)).or_insert(horizon);
                 *complete = (*complete).max(horizon);
             }
-            for ((_, _), group) in self.groups.iter_mut().filter(|((known, _), _)| *known == number) {
-                for length in &lengths {
-                    loop {
-                        let first = group.intervals.range((*length, Micros::MIN)..=(*length, Micros::MAX)).next();
-                        let Some((key, _)) = first.filter(|(_, known)| known.end <= horizon) else { break };
-                        let key = *key;
-                        group.intervals.remove(&key);
-                    }
+            let size = &mut self.size;
+            self.groups.retain(|(known, name), group| {
+                if *known != number {
+                    return true;
                 }
-            }
+                let before = group.size(name);
+                group.forget_ended(horizon);
+                let gone = group.is_empty();
+                size.changed(before, if gone { Size::default() } else { group.size(name) });
+                !gone
+            });
         }
+        self.shrink();
+    }
+
+    // The more series there are, the fewer intervals of each: those of groups that nothing concerned are only looked
+    // through where all together take too much.
+    fn shrink(&mut self) {
+        self.longest = self.longest.max(self.most);
+        self.most = (self.share / Known::BYTES / self.size.series.max(1)).max(REMEMBERED_MIN);
+        if self.size.intervals <= self.share || self.longest <= self.most {
+            return;
+        }
+        for ((_, name), group) in &mut self.groups {
+            let before = group.size(name);
+            group.trim(self.most);
+            self.size.changed(before, group.size(name));
+        }
+        self.longest = self.most;
+    }
+
+    /// Bytes of what groups are, without the intervals that they remember.
+    pub fn standing(&self) -> usize {
+        self.groups.allocation_size() + self.size.themselves
     }
 
     /// What a commit remembers.
@@ -394,7 +411,15 @@ impl Parents {
 
     /// Number of intervals in memory.
     pub fn in_memory(&self) -> usize {
-        self.groups.values().map(|group| group.intervals.len()).sum()
+        self.groups.values().map(Group::in_memory).sum()
+    }
+
+    /// What the groups take, as it was kept count of, and as it is found to be.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (Size, Size) {
+        let mut found = Size::default();
+        self.groups.iter().for_each(|((_, name), group)| found.changed(Size::default(), group.size(name)));
+        (self.size, found)
     }
 }
 

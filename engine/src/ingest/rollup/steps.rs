@@ -39,6 +39,16 @@ impl Steps {
         }
     }
 
+    /// Whether the number is 0 at each instant.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.steps.capacity() * size_of::<(Micros, i64)>()
+    }
+
     /// Seconds times the number, from `from` to `to`.
     pub fn seconds(&self, from: Micros, to: Micros) -> i64 {
         let next = self.steps.partition_point(|(at, _)| *at <= from);

@@ -9,8 +9,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use differential_dataflow::Hashable;
-use meterline_schemas::Micros;
-use meterline_schemas::config::RollupValue;
+use meterline_schemas::config::{Config, FeedConfig, RollupConfig, RollupFrequency, RollupValue};
+use meterline_schemas::reading::Quality;
+use meterline_schemas::time::HOUR;
+use meterline_schemas::{Frequency, Micros};
 use meterline_tests::dice::{Dice, seeds};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
@@ -18,9 +20,10 @@ use timely::dataflow::InputHandle;
 use super::super::crew::shard_of;
 use super::super::shard::{Place, route};
 use super::dataflow::{Event, Setup, build};
+use super::group::{Known, REMEMBERED_MIN};
 use super::lake::{GroupRow, Recall, SeriesRow, Want};
 use super::member::MemberState;
-use super::members::{Item, Members};
+use super::members::{Item, Members, What};
 use super::oracle::{Case, Read, Truth};
 use super::parents::{GroupsState, Parents, RollupRow};
 use super::plan::Plan;
@@ -136,6 +139,21 @@ fn lookup(seed: u64) -> usize {
     [usize::MAX, 1, 3, 20][(seed % 4) as usize]
 }
 
+/// Bytes for the intervals that the groups of a worker remember.
+fn remembered(seed: u64) -> usize {
+    [usize::MAX, 0, 1_000, 10_000][(seed / 4 % 4) as usize]
+}
+
+// What is kept count of is what there is, and no more intervals than there is memory for, but for a few of each series.
+fn check_sizes(parents: &[Parents], seed: u64) {
+    for parents in parents {
+        let (counted, found) = parents.sizes();
+        assert_eq!(counted, found, "METERLINE_SEED={seed}");
+        let least = counted.series * REMEMBERED_MIN * size_of::<Known>();
+        assert!(counted.intervals <= remembered(seed).max(least), "METERLINE_SEED={seed}: {counted:?}");
+    }
+}
+
 /// Members and groups without the dataflow. How much was looked up, and how much compared.
 fn run_plainly(seed: u64) -> (usize, usize) {
     let case = Case::random(seed);
@@ -161,12 +179,14 @@ fn run_plainly(seed: u64) -> (usize, usize) {
                 Members::new(Arc::clone(&plan), states).looking_up(lookup)
             })
             .collect();
+        let groups = || Parents::new(Arc::clone(&plan), table.groups.clone());
         let mut parents: Vec<Parents> =
-            (0..workers).map(|_| Parents::new(Arc::clone(&plan), table.groups.clone()).looking_up(lookup)).collect();
+            (0..workers).map(|_| groups().looking_up(lookup).remembering(remembered(seed))).collect();
         let restored: Vec<(Item, Sums)> = members.iter_mut().flat_map(|members| members.finish(PLACE).items).collect();
         for (worker, parents) in parents.iter_mut().enumerate() {
             parents.restore(consolidated(restored.iter().filter(|(item, _)| of(item) == worker)));
         }
+        check_sizes(&parents, seed);
         for epoch in epochs {
             let said = std::mem::take(&mut table.said);
             for (worker, members) in members.iter_mut().enumerate() {
@@ -203,6 +223,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
             for (rows, state) in all {
                 table.write(rows, &state);
             }
+            check_sizes(&parents, seed);
         }
     }
     (looked_up, check(&case, &table))
@@ -368,4 +389,73 @@ fn run_threaded(seed: u64) {
 #[test]
 fn the_dataflow_says_the_same_with_any_number_of_workers() {
     seeds(THREADED).for_each(run_threaded);
+}
+
+fn by_site() -> Arc<Plan> {
+    let mut config = Config::default();
+    let mut feed = FeedConfig::new("t", "s", "t", "v");
+    feed.labels = [("site".into(), "s".into())].into();
+    config.feed.insert("m".into(), feed);
+    let mut rollup = RollupConfig::new(&["site"]);
+    rollup.frequencies = vec![RollupFrequency::Every(Frequency::HOUR)];
+    config.rollup.insert("r".into(), rollup);
+    Arc::new(Plan::new(&config).unwrap())
+}
+
+// One series has a value of 1 for this hour.
+fn hour_of(site: i64, hour: i64) -> (Item, Sums) {
+    let what = What::Interval(Frequency::HOUR, hour * HOUR, (hour + 1) * HOUR);
+    let item = Item { rollup: 0, group: format!("site={site}").into(), what };
+    (item, Sums::of(1.0, Quality::Measured, HOUR, false))
+}
+
+#[test]
+fn groups_remember_as_much_as_there_is_memory_for() {
+    let plan = by_site();
+    let series = plan.rollups[0].series("site=3", Frequency::HOUR);
+    let hours = 24;
+    let all: Vec<(Item, Sums)> = (0..hours).flat_map(|hour| (0..10).map(move |site| hour_of(site, hour))).collect();
+    for (share, most) in [(usize::MAX, 24), (10 * 6 * Known::BYTES, 6), (0, 2)] {
+        let mut parents = Parents::new(Arc::clone(&plan), GroupsState::default()).remembering(share);
+        parents.begin(all.clone(), 1, None);
+        assert_eq!(parents.wanted(), None);
+        assert_eq!(parents.finish().len(), 240);
+        assert_eq!(parents.in_memory(), 10 * most as usize);
+        // Of one group the newest that is forgotten, and the oldest that is not.
+        let forgotten = hours - most - 1;
+        let changes = [forgotten, forgotten + 1].into_iter().filter(|hour| *hour >= 0);
+        parents.begin(changes.map(|hour| hour_of(3, hour)), 2, None);
+        let wants = parents.wanted();
+        let (start, end) = (forgotten * HOUR, (forgotten + 1) * HOUR);
+        let want = Want { series: Arc::clone(&series), from: start, to: start + 1 };
+        assert_eq!(wants, (most < hours).then(|| vec![want]), "{share}");
+        let sums = Sums { present: 3_600, intervals: [1, 0, 0], ..Sums::default() };
+        let row = |_| GroupRow { series: Arc::clone(&series), start, end, value: 1.0, sums };
+        parents.take(wants.into_iter().flatten().map(row).collect());
+        let rows = parents.finish();
+        assert!(rows.iter().all(|row| (row.value, row.first) == (2.0, false)), "{share}: {rows:?}");
+        assert_eq!((rows.len(), parents.in_memory()), (if most < hours { 2 } else { 1 }, 10 * most as usize));
+    }
+}
+
+#[test]
+fn groups_of_which_nothing_is_left_take_no_memory() {
+    let mut parents = Parents::new(by_site(), GroupsState::default());
+    let mut epoch = |offset: i64, differences: Vec<(Item, Sums)>| {
+        parents.begin(differences, offset, None);
+        assert_eq!(parents.wanted(), None);
+        parents.finish();
+        let (counted, found) = parents.sizes();
+        assert_eq!(counted, found);
+        (counted.series, parents.in_memory())
+    };
+    let (of_seven, sums) = hour_of(7, 0);
+    let belongs = |count: i64| {
+        let sums = Sums { intervals: [count, 0, 0], ..Sums::default() };
+        (Item { what: What::Members(None, 0), ..of_seven.clone() }, sums)
+    };
+    assert_eq!(epoch(1, vec![belongs(1), (of_seven.clone(), sums)]), (1, 1));
+    // The series goes to another group, which goes on for longer than anything is remembered.
+    assert_eq!(epoch(2, vec![belongs(-1), (of_seven.clone(), sums.negated()), hour_of(8, 0)]), (2, 2));
+    assert_eq!(epoch(3, vec![hour_of(8, 100)]), (1, 1));
 }

@@ -14,7 +14,7 @@ use super::super::commit::{Committer, RollupStates};
 use super::super::error::IngestError;
 use super::super::layout::ShardRows;
 use super::super::names::rollup_feed;
-use super::super::segments::{Frames, rewrite_from};
+use super::super::segments::{FRAME, Frames, rewrite_from};
 use super::super::shard::Place;
 use super::super::state::{FeedState, IngestState};
 use super::ask::{Answers, Asked, Of};
@@ -46,11 +46,15 @@ impl MembersFrames {
     /// A fault of ours.
     pub fn of(part: MembersPart, givers: &Givers) -> Result<MembersFrames, IngestError> {
         let fault = |reason| IngestError::Fault(format!("encoding what roll-ups remember: {reason}"));
-        let states: Vec<SavedMember> = part.changed.iter().map(|state| givers.save(state)).collect();
+        let mut states = Frames::default();
+        for some in part.changed.chunks(FRAME) {
+            let saved: Vec<SavedMember> = some.iter().map(|state| givers.save(state)).collect();
+            states.append(Frames::pack(&saved).map_err(fault)?);
+        }
         let said: Vec<SavedLabels> = part.said.iter().filter_map(|change| givers.save_said(change)).collect();
         Ok(MembersFrames {
             epoch: part.epoch,
-            states: Frames::pack(&states).map_err(fault)?,
+            states,
             changed: part.news,
             said: Frames::pack(&said).map_err(fault)?,
             unlabelled: part.unlabelled,

@@ -75,7 +75,7 @@ pub struct MembersPart {
     /// The epoch.
     pub epoch: u64,
     /// States that this commit remembers.
-    pub changed: Vec<MemberState>,
+    pub changed: Vec<Arc<MemberState>>,
     /// How many of them changed.
     pub news: u64,
     /// By number of the roll-up: change of the number of intervals that belong to no group.

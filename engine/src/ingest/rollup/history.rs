@@ -72,6 +72,29 @@ impl History {
         &self.given
     }
 
+    /// Labels of the last run.
+    pub fn latest(&self) -> Option<&LabelValues> {
+        self.runs.last().map(|run| &run.labels)
+    }
+
+    /// Replaces each set of labels by one that is equal to it.
+    pub fn share(&mut self, mut shared: impl FnMut(&LabelValues) -> LabelValues) {
+        let of_runs = self.runs.iter_mut().map(|run| &mut run.labels);
+        let of_sources = self.given.iter_mut().map(|given| &mut given.labels);
+        of_runs.chain(of_sources).for_each(|labels| *labels = shared(labels));
+    }
+
+    /// Gives back room that nothing takes.
+    pub fn fit(&mut self) {
+        self.runs.shrink_to_fit();
+        self.given.shrink_to_fit();
+    }
+
+    /// Bytes that it takes beside itself; sets of labels are shared.
+    pub fn bytes(&self) -> usize {
+        self.runs.capacity() * size_of::<Run>() + self.given.capacity() * size_of::<Given>()
+    }
+
     /// The reading of the interval `[start, end)` has these labels. Whether that may have changed what holds when.
     pub fn read(&mut self, start: Micros, end: Micros, labels: &LabelValues) -> bool {
         if let Some(last) = self.runs.last_mut()

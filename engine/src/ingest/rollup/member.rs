@@ -6,6 +6,7 @@ use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::group::SHARED_BYTES;
 use super::history::History;
 use super::plan::{Plan, Rollup};
 
@@ -47,6 +48,18 @@ impl MemberState {
         self.began.first().map(|(start, _)| *start)
     }
 
+    /// Gives back room that nothing takes.
+    pub fn fit(&mut self) {
+        self.began.shrink_to_fit();
+        self.history.fit();
+    }
+
+    /// Bytes that it takes, with what it points to; units and sets of labels are shared.
+    pub fn bytes(&self) -> usize {
+        let began = self.began.capacity() * size_of::<(Micros, Frequency)>();
+        size_of::<MemberState>() + SHARED_BYTES + self.series.len() + began + self.history.bytes()
+    }
+
     fn frequency(&self, at: Micros) -> Option<Frequency> {
         let next = self.began.partition_point(|(start, _)| *start <= at);
         self.began.get(next.checked_sub(1)?).map(|(_, frequency)| *frequency)
@@ -72,6 +85,8 @@ pub struct Piece {
 pub struct Paths {
     numbers: hashbrown::HashMap<(u16, Arc<str>), Path>,
     paths: Vec<(u16, Box<[Arc<str>]>)>,
+    // Of the groups, each text once.
+    bytes: usize,
 }
 
 impl Paths {
@@ -83,7 +98,10 @@ impl Paths {
         }
         let number = self.paths.len() as Path;
         // A group's text is the same text wherever it is: it is kept in many places.
-        let shared = groups.iter().map(|group| self.shared(rollup, group)).collect();
+        let shared: Box<[Arc<str>]> = groups.iter().map(|group| self.shared(rollup, group)).collect();
+        let new = shared.iter().zip(&groups).filter(|pair| Arc::ptr_eq(pair.0, pair.1));
+        let texts: usize = new.map(|(_, group)| SHARED_BYTES + group.len()).sum();
+        self.bytes += texts + size_of_val(&*shared);
         self.paths.push((rollup, shared));
         self.numbers.insert(key, number);
         Some(number)
@@ -93,6 +111,23 @@ impl Paths {
         self.numbers
             .get_key_value(&(rollup, Arc::clone(group)))
             .map_or_else(|| Arc::clone(group), |(k, _)| Arc::clone(&k.1))
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        let paths = self.paths.capacity() * size_of::<(u16, Box<[Arc<str>]>)>();
+        self.numbers.allocation_size() + paths + self.bytes
+    }
+
+    /// The same, counted anew.
+    #[cfg(test)]
+    pub(super) fn recounted(&self) -> usize {
+        let mut texts = std::collections::HashMap::new();
+        for group in self.paths.iter().flat_map(|(_, groups)| groups.iter()) {
+            texts.insert(Arc::as_ptr(group).cast::<u8>(), SHARED_BYTES + group.len());
+        }
+        let groups: usize = self.paths.iter().map(|(_, groups)| size_of_val(&**groups)).sum();
+        self.bytes() - self.bytes + groups + texts.values().sum::<usize>()
     }
 
     /// The roll-up of a path and its groups, from the top down.
@@ -120,6 +155,7 @@ pub fn pieces(state: &MemberState, plan: &Plan, number: u16, rollup: &Rollup, pa
             pieces.push(Piece { from, path, frequency });
         }
     }
+    pieces.shrink_to_fit();
     pieces
 }
 

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::super::portion::Portion;
 use super::super::rows::Content;
 use super::super::shard::Place;
+use super::group::SHARED_BYTES;
 use super::history::{Given, Said};
 use super::lake::{SeriesRow, Want};
 use super::member::{MemberState, Path, Paths, Piece, difference, path_at, pieces};
 use super::plan::Plan;
+use super::sets::Sets;
 use super::sums::Sums;
 use super::{IntervalChange, LabelChange};
 
@@ -50,18 +52,27 @@ type Pieces = Box<[Vec<Piece>]>;
 
 #[derive(Debug)]
 struct Member {
-    state: MemberState,
+    // A commit has it, too, until it is written.
+    state: Arc<MemberState>,
     pieces: Pieces,
     // End of its last interval, or later.
     last_end: Micros,
     // The commit whose segment holds its state.
     written: i64,
+    // As of the last epoch in which it changed; 0 where that has not ended yet.
+    bytes: usize,
 }
 
 impl Member {
     fn new(series: &Arc<str>, plan: &Plan) -> Member {
-        let state = MemberState::new(Arc::clone(series));
-        Member { state, pieces: no_pieces(plan), last_end: Micros::MIN, written: i64::MAX }
+        let state = Arc::new(MemberState::new(Arc::clone(series)));
+        Member { state, pieces: no_pieces(plan), last_end: Micros::MIN, written: i64::MAX, bytes: 0 }
+    }
+
+    // Bytes of what it points to. Its place among the others is theirs.
+    fn count_bytes(&self) -> usize {
+        let pieces = self.pieces.iter().map(|pieces| size_of::<Vec<Piece>>() + pieces.capacity() * size_of::<Piece>());
+        SHARED_BYTES + self.state.bytes() + pieces.sum::<usize>()
     }
 
     // Works out to which groups it belongs, and notes the difference.
@@ -96,7 +107,7 @@ pub struct Differences {
     /// Of groups.
     pub items: Vec<(Item, Sums)>,
     /// States of the series that are to be written.
-    pub changed: Vec<MemberState>,
+    pub changed: Vec<Arc<MemberState>>,
     /// How many of them changed; the others are written again.
     pub news: u64,
     /// By number of the roll-up: change of the number of intervals that belong to no group.
@@ -116,7 +127,10 @@ struct Collected {
 pub struct Members {
     plan: Arc<Plan>,
     paths: Paths,
+    sets: Sets,
     members: HashMap<Arc<str>, Member>,
+    // What these point to.
+    bytes: usize,
     moving: HashMap<Arc<str>, Move>,
     // What is to be looked up of them, in order, and how much at a time.
     wants: Vec<Want>,
@@ -134,16 +148,23 @@ impl Members {
             collected: Collected { unlabelled: vec![0; plan.rollups.len()], ..Collected::default() },
             plan,
             paths: Paths::default(),
+            sets: Sets::default(),
             members: HashMap::new(),
+            bytes: 0,
             moving: HashMap::new(),
             wants: Vec::new(),
             portion: Portion::new(usize::MAX),
             asked: 0,
             changed: HashSet::new(),
         };
-        for (state, written) in states {
-            let mut member = Member { state, pieces: no_pieces(&members.plan), last_end: Micros::MAX, written };
+        for (mut state, written) in states {
+            state.history.share(|labels| members.sets.shared(labels));
+            state.fit();
+            let (state, pieces) = (Arc::new(state), no_pieces(&members.plan));
+            let mut member = Member { state, pieces, last_end: Micros::MAX, written, bytes: 0 };
             member.settle(&members.plan, &mut members.paths, &mut members.collected);
+            member.bytes = member.count_bytes();
+            members.bytes += member.bytes;
             members.members.insert(Arc::clone(&member.state.series), member);
         }
         members
@@ -159,9 +180,10 @@ impl Members {
     pub fn say(&mut self, changes: impl IntoIterator<Item = LabelChange>) {
         for change in changes {
             let LabelChange { source, series, valid_from, labels, position } = change;
+            let labels = self.sets.shared(&labels);
             let known = self.members.entry(Arc::clone(&series));
             let member = known.or_insert_with(|| Member::new(&series, &self.plan));
-            let said = member.state.history.say(Given { source, valid_from, labels, position });
+            let said = Arc::make_mut(&mut member.state).history.say(Given { source, valid_from, labels, position });
             if said == Said::New {
                 let before = member.pieces.clone();
                 member.settle(&self.plan, &mut self.paths, &mut self.collected);
@@ -218,7 +240,7 @@ impl Members {
 
     /// An interval changed.
     pub fn interval(&mut self, change: IntervalChange) {
-        let Members { plan, paths, members, changed, collected, .. } = self;
+        let Members { plan, paths, sets, members, changed, collected, .. } = self;
         let interval = (change.start, change.end, change.frequency);
         let known = members.entry(Arc::clone(&change.series));
         let member = known.or_insert_with(|| Member::new(&change.series, plan));
@@ -227,18 +249,20 @@ impl Members {
             collected.counts(plan, member, interval, old, -1);
         }
         let mut settle = false;
-        if member.state.unit.is_none() {
-            member.state.unit = Some(change.unit);
-            member.state.feed = change.feed;
+        let state = Arc::make_mut(&mut member.state);
+        if state.unit.is_none() {
+            (state.unit, state.feed) = (Some(change.unit), change.feed);
             settle = true;
         }
         let new = change.new.as_ref().filter(|content| there(content));
         if new.is_some() {
-            settle |= member.state.began(change.start, change.frequency);
+            settle |= state.began(change.start, change.frequency);
             if plan.has_labels(change.feed)
                 && let Some(labels) = &change.labels
             {
-                settle |= member.state.history.read(change.start, change.end, labels);
+                let as_before = state.history.latest().filter(|known| *known == labels).cloned();
+                let labels = as_before.unwrap_or_else(|| sets.shared(labels));
+                settle |= state.history.read(change.start, change.end, &labels);
                 // A run that became longer is something to remember, too.
                 if !changed.contains(&change.series) {
                     changed.insert(Arc::clone(&change.series));
@@ -279,10 +303,26 @@ impl Members {
         for series in self.changed.drain() {
             if let Some(member) = self.members.get_mut(&series) {
                 member.written = place.seq;
-                out.changed.push(member.state.clone());
+                Arc::make_mut(&mut member.state).fit();
+                let bytes = member.count_bytes();
+                self.bytes = self.bytes + bytes - std::mem::replace(&mut member.bytes, bytes);
+                out.changed.push(Arc::clone(&member.state));
             }
         }
+        self.sets.tidy();
         out
+    }
+
+    /// Bytes that they take, as of the end of the last epoch.
+    pub fn bytes(&self) -> usize {
+        self.members.allocation_size() + self.bytes + self.paths.bytes() + self.sets.bytes()
+    }
+
+    /// The same, counted anew.
+    #[cfg(test)]
+    pub(super) fn recounted(&self) -> usize {
+        let members: usize = self.members.values().map(Member::count_bytes).sum();
+        self.members.allocation_size() + members + self.paths.recounted() + self.sets.recounted()
     }
 }
 

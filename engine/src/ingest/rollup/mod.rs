@@ -21,9 +21,9 @@
 //! of the unit, whole seconds), so sums are exact and the same in any order.
 //!
 //! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`]
-//! (labels of one series over time) · [`member`] (one series; [`saved`] is what a commit remembers of it) · [`members`]
-//! (those of one worker) · [`group`] (one group) · [`parents`] (those of one worker) · [`dataflow`] ([`restore`] is what
-//! it starts with).
+//! (labels of one series over time; [`sets`]: equal ones are kept once) · [`member`] (one series; [`saved`] is what a
+//! commit remembers of it) · [`members`] (those of one worker) · [`group`] (one group) · [`parents`] (those of one
+//! worker) · [`dataflow`] ([`restore`] is what it starts with).
 //! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`]
 //! reads them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that
 //! are made.
@@ -44,6 +44,7 @@ pub mod plan;
 pub mod restore;
 pub mod saved;
 pub mod series;
+pub mod sets;
 pub mod steps;
 pub mod sums;
 

@@ -41,7 +41,7 @@ const THREADED: u64 = 60;
 struct Table {
     rows: BTreeMap<(Arc<str>, Micros), RollupRow>,
     groups: GroupsState,
-    members: BTreeMap<Arc<str>, MemberState>,
+    members: BTreeMap<Arc<str>, Arc<MemberState>>,
     said: Vec<LabelChange>,
     unlabelled: i64,
     seed: u64,
@@ -145,7 +145,10 @@ fn remembered(seed: u64) -> usize {
 }
 
 // What is kept count of is what there is, and no more intervals than there is memory for, but for a few of each series.
-fn check_sizes(parents: &[Parents], seed: u64) {
+fn check_sizes(members: &[Members], parents: &[Parents], seed: u64) {
+    for members in members {
+        assert_eq!(members.bytes(), members.recounted(), "METERLINE_SEED={seed}");
+    }
     for parents in parents {
         let (counted, found) = parents.sizes();
         assert_eq!(counted, found, "METERLINE_SEED={seed}");
@@ -174,8 +177,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
                     .members
                     .values()
                     .filter(|state| mine(&state.series) == worker)
-                    .cloned()
-                    .map(|state| (state, 0));
+                    .map(|state| (MemberState::clone(state), 0));
                 Members::new(Arc::clone(&plan), states).looking_up(lookup)
             })
             .collect();
@@ -186,7 +188,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
         for (worker, parents) in parents.iter_mut().enumerate() {
             parents.restore(consolidated(restored.iter().filter(|(item, _)| of(item) == worker)));
         }
-        check_sizes(&parents, seed);
+        check_sizes(&members, &parents, seed);
         for epoch in epochs {
             let said = std::mem::take(&mut table.said);
             for (worker, members) in members.iter_mut().enumerate() {
@@ -223,7 +225,7 @@ fn run_plainly(seed: u64) -> (usize, usize) {
             for (rows, state) in all {
                 table.write(rows, &state);
             }
-            check_sizes(&parents, seed);
+            check_sizes(&members, &parents, seed);
         }
     }
     (looked_up, check(&case, &table))
@@ -348,7 +350,12 @@ fn run_threaded(seed: u64) {
             let case = Arc::clone(&shared);
             let setup = Setup {
                 plan: Arc::clone(&plan),
-                members: start.1.values().filter(|state| my(&state.series)).map(|state| (state.clone(), 0)).collect(),
+                members: start
+                    .1
+                    .values()
+                    .filter(|state| my(&state.series))
+                    .map(|state| (MemberState::clone(state), 0))
+                    .collect(),
                 labels: start.2.iter().filter(|change| my(&change.series)).cloned().collect(),
                 groups: start.0.clone(),
                 offset: range.start as i64,

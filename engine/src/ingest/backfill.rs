@@ -37,6 +37,7 @@ use super::rollup::alone::Alone;
 use super::rollup::changes::ForRollups;
 use super::rollup::coordinate::{Rollups, first_offset, follow};
 use super::rollup::series::RollupSeries;
+use super::rollup::taken::Taken;
 use super::segments::rewrite_from;
 use super::series::PendingReading;
 use super::shard::{Evicted, FeedRules, Place, Routed, Shard, ShardPart, route};
@@ -129,12 +130,16 @@ pub async fn run(
         committer = committer.never_declining();
     }
     let names = Names::of(config);
-    let bounds = Bounds::of(&config.ingest, Crew::alone(1));
-    let for_rollups = start.as_ref().map(|start| ForRollups::new(Arc::clone(&start.plan), Arc::clone(&start.givers)));
+    let bounds = Bounds::of(config, Crew::alone(1));
+    let taken = Arc::new(Taken::default());
+    let for_rollups = start.as_ref().map(|start| {
+        let (plan, givers) = (Arc::clone(&start.plan), Arc::clone(&start.givers));
+        ForRollups::new(plan, givers, Arc::clone(&taken))
+    });
     let mut rollups = start.map(|start| {
         let series = RollupSeries::new(Arc::clone(&start.plan), names.first_rollup());
         let rollups = Rollups::new(Arc::clone(&start.plan), series, Vec::new());
-        (rollups, Alone::new(start, first_offset(committer.fence()), bounds.shard.lookups()))
+        (rollups, Alone::new(start, first_offset(committer.fence()), &bounds.shard, taken))
     });
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
     let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);

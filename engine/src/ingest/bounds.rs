@@ -6,14 +6,23 @@
 //! | 2/8 | the intervals that they remember (the more series, the fewer each; the lake has the rest) |
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
 //! | 1/8 | half of it what cannot be used of two epochs, a quarter what is looked up at a time; the client library's queues, and everything else |
+//!
+//! Roll-ups have parts of these:
+//!
+//! | part | for |
+//! | --- | --- |
+//! | of the 3/8 | what they know of series, and what groups are: that stays, and leaves less for series themselves |
+//! | half of the first 2/8 | the intervals that groups remember (the more, the fewer each; the lake has the rest) |
+//! | of the second 2/8 | what they make of an epoch: it counts for each record ([`weight`]), so epochs are smaller |
 
-use meterline_schemas::config::IngestConfig;
+use meterline_schemas::config::Config;
 
 use super::crew::Crew;
+use super::rollup::weight;
 use super::shard::Budget;
 
 /// Bytes that a record of an epoch takes, with what becomes of it: rows of both epochs, readings between workers,
-/// places, encoded columns.
+/// places, encoded columns. What it takes in roll-ups comes on top.
 const RECORD_BYTES: u64 = 400;
 /// What the client library needs for one byte of payload: small records take several times as much in memory.
 const QUEUE_FACTOR: u64 = 8;
@@ -49,11 +58,14 @@ pub struct Bounds {
 
 impl Bounds {
     /// The limits of one process of a stream with these workers.
-    pub fn of(config: &IngestConfig, crew: Crew) -> Bounds {
+    pub fn of(config: &Config, crew: Crew) -> Bounds {
+        let (config, rollups) = (&config.ingest, &config.rollup);
         let (workers, processes) = (crew.threads.max(1) as u64, crew.processes.max(1) as u64);
         let eighth = config.memory_limit.bytes() / 8;
         let queue_kib = (eighth / 1024 / QUEUE_FACTOR / workers).clamp(QUEUE_KIB_MIN, QUEUE_KIB_MAX);
-        let records = config.commit_records.min(2 * eighth / RECORD_BYTES).max(RECORDS_MIN);
+        let record_bytes = RECORD_BYTES + weight::of_reading(rollups);
+        let records = config.commit_records.min(2 * eighth / record_bytes).max(RECORDS_MIN);
+        let of_groups = if rollups.is_empty() { 0 } else { eighth };
         // An eighth of the eighth for each kind and each of the two epochs: half of it in all. All of it goes to
         // process 0.
         let dead_bytes = (eighth / 8 / (workers * processes)).max(DEAD_BYTES_MIN);
@@ -68,7 +80,8 @@ impl Bounds {
             refused: size(dead_bytes / REFUSED_BYTES),
             shard: Budget {
                 series: size(3 * eighth / workers),
-                intervals: size(2 * eighth / workers),
+                intervals: size((2 * eighth - of_groups) / workers),
+                groups: size(of_groups / workers),
                 lookup: size((eighth / 4 / workers).max(LOOKUP_BYTES_MIN)),
                 rows,
             },
@@ -78,18 +91,25 @@ impl Bounds {
 
 #[cfg(test)]
 mod tests {
+    use meterline_schemas::config::RollupConfig;
+
     use super::*;
+
+    fn config(limit: &str) -> Config {
+        let mut config = Config::default();
+        config.ingest.memory_limit = limit.parse().unwrap();
+        config
+    }
 
     #[test]
     fn less_memory_means_smaller_epochs_and_a_shorter_memory() {
-        let within = |limit: &str, crew: Crew| {
-            Bounds::of(&IngestConfig { memory_limit: limit.parse().unwrap(), ..Default::default() }, crew)
-        };
+        let within = |limit: &str, crew: Crew| Bounds::of(&config(limit), crew);
         let of = |limit: &str| within(limit, Crew::alone(2));
         let (ample, scarce) = (of("2 GiB"), of("256 MiB"));
         assert_eq!((ample.records, scarce.records), (1_342_177, 167_772));
         assert_eq!((ample.queue_kib, scarce.queue_kib), (16 * 1024, 2048));
         assert_eq!((ample.shard.intervals, scarce.shard.intervals), (256 << 20, 32 << 20));
+        assert_eq!((ample.shard.groups, scarce.shard.groups), (0, 0));
         assert_eq!((ample.shard.lookup, scarce.shard.lookup), (32 << 20, 4 << 20));
         assert_eq!(ample.shard.rows, 1_006_632);
         assert_eq!((ample.dead_bytes, scarce.dead_bytes), (16 << 20, 2 << 20));
@@ -101,5 +121,25 @@ mod tests {
         assert_eq!((scarce.share, one_of_four.records, one_of_four.share), (167_772, 167_772, 41_943));
         assert_eq!((scarce.shard.rows, one_of_four.shard.rows), (125_829, 31_456));
         assert_eq!((one_of_four.shard.intervals, one_of_four.dead_bytes), (scarce.shard.intervals, 512 << 10));
+    }
+
+    #[test]
+    fn roll_ups_have_half_of_what_is_remembered_and_a_part_of_each_record() {
+        let levels: [&[&str]; 3] = [&["region"], &["region", "feeder"], &["region", "feeder", "site"]];
+        for (limit, by) in ["64 MiB", "256 MiB", "2 GiB"].into_iter().flat_map(|limit| levels.map(|by| (limit, by))) {
+            let mut rolled_up = config(limit);
+            rolled_up.rollup.insert("grid".into(), RollupConfig::new(by));
+            let [without, with] = [config(limit), rolled_up.clone()].map(|config| Bounds::of(&config, Crew::alone(2)));
+            let shares = (with.shard.intervals, with.shard.groups, with.shard.series);
+            let half = without.shard.intervals / 2;
+            assert_eq!(shares, (half, half, without.shard.series), "{limit} {by:?}");
+            let limit_bytes = rolled_up.ingest.memory_limit.bytes();
+            let each = RECORD_BYTES + weight::of_reading(&rolled_up.rollup);
+            assert_eq!(with.records, (limit_bytes / 4 / each).max(RECORDS_MIN), "{limit} {by:?}");
+            assert!(with.records < without.records && with.shard.rows < without.shard.rows, "{limit} {by:?}");
+            // What a reading takes elsewhere is as it was.
+            let rest = |bounds: &Bounds| (bounds.queue_kib, bounds.dead_bytes, bounds.refused, bounds.shard.lookup);
+            assert_eq!(rest(&with), rest(&without), "{limit} {by:?}");
+        }
     }
 }

@@ -56,6 +56,7 @@ use super::rollup::member::MemberState;
 use super::rollup::parents::GroupsState;
 use super::rollup::plan::Plan;
 use super::rollup::saved::Givers;
+use super::rollup::taken::Taken;
 use super::rollup::{self, Input, LabelChange};
 use super::series::SeriesState;
 use super::shard::{Budget, Evicted, FeedRules, Routed, Shard, ShardPart};
@@ -221,14 +222,16 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>> = InputHandle::new();
     let mut labels: InputHandle<u64, CapacityContainerBuilder<Vec<Input>>> = InputHandle::new();
     let mut shard = Shard::new(Arc::clone(&common.feeds), setup.budget);
+    let taken = Arc::new(Taken::default());
     if let Some(rollups) = &setup.rollups {
-        shard = shard.for_rollups(ForRollups::new(Arc::clone(&rollups.plan), Arc::clone(&rollups.givers)));
+        let (plan, givers) = (Arc::clone(&rollups.plan), Arc::clone(&rollups.givers));
+        shard = shard.for_rollups(ForRollups::new(plan, givers, Arc::clone(&taken)));
     }
     shard.restore_evicted(setup.evicted);
     for (feed, state, written) in setup.series {
         shard.restore(feed, state, written);
     }
-    let rollups = setup.rollups.map(|rollups| rollup_setup(worker.index(), rollups, setup.budget.lookups(), &common));
+    let rollups = setup.rollups.map(|rollups| rollup_setup(worker.index(), rollups, &setup.budget, taken, &common));
     build(worker, &mut input, &mut labels, shard, setup.recalled, rollups, &common);
     input.advance_to(1);
     labels.advance_to(1);
@@ -295,7 +298,13 @@ fn build(
 }
 
 // Brings the parts of roll-ups, and what they ask for, to the coordinator.
-fn rollup_setup(worker: usize, setup: RollupSetup, lookup: usize, common: &Common) -> rollup::dataflow::Setup {
+fn rollup_setup(
+    worker: usize,
+    setup: RollupSetup,
+    budget: &Budget,
+    taken: Arc<Taken>,
+    common: &Common,
+) -> rollup::dataflow::Setup {
     let RollupSetup { plan, givers, members, labels, groups, offset, answered } = setup;
     let events = common.events.clone();
     let ask = move |of: Of| {
@@ -322,7 +331,9 @@ fn rollup_setup(worker: usize, setup: RollupSetup, lookup: usize, common: &Commo
         labels,
         groups,
         offset,
-        lookup,
+        lookup: budget.lookups(),
+        remembered: budget.groups,
+        taken,
         series_rows: Box::new(Asking { ask: ask(Of::Series), answers: answered.series }),
         group_rows: Box::new(Asking { ask: ask(Of::Groups), answers: answered.groups }),
         place: Box::new(move || control.places().members),

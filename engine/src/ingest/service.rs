@@ -176,7 +176,7 @@ async fn start_linked(
     {
         check_feeds(config, &known)?;
     }
-    let bounds = Bounds::of(&config.ingest, crew);
+    let bounds = Bounds::of(config, crew);
     let control = Arc::new(Control::new(bounds.share, feeds.len(), Arc::clone(&stopping)));
     let (events, mut received) = channel::unbounded_channel();
     let (give_back, given_back) = mpsc::channel();

@@ -123,10 +123,13 @@ impl Place {
 /// What a shard may keep in memory; in bytes where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// For what series are: beyond it those that had no reading for longest leave memory.
+    /// For what series are, with what roll-ups know of them: beyond it those that had no reading for longest leave
+    /// memory.
     pub series: usize,
     /// For the intervals that they remember.
     pub intervals: usize,
+    /// For those that groups remember, in roll-ups.
+    pub groups: usize,
     /// For what is looked up at a time.
     pub lookup: usize,
     /// Rows after which an epoch is full. One reading can make many: those that waited for the frequency of their
@@ -137,7 +140,7 @@ pub struct Budget {
 impl Budget {
     /// No limit that matters.
     pub const AMPLE: Budget =
-        Budget { series: usize::MAX, intervals: usize::MAX, lookup: usize::MAX, rows: usize::MAX };
+        Budget { series: usize::MAX, intervals: usize::MAX, groups: usize::MAX, lookup: usize::MAX, rows: usize::MAX };
 
     /// Intervals that are looked up at a time.
     pub fn lookups(&self) -> usize {
@@ -407,13 +410,8 @@ impl Shard {
                 return self.refuse(feed, &reading, SERIES_OF_ANOTHER_FEED, detail);
             }
             Some(number) => number,
-            None if self.is_out_of_routes() => {
-                let detail = format!(
-                    "series `{series}` is new, but {} series in memory and {} beside it are all that can be told apart: \
-                     raise `ingest.memory_limit`, or check that the feed's `series` names a field that identifies meters",
-                    self.live(),
-                    self.absent.len()
-                );
+            None if self.is_out_of_room() => {
+                let detail = self.why_too_many(&series);
                 return self.refuse(feed, &reading, TOO_MANY_SERIES, detail);
             }
             None => {

@@ -84,7 +84,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let feeds = feed_rules(config)?;
     let membership = Membership::of(config, &options.directory, process, threads)?;
     let me = Arc::new(membership.ok_or(ClusterError::NoSuchProcess { process, processes: 1 })?);
-    let (crew, bounds) = (me.crew(), Bounds::of(&config.ingest, me.crew()));
+    let (crew, bounds) = (me.crew(), Bounds::of(config, me.crew()));
     let lock = EngineLock::engine(lake)?;
     let control = Arc::new(Control::new(bounds.share, feeds.len(), Arc::default()));
     let joining = Arc::clone(&me);

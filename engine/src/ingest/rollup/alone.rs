@@ -6,13 +6,14 @@ use differential_dataflow::consolidation::consolidate;
 
 use super::super::commit::Committer;
 use super::super::error::IngestError;
-use super::super::shard::Place;
+use super::super::shard::{Budget, Place};
 use super::coordinate::{MembersFrames, RollupParts};
 use super::dataflow::{GroupsPart, MembersPart};
 use super::members::Members;
 use super::parents::Parents;
 use super::restore::Start;
 use super::saved::Givers;
+use super::taken::Taken;
 use super::{Input, LabelChange};
 
 /// The one worker.
@@ -22,22 +23,32 @@ pub struct Alone {
     givers: Arc<Givers>,
     // Labels that hold from the next epoch on.
     said: Vec<LabelChange>,
+    // Is told what series and groups take.
+    taken: Arc<Taken>,
     // Of the rows' positions.
     offset: i64,
     epoch: u64,
 }
 
 impl Alone {
-    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch, and about `lookup`
-    /// rows are looked up at a time.
-    pub fn new(start: Start, offset: i64, lookup: usize) -> Alone {
+    /// With what a commit remembers; `offset` is that of the rows' positions before the first epoch, and `taken` is
+    /// told what series and groups take.
+    pub fn new(start: Start, offset: i64, budget: &Budget, taken: Arc<Taken>) -> Alone {
         let Start { plan, givers, members, labels, groups } = start;
+        let lookup = budget.lookups();
         let mut members = Members::new(Arc::clone(&plan), members).looking_up(lookup);
-        let mut parents = Parents::new(plan, groups).looking_up(lookup);
+        let mut parents = Parents::new(plan, groups).looking_up(lookup).remembering(budget.groups);
         let mut remembered = members.finish(Place::NOWHERE).items;
         consolidate(&mut remembered);
         parents.restore(remembered);
-        Alone { members, parents, givers, said: labels, offset, epoch: 0 }
+        let alone = Alone { members, parents, givers, said: labels, taken, offset, epoch: 0 };
+        alone.tell();
+        alone
+    }
+
+    fn tell(&self) {
+        self.taken.by_series(self.members.bytes());
+        self.taken.by_groups(self.parents.standing());
     }
 
     /// The parts of an epoch in which these intervals changed; what members remember goes to `place`.
@@ -69,6 +80,7 @@ impl Alone {
             self.parents.take(committer.group_rows(&wants).await?);
         }
         let rows = self.parents.finish();
+        self.tell();
         let (epoch, state) = (self.epoch, self.parents.state().clone());
         let part = MembersPart {
             epoch,

@@ -11,6 +11,7 @@ use super::super::rows::{Content, Rows};
 use super::super::series::SeriesState;
 use super::plan::Plan;
 use super::saved::Givers;
+use super::taken::Taken;
 use super::{Input, IntervalChange};
 
 // Whether a reading waits in the state of its series.
@@ -22,15 +23,21 @@ fn waits(state: &SeriesState, position: Position) -> bool {
 pub struct ForRollups {
     plan: Arc<Plan>,
     givers: Arc<Givers>,
+    taken: Arc<Taken>,
     // Labels of the readings that became something in this epoch, by the number of their series and their position.
     labels: HashMap<(u32, Position), LabelValues>,
     inputs: Vec<Input>,
 }
 
 impl ForRollups {
-    /// Nothing yet.
-    pub fn new(plan: Arc<Plan>, givers: Arc<Givers>) -> ForRollups {
-        ForRollups { plan, givers, labels: HashMap::new(), inputs: Vec::new() }
+    /// Nothing yet; `taken` is told by the roll-ups of the same worker.
+    pub fn new(plan: Arc<Plan>, givers: Arc<Givers>, taken: Arc<Taken>) -> ForRollups {
+        ForRollups { plan, givers, taken, labels: HashMap::new(), inputs: Vec::new() }
+    }
+
+    /// Bytes that roll-ups take of the memory for what series are.
+    pub fn taken(&self) -> usize {
+        self.taken.bytes()
     }
 
     /// Whether series of a feed may take part.
@@ -145,7 +152,7 @@ mod tests {
         config.feed.insert("m".into(), feed);
         config.rollup.insert("r".into(), RollupConfig::new(&["site"]));
         let (plan, givers) = (Plan::new(&config).unwrap(), Givers::new(&config));
-        ForRollups::new(Arc::new(plan), Arc::new(givers))
+        ForRollups::new(Arc::new(plan), Arc::new(givers), Arc::default())
     }
 
     #[test]

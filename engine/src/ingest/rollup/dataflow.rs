@@ -30,6 +30,7 @@ use super::members::{Item, Members};
 use super::parents::{GroupsState, Parents, RollupRow};
 use super::plan::Plan;
 use super::sums::Sums;
+use super::taken::Taken;
 use super::{Input, LabelChange};
 
 /// How long an epoch that waits for rows sleeps between two looks.
@@ -50,6 +51,10 @@ pub struct Setup {
     pub offset: i64,
     /// Rows that are looked up at a time, about.
     pub lookup: usize,
+    /// Bytes for the intervals that groups remember.
+    pub remembered: usize,
+    /// Is told what series and groups take.
+    pub taken: Arc<Taken>,
     /// Looks up intervals of series.
     pub series_rows: Box<dyn Recall<SeriesRow>>,
     /// Looks up intervals of groups.
@@ -99,13 +104,15 @@ type Differences<'scope> = Stream<'scope, u64, Vec<(Item, u64, Sums)>>;
 
 /// Builds the graph. Inputs of epoch 0 are not possible: it is that of the remembered series.
 pub fn build(inputs: Stream<'_, u64, Vec<Input>>, setup: Setup) {
-    let Setup { plan, members, labels, groups, offset, lookup, series_rows, group_rows, place, events } = setup;
+    let Setup { plan, members, labels, groups, offset, lookup, remembered, taken, .. } = setup;
+    let Setup { series_rows, group_rows, place, events, .. } = setup;
     let clock = latest(inputs.clone()).broadcast();
     let members = Members::new(Arc::clone(&plan), members).looking_up(lookup);
-    let parents = Parents::new(plan, groups).looking_up(lookup);
-    let differences = assign(inputs, members, labels, series_rows, place, Rc::clone(&events));
+    let parents = Parents::new(plan, groups).looking_up(lookup).remembering(remembered);
+    taken.by_series(members.bytes());
+    let differences = assign(inputs, members, labels, series_rows, place, Rc::clone(&events), Arc::clone(&taken));
     let differences = differences.as_collection().consolidate().inner;
-    collect(differences, clock, parents, offset, group_rows, events);
+    collect(differences, clock, parents, offset, group_rows, events, taken);
 }
 
 // Of each batch the latest instant at which something in it was known.
@@ -128,6 +135,7 @@ fn assign<'scope>(
     mut recall: Box<dyn Recall<SeriesRow>>,
     place: Box<dyn Fn() -> Place>,
     events: Rc<dyn Fn(Event)>,
+    taken: Arc<Taken>,
 ) -> Differences<'scope> {
     let scope = inputs.scope();
     let by_series = Exchange::new(|input: &Input| route(input.series()));
@@ -162,6 +170,7 @@ fn assign<'scope>(
                     }
                 }
                 let found = members.finish(place());
+                taken.by_series(members.bytes());
                 if let Some(capability) = &mut capability {
                     let mut session = output.session(&*capability);
                     found.items.into_iter().for_each(|(item, sums)| session.give((item, running, sums)));
@@ -200,6 +209,7 @@ fn collect(
     offset: i64,
     mut recall: Box<dyn Recall<GroupRow>>,
     events: Rc<dyn Fn(Event)>,
+    taken: Arc<Taken>,
 ) {
     let scope = differences.scope();
     differences
@@ -248,6 +258,7 @@ fn collect(
                         }
                         begun = false;
                         let rows = parents.finish();
+                        taken.by_groups(parents.standing());
                         events(Event::Groups(GroupsPart { epoch: running, rows, state: parents.state().clone() }));
                         running += 1;
                     }

@@ -23,7 +23,8 @@
 //! In the order of the flow: [`plan`] (the configuration, resolved) · [`changes`] (what shards tell) · [`history`]
 //! (labels of one series over time; [`sets`]: equal ones are kept once) · [`member`] (one series; [`saved`] is what a
 //! commit remembers of it) · [`members`] (those of one worker) · [`group`] (one group) · [`parents`] (those of one
-//! worker) · [`dataflow`] ([`restore`] is what it starts with).
+//! worker) · [`dataflow`] ([`restore`] is what it starts with). [`weight`] and [`taken`] are about memory: what a
+//! reading takes on its way, and what stays.
 //! [`lake`] asks for rows that are no longer in memory, [`ask`] brings the question to the coordinator, and [`look_up`]
 //! reads them. [`coordinate`] makes what an epoch gives a part of its commit, and [`mod@series`] keeps the series that
 //! are made.
@@ -47,6 +48,8 @@ pub mod series;
 pub mod sets;
 pub mod steps;
 pub mod sums;
+pub mod taken;
+pub mod weight;
 
 #[cfg(test)]
 mod oracle;

@@ -94,6 +94,10 @@ fn case(seed: u64) -> Case {
     }
     case.config.ingest.commit_interval = Span(50_000);
     case.config.ingest.remembered_intervals = 2;
+    if seed.is_multiple_of(2) {
+        // Enough for all series; groups remember some intervals.
+        case.config.ingest.memory_limit = "1MiB".parse().unwrap();
+    }
     case
 }
 

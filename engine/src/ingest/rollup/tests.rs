@@ -360,6 +360,8 @@ fn run_threaded(seed: u64) {
                 groups: start.0.clone(),
                 offset: range.start as i64,
                 lookup: lookup(seed),
+                remembered: remembered(seed),
+                taken: Arc::default(),
                 series_rows: Box::new(FromCase { case, first: range.start, asked: None, patience: 0 }),
                 group_rows: Box::new(FromTable { committer: Arc::clone(&mine), asked: None }),
                 place: Box::new(|| PLACE),

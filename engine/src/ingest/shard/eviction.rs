@@ -1,7 +1,8 @@
 //! Which series leave memory, and how they come back.
 //!
 //! Where what series are takes more than its share of memory, those that had no reading for longest go, at the end of
-//! an epoch: their states are part of its commit, in the [runs](super::super::evicted) of the lake.
+//! an epoch: their states are part of its commit, in the [runs](super::super::evicted) of the lake. What roll-ups know
+//! of series takes of the same share and stays: the more that is, the fewer series.
 
 use hashbrown::HashSet;
 use jiff::tz::TimeZone;
@@ -11,6 +12,7 @@ use meterline_schemas::unit::Unit;
 use super::super::census::{Changes, Stand};
 use super::super::error::IngestError;
 use super::super::frequency::READINGS_MIN;
+use super::super::rollup::changes::ForRollups;
 use super::super::segments::Frames;
 use super::super::series::SeriesState;
 use super::absent::Routes;
@@ -73,15 +75,41 @@ impl Shard {
         self.bytes + self.waiting.saturating_sub(self.budget.intervals)
     }
 
-    // Bytes that series in memory may take beside the routes of the others. These cannot leave: should they be too many
-    // after a start with a lower limit, a quarter is left all the same, else every epoch would be full at once.
-    fn room(&self) -> usize {
-        self.budget.series.saturating_sub(self.absent.bytes()).max(self.budget.series / 4)
+    // Bytes of what roll-ups know of series and groups.
+    fn in_rollups(&self) -> usize {
+        self.for_rollups.as_ref().map_or(0, ForRollups::taken)
     }
 
-    /// Whether so many series are known that the routes of one more could take more than half of what series may take.
-    pub(super) fn is_out_of_routes(&self) -> bool {
-        self.absent.bytes_with_another() > self.budget.series / 2
+    // Bytes that series in memory may take beside the routes of the others, and what roll-ups know. These cannot leave:
+    // should they be too many after a start with a lower limit, a quarter is left all the same, else every epoch would
+    // be full at once.
+    fn room(&self) -> usize {
+        let stays = self.absent.bytes() + self.in_rollups();
+        self.budget.series.saturating_sub(stays).max(self.budget.series / 4)
+    }
+
+    /// Whether so many series are known that what does not leave memory, their routes and their labels in roll-ups, could
+    /// take more than half of what series may take with one more.
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.absent.bytes_with_another() + self.in_rollups() > self.budget.series / 2
+    }
+
+    /// What to do where there is no room for a new series.
+    pub(super) fn why_too_many(&self, series: &str) -> String {
+        let (of_rollups, meters) = match self.in_rollups() {
+            0 => (String::new(), "meters"),
+            bytes => {
+                let of_rollups = format!(", with their labels for roll-ups ({} KiB)", bytes.div_ceil(1024));
+                (of_rollups, "meters, and its `labels` those that meters have in common")
+            }
+        };
+        format!(
+            "series `{series}` is new, but {} series in memory and {} beside it are all that can be told \
+             apart{of_rollups}: raise `ingest.memory_limit`, or check that the feed's `series` names a field that \
+             identifies {meters}",
+            self.live(),
+            self.absent.len()
+        )
     }
 
     /// Whether the series of the running epoch take what they may, with those that are to come back.

@@ -8,6 +8,9 @@ use meterline_schemas::time::{DAY, HOUR};
 
 use super::super::census::Census;
 use super::super::recall::Recalled;
+use super::super::rollup::plan::Plan;
+use super::super::rollup::saved::Givers;
+use super::super::rollup::taken::Taken;
 use super::super::segments::SERIES;
 use super::*;
 
@@ -107,7 +110,7 @@ fn series_that_had_no_reading_for_longest_leave_memory_and_come_back() {
 
 #[test]
 fn routes_are_the_same_for_ever() {
-    assert_eq!(["", "a", "meter-0000001"].map(route), [0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f, 0]);
+    assert_eq!(["", "a", "meter-0000001"].map(route), [0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f, 0x12f2_0b62_857b_9d93]);
 }
 
 #[test]
@@ -173,6 +176,48 @@ fn series_beyond_what_can_be_told_apart_are_refused_and_the_others_go_on() {
     shard.resolve(found(&[&gone])).unwrap();
     let part = shard.finish(PLACE).unwrap();
     assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (1, 1, TOO_MANY_SERIES));
+}
+
+// A shard of a worker whose roll-ups say what they take.
+fn beside_rollups(budget: Budget) -> (Shard, Arc<Taken>) {
+    let (config, taken) = (meterline_schemas::config::Config::default(), Arc::new(Taken::default()));
+    let (plan, givers) = (Arc::new(Plan::new(&config).unwrap()), Arc::new(Givers::new(&config)));
+    let rollups = ForRollups::new(plan, givers, Arc::clone(&taken));
+    (Shard::new([feed("f")].into(), budget).for_rollups(rollups), taken)
+}
+
+#[test]
+fn what_roll_ups_know_leaves_less_room_for_series() {
+    for (of_series, of_groups, gone) in [(0, 0, 0), (EACH, 0, 1), (EACH, EACH, 2), (9 * EACH, 0, 3)] {
+        let (mut shard, taken) = beside_rollups(Budget { series: 4 * EACH, ..Budget::AMPLE });
+        for series in ["a", "b", "c"] {
+            shard.apply(reading(0, series, 1), Micros::MIN);
+        }
+        taken.by_series(of_series);
+        taken.by_groups(of_groups);
+        assert_eq!(shard.finish(PLACE).unwrap().evicted.series, gone, "{of_series} {of_groups}");
+        // Whatever they take, an epoch has room for some series.
+        assert!(!shard.is_crowded());
+    }
+}
+
+#[test]
+fn new_series_are_refused_where_roll_ups_know_too_much_and_the_others_go_on() {
+    let (mut shard, taken) = beside_rollups(Budget { series: 8 * EACH, ..Budget::AMPLE });
+    shard.apply(reading(0, "a", 1), Micros::MIN);
+    shard.finish(PLACE).unwrap();
+    taken.by_series(4 * EACH + 1);
+    for (series, hour) in [("a", 2), ("b", 2)] {
+        shard.apply(reading(0, series, hour), Micros::MIN);
+    }
+    let part = shard.finish(PLACE).unwrap();
+    assert_eq!((part.rows[0].rows.len(), part.dead.len(), &*part.dead[0].reason), (1, 1, TOO_MANY_SERIES));
+    let detail = &part.dead[0].detail;
+    assert!(detail.contains("their labels for roll-ups") && detail.contains("`labels`"), "{detail}");
+    // There is room again.
+    taken.by_series(4 * EACH);
+    shard.apply(reading(0, "b", 3), Micros::MIN);
+    assert!(shard.finish(PLACE).unwrap().dead.is_empty());
 }
 
 #[test]

@@ -113,9 +113,9 @@ pub struct IngestConfig {
     /// Longest time between two commits. Default `10s`.
     pub commit_interval: Span,
     /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and
-    /// not yet committed. Series that had no reading for longest leave memory when there is not enough for all; their
-    /// states are looked up in the lake when they have readings again. The rest of the process needs some 200 MiB more.
-    /// Default `2GiB`.
+    /// not yet committed; and the same of roll-ups. Series that had no reading for longest leave memory when there is
+    /// not enough for all; their states are looked up in the lake when they have readings again. The rest of the process
+    /// needs some 200 MiB more. Default `2GiB`.
     pub memory_limit: Bytes,
     /// Readings after which a commit is made early, at least 10,000; fewer where `memory_limit` allows fewer. Default
     /// 2,000,000.

@@ -43,8 +43,8 @@ pub struct RollupConfig {
     /// and where it lacks the first label at none (it is counted as unlabelled).
     #[serde(default)]
     pub unlabelled: Option<String>,
-    /// How long before the newest interval the groups' intervals are kept in memory; corrections to older ones read the
-    /// table. Default `2d`.
+    /// How long before the newest interval the groups' intervals are kept in memory, less long where
+    /// `ingest.memory_limit` allows less; corrections to older ones read the table. Default `2d`.
     #[serde(default = "two_days")]
     pub remembered: Span,
 }

@@ -7,6 +7,10 @@ use meterline_bench::ingest::plan::{Plan, measure};
 use meterline_bench::report;
 use meterline_tests::kafka::Kafka;
 
+// That of the engine, whose part alone is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Readings per second, Kafka JSON → committed intervals, beside a bare consumer of the same topic and Apache Flink;
 /// how long a reading takes, what a restart takes, and the engine's part alone
 #[derive(Debug, Parser)]

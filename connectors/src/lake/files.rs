@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{SortColumn, lexsort_to_indices, take, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -113,7 +113,7 @@ impl FileSet {
         let mut batches = batches.into_iter();
         let Some(first) = batches.next() else { return Ok(()) };
         let first = first.map_err(failed)?;
-        let mut writer = FileWriter::new(&self.table, partition, &first.schema())?;
+        let mut writer = FileWriter::new(&self.table, partition, &first)?;
         for batch in std::iter::once(Ok(first)).chain(batches) {
             writer.write(&batch.map_err(failed)?)?;
         }
@@ -145,15 +145,15 @@ pub(super) struct FileWriter {
 }
 
 impl FileWriter {
-    /// A file of the table, with the columns of `schema`: all but the partition's.
+    /// A file of the table that begins with these rows, which have all columns but the partition's.
     pub(super) fn new(
         table: &TableDefinition,
         partition: Partition,
-        schema: &SchemaRef,
+        first: &RecordBatch,
     ) -> Result<FileWriter, LakeError> {
         let refuse = |e: ParquetError| failed(table.name, &e);
-        let properties = properties(table, schema).map_err(refuse)?;
-        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(schema), Some(properties)).map_err(refuse)?;
+        let properties = properties(table, first).map_err(refuse)?;
+        let writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties)).map_err(refuse)?;
         Ok(FileWriter { table: table.name, partition, statistics: Statistics::default(), writer })
     }
 
@@ -193,8 +193,10 @@ fn failed(table: &str, error: &ParquetError) -> LakeError {
 }
 
 /// Whole numbers and instants hardly repeat, but they are near to each other; and only the columns by which a file is
-/// sorted are worth statistics inside it.
-fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperties, ParquetError> {
+/// sorted are worth statistics inside it. Where texts by which it is sorted hardly repeat (many meters, of which a commit
+/// has a few readings each), a dictionary would have them all and be given up; they have their beginnings in common.
+fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProperties, ParquetError> {
+    let schema = first.schema();
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(512 * 1024))
@@ -205,6 +207,13 @@ fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperti
         if table.sort_by.contains(&field.name().as_str()) {
             properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::Page);
         }
+        let texts =
+            table.sort_by.first().filter(|name| *name == field.name()).and_then(|name| first.column_by_name(name));
+        if texts.and_then(|texts| texts.as_string_opt::<i32>()).is_some_and(hardly_repeat) {
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path.clone(), Encoding::DELTA_BYTE_ARRAY);
+        }
         if matches!(field.data_type(), DataType::Int32 | DataType::Int64 | DataType::Timestamp(_, _)) {
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
@@ -212,6 +221,16 @@ fn properties(table: &TableDefinition, schema: &Schema) -> Result<WriterProperti
         }
     }
     Ok(properties.build())
+}
+
+/// Rows up to which a dictionary costs nothing.
+const DICTIONARY_WORTH: usize = 1_000;
+
+/// Whether sorted texts have fewer than four rows each, on average.
+fn hardly_repeat(texts: &StringArray) -> bool {
+    const ROWS_A_TEXT: usize = 4;
+    let distinct = 1 + (1..texts.len()).filter(|row| texts.value(*row) != texts.value(row - 1)).count();
+    texts.len() > DICTIONARY_WORTH && distinct > texts.len() / ROWS_A_TEXT
 }
 
 /// A directory name of letters that no reader needs to decode. The log says which value it stands for.
@@ -259,4 +278,17 @@ fn sort(table: &TableDefinition, rows: &RecordBatch) -> Result<RecordBatch, Arro
     let order = lexsort_to_indices(&keys, None)?;
     let columns: Result<Vec<ArrayRef>, _> = rows.columns().iter().map(|c| take(c, &order, None)).collect();
     RecordBatch::try_new(rows.schema(), columns?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_hardly_repeat_get_no_dictionary() {
+        let texts =
+            |rows: usize, each: usize| StringArray::from_iter_values((0..rows).map(|row| format!("{}", row / each)));
+        assert!(hardly_repeat(&texts(8_000, 1)) && hardly_repeat(&texts(8_000, 3)));
+        assert!(!hardly_repeat(&texts(8_000, 4)) && !hardly_repeat(&texts(900, 1)) && !hardly_repeat(&texts(0, 1)));
+    }
 }

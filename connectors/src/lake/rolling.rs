@@ -33,7 +33,7 @@ impl RollingWriter {
         }
         let writer = match &mut self.open {
             Some(writer) => writer,
-            None => self.open.insert(FileWriter::new(&self.table, self.partition.clone(), &rows.schema())?),
+            None => self.open.insert(FileWriter::new(&self.table, self.partition.clone(), rows)?),
         };
         writer.write(rows)?;
         if writer.bytes() >= self.target { self.close().await } else { Ok(()) }

@@ -51,6 +51,7 @@ pub const UNIT_MISMATCH: &str = "unit_mismatch";
 
 /// One series at work: its state, and what need not survive.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct Series {
     /// What a commit remembers.
     pub state: SeriesState,

@@ -12,17 +12,17 @@ use super::eras::Era;
 use super::frequency::Found;
 use super::rollup::saved::NamedLabels;
 
-/// State of one series.
+/// State of one series. What readings need comes first and lies together: of a million series hardly one is in the caches
+/// of the processor, and each line of memory is waited for.
 #[derive(Debug, Clone, PartialEq)]
+#[repr(C)]
 pub struct SeriesState {
-    /// Feed that it comes from.
-    pub feed: Arc<str>,
     /// Identifier.
     pub id: CompactString,
-    /// Unit of the stored values.
-    pub unit: Unit,
     /// Native frequency; `None` while it is being detected.
     pub frequency: Option<Frequency>,
+    /// Kafka partition it was last seen in; its event time counts there.
+    pub partition: i32,
     /// Whether the frequency was declared (else detected).
     pub declared: bool,
     /// How sure the frequency is, in per cent: [`Found::confidence`], or 100 where it was
@@ -32,18 +32,20 @@ pub struct SeriesState {
     pub phase: i8,
     /// How far from there: [`Found::spread`].
     pub spread: u8,
-    /// Kafka partition it was last seen in; its event time counts there.
-    pub partition: i32,
-    /// Start of the first interval written.
-    pub first_start: Option<Micros>,
-    /// Start of the last interval written.
-    pub last_start: Option<Micros>,
-    /// Bit i: the interval i steps before `last_start` was written. Completeness comes from it.
-    pub recent: u128,
-    /// Intervals written for the first time.
-    pub intervals: u64,
     /// The rest, of which most series have nothing.
     pub(super) extra: Option<Box<Extra>>,
+    /// Bit i: the interval i steps before `last_start` was written. Completeness comes from it.
+    pub recent: u128,
+    /// Start of the last interval written.
+    pub last_start: Option<Micros>,
+    /// Intervals written for the first time.
+    pub intervals: u64,
+    /// Unit of the stored values.
+    pub unit: Unit,
+    /// Start of the first interval written.
+    pub first_start: Option<Micros>,
+    /// Feed that it comes from.
+    pub feed: Arc<str>,
 }
 
 /// What few series need.

@@ -148,17 +148,19 @@ impl Budget {
     }
 }
 
+// It begins with a line of memory, and what readings need with it.
+#[repr(C, align(64))]
 struct Member {
-    feed: u16,
+    route: u64,
     // The last epoch in which it got a reading.
     touched: u32,
-    route: u64,
+    feed: u16,
+    series: Series,
     // The commit whose segment holds its state.
     written: i64,
     // Of its state, as of the last epoch in which it got a reading, and of readings that wait in it.
     bytes: u32,
     waiting: u32,
-    series: Series,
 }
 
 /// Bytes of a series that gets a reading in an epoch: where it stood before, its texts and its place among the others.

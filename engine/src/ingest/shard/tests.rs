@@ -110,7 +110,10 @@ fn series_that_had_no_reading_for_longest_leave_memory_and_come_back() {
 
 #[test]
 fn routes_are_the_same_for_ever() {
-    assert_eq!(["", "a", "meter-0000001"].map(route), [0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f, 0x12f2_0b62_857b_9d93]);
+    assert_eq!(
+        ["", "a", "meter-0000001"].map(route),
+        [0x2d06_8005_38d3_94c2, 0xe6c6_32b6_1e96_4e1f, 0x12f2_0b62_857b_9d93]
+    );
 }
 
 #[test]

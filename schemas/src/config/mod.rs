@@ -114,8 +114,10 @@ pub struct IngestConfig {
     pub commit_interval: Span,
     /// Memory that the stream may take in each process: what it knows of series, what they remember, what is read and
     /// not yet committed; and the same of roll-ups. Series that had no reading for longest leave memory when there is
-    /// not enough for all; their states are looked up in the lake when they have readings again. The rest of the process
-    /// needs some 200 MiB more. Default `2GiB`.
+    /// not enough for all; their states are looked up in the lake when they have readings again. New series are refused
+    /// (dead letters, `too_many_series`) where what cannot leave memory takes half of the share for series, which is
+    /// 3/8 of the limit: some 8 to 18 bytes for each series that left, and what roll-ups know of series and groups. The
+    /// rest of the process needs some 200 MiB more. Default `2GiB`.
     pub memory_limit: Bytes,
     /// Readings after which a commit is made early, at least 10,000; fewer where `memory_limit` allows fewer. Default
     /// 2,000,000.

@@ -38,11 +38,17 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TriggerConfig {
-    /// SQL predicate over the trigger facts. A missing fact makes it unknown, and unknown does not fire.
+    /// SQL predicate over the trigger facts. A missing fact makes it unknown, and unknown does not fire. Default of
+    /// `reforecast`: `new_intervals >= N or champion_is_new`, N being those of an hour, at least 1. Of `retrain`: `not
+    /// has_champion or new_intervals >= N or mase_ratio > 1.25`, N being those of a week below a day, 28 days, 13 weeks,
+    /// 6 months.
     pub when: Option<String>,
-    /// SQL predicate that must be true too. An empty text requires nothing.
+    /// SQL predicate that must be true too. An empty text requires nothing. Default of `reforecast`: `not backfilling`.
+    /// Of `retrain`: `history_intervals >= N and completeness >= 0.8 and not backfilling`, N being what training and
+    /// evaluation need.
     pub require: Option<String>,
-    /// Stream time that must pass between the origins of two runs. Default `0s`.
+    /// Stream time that must pass between the origins of two runs. Default of `reforecast`: `0s`. Of `retrain`: a day
+    /// below a day, 7 days for days, 4 weeks, 3 months.
     pub cooldown: Option<Span>,
     /// Stream time since the last run after which it fires even if `when` is false (`require` still holds). Default
     /// never.
@@ -79,9 +85,10 @@ pub enum Approval {
 pub struct ModelConfig {
     /// Longest training time. Default `10m`; the best weights so far are kept.
     pub train_time: Option<Span>,
-    /// Most history that is trained on. Default by frequency: 400 days below a day, else all of it.
+    /// Most history that is trained on. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
+    /// months.
     pub history: Option<Span>,
-    /// Share of the group's time, at its end, that evaluation keeps to itself, in horizons. Default 3 horizons.
+    /// Time at the end of the group's history that evaluation keeps to itself, in horizons, at least 1. Default 3.
     pub evaluate_windows: Option<usize>,
     /// Seed of every random choice. Default 1.
     pub seed: Option<u64>,

@@ -78,13 +78,14 @@ impl Series {
         Series { state, memory: Memory::default(), samples }
     }
 
-    /// Looks at what a reading needs of the series itself: the result means nothing.
+    /// Touches what a reading needs of the series itself, so that the processor's caches have it when the reading is
+    /// taken. The result means nothing; it keeps the compiler from leaving this out.
     pub fn head(&self) -> u64 {
         let SeriesState { id, last_start, recent, partition, .. } = &self.state;
         id.len() as u64 ^ last_start.unwrap_or(0) as u64 ^ *recent as u64 ^ *partition as u64
     }
 
-    /// Looks at the last interval that is remembered: the result means nothing.
+    /// Touches the last interval that is remembered, as [`Series::head`] does the series.
     pub fn last_remembered(&self) -> u64 {
         self.memory.last().unwrap_or(0) as u64
     }

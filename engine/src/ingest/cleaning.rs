@@ -75,7 +75,7 @@ pub struct StateFiles {
 #[derive(Debug)]
 struct Known {
     path: String,
-    // Segments that it names.
+    // Segments and files of runs that it names.
     segments: Vec<String>,
     // Since when it may be no longer the newest; `None` for what never was.
     since: Option<Instant>,
@@ -109,7 +109,7 @@ impl StateFiles {
         Ok(StateFiles { known })
     }
 
-    /// A commit was made, whose state is `path` and names `segments`.
+    /// A commit was made, whose state is `path` and names `segments`, files of runs included.
     pub fn committed(&mut self, path: String, segments: Vec<String>) {
         self.known.push_back(Known { path, segments, since: Some(Instant::now()) });
     }

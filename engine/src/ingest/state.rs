@@ -137,7 +137,7 @@ pub struct Counts {
     pub corrected: u64,
     /// Records that changed nothing: repeated, or overtaken by one with a greater position.
     pub duplicate: u64,
-    /// Records that could not be read.
+    /// Records that could not be read, or whose readings could not be used.
     pub dead: u64,
     /// Records held until the native frequency of their series is known, or is certain again.
     pub pending: u64,

@@ -97,7 +97,7 @@ impl Paths {
             return Some(*number);
         }
         let number = self.paths.len() as Path;
-        // A group's text is the same text wherever it is: it is kept in many places.
+        // A text that ends another path already is that path's: it is kept in many places.
         let shared: Box<[Arc<str>]> = groups.iter().map(|group| self.shared(rollup, group)).collect();
         let new = shared.iter().zip(&groups).filter(|pair| Arc::ptr_eq(pair.0, pair.1));
         let texts: usize = new.map(|(_, group)| SHARED_BYTES + group.len()).sum();

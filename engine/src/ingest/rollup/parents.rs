@@ -91,9 +91,9 @@ pub struct Parents {
     groups: HashMap<Key, Group>,
     // Of all groups.
     size: Size,
-    // Bytes for the intervals that they remember; how many of each series that are in the running epoch, and how many
-    // one may still have.
+    // Bytes for the intervals that groups remember.
     share: usize,
+    // Intervals that each series may remember now, and the most that one may still have from when there was more room.
     most: usize,
     longest: usize,
     state: GroupsState,
@@ -359,7 +359,7 @@ impl Parents {
             };
             let lengths: Vec<Frequency> =
                 self.state.newest.keys().filter(|(known, _)| *known == number).map(|(_, length)| *length).collect();
-            // Not at each epoch: only when enough of it has become old.
+            // Nothing has become old where no newer interval has begun.
             let due = lengths.iter().any(|length| self.complete_from(number, None, *length) < horizon);
             if !due {
                 continue;

@@ -48,7 +48,7 @@ const DIFFERENCE_BYTES: usize = size_of::<(Item, Sums)>() + 2 * size_of::<(Item,
 const ROW_BYTES: usize =
     size_of::<RollupRow>() + IDENTIFIER_BYTES + size_of::<Row>() + size_of::<MadeOf>() + ENCODED_BYTES;
 
-/// Bytes of a reading that all of these roll-ups take.
+/// Bytes that a reading takes on its way through all of these roll-ups; 0 without any.
 pub fn of_reading(rollups: &BTreeMap<String, RollupConfig>) -> u64 {
     if rollups.is_empty() {
         return 0;

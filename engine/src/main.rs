@@ -9,8 +9,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Number of the allocator's option `mi_option_purge_delay`, from its header.
 const PURGE_DELAY: c_int = 15;
-/// Milliseconds for which memory that was freed is kept before the operating system gets it back. An epoch frees what the
-/// next one needs: by default that would be given back meanwhile, and cleared page by page when it comes again.
+/// Milliseconds for which memory that was freed is kept before the operating system gets it back. An epoch frees what
+/// the next one needs: by default that would be given back meanwhile, and cleared page by page when it comes again.
 const KEPT_MS: c_long = 5_000;
 
 #[allow(unsafe_code)]

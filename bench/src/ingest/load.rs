@@ -83,8 +83,9 @@ impl Load {
         self.flush()
     }
 
-    /// Sends `rate` readings a second for as long as `goes_on` says so, which is asked before each [`AT_A_TIME`] of them
-    /// and at every beat. What the machine is too slow for is not made up for later: the rate that was reached tells.
+    /// Sends `rate` readings a second for as long as `goes_on` says so, which is asked before each [`AT_A_TIME`] of
+    /// them and at every beat. What the machine is too slow for is not made up for later: the rate that was reached
+    /// tells.
     pub fn send_paced(&mut self, rate: f64, mut goes_on: impl FnMut(&mut Load) -> bool) -> Result<Paced, KafkaError> {
         let (began, start, before) = (SystemTime::now(), Instant::now(), self.sent);
         // Readings that were due and not sent.

@@ -193,8 +193,9 @@ fn failed(table: &str, error: &ParquetError) -> LakeError {
 }
 
 /// Whole numbers and instants hardly repeat, but they are near to each other; and only the columns by which a file is
-/// sorted are worth statistics inside it. Where texts by which it is sorted hardly repeat (many meters, of which a commit
-/// has a few readings each), a dictionary would have them all and be given up; they have their beginnings in common.
+/// sorted are worth statistics inside it. Where texts by which it is sorted hardly repeat (many meters, of which a
+/// commit has a few readings each), a dictionary would have them all and be given up; they have their beginnings in
+/// common.
 fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProperties, ParquetError> {
     let schema = first.schema();
     let mut properties = WriterProperties::builder()

@@ -1,5 +1,5 @@
-//! What the owner of a table decides: from what was seen of the log, what is done next. Nothing is done here and nothing
-//! waited for, so that the tests can try whatever writers and stores do to each other.
+//! What the owner of a table decides: from what was seen of the log, what is done next. Nothing is done here and
+//! nothing waited for, so that the tests can try whatever writers and stores do to each other.
 //!
 //! The log is a row of entries. One is created only where there is none, and only right after the version that its
 //! writer knows: so whatever is there was decided by somebody who knew all that comes before it. A claim is an entry
@@ -99,9 +99,9 @@ pub(super) enum End {
     },
     /// It is not, or no longer, because this one of the files that it takes away is gone.
     Overtaken(usize),
-    /// A put was refused, and the log has not grown: the store fails. What was put may come yet; the next attempt at the
-    /// same goal finds it then. Of a commit without a number: a put was refused, and nobody can tell whether it is what
-    /// the log has grown by.
+    /// A put was refused, and the log has not grown: the store fails. What was put may come yet; the next attempt at
+    /// the same goal finds it then. Of a commit without a number: a put was refused, and nobody can tell whether it is
+    /// what the log has grown by.
     Failed,
     /// Somebody else was always first.
     GivenUp,

@@ -31,8 +31,8 @@ enum Task {
     Commit,
     /// Commits in a job of its own, which has no fence.
     Publish,
-    /// Puts one file in the place of all that are there when it begins, whether it knows them or not: others plan for it.
-    /// As all rewrites this is behind its fence, if it has one.
+    /// Puts one file in the place of all that are there when it begins, whether it knows them or not: others plan for
+    /// it. As all rewrites this is behind its fence, if it has one.
     Merge,
     /// Takes all files away that are there when it begins.
     Empty,

@@ -5,7 +5,10 @@
 //! | 3/8 | what series are (beyond it those that had no reading for longest leave memory) |
 //! | 2/8 | the intervals that they remember (the more series, the fewer each; the lake has the rest) |
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
-//! | 1/8 | half of it what cannot be used of two epochs, a quarter what is looked up at a time; the client library's queues, and everything else |
+//! | 1/8 | everything else |
+//!
+//! Of the last eighth, half is for what cannot be used of two epochs, and a quarter for what is looked up at a time. The
+//! client library's queues may fill all of it where the limit is low, and then these parts together go beyond it.
 //!
 //! Roll-ups have parts of these:
 //!
@@ -39,7 +42,8 @@ const LOOKUP_BYTES_MIN: u64 = 64 << 10;
 /// Records below which commits cost more than what they carry.
 pub(super) const RECORDS_MIN: u64 = 10_000;
 
-/// Limits that follow from `ingest.memory_limit`.
+/// Limits that follow from `ingest.memory_limit`. Where a least is said of something, that is taken however low the
+/// limit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Records of one epoch, read by all processes: all become rows of process 0.
@@ -52,7 +56,7 @@ pub struct Bounds {
     pub dead_bytes: usize,
     /// Decoded readings that cannot be used, in one epoch of one shard; with more it is full.
     pub refused: usize,
-    /// Of one shard.
+    /// What one shard may keep in memory.
     pub shard: Budget,
 }
 

@@ -23,7 +23,7 @@ pub enum IngestError {
     /// Another writer has taken over.
     #[error("{0}")]
     Fenced(CommitError),
-    /// The state file of the last commit cannot be understood.
+    /// A file of the state (that of a commit, a segment, or a run of evicted series) cannot be understood.
     #[error("state file `{path}` cannot be read: {reason}; restore it from a backup of the lake")]
     State {
         /// Below the lake's root.

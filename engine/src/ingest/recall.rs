@@ -89,8 +89,8 @@ pub struct Recalled {
     pub declined: bool,
 }
 
-/// Looks up the intervals and samples that are wanted in the newest versions of the tables; intervals that are not [needed](Wanted::needed) only
-/// where that does not take too long, if it `may_decline`.
+/// Looks up the intervals and samples that are wanted in the newest versions of the tables; intervals that are not
+/// [needed](Wanted::needed) only where that does not take too long, if it `may_decline`.
 ///
 /// # Errors
 /// A table or a file cannot be read.

@@ -41,7 +41,7 @@ pub struct Row {
     pub content: Content,
 }
 
-/// Rows that are kept in one piece.
+/// Rows of one piece.
 const CHUNK: usize = 8192;
 
 /// Rows of one epoch and shard. They lie in pieces: one that grows as a whole would be copied again and again, and be

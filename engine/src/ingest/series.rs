@@ -12,8 +12,8 @@ use super::eras::Era;
 use super::frequency::Found;
 use super::rollup::saved::NamedLabels;
 
-/// State of one series. What readings need comes first and lies together: of a million series hardly one is in the caches
-/// of the processor, and each line of memory is waited for.
+/// State of one series. What readings need comes first and lies together: of a million series hardly one is in the
+/// caches of the processor, and each line of memory is waited for.
 #[derive(Debug, Clone, PartialEq)]
 #[repr(C)]
 pub struct SeriesState {

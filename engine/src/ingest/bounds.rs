@@ -7,8 +7,8 @@
 //! | 2/8 | two epochs: the rows of the one that is being committed, with its files, and those of the open one |
 //! | 1/8 | everything else |
 //!
-//! Of the last eighth, half is for what cannot be used of two epochs, and a quarter for what is looked up at a time. The
-//! client library's queues may fill all of it where the limit is low, and then these parts together go beyond it.
+//! Of the last eighth, half is for what cannot be used of two epochs, and a quarter for what is looked up at a time.
+//! The client library's queues may fill all of it where the limit is low, and then these parts together go beyond it.
 //!
 //! Roll-ups have parts of these:
 //!

@@ -78,11 +78,12 @@ impl Series {
         Series { state, memory: Memory::default(), samples }
     }
 
-    /// Touches what a reading needs of the series itself, so that the processor's caches have it when the reading is
-    /// taken. The result means nothing; it keeps the compiler from leaving this out.
+    /// Touches what a reading, and the end of an epoch, need of the series itself, so that the processor's caches have it
+    /// by then. The result means nothing; it keeps the compiler from leaving this out.
     pub fn head(&self) -> u64 {
         let SeriesState { id, last_start, recent, partition, .. } = &self.state;
-        id.len() as u64 ^ last_start.unwrap_or(0) as u64 ^ *recent as u64 ^ *partition as u64
+        let head = id.len() as u64 ^ last_start.unwrap_or(0) as u64 ^ *recent as u64 ^ *partition as u64;
+        head ^ self.memory.count() as u64
     }
 
     /// Touches the last interval that is remembered, as [`Series::head`] does the series.

@@ -78,6 +78,8 @@ pub struct Changes {
     facts: HashMap<Counted, i64>,
     // How many series made the same move: most of a feed do, and what follows from it is counted once for all of them.
     moves: HashMap<Move, i64>,
+    // The last one, how often in a row: that is told faster than it is found among the others.
+    last: Option<(Move, i64)>,
     // By number of the feed.
     zones: HashMap<u16, TimeZone>,
 }
@@ -113,20 +115,30 @@ impl Changes {
     /// A series of feed `feed` now stands elsewhere than before; `before` is `None` for a new one.
     pub fn moved(&mut self, feed: u16, zone: &TimeZone, before: Option<&Stand>, now: &Stand) {
         let made = Move::of(feed, before, now);
+        if let Some((_, times)) = self.last.as_mut().filter(|(last, _)| *last == made) {
+            *times += 1;
+            return;
+        }
+        self.keep_last();
+        self.zones.entry(feed).or_insert_with(|| zone.clone());
+        self.last = Some((made, 1));
+    }
+
+    // Puts the last move to the others.
+    fn keep_last(&mut self) {
+        let Some((made, times)) = self.last.take() else { return };
         let room = self.moves.len() < MOVES_MAX;
         match self.moves.entry(made) {
-            Entry::Occupied(mut times) => *times.get_mut() += 1,
-            Entry::Vacant(entry) if room => {
-                self.zones.entry(feed).or_insert_with(|| zone.clone());
-                entry.insert(1);
-            }
-            Entry::Vacant(_) => self.tell(&made, zone, 1),
+            Entry::Occupied(mut known) => *known.get_mut() += times,
+            Entry::Vacant(entry) if room => _ = entry.insert(times),
+            Entry::Vacant(_) => self.tell_of(&made, times),
         }
     }
 
     /// Others beside these.
-    pub fn append(&mut self, others: Changes) {
-        let Changes { facts, moves, zones } = others;
+    pub fn append(&mut self, mut others: Changes) {
+        others.keep_last();
+        let Changes { facts, moves, zones, last: _ } = others;
         for (counted, change) in facts {
             *self.facts.entry(counted).or_default() += change;
         }
@@ -138,13 +150,18 @@ impl Changes {
 
     /// The changes that are any, one by one.
     pub fn drain(&mut self) -> impl Iterator<Item = (Counted, i64)> + '_ {
-        let zones = std::mem::take(&mut self.zones);
+        self.keep_last();
         for (made, times) in std::mem::take(&mut self.moves) {
-            if let Some(zone) = zones.get(&made.feed) {
-                self.tell(&made, zone, times);
-            }
+            self.tell_of(&made, times);
         }
+        self.zones.clear();
         self.facts.drain().filter(|(_, change)| *change != 0)
+    }
+
+    fn tell_of(&mut self, made: &Move, times: i64) {
+        if let Some(zone) = self.zones.get(&made.feed).cloned() {
+            self.tell(made, &zone, times);
+        }
     }
 
     // So many series made this move.

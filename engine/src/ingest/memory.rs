@@ -103,6 +103,11 @@ impl Memory {
         self.intervals.front().map(|oldest| oldest.start)
     }
 
+    /// Number of intervals that are remembered.
+    pub fn count(&self) -> usize {
+        self.intervals.len()
+    }
+
     /// Start of the last interval that is remembered.
     pub fn last(&self) -> Option<Micros> {
         self.intervals.back().map(|last| last.start)

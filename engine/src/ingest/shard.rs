@@ -176,9 +176,10 @@ const WARM_ANYWAY: usize = 1_000;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
 
-/// Looks at up to [`WARMED`] series that are needed next. Of millions hardly one is in the caches of the processor:
-/// here it waits for all of them at once, instead of for one after the other.
-fn warm(members: &[Member], numbers: impl Iterator<Item = u32>) {
+/// Looks at up to [`WARMED`] series that are needed next, and, where readings come, at the ends of their memories. Of
+/// millions hardly one is in the caches of the processor: here it waits for all of them at once, instead of for one after
+/// the other.
+fn warm(members: &[Member], for_readings: bool, numbers: impl Iterator<Item = u32>) {
     if members.len() < WARM_ANYWAY {
         return;
     }
@@ -189,15 +190,17 @@ fn warm(members: &[Member], numbers: impl Iterator<Item = u32>) {
         count += 1;
     }
     let wanted = || wanted[..count].iter().filter_map(|number| members.get(*number as usize));
-    let heads = wanted().fold(0, |seen, member| seen ^ member.route ^ member.series.head());
-    let beyond = wanted().fold(0, |seen, member| seen ^ member.series.last_remembered());
-    std::hint::black_box((heads, beyond));
+    let head = |member: &Member| member.route ^ member.series.head() ^ u64::from(member.bytes);
+    std::hint::black_box(wanted().fold(0, |seen, member| seen ^ head(member)));
+    if for_readings {
+        std::hint::black_box(wanted().fold(0, |seen, member| seen ^ member.series.last_remembered()));
+    }
 }
 
 /// Series one by one, each fetched in time.
 fn warmed<'m>(members: &'m [Member], numbers: &'m [u32]) -> impl Iterator<Item = (u32, &'m Member)> {
     numbers.chunks(WARMED).flat_map(|some| {
-        warm(members, some.iter().copied());
+        warm(members, false, some.iter().copied());
         some.iter().map(|number| (*number, &members[*number as usize]))
     })
 }
@@ -382,7 +385,7 @@ impl Shard {
     fn warm(&self, readings: &[Routed]) {
         // The first that may be the one: it mostly is.
         let candidate = |routed: &Routed| self.index.find(routed.route, |_| true).copied();
-        warm(&self.members, readings.iter().filter_map(candidate));
+        warm(&self.members, true, readings.iter().filter_map(candidate));
     }
 
     /// Takes one reading of the running epoch. `watermark` is that of its feed.
@@ -529,7 +532,7 @@ impl Shard {
             rollups.begin_next();
         }
         for moved in self.touched.chunks(WARMED) {
-            warm(&self.members, moved.iter().map(|(number, _)| *number));
+            warm(&self.members, false, moved.iter().map(|(number, _)| *number));
             for (number, before) in moved {
                 let member = &mut self.members[*number as usize];
                 member.written = i64::MAX;

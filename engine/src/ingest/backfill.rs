@@ -27,7 +27,7 @@ use super::commit::{Batch, Committer, RollupStates};
 use super::crew::Crew;
 use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
-use super::feeds::{Restored, add_feeds, check_feeds, feed_rules, restore};
+use super::feeds::{Restored, keep_configured, check_feeds, feed_rules, restore};
 use super::idleness::Idleness;
 use super::load::Kept;
 use super::lock::EngineLock;
@@ -312,7 +312,7 @@ impl Run<'_> {
 
     async fn commit(&mut self, mut filled: Filled) -> Result<(), IngestError> {
         let mut state = IngestState::clone(&self.committer.committed().state);
-        add_feeds(self.config, &mut state);
+        keep_configured(self.config, &mut state);
         let partition = Position::BACKFILL_PARTITION;
         let known = state.feeds.get(&self.report.feed).and_then(|feed| feed.partitions.get(&partition));
         let before = known.map(|known| known.counts).unwrap_or_default();

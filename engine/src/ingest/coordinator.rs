@@ -20,7 +20,7 @@ use super::dead_letters::{self, by_reason};
 use super::discovery::{Report, Reported};
 use super::epoch::{self, Parts};
 use super::error::IngestError;
-use super::feeds::add_feeds;
+use super::feeds::keep_configured;
 use super::idleness::Idleness;
 use super::layout::EpochRows;
 use super::load::Committed;
@@ -306,7 +306,7 @@ impl Coordinator {
         let began = Instant::now();
         let records = parts.records();
         let mut state = IngestState::clone(&self.committer.committed().state);
-        add_feeds(&self.config, &mut state);
+        keep_configured(&self.config, &mut state);
         epoch::add(&mut state, &parts, &self.names);
         let mut census = Census::clone(&self.committer.committed().census);
         parts.census.drain(..).for_each(|part| census.add(part.counts));

@@ -103,8 +103,9 @@ pub(super) async fn restore(
     refused.map_or(Ok(()), Err)
 }
 
-/// Adds the feeds that a state does not have yet.
-pub(super) fn add_feeds(config: &Config, state: &mut IngestState) {
+/// Adds the feeds that a state does not have yet, and forgets roll-ups that are no longer computed.
+pub(super) fn keep_configured(config: &Config, state: &mut IngestState) {
+    rollup::coordinate::forget(config, state);
     for ReadTopic { name, topic, .. } in read_topics(config) {
         state.feeds.entry(name.to_string()).or_default().topic = topic.to_string();
     }

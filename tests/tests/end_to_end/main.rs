@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod harness;
 mod housekeeping;
+mod memory;
 mod metrics;
 mod rollups;
 mod s3;

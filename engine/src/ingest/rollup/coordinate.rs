@@ -140,6 +140,16 @@ pub fn check(config: &Config, state: &IngestState) -> Result<(), IngestError> {
     Ok(())
 }
 
+/// Forgets roll-ups that were taken out: what comes from now on is not in them. One that is put back later is new.
+pub fn forget(config: &Config, state: &mut IngestState) {
+    let rollups = &mut state.rollups;
+    rollups.by_name.retain(|name, _| config.rollup.contains_key(name));
+    if rollups.by_name.is_empty() && config.rollup.is_empty() {
+        // Nor does anything keep up what was remembered of series for them.
+        (rollups.members, rollups.said) = (Vec::new(), None);
+    }
+}
+
 /// What a commit remembers of the groups, with this configuration's numbers.
 pub fn groups_state(plan: &Plan, state: &IngestState) -> GroupsState {
     let mut groups = GroupsState { clock_ms: state.rollups.clock_ms, newest: BTreeMap::new() };
@@ -242,5 +252,29 @@ impl Rollups {
         let (rows, mine) = self.series.take(rows, place).map_err(fault)?;
         census.change(self.series.census_changes());
         Ok((rows, mine, states))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::segments::Segment;
+    use super::super::super::state::RollupState;
+    use super::*;
+
+    #[test]
+    fn a_roll_up_that_was_taken_out_is_new_when_it_is_put_back() {
+        let mut config = Config::default();
+        config.rollup.insert("grid".into(), RollupConfig::new(&["site"]));
+        let mut state = IngestState { seq: 7, ..IngestState::default() };
+        let definition = definition(&config.rollup["grid"]);
+        state.rollups.by_name.insert("grid".into(), RollupState { definition, ..RollupState::default() });
+        state.rollups.members.push(Segment { path: "state/members-7-1.zst".into(), seq: 7, series: 1, bytes: 1 });
+        forget(&config, &mut state);
+        assert!(check(&config, &state).is_ok());
+        assert_eq!(state.rollups.members.len(), 1);
+        forget(&Config::default(), &mut state);
+        let refused = check(&config, &state).map_err(|error| error.to_string());
+        assert!(refused.as_ref().is_err_and(|reason| reason.contains("added after")), "{refused:?}");
+        assert_eq!(state.rollups.members, []);
     }
 }

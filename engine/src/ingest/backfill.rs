@@ -27,7 +27,7 @@ use super::commit::{Batch, Committer, RollupStates};
 use super::crew::Crew;
 use super::epoch::{self, Parts, Progress, SourcePart};
 use super::error::IngestError;
-use super::feeds::{Restored, keep_configured, check_feeds, feed_rules, restore};
+use super::feeds::{Restored, check_feeds, feed_rules, keep_configured, restore};
 use super::idleness::Idleness;
 use super::load::Kept;
 use super::lock::EngineLock;

@@ -85,38 +85,40 @@ pub struct Piece {
 pub struct Paths {
     numbers: hashbrown::HashMap<(u16, Arc<str>), Path>,
     paths: Vec<(u16, Box<[Arc<str>]>)>,
-    // Of the groups, each text once.
+    // Of the groups, each once: they are kept in many places.
+    texts: hashbrown::HashSet<Arc<str>>,
+    // Of those, and of the paths.
     bytes: usize,
 }
 
 impl Paths {
     fn number(&mut self, rollup: u16, groups: Vec<Arc<str>>) -> Option<Path> {
         let deepest = groups.last()?;
-        let key = (rollup, Arc::clone(deepest));
+        let key = (rollup, self.shared(Arc::clone(deepest)));
         if let Some(number) = self.numbers.get(&key) {
             return Some(*number);
         }
         let number = self.paths.len() as Path;
-        // A text that ends another path already is that path's: it is kept in many places.
-        let shared: Box<[Arc<str>]> = groups.iter().map(|group| self.shared(rollup, group)).collect();
-        let new = shared.iter().zip(&groups).filter(|pair| Arc::ptr_eq(pair.0, pair.1));
-        let texts: usize = new.map(|(_, group)| SHARED_BYTES + group.len()).sum();
-        self.bytes += texts + size_of_val(&*shared);
+        let shared: Box<[Arc<str>]> = groups.into_iter().map(|group| self.shared(group)).collect();
+        self.bytes += size_of_val(&*shared);
         self.paths.push((rollup, shared));
         self.numbers.insert(key, number);
         Some(number)
     }
 
-    fn shared(&self, rollup: u16, group: &Arc<str>) -> Arc<str> {
-        self.numbers
-            .get_key_value(&(rollup, Arc::clone(group)))
-            .map_or_else(|| Arc::clone(group), |(k, _)| Arc::clone(&k.1))
+    fn shared(&mut self, group: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.texts.get(&group) {
+            return Arc::clone(known);
+        }
+        self.bytes += SHARED_BYTES + group.len();
+        self.texts.insert(Arc::clone(&group));
+        group
     }
 
     /// Bytes that they take.
     pub fn bytes(&self) -> usize {
         let paths = self.paths.capacity() * size_of::<(u16, Box<[Arc<str>]>)>();
-        self.numbers.allocation_size() + paths + self.bytes
+        self.numbers.allocation_size() + self.texts.allocation_size() + paths + self.bytes
     }
 
     /// The same, counted anew.

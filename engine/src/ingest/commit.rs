@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use compact_str::CompactString;
 use meterline_connectors::lake::{
     CommitError, DataFile, Fence, Lake, LakeError, Rewrite, Rewritten, TableDefinition, TableOwner,
 };
@@ -294,12 +295,21 @@ impl Committer {
     /// A file is damaged or missing, or a store still fails when the engine is to stop.
     pub async fn look_up(&self, wanted: &Wanted) -> Result<Recalled, IngestError> {
         if !wanted.series.is_empty() {
-            let found = evicted::find(self.states(), &self.committed.state.evicted, &wanted.series).await?;
-            let fault = |reason| IngestError::Fault(format!("encoding series that come back to memory: {reason}"));
-            return Ok(Recalled { series: Frames::of(found.iter()).map_err(fault)?, ..Recalled::default() });
+            let found = self.look_up_series(vec![wanted.series.clone()]).await?;
+            return Ok(found.into_iter().next().unwrap_or_default());
         }
         let work = || look_up(&self.lake, &self.intervals, &self.samples, wanted, self.may_decline);
         self.patience.retry("looking up what was written earlier", work).await
+    }
+
+    /// Looks up series that are not in memory for several who ask for them, as [`Committer::look_up`]; the answers are
+    /// in the order of the questions.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn look_up_series(&self, asked: Vec<Vec<CompactString>>) -> Result<Vec<Recalled>, IngestError> {
+        let found = evicted::find(self.states(), &self.committed.state.evicted, asked).await?;
+        Ok(found.into_iter().map(|series| Recalled { series, ..Recalled::default() }).collect())
     }
 
     /// Looks up intervals of series for roll-ups, as [`Committer::look_up`].

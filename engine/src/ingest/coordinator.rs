@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
+use compact_str::CompactString;
 use meterline_connectors::lake::CommitError;
 use meterline_schemas::config::Config;
 use meterline_schemas::time::format_micros;
@@ -22,6 +23,7 @@ use super::epoch::{self, Parts};
 use super::error::IngestError;
 use super::feeds::keep_configured;
 use super::idleness::Idleness;
+use super::inbox::Inbox;
 use super::layout::EpochRows;
 use super::load::Committed;
 use super::names::Names;
@@ -68,12 +70,14 @@ pub(super) struct Coordinator {
     pub(super) control: Arc<Control>,
     /// To the other processes.
     pub(super) links: Arc<Links>,
-    pub(super) events: channel::UnboundedReceiver<Event>,
+    pub(super) events: Inbox,
     pub(super) names: Names,
     pub(super) rollups: Option<Rollups>,
     /// The next epoch has something to do, whatever is read in it.
     pub(super) go_on: bool,
     pub(super) workers: usize,
+    /// Of them, those for which series are looked up at a time: what is found for so many fits into this process.
+    pub(super) lookups_at_once: usize,
     pub(super) idleness: Idleness,
     // By worker.
     pub(super) recalled: Vec<Outlet<Recalled>>,
@@ -276,16 +280,17 @@ impl Coordinator {
                 Event::Members(part) if part.epoch == epoch => parts.rollups.members.push(part),
                 Event::Groups(part) if part.epoch == epoch => parts.rollups.groups.push(part),
                 Event::Asked(asked) => self.answer(asked, epoch).await?,
+                Event::Wanted { worker, wanted } if !wanted.series.is_empty() => {
+                    self.look_up_series(epoch, worker, wanted.series).await?;
+                }
                 Event::Wanted { worker, wanted } => {
                     let began = Instant::now();
                     let found = self.committer.look_up(&wanted).await?;
                     let (intervals, samples, declined) = (found.intervals.len(), found.samples.len(), found.declined);
-                    let series = found.series.series;
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::debug!(
                         epoch,
                         worker,
-                        series,
                         intervals,
                         samples,
                         declined,
@@ -300,6 +305,28 @@ impl Coordinator {
             }
         }
         Ok(parts)
+    }
+
+    // One pass over the runs for all workers whose requests are there: what they want lies side by side.
+    async fn look_up_series(
+        &mut self,
+        epoch: u64,
+        worker: usize,
+        series: Vec<CompactString>,
+    ) -> Result<(), IngestError> {
+        let began = Instant::now();
+        let others = self.events.take_series_wanted(self.lookups_at_once.saturating_sub(1));
+        let (workers, asked): (Vec<usize>, Vec<Vec<CompactString>>) =
+            std::iter::once((worker, series)).chain(others).unzip();
+        let wanted: usize = asked.iter().map(Vec::len).sum();
+        let found = self.committer.look_up_series(asked).await?;
+        let series: u64 = found.iter().map(|found| found.series.series).sum();
+        let took_ms = began.elapsed().as_millis() as u64;
+        tracing::debug!(epoch, ?workers, wanted, series, took_ms, "looked up series that are not in memory");
+        for (worker, found) in workers.into_iter().zip(found) {
+            self.recalled[worker].send(found);
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, mut parts: Parts, place: Place) -> Result<(), IngestError> {

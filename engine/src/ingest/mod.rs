@@ -35,6 +35,7 @@ mod feeds;
 pub mod frequency;
 pub mod groups;
 pub mod idleness;
+mod inbox;
 pub mod judge;
 pub mod layout;
 pub mod load;

@@ -26,6 +26,7 @@ use super::epoch::Progress;
 use super::error::IngestError;
 use super::feeds::{check_feeds, feed_rules, read_topics};
 use super::idleness::Idleness;
+use super::inbox::Inbox;
 use super::load::state_at;
 use super::lock::EngineLock;
 use super::names::Names;
@@ -272,11 +273,12 @@ async fn start_linked(
         committer,
         control,
         links: Arc::clone(&links),
-        events: received,
+        events: Inbox::new(received),
         names,
         rollups: prepared.rollups.map(|(plan, series)| Rollups::new(plan, series, answers)),
         go_on: prepared.go_on,
         workers: crew.workers(),
+        lookups_at_once: crew.threads,
         idleness: Idleness::new(&state, Instant::now()),
         recalled: inlets.into_iter().map(|inlet| inlet.recalled).collect(),
         brokers: brokers.clone(),

@@ -13,13 +13,14 @@
 //! answers for monitoring meanwhile. What is left to it, putting those of a few frames in order, is less.
 //!
 //! `tiers` (which runs are merged) · `frame` and `index` (what files are made of) · `read` (frames, together where they
-//! are neighbours) · `merge` (runs as one) · `write` (a run) · `find` (some series).
+//! are neighbours) · `merge` (runs as one) · `write` (a run) · `find` (some series) · `share` (to each what he asked for).
 
 mod find;
 mod frame;
 mod index;
 mod merge;
 mod read;
+mod share;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -91,16 +92,19 @@ pub(super) async fn add(writing: &Writing<'_>, runs: &[Run], fresh: Vec<Frames>)
     SHAPE.add(writing, runs, fresh).await
 }
 
-/// The newest state of each of the `wanted` series that is in a run.
+/// For each who `asked` for series the newest states of those that are in a run. That is one pass for all of them: a
+/// frame has series of each worker, so that passes of their own would read and unpack the same ones.
 ///
 /// # Errors
 /// A file cannot be read.
 pub(super) async fn find(
     from: States<'_>,
     runs: &[Run],
-    wanted: &[CompactString],
-) -> Result<Vec<SeriesState>, IngestError> {
-    SHAPE.find(from, runs, wanted).await
+    asked: Vec<Vec<CompactString>>,
+) -> Result<Vec<Frames>, IngestError> {
+    let found = SHAPE.find(from, runs, &asked.concat()).await?;
+    let packed = aside(move || share::pack(&found, &asked)).await?;
+    packed.map_err(|reason| IngestError::Fault(format!("encoding series that come back to memory: {reason}")))
 }
 
 /// Hands the newest state of every series of the runs to `take`, with the number of the commit that evicted it, in the

@@ -54,7 +54,8 @@ impl Patience {
         Attempts { patience: self, doing, count: 0, pause: self.first }
     }
 
-    fn stopping(&self) -> bool {
+    /// Whether the engine is to stop: what can be put off is.
+    pub(super) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 }

@@ -13,7 +13,8 @@
 //! answers for monitoring meanwhile. What is left to it, putting those of a few frames in order, is less.
 //!
 //! `tiers` (which runs are merged) · `frame` and `index` (what files are made of) · `read` (frames, together where they
-//! are neighbours) · `merge` (runs as one) · `write` (a run) · `find` (some series) · `share` (to each what he asked for).
+//! are neighbours) · `merge` (runs as one) · `write` (a run) · `find` (some series) · `share` (to each who asked his
+//! own).
 
 mod find;
 mod frame;
@@ -29,6 +30,7 @@ mod write;
 use compact_str::CompactString;
 use meterline_connectors::lake::Lake;
 use serde::{Deserialize, Serialize};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::merge::Merge;
 use self::write::Writer;
@@ -84,7 +86,8 @@ pub(super) struct Writing<'a> {
 }
 
 /// The runs, the oldest first, after a commit that evicts `fresh`: states that each shard brought into the order of
-/// ([`route`], identifier). Without any they stay the same.
+/// ([`route`], identifier). Without any they stay the same. A stop does not wait for what may as well be merged later,
+/// also if it comes meanwhile.
 ///
 /// # Errors
 /// A file is damaged or missing, or a store still fails when the engine is to stop.
@@ -144,14 +147,22 @@ impl Shape {
         if series == 0 {
             return Ok(runs.to_vec());
         }
-        let (stay, merged) = runs.split_at(tiers::stay(runs, series, self.runs));
+        let stopping = || writing.patience.stopping();
+        let in_haste = tiers::stay(runs, series, self.runs, true);
+        let mut stay = tiers::stay(runs, series, self.runs, stopping());
         let from = States::patient(writing.lake, writing.patience);
-        let mut merge = Merge::begin(from, self, merged, fresh, writing.seq).await?;
+        let mut merge = Merge::begin(from, self, &runs[stay..], fresh.clone(), writing.seq).await?;
         let mut writer = Writer::new(*writing, self);
         while let Some(entry) = merge.next().await? {
             writer.push(entry).await?;
+            if stay < in_haste && stopping() {
+                tracing::info!(runs = runs.len(), "runs of evicted series are not merged now: the stream is to stop");
+                stay = in_haste;
+                writer = writer.begin_anew();
+                merge = Merge::begin(from, self, &runs[stay..], fresh.clone(), writing.seq).await?;
+            }
         }
-        let mut runs = stay.to_vec();
+        let mut runs = runs[..stay].to_vec();
         runs.push(writer.finish().await?);
         Ok(runs)
     }
@@ -181,6 +192,10 @@ impl Shape {
 
 /// Does work that keeps a processor busy on a thread that may be blocked.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, IngestError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|died| IngestError::Fault(format!("packing or unpacking evicted series: {died}")))
+    done(spawn_blocking(work)).await
+}
+
+/// What came of such work.
+async fn done<T>(work: JoinHandle<T>) -> Result<T, IngestError> {
+    work.await.map_err(|died| IngestError::Fault(format!("packing or unpacking evicted series: {died}")))
 }

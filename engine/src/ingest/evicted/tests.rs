@@ -60,6 +60,7 @@ struct Evicted {
     shape: Shape,
     lake: Lake,
     patience: Patience,
+    stopping: Arc<AtomicBool>,
     seq: i64,
     runs: Vec<Run>,
     model: BTreeMap<(u64, String), (SeriesState, i64)>,
@@ -72,8 +73,9 @@ impl Evicted {
         let lake = Lake::open(dir.path().to_str().unwrap()).await.unwrap();
         let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let lake = lake.with_root_store(|_| memory);
-        let patience = Patience::new(Arc::default(), Pulse::default());
-        Evicted { shape, lake, patience, seq: 0, runs: Vec::new(), model: BTreeMap::new() }
+        let stopping = Arc::new(AtomicBool::new(false));
+        let patience = Patience::new(Arc::clone(&stopping), Pulse::default());
+        Evicted { shape, lake, patience, stopping, seq: 0, runs: Vec::new(), model: BTreeMap::new() }
     }
 
     /// A commit that evicts these series, each from one of so many shards.
@@ -134,12 +136,13 @@ proptest! {
     #[test]
     fn what_was_evicted_is_found_as_it_was_last(
         shape in shapes(),
-        evictions in vec((btree_set(0..60usize, 0..25), 1..4usize), 1..12),
+        evictions in vec((btree_set(0..60usize, 0..25), 1..4usize, any::<bool>()), 1..12),
         wanted in btree_set(0..80usize, 0..12),
     ) {
         run(async {
             let mut evicted = Evicted::nothing(shape).await;
-            for (numbers, shards) in evictions {
+            for (numbers, shards, stopping) in evictions {
+                evicted.stopping.store(stopping, Ordering::Relaxed);
                 let before = numbers.is_empty().then(|| evicted.runs.clone());
                 evicted.evict(numbers, shards).await;
                 assert!(before.is_none_or(|before| before == evicted.runs));
@@ -261,4 +264,44 @@ async fn a_merge_waits_for_a_store_that_fails() {
     evicted.lake = evicted.lake.with_root_store(|inner| FaultyStore::around(inner, FailsOnce::default()));
     evicted.evict(3..12, 1).await;
     evicted.check(&(0..12).collect()).await;
+}
+
+/// The stream is to stop from the first put on.
+#[derive(Debug)]
+struct Stops(Arc<AtomicBool>);
+
+#[async_trait]
+impl Fault for Stops {
+    async fn put(&self, _: &Path, put: Put) -> object_store::Result<PutResult> {
+        self.0.store(true, Ordering::Relaxed);
+        put.await
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_long_merge() {
+    let shape = Shape { frame: 2, file: 100, read: 100, gap: 0, runs: 3, route };
+    let mut evicted = Evicted::nothing(shape).await;
+    let lengths = |evicted: &Evicted| evicted.runs.iter().map(|run| run.series).collect::<Vec<_>>();
+    evicted.evict(0..50, 1).await;
+    evicted.evict(50..80, 1).await;
+    let plain = evicted.lake.clone();
+    let stopping = Arc::clone(&evicted.stopping);
+    evicted.lake = plain.with_root_store(|inner| FaultyStore::around(inner, Stops(stopping)));
+    // It comes while all are merged.
+    evicted.evict(20..80, 2).await;
+    assert_eq!(lengths(&evicted), [50, 30, 60]);
+    evicted.check(&(0..90).collect()).await;
+    // What was put before has other names.
+    assert_ne!(evicted.runs[2].files[0].path, StateFile::Evicted(0).path(evicted.seq, 3));
+    // There is no room for a fourth one.
+    evicted.evict(75..85, 1).await;
+    assert_eq!(lengths(&evicted), [50, 30, 65]);
+    evicted.check(&(0..90).collect()).await;
+    // After the next start.
+    (evicted.lake, evicted.stopping) = (plain, Arc::default());
+    evicted.patience = Patience::new(Arc::clone(&evicted.stopping), Pulse::default());
+    evicted.evict(0..1, 1).await;
+    assert_eq!(lengths(&evicted), [85]);
+    evicted.check(&(0..90).collect()).await;
 }

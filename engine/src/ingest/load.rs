@@ -157,11 +157,9 @@ pub async fn state_at(lake: &Lake, table: &TableSnapshot) -> Result<Option<Inges
     }
 }
 
-/// All series of a state, ordered by feed and identifier: those in memory and those that left it.
-///
-/// # Errors
-/// A file cannot be read.
-pub async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesState>, IngestError> {
+// All series of a state, ordered by feed and identifier: those in memory and those that left it.
+#[cfg(test)]
+pub(super) async fn load_series(lake: &Lake, state: &IngestState) -> Result<Vec<SeriesState>, IngestError> {
     let mut all = Vec::new();
     each_series(lake, state, |series, _| all.push(series)).await?;
     all.sort_unstable_by(|a, b| (&a.feed, &a.id).cmp(&(&b.feed, &b.id)));

@@ -67,7 +67,9 @@ mod workers;
 pub mod written;
 
 pub use error::IngestError;
-pub use load::{Committed, each_member, load_committed, load_series, state_at};
+#[cfg(test)]
+use load::load_series;
+pub use load::{Committed, each_member, each_series, load_committed, state_at};
 pub use service::{Ingest, IngestOptions};
 
 #[cfg(test)]

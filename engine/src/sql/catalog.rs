@@ -99,7 +99,12 @@ impl Catalog {
             "dead_letters" => return self.delta(&TableDefinition::dead_letters()).await,
             "forecasts_latest" => return self.view(views::FORECASTS_LATEST, &["forecasts"]).await,
             "forecast_scores" => return self.view(&views::forecast_scores(), &["forecasts", "intervals"]).await,
-            "series" => memory::series(&ingest::load_series(&self.env.lake, self.state().await?).await?)?,
+            "series" => {
+                let mut rows = memory::SeriesRows::default();
+                ingest::each_series(&self.env.lake, self.state().await?, |series, _| rows.take(series)).await?;
+                let (schema, batches) = rows.finish()?;
+                return Ok(Arc::new(MemTable::try_new(schema, vec![batches])?));
+            }
             "labels" => {
                 let mut members = Vec::new();
                 ingest::each_member(&self.env.lake, self.state().await?, |member, _| members.push(member)).await?;

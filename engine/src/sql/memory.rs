@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use meterline_schemas::Micros;
 
@@ -43,9 +44,46 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Series of one batch.
+const SERIES: usize = 1 << 16;
+
+/// The table of series, batch by batch: there may be many more than states fit into memory. Each batch is in the order
+/// of feeds and identifiers.
+#[derive(Debug, Default)]
+pub(super) struct SeriesRows {
+    waiting: Vec<SeriesState>,
+    batches: Vec<Result<RecordBatch, ArrowError>>,
+}
+
+impl SeriesRows {
+    /// Takes one more.
+    pub(super) fn take(&mut self, series: SeriesState) {
+        self.waiting.push(series);
+        if self.waiting.len() == SERIES {
+            self.end_batch();
+        }
+    }
+
+    fn end_batch(&mut self) {
+        self.waiting.sort_unstable_by(|a, b| (&a.feed, &a.id).cmp(&(&b.feed, &b.id)));
+        self.batches.push(series(&self.waiting));
+        self.waiting.clear();
+    }
+
+    /// The table of all that were taken.
+    ///
+    /// # Errors
+    /// A fault of ours.
+    pub(super) fn finish(mut self) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
+        self.end_batch();
+        let batches = self.batches.into_iter().collect::<Result<Vec<RecordBatch>, ArrowError>>()?;
+        Ok((series(&[])?.schema(), batches))
+    }
+}
+
 /// What exists, at what frequency, since when, and how sure that is: the probability that the readings of a next
 /// interval fit the frequency, as of when it was detected; 1 where it is declared.
-pub(super) fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
+fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
     let rows = || series.iter();
     batch(vec![
         text("series_id", rows().map(|s| Some(&*s.id))),
@@ -234,6 +272,23 @@ mod tests {
             assert_eq!(numbers(&feeds, column)[0], numbers(&partitions, column).iter().sum::<i64>(), "{column}");
         }
         assert_eq!(numbers(&feeds, "commit_seq"), [4]);
+    }
+
+    #[test]
+    fn series_come_in_batches_that_are_in_order() {
+        let rows = |count: usize| {
+            let mut rows = SeriesRows::default();
+            (0..count).rev().for_each(|i| rows.take(SeriesState::new("meters", &format!("m{i:06}"), Unit::KWH)));
+            let (schema, batches) = rows.finish().unwrap();
+            assert!(batches.iter().all(|batch| batch.schema() == schema));
+            let ids = batches.iter().map(|batch| batch.column_by_name("series_id").unwrap().as_string::<i32>().clone());
+            ids.map(|ids| ids.iter().flatten().map(str::to_owned).collect::<Vec<String>>()).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(0), [Vec::<String>::new()]);
+        assert_eq!(rows(2), [["m000000", "m000001"]]);
+        let many = rows(SERIES + 1);
+        assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [SERIES, 1]);
+        assert!(many[0].is_sorted() && many[0][0] == "m000001" && many[1][0] == "m000000");
     }
 
     #[test]

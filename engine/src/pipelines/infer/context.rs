@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use compact_str::CompactString;
 use meterline_connectors::lake::snapshot;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ingest::series::SeriesState;
-use crate::ingest::{load_series, state_at};
+use crate::ingest::{each_series, state_at};
 use crate::pipelines::artifacts;
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
@@ -42,14 +43,12 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let from = back(spec.origin, shown + context);
     let recent = back(spec.origin, context);
     let mut found = history::read(ctx, from, spec.origin, None).await?;
-    let known = known_series(ctx).await?;
-    let epochs = epochs(&known);
+    let Known { epochs, written } = known_series(ctx).await?;
     keep_present(&mut found, &epochs, spec.origin);
     let ended: HashMap<String, Micros> =
         found.panel.series.iter().map(|s| (s.id.clone(), s.origin(spec.frequency, &zone))).collect();
     found.retain(|s| s.origin(spec.frequency, &zone) > recent);
-    let mut missing = silent_series(ctx, &known, &found);
-    drop(known);
+    let mut missing = silent_series(written, &found);
     for (id, last) in &mut missing {
         // What is committed now may be newer than what this run sees. Then its own table has the last word, and what
         // is not in the range above ended before it.
@@ -78,31 +77,51 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     output(&Output { dataset, series, silent, intervals })
 }
 
-// The series that ingest knows.
-async fn known_series(ctx: &StepContext) -> Result<Vec<SeriesState>, StepError> {
-    let doing = || "reading which series there are".to_owned();
-    let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(Vec::new()) };
-    let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(Vec::new()) };
-    load_series(&ctx.env.lake, &state).await.doing(doing)
-}
-
-// Those that the recent rows do not have, with the start of the last interval written for each.
-fn silent_series(ctx: &StepContext, known: &[SeriesState], found: &History) -> Vec<(String, Micros)> {
-    let there: HashSet<&str> = found.panel.series.iter().map(|s| s.id.as_str()).collect();
-    let others = history::other_feeds(ctx);
-    let mine =
-        |s: &&SeriesState| s.frequency == Some(ctx.spec.frequency) && !others.iter().any(|other| **other == *s.feed);
-    let silent = known.iter().filter(mine).filter(|s| !there.contains(&*s.id));
-    silent.filter_map(|s| Some((s.id.to_string(), s.last_start?))).collect()
-}
-
 /// The present epoch of a series.
 type Epoch = (Frequency, Micros);
 
-// The series that came to another frequency, with their present one and its beginning.
-fn epochs(known: &[SeriesState]) -> HashMap<String, Epoch> {
-    let changed = known.iter().filter(|s| !s.extra().eras.is_empty());
-    changed.filter_map(|s| Some((s.id.to_string(), (s.frequency?, s.since()?)))).collect()
+/// What ingest knows of the series of the group. There may be many more of other groups than fit into memory.
+#[derive(Debug, Default, PartialEq)]
+struct Known {
+    // Of series that came to another frequency, whichever that is: they may have been in this group.
+    epochs: HashMap<String, Epoch>,
+    // Of those that have the group's frequency the start of the last interval written.
+    written: Vec<(CompactString, Micros)>,
+}
+
+impl Known {
+    // Takes what is needed of a series of the group's feeds.
+    fn take(&mut self, series: SeriesState, frequency: Frequency) {
+        let epoch = series.frequency.zip(series.since()).filter(|_| !series.extra().eras.is_empty());
+        if let Some(epoch) = epoch {
+            self.epochs.insert(series.id.to_string(), epoch);
+        }
+        if let Some(last) = series.last_start.filter(|_| series.frequency == Some(frequency)) {
+            self.written.push((series.id, last));
+        }
+    }
+}
+
+async fn known_series(ctx: &StepContext) -> Result<Known, StepError> {
+    let doing = || "reading which series there are".to_owned();
+    let mut known = Known::default();
+    let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(known) };
+    let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(known) };
+    let (frequency, others) = (ctx.spec.frequency, history::other_feeds(ctx));
+    let take = |series: SeriesState, _| {
+        if !others.iter().any(|other| **other == *series.feed) {
+            known.take(series, frequency);
+        }
+    };
+    each_series(&ctx.env.lake, &state, take).await.doing(doing)?;
+    Ok(known)
+}
+
+// Those that the recent rows do not have, with the start of the last interval written for each.
+fn silent_series(written: Vec<(CompactString, Micros)>, found: &History) -> Vec<(String, Micros)> {
+    let there: HashSet<&str> = found.panel.series.iter().map(|s| s.id.as_str()).collect();
+    let silent = written.into_iter().filter(|(id, _)| !there.contains(id.as_str()));
+    silent.map(|(id, last)| (id.into_string(), last)).collect()
 }
 
 // Keeps what belongs to the present epoch of each series. One that came to another frequency is forecast in the group
@@ -134,7 +153,8 @@ struct Part {
 /// Groups silent series, each with the start of its last interval, by when they fell silent: the last intervals of one
 /// part lie within `span`, so that a series that died years ago does not make others read the years since.
 fn parts(mut silent: Vec<(String, Micros)>, span: Micros) -> Vec<Part> {
-    silent.sort_by_key(|(_, last)| *last);
+    // The lake has them in no order that stays.
+    silent.sort_unstable_by(|(a, before), (b, last)| (before, a).cmp(&(last, b)));
     let mut parts: Vec<Part> = Vec::new();
     for (id, last) in silent {
         match parts.last_mut() {
@@ -153,6 +173,7 @@ mod tests {
     use jiff::tz::TimeZone;
     use meterline_models::data::{Panel, Series};
     use meterline_schemas::time::HOUR;
+    use meterline_schemas::unit::Unit;
 
     use super::*;
 
@@ -187,6 +208,22 @@ mod tests {
             history.panel.series.iter().map(|s| (s.id.as_str(), s.start / HOUR, s.values.len())).collect();
         assert_eq!(found, [("came", 6, 3), ("came long ago", 5, 4), ("goes later", 0, 9), ("stays", 0, 9)]);
         assert_eq!(history.units.len(), 4);
+    }
+
+    #[test]
+    fn of_other_groups_nothing_is_kept_and_of_this_one_what_is_needed() {
+        let mut known = Known::default();
+        for (id, frequency, last) in [
+            ("hours", Some(Frequency::HOUR), Some(7)),
+            ("quarters", Some(Frequency::QUARTER_HOUR), Some(8)),
+            ("nothing yet", Some(Frequency::HOUR), None),
+            ("unknown", None, None),
+        ] {
+            let mut series = SeriesState::new("meters", id, Unit::KWH);
+            (series.frequency, series.last_start) = (frequency, last);
+            known.take(series, Frequency::HOUR);
+        }
+        assert_eq!(known, Known { epochs: HashMap::new(), written: vec![("hours".into(), 7)] });
     }
 
     #[test]

@@ -294,7 +294,7 @@ pub(super) enum StateFile {
     Members,
     /// A segment with the labels that hold from the next commit on.
     Said,
-    /// A file of a run of evicted series, by its number in that.
+    /// A file of a run of evicted series, by its number among those that its commit put.
     Evicted(u32),
 }
 

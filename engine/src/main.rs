@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: c_int = 15;
 /// Milliseconds for which memory that was freed is kept before the operating system gets it back. An epoch frees what
 /// the next one needs: by default that would be given back meanwhile, and cleared page by page when it comes again.
-const KEPT_MS: c_long = 5_000;
+const KEPT_MS: c_long = 1_000;
 
 #[allow(unsafe_code)]
 fn keep_freed_memory() {

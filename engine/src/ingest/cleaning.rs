@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use meterline_connectors::lake::{Lake, LakeError};
+use meterline_schemas::Micros;
 use tokio::task::JoinHandle;
 
 use super::error::IngestError;
@@ -147,9 +148,17 @@ async fn known(lake: &Lake, patience: &Patience, path: String, newest: i64) -> R
     // One that cannot be read names nothing; if it is the newest, this was said already. One of a later commit is of a
     // writer that was fenced out or died before it.
     let state = decode_state(&path, &bytes).ok().filter(|state| state.seq <= newest);
-    let since = state.as_ref().map(|_| Instant::now());
+    let since = state.as_ref().map(|state| made(state.committed_at, jiff::Timestamp::now().as_microsecond()));
     let segments = state.iter().flat_map(|state| state.segment_paths()).map(str::to_owned).collect();
     Ok(Some(Known { path, segments, since }))
+}
+
+// When a commit was made, of which the wall clock of its writer tells; no longer ago than matters. An engine that starts
+// again and again would let everything lie otherwise.
+fn made(committed_at: Micros, wall: Micros) -> Instant {
+    let age = Duration::from_micros(u64::try_from(wall.saturating_sub(committed_at)).unwrap_or(0)).min(KEPT_FOR);
+    let now = Instant::now();
+    now.checked_sub(age).unwrap_or(now)
 }
 
 #[cfg(test)]
@@ -176,6 +185,14 @@ mod tests {
         assert!(gone.contains("state/series-9") && !gone.contains("state/series-10"), "{gone:?}");
         assert_eq!((gone.len(), files.known.len()), (20, KEPT));
         assert!(files.take_unneeded(began + 2 * KEPT_FOR).is_empty());
+    }
+
+    #[test]
+    fn what_was_made_before_a_start_is_as_old_as_its_commit_says() {
+        let ago = |micros| made(1_000_000_000, 1_000_000_000 + micros).elapsed().as_secs();
+        assert_eq!((ago(0), ago(45_000_000), ago(i64::MAX / 2)), (0, 45, KEPT_FOR.as_secs()));
+        // A clock that was ahead.
+        assert_eq!(ago(-7_000_000), 0);
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Ground {
 
     fn run(&self, world: &mut World, cell: &Cell, run: &str, seed: u64) -> Result<Verdict, Failure> {
         let brokers = world.kafka.brokers();
-        if rolls_up(seed) {
+        if rolls_up(cell, seed) {
             sums::write_labels(self.sandbox.path())?;
         }
         for kind in Kind::ALL {
@@ -186,7 +186,7 @@ impl Ground {
         let there = there(&brokers, run, feeder.finish()?)?;
         self.await_committed(&mut engine, there.iter().sum())?;
         engine.stop()?;
-        judge(&self.sandbox, &brokers, run, there, rolls_up(seed))
+        judge(&self.sandbox, &brokers, run, there, rolls_up(cell, seed))
     }
 
     /// Until all that was delivered is committed: a broker that was just started again may say that there is less.
@@ -224,19 +224,21 @@ fn pace(cell: &Cell) -> Duration {
     }
 }
 
-/// Whether a run has a roll-up. Some have none: then less is looked up, and other ways are taken.
-pub fn rolls_up(seed: u64) -> bool {
-    !seed.is_multiple_of(4)
+/// Whether there is too little memory for all series in a run, so that they leave it and come back all the time: in every
+/// second one, and where that is what is tried.
+fn is_scarce(cell: &Cell, seed: u64) -> bool {
+    matches!(cell.fault, Fault::KillAt(Step::EvictedFile, _)) || seed.is_multiple_of(2)
 }
 
-/// Whether there is too little memory for all series in a run, so that they leave it and come back all the time.
-fn is_scarce(cell: &Cell, seed: u64) -> bool {
-    matches!(cell.fault, Fault::KillAt(Step::EvictedFile, _)) || (seed / 4).is_multiple_of(2)
+/// Whether a run has a roll-up: in the others. What roll-ups know of series does not leave memory, and less is looked up
+/// without them.
+pub fn rolls_up(cell: &Cell, seed: u64) -> bool {
+    !is_scarce(cell, seed)
 }
 
 /// Many small commits, little memory of what was read, no pipelines; time-outs that a pause of the broker exceeds.
 fn settings(cell: &Cell, run: &str, seed: u64) -> String {
-    let rolls_up = rolls_up(seed);
+    let rolls_up = rolls_up(cell, seed);
     let mut feeds = String::new();
     for kind in Kind::ALL {
         let (name, topic, configured) = (kind.name(), topic(run, kind), kind.configured());

@@ -52,7 +52,7 @@ fn after_any_crash_intervals_and_counts_are_what_the_records_say() {
                 let (records, intervals, sums) = (verdict.records, verdict.intervals, verdict.sums);
                 note(&format!("{cell}: {records} records, {intervals} intervals, {sums} of a roll-up"));
                 assert!(verdict.is_clean(), "METERLINE_SEED={seed} {cell}: {verdict:#?}");
-                assert!(intervals > 500 && (sums > 100) == rolls_up(of_cell), "{verdict:?}");
+                assert!(intervals > 500 && (sums > 100) == rolls_up(&cell, of_cell), "{verdict:?}");
             }
             Outcome::Skipped(skip) => {
                 or_skip::<()>(&cell.to_string(), Err(skip));

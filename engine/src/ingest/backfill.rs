@@ -125,6 +125,7 @@ pub async fn run(
     let mut committer = Committer::claim(lake).await?;
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    rollup::coordinate::check_backfill(config, &state)?;
     let start = rollup::restore::start(config, directory, committer.states(), &state).await?;
     if start.is_some() {
         committer = committer.never_declining();

@@ -22,6 +22,8 @@ use super::patience::Patience;
 const KEPT: usize = 20;
 /// How long a state is kept after it was the newest one, with all that it names: longer than any reader takes for it.
 const KEPT_FOR: Duration = Duration::from_secs(120);
+/// How far clocks of two machines may be apart, and how long a commit may take after its time was noted.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(120);
 /// State files that are read at a time.
 const READS_AT_A_TIME: usize = 16;
 
@@ -153,10 +155,11 @@ async fn known(lake: &Lake, patience: &Patience, path: String, newest: i64) -> R
     Ok(Some(Known { path, segments, since }))
 }
 
-// When a commit was made, of which the wall clock of its writer tells; no longer ago than matters. An engine that starts
-// again and again would let everything lie otherwise.
+// When a commit was made, of which the wall clock of its writer tells, from before it wrote anything; no longer ago than
+// matters. An engine that starts again and again would let everything lie otherwise.
 fn made(committed_at: Micros, wall: Micros) -> Instant {
-    let age = Duration::from_micros(u64::try_from(wall.saturating_sub(committed_at)).unwrap_or(0)).min(KEPT_FOR);
+    let age = Duration::from_micros(u64::try_from(wall.saturating_sub(committed_at)).unwrap_or(0));
+    let age = age.saturating_sub(CLOCKS_DIFFER).min(KEPT_FOR);
     let now = Instant::now();
     now.checked_sub(age).unwrap_or(now)
 }
@@ -190,7 +193,7 @@ mod tests {
     #[test]
     fn what_was_made_before_a_start_is_as_old_as_its_commit_says() {
         let ago = |micros| made(1_000_000_000, 1_000_000_000 + micros).elapsed().as_secs();
-        assert_eq!((ago(0), ago(45_000_000), ago(i64::MAX / 2)), (0, 45, KEPT_FOR.as_secs()));
+        assert_eq!((ago(0), ago(110_000_000), ago(165_000_000), ago(i64::MAX / 2)), (0, 0, 45, KEPT_FOR.as_secs()));
         // A clock that was ahead.
         assert_eq!(ago(-7_000_000), 0);
     }

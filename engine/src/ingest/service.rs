@@ -33,6 +33,7 @@ use super::names::Names;
 use super::patience::Patience;
 use super::pulse::{Committing, Pulse};
 use super::requests::{self, Requests};
+use super::rollup;
 use super::rollup::coordinate::Rollups;
 use super::state::IngestState;
 use super::threads::Threads;
@@ -202,6 +203,13 @@ async fn start_linked(
     }
     let state = Arc::clone(&committer.committed().state);
     check_feeds(config, &state)?;
+    for name in rollup::coordinate::taken_out(config, &state) {
+        tracing::warn!(
+            rollup = name,
+            "this roll-up is no longer configured: the next commit forgets it, and then it can only be computed anew in \
+             a new lake; to keep it, stop now and put it back"
+        );
+    }
     if crew.processes > 1 {
         pulse.does("connecting the workers of all processes");
     }

@@ -140,6 +140,26 @@ pub fn check(config: &Config, state: &IngestState) -> Result<(), IngestError> {
     Ok(())
 }
 
+/// The roll-ups of a state that are no longer configured: the next commit forgets them.
+pub fn taken_out<'s>(config: &Config, state: &'s IngestState) -> impl Iterator<Item = &'s str> {
+    let known = state.rollups.by_name.keys().map(String::as_str);
+    known.filter(|name| !config.rollup.contains_key(*name))
+}
+
+/// A backfill is not how roll-ups are taken out: its configuration may be one for the files alone.
+///
+/// # Errors
+/// [`IngestError::Rollup`], with what to do.
+pub fn check_backfill(config: &Config, state: &IngestState) -> Result<(), IngestError> {
+    let Some(name) = taken_out(config, state).next() else { return Ok(()) };
+    let reason =
+        "the lake has it, but this configuration does not: what a backfill adds would never be in it; run the \
+                  backfill with the configuration of the stream (or, to take the roll-up out for good, let the stream \
+                  commit without it first)"
+            .to_owned();
+    Err(IngestError::Rollup { name: name.to_owned(), reason })
+}
+
 /// Forgets roll-ups that were taken out: what comes from now on is not in them. One that is put back later is new.
 pub fn forget(config: &Config, state: &mut IngestState) {
     let rollups = &mut state.rollups;
@@ -270,7 +290,9 @@ mod tests {
         state.rollups.by_name.insert("grid".into(), RollupState { definition, ..RollupState::default() });
         state.rollups.members.push(Segment { path: "state/members-7-1.zst".into(), seq: 7, series: 1, bytes: 1 });
         forget(&config, &mut state);
-        assert!(check(&config, &state).is_ok());
+        assert!(check(&config, &state).is_ok() && check_backfill(&config, &state).is_ok());
+        let refused = check_backfill(&Config::default(), &state).map_err(|error| error.to_string());
+        assert!(refused.as_ref().is_err_and(|reason| reason.contains("grid")), "{refused:?}");
         assert_eq!(state.rollups.members.len(), 1);
         forget(&Config::default(), &mut state);
         let refused = check(&config, &state).map_err(|error| error.to_string());

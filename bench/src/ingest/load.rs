@@ -83,7 +83,7 @@ impl Load {
         self.flush()
     }
 
-    /// Sends `rate` readings a second for as long as `goes_on` says so, which is asked before each [`AT_A_TIME`] of
+    /// Sends `rate` readings a second for as long as `goes_on` says so, which is asked before each `AT_A_TIME` of
     /// them and at every beat. What the machine is too slow for is not made up for later: the rate that was reached
     /// tells.
     pub fn send_paced(&mut self, rate: f64, mut goes_on: impl FnMut(&mut Load) -> bool) -> Result<Paced, KafkaError> {

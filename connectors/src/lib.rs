@@ -9,6 +9,7 @@
 // Records come from the C library of Kafka in batches by a call without a safe interface: `kafka/batch.rs` alone uses
 // it.
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod files;
 pub mod fleet;

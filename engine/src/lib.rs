@@ -9,6 +9,7 @@
 //! * [`server`]: metrics and health over HTTP;
 //! * [`cli`]: one file a command; [`demo`]: everything at once.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod cli;
 pub mod demo;

@@ -1,5 +1,5 @@
 //! The `meterline` binary; everything is in [`meterline::cli`].
-#![deny(unsafe_code)]
+#![deny(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
 
 use std::ffi::{c_int, c_long};
 

@@ -7,6 +7,7 @@
 //! * [`metrics`], [`backtest`]: rolling-origin evaluation;
 //! * [`device`]: where tensors are computed.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod backtest;
 pub mod calendar;

@@ -11,6 +11,7 @@
 //!
 //! Nothing here does I/O or reads a clock. Instants are [`Micros`]: microseconds since the Unix epoch, UTC.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod bytes;
 pub mod config;

@@ -1,7 +1,9 @@
 //! The series of one worker: readings in, and at the end of each epoch everything that the commit needs.
 
 mod absent;
+mod caches;
 mod eviction;
+mod finish;
 mod lookups;
 #[cfg(test)]
 mod tests;
@@ -19,20 +21,19 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::absent::{Awaiting, Routes};
+use self::caches::{WARMED, warm};
 use self::eviction::Early;
 pub use self::eviction::Evicted;
+pub use self::finish::{Place, ShardPart};
 use self::lookups::Lookups;
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
-use super::dead_letters::DeadLetter;
-use super::error::IngestError;
-use super::layout::{SeriesTexts, ShardRows, TextMaker};
+use super::layout::TextMaker;
 use super::memory::Remembered;
 use super::order::Order;
-use super::outcome::{Dead, Tally};
+use super::outcome::Dead;
 use super::rollup::Input;
 use super::rollup::changes::ForRollups;
-use super::segments::Frames;
 use super::series::{PendingReading, SeriesState};
 
 /// A reading on its way to the shard of its series.
@@ -78,46 +79,6 @@ pub const SERIES_OF_ANOTHER_FEED: &str = "series_of_another_feed";
 /// it. An identifier belongs to one feed, so series of all feeds that are called the same meet in one shard.
 pub fn route(series: &str) -> u64 {
     xxh3_64(series.as_bytes())
-}
-
-/// What a shard gives at the end of an epoch.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ShardPart {
-    /// The epoch.
-    pub epoch: u64,
-    /// Rows of `intervals`, those of each feed together.
-    pub rows: Vec<ShardRows>,
-    /// Changes of counts, by number of the feed.
-    pub tallies: Vec<Tally>,
-    /// Readings that cannot be used.
-    pub dead: Vec<DeadLetter>,
-    /// The states that this commit writes.
-    pub states: Frames,
-    /// The states of series that leave memory with it, by route and identifier.
-    pub evicted: Frames,
-    /// Number of series that got a reading.
-    pub changed: u64,
-}
-
-impl ShardPart {
-    /// Whether there are states to be written.
-    pub fn has_states(&self) -> bool {
-        self.states.series + self.evicted.series > 0
-    }
-}
-
-/// Where the states of the series of an epoch go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// Number of the commit.
-    pub seq: i64,
-    /// Series whose state is in a segment of this commit or a later one are written again.
-    pub rewrite_from: i64,
-}
-
-impl Place {
-    /// Of states that no commit will hold.
-    pub const NOWHERE: Place = Place { seq: 0, rewrite_from: i64::MAX };
 }
 
 /// What a shard may keep in memory; in bytes where nothing else is said.
@@ -169,41 +130,8 @@ const TOUCHED_BYTES: usize = 256;
 const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 + TOUCHED_BYTES;
 /// Bytes that an interval takes while it is looked up: what is wanted, what is found, and where that goes.
 const LOOKUP_BYTES: usize = 512;
-/// Readings whose series are fetched into the processor's caches at a time.
-const WARMED: usize = 64;
-/// Series that the caches hold anyway.
-const WARM_ANYWAY: usize = 1_000;
 /// Intervals that every series may remember, however many there are.
 const REMEMBERED_MIN: usize = 2;
-
-/// Looks at up to [`WARMED`] series that are needed next, and, where readings come, at the ends of their memories. Of
-/// millions hardly one is in the caches of the processor: here it waits for all of them at once, instead of for one after
-/// the other.
-fn warm(members: &[Member], for_readings: bool, numbers: impl Iterator<Item = u32>) {
-    if members.len() < WARM_ANYWAY {
-        return;
-    }
-    let mut wanted = [0; WARMED];
-    let mut count = 0;
-    for (slot, number) in wanted.iter_mut().zip(numbers) {
-        *slot = number;
-        count += 1;
-    }
-    let wanted = || wanted[..count].iter().filter_map(|number| members.get(*number as usize));
-    let head = |member: &Member| member.route ^ member.series.head() ^ u64::from(member.bytes);
-    std::hint::black_box(wanted().fold(0, |seen, member| seen ^ head(member)));
-    if for_readings {
-        std::hint::black_box(wanted().fold(0, |seen, member| seen ^ member.series.last_remembered()));
-    }
-}
-
-/// Series one by one, each fetched in time.
-fn warmed<'m>(members: &'m [Member], numbers: &'m [u32]) -> impl Iterator<Item = (u32, &'m Member)> {
-    numbers.chunks(WARMED).flat_map(|some| {
-        warm(members, false, some.iter().copied());
-        some.iter().map(|number| (*number, &members[*number as usize]))
-    })
-}
 
 /// The series of one worker.
 pub struct Shard {
@@ -439,151 +367,6 @@ impl Shard {
         if let (Some(rollups), Some(labels)) = (&mut self.for_rollups, labels) {
             rollups.read(number, feed, &mut member.series.state, reading.position, labels);
         }
-    }
-
-    // Intervals of gauges and counters are computed once an epoch.
-    fn refresh(&mut self) {
-        for (feed, output) in self.feeds.iter().zip(&mut self.outputs) {
-            for stale in output.take_stale() {
-                self.members[stale.0 as usize].series.refresh(&feed.rules, stale, output);
-            }
-        }
-    }
-
-    // Old samples are not kept for longer than an epoch.
-    fn trim(&mut self) {
-        let derived =
-            |feed: &u16| self.feeds.get(usize::from(*feed)).is_some_and(|f| f.rules.kind != ValueKind::Interval);
-        let touched = self.touched.iter().map(|(number, _)| *number);
-        let of_samples = touched.filter(|number| derived(&self.members[*number as usize].feed));
-        let samples = self.samples();
-        let due: Vec<u32> = of_samples.collect();
-        for number in due {
-            let member = &mut self.members[number as usize];
-            let (feed, series) = (usize::from(member.feed), &mut member.series);
-            if let (Some(feed), Some(output)) = (self.feeds.get(feed), self.outputs.get(feed)) {
-                series.trim(&feed.rules, output.remembered, samples);
-            }
-        }
-    }
-
-    /// Ends the epoch, whose states go to `place`, and begins the next one.
-    ///
-    /// # Errors
-    /// A reading that cannot be used, of a feed that is to fail then; or a fault.
-    pub fn finish(&mut self, place: Place) -> Result<ShardPart, IngestError> {
-        self.refresh();
-        self.trim();
-        self.lookups.end_epoch();
-        let epoch = u64::from(self.epoch);
-        self.epoch += 1;
-        // As files have them.
-        let members = &self.members;
-        let id = |number: u32| members[number as usize].series.state.id.as_str();
-        let ranks = self.order.ranks(&mut self.fresh, members.len(), id);
-        let ranked = |number: u32| u64::from(ranks[number as usize]) << 32 | u64::from(number);
-        let mut changed: Vec<u64> = self.touched.iter().map(|(number, _)| ranked(*number)).collect();
-        changed.sort_unstable();
-        let changed: Vec<u32> = changed.into_iter().map(|ranked| ranked as u32).collect();
-        let fresh = self.fresh_outputs();
-        let outputs = std::mem::replace(&mut self.outputs, fresh);
-        let mut series = self.texts_of(&changed, &outputs);
-        let mut part = ShardPart {
-            epoch,
-            rows: vec![],
-            tallies: vec![],
-            dead: vec![],
-            states: Frames::default(),
-            evicted: Frames::default(),
-            changed: changed.len() as u64,
-        };
-        for (number, (feed, output)) in self.feeds.iter().zip(outputs).enumerate() {
-            if let (BadRecords::Fail, Some(dead)) = (feed.bad_records, output.dead.first()) {
-                return Err(IngestError::BadRecord {
-                    feed: feed.name.to_string(),
-                    topic: feed.topic.to_string(),
-                    partition: dead.position.partition,
-                    offset: dead.position.offset,
-                    refusal: format!("{}: {}", dead.reason, dead.detail),
-                });
-            }
-            let kept = output.dead.into_iter().filter(|_| feed.bad_records == BadRecords::DeadLetter);
-            part.dead.extend(kept.map(|dead| DeadLetter {
-                feed: Arc::clone(&feed.name),
-                topic: Arc::clone(&feed.topic),
-                position: dead.position,
-                key: None,
-                payload: None,
-                reason: dead.reason.into(),
-                detail: dead.detail,
-            }));
-            part.tallies.push(output.tally);
-            if let Some(rollups) = &mut self.for_rollups {
-                let members = &self.members;
-                let state = |series: u32| &members[series as usize].series.state;
-                rollups.ended(number as u16, &output.rows, output.before, &output.overtaken, state);
-            }
-            if !output.rows.is_empty() || !output.samples.is_empty() {
-                let series = std::mem::take(&mut series[number]);
-                part.rows.push(ShardRows { rows: output.rows, samples: output.samples, series, made_of: None });
-            }
-        }
-        if let Some(rollups) = &mut self.for_rollups {
-            rollups.begin_next();
-        }
-        for moved in self.touched.chunks(WARMED) {
-            warm(&self.members, false, moved.iter().map(|(number, _)| *number));
-            for (number, before) in moved {
-                let member = &mut self.members[*number as usize];
-                member.written = i64::MAX;
-                // Readings that are held make a series grow.
-                let state = &member.series.state;
-                self.bytes -= member.bytes as usize;
-                self.waiting -= member.waiting as usize;
-                (member.bytes, member.waiting) = (state.bytes() as u32, state.waiting_bytes() as u32);
-                self.bytes += member.bytes as usize;
-                self.waiting += member.waiting as usize;
-                if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
-                    let now = Stand::of(&member.series.state);
-                    self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
-                }
-            }
-        }
-        self.touched.clear();
-        part.evicted = self.evict(place)?;
-        part.states = self.write_states(place, changed)?;
-        Ok(part)
-    }
-
-    // Of each feed that has rows or samples: the texts of the series that changed.
-    fn texts_of(&mut self, changed: &[u32], outputs: &[Output]) -> Vec<Vec<(u32, SeriesTexts)>> {
-        let mut series: Vec<Vec<(u32, SeriesTexts)>> = vec![Vec::new(); outputs.len()];
-        for (number, member) in warmed(&self.members, changed) {
-            let feed = usize::from(member.feed);
-            if outputs.get(feed).is_some_and(|output| !output.rows.is_empty() || !output.samples.is_empty()) {
-                series[feed].push((number, self.texts.texts(&member.series.state)));
-            }
-        }
-        series
-    }
-
-    // The states that changed, and those of the segments that are to go; of those that are still in memory.
-    fn write_states(&mut self, place: Place, changed: Vec<u32>) -> Result<Frames, IngestError> {
-        let mut due = match place.rewrite_from {
-            i64::MAX => changed,
-            from => {
-                let numbered = (0..).zip(&self.members);
-                numbered.filter(|(_, member)| member.written >= from).map(|(number, _)| number).collect()
-            }
-        };
-        due.retain(|number| self.members[*number as usize].is_somebody());
-        let states = warmed(&self.members, &due).map(|(_, member)| &member.series.state);
-        let frames = Frames::of(states)
-            .map_err(|reason| IngestError::Fault(format!("encoding the states of commit {}: {reason}", place.seq)))?;
-        for number in due {
-            self.members[number as usize].written = place.seq;
-        }
-        Ok(frames)
     }
 
     /// What the census has to learn of the epochs that ended.

@@ -11,7 +11,7 @@ use super::super::recall::Recalled;
 use super::super::rollup::plan::Plan;
 use super::super::rollup::saved::Givers;
 use super::super::rollup::taken::Taken;
-use super::super::segments::SERIES;
+use super::super::segments::{Frames, SERIES};
 use super::*;
 
 const PLACE: Place = Place { seq: 2, rewrite_from: i64::MAX };

@@ -150,21 +150,40 @@ impl Shape {
         let stopping = || writing.patience.stopping();
         let in_haste = tiers::stay(runs, series, self.runs, true);
         let mut stay = tiers::stay(runs, series, self.runs, stopping());
-        let from = States::patient(writing.lake, writing.patience);
-        let mut merge = Merge::begin(from, self, &runs[stay..], fresh.clone(), writing.seq).await?;
         let mut writer = Writer::new(*writing, self);
+        if stay < in_haste {
+            match self.merge(writing, &runs[stay..], fresh.clone(), &mut writer, stopping).await {
+                Ok(Some(run)) => return Ok([&runs[..stay], &[run]].concat()),
+                // A stop needs nothing of what could not be read or written.
+                Err(error) if !stopping() => return Err(error),
+                Ok(None) | Err(_) => {}
+            }
+            tracing::info!(runs = runs.len(), "runs of evicted series are not merged now: the stream is to stop");
+            stay = in_haste;
+            writer = writer.begin_anew();
+        }
+        let run = self.merge(writing, &runs[stay..], fresh, &mut writer, || false).await?;
+        Ok(runs[..stay].iter().cloned().chain(run).collect())
+    }
+
+    // The run of what is evicted now and of other runs; `None` where it is given up.
+    async fn merge(
+        self,
+        writing: &Writing<'_>,
+        merged: &[Run],
+        fresh: Vec<Frames>,
+        writer: &mut Writer<'_>,
+        give_up: impl Fn() -> bool,
+    ) -> Result<Option<Run>, IngestError> {
+        let from = States::patient(writing.lake, writing.patience);
+        let mut merge = Merge::begin(from, self, merged, fresh, writing.seq).await?;
         while let Some(entry) = merge.next().await? {
             writer.push(entry).await?;
-            if stay < in_haste && stopping() {
-                tracing::info!(runs = runs.len(), "runs of evicted series are not merged now: the stream is to stop");
-                stay = in_haste;
-                writer = writer.begin_anew();
-                merge = Merge::begin(from, self, &runs[stay..], fresh.clone(), writing.seq).await?;
+            if give_up() {
+                return Ok(None);
             }
         }
-        let mut runs = runs[..stay].to_vec();
-        runs.push(writer.finish().await?);
-        Ok(runs)
+        writer.finish().await.map(Some)
     }
 
     async fn find(

@@ -74,11 +74,11 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As [`Writer::push`].
-    pub(super) async fn finish(mut self) -> Result<Run, IngestError> {
+    pub(super) async fn finish(&mut self) -> Result<Run, IngestError> {
         self.end_frame().await?;
         self.end_packing().await?;
         self.end_file().await?;
-        Ok(self.run)
+        Ok(std::mem::take(&mut self.run))
     }
 
     async fn end_frame(&mut self) -> Result<(), IngestError> {

@@ -22,8 +22,6 @@ use super::patience::Patience;
 const KEPT: usize = 20;
 /// How long a state is kept after it was the newest one, with all that it names: longer than any reader takes for it.
 const KEPT_FOR: Duration = Duration::from_secs(120);
-/// How far clocks of two machines may be apart, and how long a commit may take after its time was noted.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(120);
 /// State files that are read at a time.
 const READS_AT_A_TIME: usize = 16;
 
@@ -101,9 +99,15 @@ impl StateFiles {
                 None => {}
             }
         }
-        let read = states.into_iter().map(|path| known(lake, patience, path, newest));
-        let known: Vec<Option<Known>> = futures::stream::iter(read).buffered(READS_AT_A_TIME).try_collect().await?;
-        let mut known: VecDeque<Known> = known.into_iter().flatten().collect();
+        let read = states.into_iter().map(|path| read(lake, patience, path, newest));
+        let read: Vec<Option<Found>> = futures::stream::iter(read).buffered(READS_AT_A_TIME).try_collect().await?;
+        let newest_at = read.iter().flatten().filter_map(|found| found.committed_at).max().unwrap_or_default();
+        let known = |found: Found| Known {
+            path: found.path,
+            segments: found.segments,
+            since: found.committed_at.map(|at| made(at, newest_at)),
+        };
+        let mut known: VecDeque<Known> = read.into_iter().flatten().map(known).collect();
         let named: BTreeSet<&String> = known.iter().flat_map(|known| &known.segments).collect();
         let left_over: Vec<String> = others.into_iter().filter(|path| !named.contains(path)).collect();
         for path in left_over {
@@ -138,8 +142,16 @@ impl StateFiles {
     }
 }
 
+// A state file that is there.
+struct Found {
+    path: String,
+    segments: Vec<String>,
+    // `None` for what never was the newest.
+    committed_at: Option<Micros>,
+}
+
 // `None` where it is gone already.
-async fn known(lake: &Lake, patience: &Patience, path: String, newest: i64) -> Result<Option<Known>, IngestError> {
+async fn read(lake: &Lake, patience: &Patience, path: String, newest: i64) -> Result<Option<Found>, IngestError> {
     let get = || async {
         match lake.get_object(&path).await {
             Err(LakeError::NotFound { .. }) => Ok(None),
@@ -150,16 +162,15 @@ async fn known(lake: &Lake, patience: &Patience, path: String, newest: i64) -> R
     // One that cannot be read names nothing; if it is the newest, this was said already. One of a later commit is of a
     // writer that was fenced out or died before it.
     let state = decode_state(&path, &bytes).ok().filter(|state| state.seq <= newest);
-    let since = state.as_ref().map(|state| made(state.committed_at, jiff::Timestamp::now().as_microsecond()));
+    let committed_at = state.as_ref().map(|state| state.committed_at);
     let segments = state.iter().flat_map(|state| state.segment_paths()).map(str::to_owned).collect();
-    Ok(Some(Known { path, segments, since }))
+    Ok(Some(Found { path, segments, committed_at }))
 }
 
-// When a commit was made, of which the wall clock of its writer tells, from before it wrote anything; no longer ago than
-// matters. An engine that starts again and again would let everything lie otherwise.
-fn made(committed_at: Micros, wall: Micros) -> Instant {
-    let age = Duration::from_micros(u64::try_from(wall.saturating_sub(committed_at)).unwrap_or(0));
-    let age = age.saturating_sub(CLOCKS_DIFFER).min(KEPT_FOR);
+// When a commit was made, by what it and the newest one say of it: an engine that starts again and again would let
+// everything lie otherwise. Whoever reads this may have another clock. No longer ago than matters.
+fn made(committed_at: Micros, newest_at: Micros) -> Instant {
+    let age = Duration::from_micros(u64::try_from(newest_at.saturating_sub(committed_at)).unwrap_or(0)).min(KEPT_FOR);
     let now = Instant::now();
     now.checked_sub(age).unwrap_or(now)
 }
@@ -191,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_before_a_start_is_as_old_as_its_commit_says() {
-        let ago = |micros| made(1_000_000_000, 1_000_000_000 + micros).elapsed().as_secs();
-        assert_eq!((ago(0), ago(110_000_000), ago(165_000_000), ago(i64::MAX / 2)), (0, 0, 45, KEPT_FOR.as_secs()));
-        // A clock that was ahead.
-        assert_eq!(ago(-7_000_000), 0);
+    fn what_was_made_before_a_start_is_as_old_as_the_commits_say() {
+        let before = |micros| made(1_000_000_000, 1_000_000_000 + micros).elapsed().as_secs();
+        assert_eq!((before(0), before(45_000_000), before(i64::MAX / 2)), (0, 45, KEPT_FOR.as_secs()));
+        // A clock that went back.
+        assert_eq!(before(-7_000_000), 0);
     }
 
     #[test]

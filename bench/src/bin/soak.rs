@@ -19,7 +19,7 @@ struct Args {
     /// Number of series [default: as many as send a month of readings a minute]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     series: Option<u64>,
-    /// Readings a second [default: half of what the engine ingests from a backlog, measured first]
+    /// Readings a second [default: half of what the engine commits while as many are made beside it as can be, measured first]
     #[arg(long)]
     rate: Option<f64>,
     /// Minutes between two SIGKILLs of the engine, in the first half of the soak

@@ -26,9 +26,11 @@ const WARM_UP: f64 = 0.2;
 /// Part of the run in which the engine is killed. What comes after is one long life, in which memory must not grow
 /// either.
 const KILLED: f64 = 0.5;
-/// Readings from which the maximum rate is measured, and their series.
-const PROBE: u64 = 10_000_000;
+/// For how long the maximum rate is measured, and with how many series.
+const PROBE: Duration = Duration::from_secs(60);
 const PROBE_SERIES: u64 = 10_000;
+/// Readings a second that nobody makes.
+const AS_FAST_AS_CAN_BE: f64 = 1e8;
 /// Quarter hours of a month of 31 days.
 const MONTH: u64 = 31 * 96;
 /// Minutes in which a month of readings is sent, unless the number of series is given.
@@ -56,7 +58,8 @@ pub struct Soak {
     pub minutes: f64,
     /// Number of series; `None`: as many as send a month of readings a minute.
     pub series: Option<u64>,
-    /// Readings a second; `None`: half of what the engine ingests from a backlog, measured first.
+    /// Readings a second; `None`: half of what the engine commits while as many are made beside it as can be, measured
+    /// first.
     pub rate: Option<f64>,
     /// Minutes between two SIGKILLs.
     pub kill_every: f64,
@@ -129,16 +132,19 @@ fn check(at: &Deployment, load: &Load, sent: &Sent) -> Result<(), Failure> {
     at.check(load.sent - first, load.energy_from(first) + corrected as f64 / 4.0)
 }
 
+// What the engine commits a second while readings come as fast as this machine makes them beside it.
 fn probe(kafka: &Kafka, series: u64) -> Result<f64, Failure> {
     let topic = "probe";
     kafka.create_topic(topic, PARTITIONS);
     let mut load = Load::new(&kafka.brokers(), topic, series, "lz4")?;
-    load.send(PROBE)?;
-    let mut deployment = Deployment::new(&kafka.brokers(), topic, Known::Detected);
-    let (engine, done) = deployment.start(load.sent)?;
+    let at = Deployment::new(&kafka.brokers(), topic, Known::Detected);
+    let engine = at.sandbox.engine();
+    let began = Instant::now();
+    load.send_paced(AS_FAST_AS_CAN_BE, |_| began.elapsed() < PROBE)?;
+    let committed = at.sandbox.number("SELECT sum(next_offset) FROM partitions").ok_or("nothing was committed")?;
+    let rate = committed as f64 / began.elapsed().as_secs_f64();
     stop(engine)?;
-    let rate = load.sent as f64 / done.seconds;
-    eprintln!("from a backlog: {rate:.0} readings a second");
+    eprintln!("with readings made beside it as fast as can be: {rate:.0} readings a second");
     Ok(rate)
 }
 

@@ -22,6 +22,7 @@
 //! | `meterline_freshness_seconds` | feed | age of the end of the newest interval that was committed; one series in twenty may be ahead |
 //! | `meterline_records_per_second` | feed | between the last two commits |
 //! | `meterline_series` | feed | series seen |
+//! | `meterline_evicted_series` | | states of series that left memory for the lake, with those of some that came back since; where it is above 0 and lookups slow commits, raise `ingest.memory_limit` |
 //! | `meterline_intervals` | feed | intervals that have a value, of the present frequency of their series |
 //! | `meterline_commits_total` | | commits of the stream, ever |
 //! | `meterline_commit_age_seconds` | | since the newest of them |
@@ -282,6 +283,9 @@ impl Scrape {
         for (number, feed) in census.feeds() {
             metric.encode_family(&[("feed", feed)])?.encode_gauge(&census.series(number))?;
         }
+        let evicted: u64 = state.evicted.iter().map(|run| run.series).sum();
+        gauge(encoder, "evicted_series", "states of series that left memory for the lake", None)?
+            .encode_gauge(&evicted)?;
         let mut metric =
             gauge(encoder, "intervals", "intervals that have a value, of the present frequency of their series", None)?;
         for (number, feed) in census.feeds() {

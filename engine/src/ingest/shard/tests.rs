@@ -6,7 +6,9 @@ use meterline_schemas::config::FeedConfig;
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::time::{DAY, HOUR};
 
+use super::super::bounds::Bounds;
 use super::super::census::Census;
+use super::super::crew::Crew;
 use super::super::recall::Recalled;
 use super::super::rollup::plan::Plan;
 use super::super::rollup::saved::Givers;
@@ -136,6 +138,21 @@ fn a_limit_that_is_far_too_low_for_the_routes_leaves_room_for_some_series() {
     (0..4_000).for_each(|n| shard.absent.add(n));
     shard.apply(reading(0, "m0", 1), Micros::MIN);
     assert!(shard.absent.bytes() > shard.budget.series && !shard.full());
+}
+
+#[test]
+fn a_limit_says_how_many_series_can_be_told_apart() {
+    let mut config = meterline_schemas::config::Config::default();
+    config.ingest.memory_limit = "32MiB".parse().unwrap();
+    let budget = Bounds::of(&config, Crew::alone(2)).shard;
+    let mut shard = Shard::new([feed("f")].into(), budget);
+    let known = (0..).take_while(|route| {
+        let room = !shard.is_out_of_room();
+        shard.absent.add(*route);
+        room
+    });
+    // Of both workers 29,360,128 with 2 GiB, which is 64 times as much.
+    assert_eq!(2 * known.count(), 29_360_128 / 64);
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use compact_str::CompactString;
 use meterline::ingest::aggregate::Rules;
+use meterline::ingest::bounds::Bounds;
+use meterline::ingest::crew::Crew;
 use meterline::ingest::series::PendingReading;
-use meterline::ingest::shard::{Budget, FeedRules, Place, Routed, Shard, route};
-use meterline_schemas::config::{FeedConfig, IngestConfig};
+use meterline::ingest::shard::{FeedRules, Place, Routed, Shard, route};
+use meterline_schemas::config::{Config, FeedConfig};
 use meterline_schemas::reading::{Position, Quality};
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
@@ -56,13 +58,14 @@ fn work(
     together: &Barrier,
 ) -> Result<Worked, Failure> {
     let ids: Vec<CompactString> = (0..series).map(|number| format!("meter-{worker}-{number:06}").into()).collect();
-    let settings = IngestConfig::default();
+    let config = Config::default();
+    let bounds = Bounds::of(&config, Crew::alone(workers as usize));
     let mut feed = FeedConfig::new("readings", "meter_id", "ts", "value");
     feed.frequency = (frequency == Known::Declared).then_some(Frequency::QUARTER_HOUR);
-    let rules = Rules::new(&feed, settings.remembered_intervals)?;
+    let rules = Rules::new(&feed, config.ingest.remembered_intervals)?;
     let (name, topic) = (Arc::from("meters"), Arc::from("readings"));
-    let mut shard = Shard::new([FeedRules { name, topic, rules, bad_records: feed.bad_records }].into(), Budget::AMPLE);
-    let epoch_max = settings.commit_records / workers;
+    let mut shard = Shard::new([FeedRules { name, topic, rules, bad_records: feed.bad_records }].into(), bounds.shard);
+    let epoch_max = bounds.records / workers;
     let mut batch: Vec<Routed> = Vec::with_capacity(BATCH);
     let (mut sent, mut in_epoch, mut rows) = (0, 0, 0);
     together.wait();

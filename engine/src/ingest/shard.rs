@@ -4,6 +4,7 @@ mod absent;
 mod caches;
 mod eviction;
 mod finish;
+mod index;
 mod lookups;
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,6 @@ mod tests;
 use std::sync::Arc;
 
 use compact_str::CompactString;
-use hashbrown::HashTable;
 use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::labels::LabelValues;
@@ -25,6 +25,7 @@ use self::caches::{WARMED, warm};
 use self::eviction::Early;
 pub use self::eviction::Evicted;
 pub use self::finish::{Place, ShardPart};
+use self::index::Index;
 use self::lookups::Lookups;
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
@@ -127,7 +128,7 @@ struct Member {
 /// Bytes of a series that gets a reading in an epoch: where it stood before, its texts and its place among the others.
 const TOUCHED_BYTES: usize = 256;
 /// Bytes of a series beside what its state takes.
-const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 16 + TOUCHED_BYTES;
+const MEMBER_BYTES: usize = size_of::<Member>() - size_of::<SeriesState>() + 24 + TOUCHED_BYTES;
 /// Bytes that an interval takes while it is looked up: what is wanted, what is found, and where that goes.
 const LOOKUP_BYTES: usize = 512;
 /// Intervals that every series may remember, however many there are.
@@ -138,7 +139,7 @@ pub struct Shard {
     feeds: Arc<[FeedRules]>,
     budget: Budget,
     epoch: u32,
-    index: HashTable<u32>,
+    index: Index,
     // Some of them places that are free.
     members: Vec<Member>,
     free: Vec<u32>,
@@ -168,7 +169,7 @@ impl Shard {
             feeds,
             budget,
             epoch: 1,
-            index: HashTable::new(),
+            index: Index::default(),
             members: Vec::new(),
             free: Vec::new(),
             fresh: Vec::new(),
@@ -249,11 +250,11 @@ impl Shard {
 
     fn find(&self, route: u64, id: &str) -> Option<u32> {
         let members = &self.members;
-        let same = |number: &u32| {
-            let member = &members[*number as usize];
+        let same = |number: u32| {
+            let member = &members[number as usize];
             member.route == route && member.series.state.id == id
         };
-        self.index.find(route, same).copied()
+        self.index.find(route, same)
     }
 
     /// The running epoch.
@@ -277,8 +278,7 @@ impl Shard {
                 self.members.len() as u32 - 1
             }
         };
-        let members = &self.members;
-        self.index.insert_unique(route, number, |number| members[*number as usize].route);
+        self.index.insert(route, number);
         self.fresh.push(number);
         number
     }
@@ -311,8 +311,9 @@ impl Shard {
 
     // Fetches the series of up to so many readings that are taken next.
     fn warm(&self, readings: &[Routed]) {
+        std::hint::black_box(readings.iter().fold(0, |seen, routed| seen ^ self.index.head(routed.route)));
         // The first that may be the one: it mostly is.
-        let candidate = |routed: &Routed| self.index.find(routed.route, |_| true).copied();
+        let candidate = |routed: &Routed| self.index.find(routed.route, |_| true);
         warm(&self.members, true, readings.iter().filter_map(candidate));
     }
 

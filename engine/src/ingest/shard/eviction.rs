@@ -186,9 +186,7 @@ impl Shard {
 
     fn remove(&mut self, number: u32) {
         let member = std::mem::replace(&mut self.members[number as usize], Member::nobody());
-        if let Ok(entry) = self.index.find_entry(member.route, |known| *known == number) {
-            entry.remove();
-        }
+        self.index.remove(member.route, number);
         self.bytes -= MEMBER_BYTES + member.bytes as usize;
         self.waiting -= member.waiting as usize;
         self.absent.add(member.route);

@@ -193,7 +193,9 @@ impl Shard {
 
     // Of each feed that has rows or samples: the texts of the series that changed.
     fn texts_of(&mut self, changed: &[u32], outputs: &[Output]) -> Vec<Vec<(u32, SeriesTexts)>> {
-        let mut series: Vec<Vec<(u32, SeriesTexts)>> = vec![Vec::new(); outputs.len()];
+        let mut series: Vec<Vec<(u32, SeriesTexts)>> = Vec::new();
+        // Mostly of one feed.
+        series.resize_with(outputs.len(), || Vec::with_capacity(changed.len() / outputs.len()));
         for (number, member) in warmed(&self.members, changed) {
             let feed = usize::from(member.feed);
             if outputs.get(feed).is_some_and(|output| !output.rows.is_empty() || !output.samples.is_empty()) {

@@ -20,6 +20,8 @@ use super::load::{FIRST, QUARTER_HOUR};
 
 /// As a source hands them on.
 const BATCH: usize = 1024;
+/// Readings of a series at least: a day of them. That it is new counts for little then, as it does in operation.
+const DAY: u64 = 96;
 
 /// What one worker did.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +36,7 @@ pub struct Worked {
 pub fn run(readings: u64, series: u64, frequency: Known) -> Result<Vec<Worked>, Failure> {
     let workers = std::thread::available_parallelism()?.get() as u64;
     let series = (series / workers).max(1);
-    let readings = readings / workers / series * series;
+    let readings = (readings / workers / series).max(DAY) * series;
     let together = Barrier::new(workers as usize);
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)

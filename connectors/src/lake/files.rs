@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Arr
 use arrow::compute::{SortColumn, lexsort_to_indices, take, take_record_batch};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use bytes::Bytes;
+use object_store::PutPayload;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -16,6 +16,7 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::pieces::Pieces;
 use super::statistics::Statistics;
 use super::{LakeError, TableDefinition};
 
@@ -85,7 +86,7 @@ fn bound(value: &Value) -> Option<Bound> {
 /// A file that is encoded but not yet stored.
 pub(super) struct Encoded {
     pub(super) file: DataFile,
-    pub(super) bytes: Bytes,
+    pub(super) payload: PutPayload,
 }
 
 /// Files of one table in the making; see [`super::TableOwner::encode`].
@@ -141,7 +142,7 @@ pub(super) struct FileWriter {
     table: &'static str,
     partition: Partition,
     statistics: Statistics,
-    writer: ArrowWriter<Vec<u8>>,
+    writer: ArrowWriter<Pieces>,
 }
 
 impl FileWriter {
@@ -153,7 +154,7 @@ impl FileWriter {
     ) -> Result<FileWriter, LakeError> {
         let refuse = |e: ParquetError| failed(table.name, &e);
         let properties = properties(table, first).map_err(refuse)?;
-        let writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties)).map_err(refuse)?;
+        let writer = ArrowWriter::try_new(Pieces::default(), first.schema(), Some(properties)).map_err(refuse)?;
         Ok(FileWriter { table: table.name, partition, statistics: Statistics::default(), writer })
     }
 
@@ -171,7 +172,7 @@ impl FileWriter {
 
     pub(super) fn finish(self) -> Result<Encoded, LakeError> {
         let FileWriter { table, partition, statistics, writer } = self;
-        let bytes = writer.into_inner().map_err(|e| failed(table, &e))?;
+        let pieces = writer.into_inner().map_err(|e| failed(table, &e))?;
         let mut path = String::new();
         for (column, value) in &partition {
             path.push_str(&format!("{column}={}/", plain(value)));
@@ -179,12 +180,12 @@ impl FileWriter {
         path.push_str(&format!("{}.parquet", uuid::Uuid::now_v7()));
         let file = DataFile {
             path,
-            size: bytes.len() as u64,
+            size: pieces.len() as u64,
             rows: statistics.rows(),
             partition: partition.into_iter().collect(),
             stats: statistics.to_json().to_string(),
         };
-        Ok(Encoded { file, bytes: bytes.into() })
+        Ok(Encoded { file, payload: pieces.into_payload() })
     }
 }
 
@@ -200,7 +201,7 @@ fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProp
     let schema = first.schema();
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(512 * 1024))
+        .set_max_row_group_row_count(Some(ROW_GROUP))
         .set_statistics_enabled(EnabledStatistics::None)
         .set_created_by("meterline".to_owned());
     for field in schema.fields() {
@@ -224,6 +225,9 @@ fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProp
     Ok(properties.build())
 }
 
+/// Rows of a row group. A merge has one of each of its files in memory, and a writer one of its own: more of them at
+/// once would be read no faster.
+const ROW_GROUP: usize = 128 * 1024;
 /// Rows up to which a dictionary costs nothing.
 const DICTIONARY_WORTH: usize = 1_000;
 

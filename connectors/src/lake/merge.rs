@@ -22,7 +22,7 @@ use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use super::{Bound, DataFile, FileReader, Lake, LakeError, TableDefinition, by_name, unreadable};
 
 /// Rows of one batch of an open file at most.
-const READ: usize = 4 * 1024;
+const READ: usize = 1024;
 /// Bytes of one batch of an open file, about: several dozen may be open.
 const READ_BYTES: u64 = 1 << 20;
 /// Rows of one batch of the merge at most.

@@ -15,6 +15,7 @@ mod disk;
 mod files;
 mod merge;
 mod owner;
+mod pieces;
 mod protocol;
 #[cfg(test)]
 mod protocol_tests;
@@ -269,9 +270,9 @@ impl Lake {
         file.path.split('/').fold(ObjectPath::from(table), |path, segment| path.join(segment))
     }
 
-    async fn put_data_file(&self, table: &str, file: DataFile, bytes: Bytes) -> Result<DataFile, LakeError> {
+    async fn put_data_file(&self, table: &str, file: DataFile, payload: PutPayload) -> Result<DataFile, LakeError> {
         let path = Lake::data_path(table, &file);
-        match self.store().put(&path, bytes.into()).await {
+        match self.store().put(&path, payload).await {
             Ok(_) => Ok(file),
             Err(source) => Err(LakeError::Store { doing: format!("writing `{path}`"), source }),
         }

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake_core::kernel::{Action, Add, StructType, Transaction};
@@ -11,6 +10,7 @@ use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
+use object_store::PutPayload;
 
 use super::protocol::{Attempt, End, Goal, PUTS_MAX, Seen, Standing, Step, is_fenced};
 use super::snapshot::{data_file, delta, load};
@@ -220,8 +220,9 @@ impl TableOwner {
     /// [`LakeError::Store`].
     pub async fn store(&self, files: &FileSet) -> Result<Vec<DataFile>, LakeError> {
         let (lake, name) = (&self.lake, self.definition.name);
-        let encoded: Vec<(DataFile, Bytes)> = files.done.iter().map(|e| (e.file.clone(), e.bytes.clone())).collect();
-        let puts = encoded.into_iter().map(|(file, bytes)| lake.put_data_file(name, file, bytes));
+        let encoded: Vec<(DataFile, PutPayload)> =
+            files.done.iter().map(|e| (e.file.clone(), e.payload.clone())).collect();
+        let puts = encoded.into_iter().map(|(file, payload)| lake.put_data_file(name, file, payload));
         futures::stream::iter(puts).buffered(PUTS_AT_A_TIME).try_collect().await
     }
 

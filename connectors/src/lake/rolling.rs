@@ -52,7 +52,7 @@ impl RollingWriter {
     async fn close(&mut self) -> Result<(), LakeError> {
         if let Some(writer) = self.open.take() {
             let encoded = writer.finish()?;
-            self.done.push(self.lake.put_data_file(self.table.name, encoded.file, encoded.bytes).await?);
+            self.done.push(self.lake.put_data_file(self.table.name, encoded.file, encoded.payload).await?);
         }
         Ok(())
     }

@@ -14,8 +14,8 @@ use crate::time::{DAY, HOUR, Micros, Span};
 pub struct MaintenanceConfig {
     /// Time between two rounds of housekeeping, at least 10 s, or `off`. Default `1h`.
     pub every: Every,
-    /// Size up to which small files are merged, 8 MiB to 1 GiB. Housekeeping takes about twice as much memory, and some
-    /// MiB more for each file that it merges at a time. Default `64MiB`.
+    /// Size up to which small files are merged, 8 MiB to 1 GiB. Housekeeping takes about as much memory, and a MiB or two
+    /// more for each file that it merges at a time. Default `64MiB`.
     pub target_size: Bytes,
     /// How long after the end of a month (by the watermark) its revisions are folded. Default `2d`.
     pub fold_after: Span,

@@ -1,8 +1,12 @@
-//! What every model does: given a panel that ends at its origins, say what comes next, with quantiles.
+//! What every model does: fit itself to a panel, and given a panel that ends at its origins, say what comes next, with
+//! quantiles.
+
+use std::ops::ControlFlow;
 
 use meterline_schemas::quantiles::LEVELS;
 
 use crate::data::Panel;
+use crate::holidays::Holidays;
 
 /// The forecast of one series from its origin.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,4 +41,60 @@ pub trait Forecaster {
     /// Forecasts `horizon` steps of every series of the panel from its origin (the end of its values), in the
     /// panel's order.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>>;
+}
+
+/// A kind of model with its settings, not fitted yet.
+pub trait Model: Send + Sync {
+    /// Name in tables, configuration and logs.
+    fn name(&self) -> &str;
+
+    /// Fits it to a panel, all of which counts as known: cut it at the origin before which everything may be used.
+    /// `progress` is told the share that is done; where it breaks, the best so far is the result.
+    ///
+    /// # Errors
+    /// There is too little to be learnt from, or a number that no model can use.
+    fn fit(
+        &self,
+        panel: &Panel,
+        task: &Task,
+        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<Box<dyn Forecaster>, FitError>;
+}
+
+/// What a model is fitted for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Steps that are forecast, in native intervals.
+    pub horizon: usize,
+    /// Of everything that is random: the same seed and panel give the same model.
+    pub seed: u64,
+    /// Days off.
+    pub holidays: Holidays,
+}
+
+/// Why a model could not be fitted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FitError {
+    /// Too few values.
+    #[error(
+        "fitting `{model}` needs {needed} intervals of history in some series, and the longest of {series} has {longest}: wait for more data, or choose a model that needs less"
+    )]
+    TooShort {
+        /// The model.
+        model: String,
+        /// Intervals that are needed.
+        needed: usize,
+        /// Length of the longest series.
+        longest: usize,
+        /// Number of series.
+        series: usize,
+    },
+    /// What the solver says.
+    #[error("fitting `{model}`: {reason}")]
+    Failed {
+        /// The model.
+        model: String,
+        /// What went wrong, and with which input.
+        reason: String,
+    },
 }

@@ -1,0 +1,507 @@
+//! What models of features see: a row of named numbers for one step of one forecast.
+//!
+//! A row says what is known at the origin about one interval after it: values at the same time of earlier days and weeks,
+//! means of what came last, the calendar of the interval, and covariates, where those are known that far. Values are
+//! given relative to the level of the last week and to the spread of the series, so that one model can serve meters of
+//! every size. What is not known is NaN.
+//!
+//! Lags are those of Hong, Wang, White (2015) and of the winners of GEFCom2014 in spirit: same hour, earlier days; for
+//! weather also its own past, smoothed, as buildings feel it ("recency effect": Wang, Liu, Hong 2016).
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use meterline_schemas::Frequency;
+use meterline_schemas::time::{DAY, HOUR};
+
+use crate::data::{Known, Panel, Series};
+use crate::fill::fill_missing;
+use crate::holidays::{DayType, Holidays};
+
+/// Days back, at the time of day of the target; the first is the newest that is known.
+const DAY_LAGS: usize = 7;
+/// Weeks back.
+const WEEK_LAGS: usize = 4;
+/// Earlier days of the same type of which the mean is a feature.
+const SAME_TYPE: [usize; 2] = [3, 8];
+/// How far back such days are looked for.
+const SAME_TYPE_DAYS_MAX: usize = 42;
+/// Harmonics of the day and of the year.
+const DAY_HARMONICS: usize = 3;
+const YEAR_HARMONICS: usize = 2;
+/// Hours over which the means of a covariate before the target are taken.
+const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
+/// Hours in which what the newest values tell fades.
+const FADING_HOURS: [f64; 2] = [3.0, 12.0];
+
+/// The rows of a panel.
+pub struct Design {
+    season: usize,
+    horizon: usize,
+    names: Vec<String>,
+    // By covariate: whether it is known over the horizon.
+    ahead: Vec<bool>,
+    hour: f64,
+    prepared: Vec<Prepared>,
+}
+
+/// The level and the spread by which the values of a row were normalised, in the unit of the series.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Normal {
+    /// Mean of the last week before the origin.
+    pub level: f64,
+    /// Standard deviation of the whole series.
+    pub spread: f64,
+}
+
+// One series, with what rows need of it.
+struct Prepared {
+    filled: Vec<f32>,
+    sums: Vec<f64>,
+    spread: f64,
+    days: Vec<Day>,
+    // By interval: its day, and the share of the local day that has passed.
+    of_day: Vec<(u32, f32)>,
+    covariates: Vec<Smooth>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Day {
+    weekday: u8,
+    kind: DayType,
+    holiday: bool,
+    beside: (bool, bool),
+    of_year: f32,
+}
+
+// A covariate from the first interval of the series on: values, and sums of those before each.
+struct Smooth {
+    values: Vec<f32>,
+    sums: Vec<f64>,
+}
+
+impl Smooth {
+    fn new(values: Vec<f32>) -> Smooth {
+        Smooth { sums: sums(&values), values }
+    }
+
+    fn at(&self, interval: i64) -> f32 {
+        usize::try_from(interval).ok().and_then(|i| self.values.get(i)).copied().unwrap_or(f32::NAN)
+    }
+
+    // Mean of so many intervals up to this one; of fewer at the beginning.
+    fn mean(&self, last: i64, count: usize) -> f32 {
+        let end = usize::try_from(last + 1).unwrap_or(0).min(self.values.len());
+        mean_of(&self.sums, end, count)
+    }
+}
+
+fn sums(values: &[f32]) -> Vec<f64> {
+    let mut sum = 0.0;
+    std::iter::once(0.0)
+        .chain(values.iter().map(|value| {
+            sum += f64::from(*value);
+            sum
+        }))
+        .collect()
+}
+
+// Mean of the `count` values before `end`.
+fn mean_of(sums: &[f64], end: usize, count: usize) -> f32 {
+    let begin = end.saturating_sub(count);
+    match (sums.get(begin), sums.get(end)) {
+        (Some(from), Some(to)) if end > begin => ((to - from) / (end - begin) as f64) as f32,
+        _ => f32::NAN,
+    }
+}
+
+impl Prepared {
+    fn new(panel: &Panel, series: &Series, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
+        let season = panel.frequency.season();
+        let filled = fill_missing(&series.values, &[7 * season, season])?;
+        let count = filled.len() as f64;
+        let mean = filled.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+        let size = filled.iter().map(|v| f64::from(v.abs())).sum::<f64>() / count;
+        let variance = filled.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
+        let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
+        let column = |(known, column): (Known, &crate::data::Column)| {
+            let end = match known {
+                Known::Ahead => filled.len() + horizon,
+                Known::Past => filled.len(),
+            };
+            let raw: Vec<f32> = (0..end as i64).map(|interval| column.at(interval)).collect();
+            Smooth::new(fill_missing(&raw, &[season]).unwrap_or(raw))
+        };
+        let known = panel.covariates.iter().map(|covariate| covariate.known);
+        Some(Prepared {
+            sums: sums(&filled),
+            spread: variance.sqrt().max(0.02 * size).max(1e-6),
+            days,
+            of_day,
+            covariates: known.zip(&series.covariates).map(column).collect(),
+            filled,
+        })
+    }
+}
+
+fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -> (Vec<Day>, Vec<(u32, f32)>) {
+    let mut days: Vec<Day> = Vec::new();
+    let mut of_day = Vec::with_capacity(count);
+    let mut last: Option<Date> = None;
+    for interval in 0..count {
+        let at = panel.frequency.advance(series.start, interval as i64, &panel.zone);
+        let local = Timestamp::from_microsecond(at).map(|stamp| panel.zone.to_datetime(stamp)).unwrap_or_default();
+        if last != Some(local.date()) {
+            last = Some(local.date());
+            days.push(Day {
+                weekday: local.weekday().to_monday_zero_offset().unsigned_abs(),
+                kind: holidays.day_type(local.date()),
+                holiday: holidays.contains(local.date()),
+                beside: holidays.neighbours(local.date()),
+                of_year: f32::from(local.day_of_year() - 1) / 366.0,
+            });
+        }
+        let passed = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64 / DAY as f64;
+        of_day.push((days.len() as u32 - 1, passed as f32));
+    }
+    (days, of_day)
+}
+
+impl Design {
+    /// The rows that forecasts of `horizon` steps of the series of a panel need. The panel may end after the origins that
+    /// rows are asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead.
+    pub fn new(panel: &Panel, horizon: usize, holidays: &Holidays) -> Design {
+        let prepared = panel.series.iter().map(|series| {
+            // A series without a value has no row.
+            Prepared::new(panel, series, holidays, horizon).unwrap_or_else(|| Prepared {
+                filled: Vec::new(),
+                sums: vec![0.0],
+                spread: 1.0,
+                days: Vec::new(),
+                of_day: Vec::new(),
+                covariates: Vec::new(),
+            })
+        });
+        let mut design = Design {
+            season: panel.frequency.season(),
+            horizon,
+            names: Vec::new(),
+            ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
+            hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
+            prepared: prepared.collect(),
+        };
+        design.names = design.names_of(panel);
+        design
+    }
+
+    /// Names of the features, in their order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Number of features.
+    pub fn width(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Values of a series, filled where they are missing.
+    pub fn values(&self, series: usize) -> &[f32] {
+        self.prepared.get(series).map_or(&[], |prepared| &prepared.filled)
+    }
+
+    /// First origin of a series for which a row says enough, as an index: two weeks of values, or two seasons.
+    pub fn first_origin(&self) -> usize {
+        14 * self.season
+    }
+
+    fn names_of(&self, panel: &Panel) -> Vec<String> {
+        let mut names: Vec<String> = (1..=DAY_LAGS).map(|days| format!("lag_{days}d")).collect();
+        names.extend((1..=WEEK_LAGS).map(|weeks| format!("lag_{weeks}w")));
+        names.extend(["lag_1d_smooth", "lag_1w_smooth", "mean_of_days", "mean_of_weeks"].map(String::from));
+        names.extend(SAME_TYPE.map(|days| format!("mean_of_{days}_like_days")));
+        names.extend(["last_value", "last_day", "last_3_days", "last_4_weeks"].map(String::from));
+        names.extend(FADING_HOURS.map(|hours| format!("newest_fading_{hours}h")));
+        for harmonic in 1..=DAY_HARMONICS {
+            names.extend([format!("day_sin_{harmonic}"), format!("day_cos_{harmonic}")]);
+        }
+        names.extend(["mo", "tu", "we", "th", "fr", "sa", "su"].map(|day| format!("is_{day}")));
+        names.extend(["is_workday", "is_holiday", "after_holiday", "before_holiday"].map(String::from));
+        for harmonic in 1..=YEAR_HARMONICS {
+            names.extend([format!("year_sin_{harmonic}"), format!("year_cos_{harmonic}")]);
+        }
+        names.extend(["lead", "days_ahead"].map(String::from));
+        for covariate in &panel.covariates {
+            let name = &covariate.name;
+            names.extend(match covariate.known {
+                Known::Ahead => {
+                    let mut ahead = vec![name.clone(), format!("{name}_next"), format!("{name}_before")];
+                    ahead.extend(SMOOTHED_HOURS.map(|hours| format!("{name}_mean_{hours}h")));
+                    ahead.extend([format!("{name}_since_1d"), format!("{name}_since_1w")]);
+                    ahead
+                }
+                Known::Past => vec![format!("{name}_last"), format!("{name}_last_day"), format!("{name}_lag_1d")],
+            });
+        }
+        names
+    }
+
+    /// Writes the row of step `step` (from 0) of the forecast of a series whose first `origin` values are known; `out` is
+    /// [`Design::width`] long. `None` where the series has not so many values.
+    pub fn row(&self, series: usize, origin: usize, step: usize, out: &mut [f32]) -> Option<Normal> {
+        let prepared = self.prepared.get(series)?;
+        if origin == 0 || origin > prepared.filled.len() || step >= self.horizon {
+            return None;
+        }
+        let target = origin + step;
+        let (season, week) = (self.season, 7 * self.season);
+        let normal =
+            Normal { level: f64::from(mean_of(&prepared.sums, origin, week)), spread: prepared.spread };
+        let scaled = |value: f32| ((f64::from(value) - normal.level) / normal.spread) as f32;
+        let mean = |end: usize, count: usize| scaled(mean_of(&prepared.sums, end, count));
+        let value = |back: usize| target.checked_sub(back).map_or(f32::NAN, |i| scaled(prepared.filled[i]));
+        let ahead = step / season + 1;
+        let mut put = Put { out, at: 0 };
+
+        let lags: [f32; DAY_LAGS] = std::array::from_fn(|k| value(season * (ahead + k)));
+        lags.iter().for_each(|lag| put.push(*lag));
+        let weeks_ahead = step / week + 1;
+        let weekly: [f32; WEEK_LAGS] = std::array::from_fn(|k| value(week * (weeks_ahead + k)));
+        weekly.iter().for_each(|lag| put.push(*lag));
+        // An hour on either side, but nothing from after the origin.
+        let around = ((1.0 / self.hour) as usize).clamp(1, (season / 8).max(1));
+        for back in [season * ahead, week * weeks_ahead] {
+            let end = target.checked_sub(back).map(|centre| (centre + around + 1).min(origin));
+            put.push(end.map_or(f32::NAN, |end| mean(end, 2 * around + 1)));
+        }
+        put.push(mean_known(&lags));
+        put.push(mean_known(&weekly));
+        let like = self.like_days(prepared, target, ahead, &value);
+        like.iter().for_each(|value| put.push(*value));
+
+        put.push(scaled(prepared.filled[origin - 1]));
+        put.push(mean(origin, season));
+        put.push(mean(origin, 3 * season));
+        put.push(mean(origin, 28 * season));
+        let newest = mean(origin, around) - mean(origin.saturating_sub(season), around);
+        for hours in FADING_HOURS {
+            put.push(newest * (-(step as f64 + 1.0) * self.hour / hours).exp() as f32);
+        }
+        self.put_calendar(prepared, target, &mut put);
+        put.push(step as f32 / self.horizon as f32);
+        put.push(ahead as f32 - 1.0);
+        self.put_covariates(prepared, origin, target, &mut put);
+        Some(normal)
+    }
+
+    // Means of the newest days of the type of the target, at its time of day.
+    fn like_days(
+        &self,
+        prepared: &Prepared,
+        target: usize,
+        ahead: usize,
+        value: &impl Fn(usize) -> f32,
+    ) -> [f32; SAME_TYPE.len()] {
+        let kind = |interval: usize| prepared.of_day.get(interval).and_then(|(day, _)| prepared.days.get(*day as usize));
+        let wanted = kind(target).map(|day| day.kind);
+        let (mut sum, mut count) = (0.0, 0);
+        let mut means = [f32::NAN; SAME_TYPE.len()];
+        for days in ahead..ahead + SAME_TYPE_DAYS_MAX {
+            let back = days * self.season;
+            if back > target || count == SAME_TYPE[SAME_TYPE.len() - 1] {
+                break;
+            }
+            if kind(target - back).map(|day| day.kind) == wanted {
+                sum += value(back);
+                count += 1;
+                for (mean, most) in means.iter_mut().zip(SAME_TYPE) {
+                    if count <= most {
+                        *mean = sum / count as f32;
+                    }
+                }
+            }
+        }
+        means
+    }
+
+    fn put_calendar(&self, prepared: &Prepared, target: usize, put: &mut Put<'_>) {
+        let known = prepared.of_day.get(target);
+        let day = known.and_then(|(day, _)| prepared.days.get(*day as usize));
+        let (Some((_, passed)), Some(day)) = (known, day) else {
+            return put.skip(2 * DAY_HARMONICS + 11 + 2 * YEAR_HARMONICS);
+        };
+        put.harmonics(*passed, DAY_HARMONICS);
+        for weekday in 0..7 {
+            put.flag(day.weekday == weekday);
+        }
+        put.flag(day.kind == DayType::Workday);
+        put.flag(day.holiday);
+        put.flag(day.beside.0);
+        put.flag(day.beside.1);
+        put.harmonics(day.of_year, YEAR_HARMONICS);
+    }
+
+    fn put_covariates(&self, prepared: &Prepared, origin: usize, target: usize, put: &mut Put<'_>) {
+        let (season, week) = (self.season as i64, 7 * self.season as i64);
+        for (covariate, ahead) in prepared.covariates.iter().zip(&self.ahead) {
+            let at = target as i64;
+            if *ahead {
+                let now = covariate.at(at);
+                put.push(now);
+                // Beyond the horizon nothing is known.
+                put.push(covariate.at((at + 1).min((origin + self.horizon) as i64 - 1)));
+                put.push(covariate.at(at - 1));
+                for hours in SMOOTHED_HOURS {
+                    put.push(covariate.mean(at, ((hours as f64 / self.hour) as usize).max(1)));
+                }
+                let days = (target - origin) as i64 / season + 1;
+                put.push(now - covariate.at(at - days * season));
+                let weeks = (target - origin) as i64 / week + 1;
+                put.push(now - covariate.at(at - weeks * week));
+            } else {
+                let last = origin as i64 - 1;
+                let days = (target - origin) as i64 / season + 1;
+                put.push(covariate.at(last));
+                put.push(covariate.mean(last, self.season));
+                put.push(covariate.at(at - days * season));
+            }
+        }
+    }
+}
+
+fn mean_known(values: &[f32]) -> f32 {
+    let known = values.iter().filter(|value| value.is_finite());
+    let (sum, count) = known.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    if count == 0 { f32::NAN } else { sum / count as f32 }
+}
+
+// Fills a row from its beginning.
+struct Put<'a> {
+    out: &'a mut [f32],
+    at: usize,
+}
+
+impl Put<'_> {
+    fn push(&mut self, value: f32) {
+        if let Some(place) = self.out.get_mut(self.at) {
+            *place = value;
+        }
+        self.at += 1;
+    }
+
+    fn flag(&mut self, is: bool) {
+        self.push(if is { 1.0 } else { 0.0 });
+    }
+
+    fn skip(&mut self, count: usize) {
+        (0..count).for_each(|_| self.push(f32::NAN));
+    }
+
+    fn harmonics(&mut self, share: f32, count: usize) {
+        for harmonic in 1..=count {
+            let (sin, cos) = (std::f32::consts::TAU * harmonic as f32 * share).sin_cos();
+            self.push(sin);
+            self.push(cos);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::data::{Column, Covariate};
+
+    const HOURS: usize = 60 * 24;
+
+    // Temperature is known ahead, voltage is not.
+    fn panel() -> Panel {
+        let values = (0..HOURS).map(|hour| (hour % 24) as f32 + (hour / 24) as f32 / 100.0).collect();
+        let column = |factor: f32, count: usize| Column {
+            offset: 0,
+            values: (0..count).map(|hour| factor * (hour % 1000) as f32).collect(),
+        };
+        let mut series = Series::new("a", 0, values);
+        series.covariates = vec![column(0.1, HOURS + 48), column(1.0, HOURS)];
+        let covariate = |name: &str, known| Covariate { name: name.into(), known };
+        Panel {
+            covariates: vec![covariate("temperature", Known::Ahead), covariate("voltage", Known::Past)],
+            ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series])
+        }
+    }
+
+    fn row(panel: &Panel, origin: usize, step: usize) -> (Vec<f32>, Normal) {
+        let design = Design::new(panel, 48, &Holidays::none());
+        let mut out = vec![f32::MAX; design.width()];
+        let normal = design.row(0, origin, step, &mut out).unwrap();
+        (out, normal)
+    }
+
+    #[test]
+    fn every_feature_has_its_place_and_a_value() {
+        let (row, _) = row(&panel(), 50 * 24, 47);
+        let design = Design::new(&panel(), 48, &Holidays::none());
+        for (name, value) in design.names().iter().zip(&row) {
+            assert!(value.is_finite() && *value != f32::MAX, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn lags_are_the_newest_values_at_the_time_of_the_target() {
+        let panel = panel();
+        let design = Design::new(&panel, 48, &Holidays::none());
+        for (step, hour) in [(0, 0), (23, 23), (24, 0), (40, 16)] {
+            let origin = 50 * 24;
+            let (row, normal) = row(&panel, origin, step);
+            let lag = |name: &str| {
+                let place = design.names().iter().position(|known| known == name).unwrap();
+                f64::from(row[place]) * normal.spread + normal.level
+            };
+            for (name, day) in [("lag_1d", 49), ("lag_7d", 43)] {
+                assert!((lag(name) - (hour as f64 + f64::from(day) / 100.0)).abs() < 1e-4, "{name} of step {step}");
+            }
+            // The same weekday a week before the target.
+            let day = 50 + step / 24 - 7;
+            assert!((lag("lag_1w") - (hour as f64 + day as f64 / 100.0)).abs() < 1e-4, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_row_knows_nothing_of_what_comes_after_its_origin() {
+        let plain = panel();
+        let origin = 50 * 24 + 5;
+        let mut poisoned = panel();
+        poisoned.series[0].values[origin..].iter_mut().for_each(|value| *value = 1e9);
+        let mut voltage = poisoned.series[0].covariates[1].values.to_vec();
+        voltage[origin..].iter_mut().for_each(|value| *value = 1e9);
+        poisoned.series[0].covariates[1].values = voltage.into();
+        let mut temperature = poisoned.series[0].covariates[0].values.to_vec();
+        temperature[origin + 48..].iter_mut().for_each(|value| *value = 1e9);
+        poisoned.series[0].covariates[0].values = temperature.into();
+        for step in [0, 1, 23, 24, 47] {
+            let (before, normal) = row(&plain, origin, step);
+            let (after, of_poisoned) = row(&poisoned, origin, step);
+            assert_eq!(normal.level, of_poisoned.level);
+            // The spread is that of the whole panel, which a forecast is cut at.
+            let design = Design::new(&plain, 48, &Holidays::none());
+            for ((name, before), after) in design.names().iter().zip(before).zip(after) {
+                let restored = |value: f32, normal: Normal| f64::from(value) * normal.spread;
+                let is_of_values = restored(before, normal) - restored(after, of_poisoned);
+                assert!(before == after || is_of_values.abs() < 1e-2 * normal.spread.max(1.0), "{name} of step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_known_has_no_row_or_no_value() {
+        let design = Design::new(&panel(), 48, &Holidays::none());
+        let mut out = vec![0.0; design.width()];
+        for (series, origin, step) in [(0, 0, 0), (0, HOURS + 1, 0), (0, 24, 48), (1, 24, 0)] {
+            assert_eq!(design.row(series, origin, step, &mut out), None, "{series} {origin} {step}");
+        }
+        design.row(0, 24, 0, &mut out).unwrap();
+        assert!(out[0].is_finite() && out[1].is_nan());
+        let empty = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("b", 0, vec![f32::NAN; 9])]);
+        let design = Design::new(&empty, 24, &Holidays::none());
+        assert_eq!(design.row(0, 5, 0, &mut out), None);
+    }
+}

@@ -72,11 +72,12 @@ impl Forest {
             self.add_to_parent(leaf, known[leaf], &mut below);
         }
         for &node in &self.bottom_up {
-            if below[node] > 0.0 {
-                gain[node] = below[node] / (below[node] + variances[node]);
+            known[node] = below[node];
+            if below[node] > 0.0 && variances[node].is_finite() {
+                let sum = below[node] + variances[node];
+                gain[node] = below[node] / sum;
+                known[node] = below[node] * (variances[node] / sum);
             }
-            // V w / (V + w), written so that an infinite w leaves V.
-            known[node] = below[node] * (1.0 - gain[node]);
             self.add_to_parent(node, known[node], &mut below);
         }
         let share = |node: usize| match self.parent[node] {

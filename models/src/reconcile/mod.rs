@@ -17,6 +17,7 @@
 //! Everything works on the edges of the structure; nothing of size nodes × nodes is ever formed.
 
 mod copula;
+mod dense;
 mod distributions;
 mod error;
 mod forest;

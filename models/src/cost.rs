@@ -144,20 +144,30 @@ impl From<Cost> for Costs {
 /// −1.69 standard deviations (right: −1.64) and that at 0.01 at −2.58 (−2.33): a little too wide, so on the safe side.
 /// A single value is taken as certain. NaN when there is no value at all.
 pub fn quantile_at(levels: &[f64], values: &[f64], level: f64) -> f64 {
-    let count = levels.len().min(values.len());
-    let above = levels.iter().take(count).position(|l| *l >= level).unwrap_or(count);
-    // The pair that the level lies between, or the outermost pair that it lies beyond.
-    let upper = above.clamp(1, count.saturating_sub(1).max(1));
-    let point = |i: usize| levels.get(i).copied().zip(values.get(i).copied());
-    match (point(upper - 1), point(upper)) {
-        (Some((low_level, low)), Some((high_level, high))) => {
-            let within = above > 0 && above < count;
-            let score = |p: f64| if within { p } else { (p / (1.0 - p)).ln() };
-            let position = (score(level) - score(low_level)) / (score(high_level) - score(low_level));
-            // Written so that equal values stay exactly equal.
-            low + position * (high - low)
-        }
-        (Some((_, only)), None) => only,
+    match bracket(levels, level) {
+        Some((lower, weight)) => interpolate(values, lower, weight),
+        None => f64::NAN,
+    }
+}
+
+/// Where [`quantile_at`] reads: a position in `levels`, and the weight of the next position's value against its own
+/// (below 0 or above 1 in the tails). `None` without levels.
+pub(crate) fn bracket(levels: &[f64], level: f64) -> Option<(usize, f64)> {
+    let above = levels.iter().position(|l| *l >= level).unwrap_or(levels.len());
+    let lower = above.saturating_sub(1).min(levels.len().saturating_sub(2));
+    let from = levels.get(lower)?;
+    let Some(to) = levels.get(lower + 1) else { return Some((lower, 0.0)) };
+    let within = above > 0 && above < levels.len();
+    let score = |p: f64| if within { p } else { (p / (1.0 - p)).ln() };
+    Some((lower, (score(level) - score(*from)) / (score(*to) - score(*from))))
+}
+
+/// The value between positions `lower` and `lower + 1` of `values`; NaN where there is none.
+pub(crate) fn interpolate(values: &[f64], lower: usize, weight: f64) -> f64 {
+    match (values.get(lower), values.get(lower + 1)) {
+        // Written so that equal values stay exactly equal.
+        (Some(low), Some(high)) => low + weight * (high - low),
+        (Some(only), None) => *only,
         _ => f64::NAN,
     }
 }

@@ -153,6 +153,14 @@ impl Structure {
         if found == expected { Ok(()) } else { Err(ReconcileError::Length { what, found, expected }) }
     }
 
+    /// The same structure, solved without the help of any forest.
+    #[cfg(test)]
+    pub(super) fn without_forest(mut self) -> Structure {
+        self.forest = Forest::new(self.leaves, vec![None; self.names.len()], Vec::new());
+        self.outside_forest = self.bottom_up.clone();
+        self
+    }
+
     /// The name of a node with two parents, where there is one.
     pub(super) fn shared_node(&self) -> Option<String> {
         self.shared.map(|node| self.name(node))

@@ -34,7 +34,7 @@ pub enum StructureError {
         part: String,
     },
     /// A node that is, through others, a part of itself.
-    #[error("nodes are parts of themselves: {}", nodes.join(" → "))]
+    #[error("nodes are parts of themselves: {}", .nodes.join(" → "))]
     Cycle {
         /// From a node over its parts back to it: the first and the last name are the same.
         nodes: Vec<String>,

@@ -55,7 +55,8 @@ impl Structure {
             outside_forest: Vec::new(),
         };
         structure.bottom_up = structure.order_bottom_up()?;
-        let parents = structure.first_parents();
+        let parents;
+        (parents, structure.shared) = structure.first_parents();
         if structure.shared.is_none() {
             structure.forest = Forest::new(structure.leaves, parents, structure.bottom_up.clone());
         } else {
@@ -95,7 +96,7 @@ impl Structure {
     pub fn parts(&self, position: usize) -> &[usize] {
         let offset = |k: usize| self.part_offsets.get(k).copied();
         let bounds = position.checked_sub(self.leaves).and_then(|k| offset(k).zip(offset(k + 1)));
-        bounds.map_or(&[], |(from, to)| &self.parts[from..to])
+        bounds.map_or(&[][..], |(from, to)| &self.parts[from..to])
     }
 
     /// Number of leaves under each node; one for a leaf.
@@ -208,19 +209,20 @@ impl Structure {
         StructureError::Cycle { nodes: path.into_iter().map(|node| self.name(node)).collect() }
     }
 
-    /// The first parent of every node; remembers a node that has two.
-    fn first_parents(&mut self) -> Vec<Option<usize>> {
+    /// The first parent of every node, and the first node found that has two.
+    fn first_parents(&self) -> (Vec<Option<usize>>, Option<usize>) {
+        let mut shared = None;
         let mut parents = vec![None; self.nodes()];
         for node in self.leaves..self.nodes() {
             for &part in self.parts(node) {
                 if parents[part].is_none() {
                     parents[part] = Some(node);
-                } else if self.shared.is_none() {
-                    self.shared = Some(part);
+                } else {
+                    shared = shared.or(Some(part));
                 }
             }
         }
-        parents
+        (parents, shared)
     }
 
     /// Leaves under every node, as positions; empty for the leaves themselves. Only a structure that is no tree needs

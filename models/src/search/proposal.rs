@@ -94,7 +94,7 @@ impl<'a> Groups<'a> {
         for parameter in space.parameters() {
             assign(&mut configuration, parameter, |domain| match domain {
                 Domain::Categorical { choices } => {
-                    let frequencies = |trials| Frequencies::new(choices.len(), positions(trials, parameter, choices));
+                    let frequencies = |trials: &[&Trial]| Frequencies::new(choices.len(), positions(trials, parameter, choices));
                     let (good, bad) = (frequencies(&self.good), frequencies(&self.bad));
                     let candidates = (0..self.candidates(settings)).map(|_| good.draw(random));
                     let scored = candidates.map(|c| (c, good.probability(c) / bad.probability(c)));
@@ -102,7 +102,7 @@ impl<'a> Groups<'a> {
                     Value::Choice(choices.get(best).cloned().unwrap_or_default())
                 }
                 _ => {
-                    let density = |trials| Parzen::new(units(trials, parameter));
+                    let density = |trials: &[&Trial]| Parzen::new(units(trials, parameter));
                     let (good, bad) = (density(&self.good), density(&self.bad));
                     let candidates = (0..self.candidates(settings)).map(|_| domain.at(good.draw(random)));
                     let scored = candidates.map(|value| {

@@ -140,7 +140,8 @@ fn what_cannot_be_reconciled_is_named() {
         let error = MinTrace::weighted(&s, &variances).unwrap_err();
         assert!(matches!(&error, ReconcileError::Variance { node, .. } if node == "a"), "{error}");
     }
-    assert_eq!(reconciler.reconcile(&[f64::MAX; 3], Range::Any).unwrap_err().to_string().contains("not finite"), true);
+    let error = reconciler.reconcile(&[f64::MAX; 3], Range::Any).unwrap_err();
+    assert!(matches!(error, ReconcileError::NotFinite { .. }), "{error}");
     for errors in [vec![vec![]; 3], vec![vec![1.0]; 3], vec![vec![gap; 5]; 3], vec![vec![0.0; 5]; 3]] {
         assert_eq!(ShrunkCovariance::estimate(&s, &errors), Err(ReconcileError::NoErrors));
     }
@@ -224,7 +225,7 @@ fn every_leaf_has_every_rank_once() {
     let copula = RankCopula::from_errors(&s, &errors, 7).unwrap();
     let found = copula.quantiles_of_sums(&s, &LEVELS, &[uniform(0.0, 1.0), [5.0; 9]]).unwrap();
     for (found, expected) in found[2].iter().zip(uniform(5.0, 6.0)) {
-        assert!((found - expected).abs() < 0.01, "{found} {expected}");
+        assert!((found - expected).abs() < 0.03, "{found} {expected}");
     }
     assert_eq!(copula, RankCopula::from_errors(&s, &errors, 7).unwrap());
     assert_eq!(RankCopula::from_errors(&s, &[vec![1.0], vec![1.0]], 7), Err(ReconcileError::NoErrors));

@@ -93,7 +93,8 @@ impl Forest {
     /// Errors are independent, so this is inference on a tree (Pearl 1988; the scalar case of Chou, Willsky and
     /// Benveniste 1994). Upward, a node meets the sum of what its parts say, and keeps a weighted mean of that sum and
     /// its own forecast. Downward, what a node knows better than its parts is shared among them in proportion to their
-    /// variances. Only *corrections* travel downward, so input that is coherent already comes back bit for bit.
+    /// variances. Only *corrections* travel downward, so input that is coherent already comes back as it was, to the
+    /// rounding of its sums.
     pub(super) fn fit(&self, gains: &Gains, y: &[f64]) -> Vec<f64> {
         let mut below = vec![0.0; self.parent.len()];
         let mut correction = vec![0.0; self.parent.len()];

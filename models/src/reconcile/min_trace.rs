@@ -87,9 +87,8 @@ impl<'a> MinTrace<'a> {
     /// When the covariance is not that of this structure's nodes, or its variances are too far apart.
     pub fn shrunk(structure: &'a Structure, covariance: &ShrunkCovariance) -> Result<MinTrace<'a>, ReconcileError> {
         let mut reconciler = MinTrace::weighted(structure, &covariance.diagonal())?;
-        let columns = covariance.columns();
-        if !columns.is_empty() {
-            reconciler.low_rank = Some(LowRank::new(&reconciler, &columns)?);
+        if covariance.rank() > 0 {
+            reconciler.low_rank = Some(LowRank::new(&reconciler, covariance)?);
         }
         Ok(reconciler)
     }
@@ -146,10 +145,14 @@ impl<'a> MinTrace<'a> {
 }
 
 impl LowRank {
-    fn new(reconciler: &MinTrace, columns: &[Vec<f64>]) -> Result<LowRank, ReconcileError> {
-        let fits: Vec<Vec<f64>> = columns.par_iter().map(|u| reconciler.solver.fit(u)).collect::<Result<_, _>>()?;
-        let residuals: Vec<Vec<f64>> =
-            columns.par_iter().zip(&fits).map(|(u, fit)| reconciler.scaled_residual(u, fit)).collect();
+    fn new(reconciler: &MinTrace, covariance: &ShrunkCovariance) -> Result<LowRank, ReconcileError> {
+        let project = |column: usize| {
+            let u = covariance.column(column);
+            let fit = reconciler.solver.fit(&u)?;
+            Ok((reconciler.scaled_residual(&u, &fit), fit))
+        };
+        let (residuals, fits): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
+            (0..covariance.rank()).into_par_iter().map(project).collect::<Result<Vec<_>, ReconcileError>>()?.into_iter().unzip();
         let mut rows = gram(&residuals);
         for (i, row) in rows.iter_mut().enumerate() {
             row[i] += 1.0;

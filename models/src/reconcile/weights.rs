@@ -124,16 +124,17 @@ impl ShrunkCovariance {
         self.variances.values.iter().map(|variance| self.shrinkage * variance).collect()
     }
 
-    /// Columns of U, where W = λ D + U Uᵀ; none where λ = 1.
-    pub(super) fn columns(&self) -> Vec<Vec<f64>> {
-        if self.shrinkage >= 1.0 {
-            return Vec::new();
-        }
+    /// Number of columns of U, where W = λ D + U Uᵀ; none where λ = 1.
+    pub(super) fn rank(&self) -> usize {
+        if self.shrinkage < 1.0 { self.standardised.len() } else { 0 }
+    }
+
+    /// One column of U, over nodes. `column` below [`ShrunkCovariance::rank`].
+    pub(super) fn column(&self, column: usize) -> Vec<f64> {
         let weight = (1.0 - self.shrinkage) / self.standardised.len() as f64;
-        let scales: Vec<f64> =
-            self.variances.values.iter().map(|v| if v.is_finite() { (weight * v).sqrt() } else { 0.0 }).collect();
-        let column = |errors: &Vec<f64>| errors.iter().zip(&scales).map(|(e, scale)| e * scale).collect();
-        self.standardised.iter().map(column).collect()
+        // A node that is ignored has an infinite variance and no part in what errors have in common.
+        let scale = |variance: &f64| if variance.is_finite() { (weight * variance).sqrt() } else { 0.0 };
+        self.standardised[column].iter().zip(&self.variances.values).map(|(e, v)| e * scale(v)).collect()
     }
 }
 

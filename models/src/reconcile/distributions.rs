@@ -10,11 +10,13 @@ use super::Range;
 /// [`Range::NonNegative`] what would fall below 0 becomes 0, which can only lower the pinball loss against actual values
 /// that are never negative.
 ///
-/// A node keeps its own spread. Quantiles do not add up, so there is no sum to honour; the spread was calibrated on the
-/// node's own errors, and that is the only calibration there is. MinT's theory would narrow it by the ratio of the
-/// reconciled error variance to the base one, but a diagonal W does not know how errors go together, overstates that
-/// ratio, and would leave intervals too narrow; keeping the spread errs, if at all, on the wide side. It costs one
-/// addition a quantile. Nodes without a forecast of their own have no spread: see [`super::RankCopula`].
+/// A node keeps its own spread, at the cost of one addition a quantile. Quantiles do not add up, so there is no sum to
+/// honour, and the spread was calibrated on the node's own errors. With the right W reconciliation only ever lessens the
+/// variance of a node's error, so a spread that was right is right still, or a little wide. Narrowing it by the ratio of
+/// the variances that W promises would trust W for more than it knows: a diagonal W takes errors for independent and
+/// promises far too much where they go together. (There, even the moved values can be worse than before; a
+/// [`super::ShrunkCovariance`] is the remedy.) Nodes without a forecast of their own have no spread: see
+/// [`super::RankCopula`].
 ///
 /// # Errors
 /// When lengths differ, a mean is not finite, or quantiles are not finite or descend. `quantiles` are then unchanged.

@@ -187,6 +187,42 @@ fn quantiles_move_with_their_mean() {
     assert!(matches!(&error, ReconcileError::Quantiles { node, .. } if node == "b"), "{error}");
 }
 
+#[test]
+fn intervals_keep_their_coverage() {
+    let s = tree(20, 4, 2);
+    let mut noise = noise(11);
+    // Sums of twelve uniform numbers are as good as normal; the variance is 1.
+    let mut normal = || (0..12).map(|_| noise() / 2.0).sum::<f64>();
+    let spreads: Vec<f64> = s.leaf_counts().iter().map(|leaves| 1.5 * (*leaves as f64).sqrt()).collect();
+    for common_share in [0.0_f64, 0.5] {
+        let mut draw = || {
+            let common = normal();
+            let error = |spread: &f64, own: f64| {
+                spread * (common_share.sqrt() * common + (1.0 - common_share).sqrt() * own)
+            };
+            spreads.iter().map(|spread| error(spread, normal())).collect::<Vec<f64>>()
+        };
+        let past: Vec<Vec<f64>> = (0..100).map(|_| draw()).collect();
+        let errors: Vec<Vec<f64>> = (0..s.nodes()).map(|node| past.iter().map(|e| e[node]).collect()).collect();
+        let shrunk = ShrunkCovariance::estimate(&s, &errors).unwrap();
+        let reconciler = MinTrace::shrunk(&s, &shrunk).unwrap();
+        let mut covered = vec![0_u32; s.nodes()];
+        for _ in 0..1000 {
+            // The truth is zero everywhere.
+            let base = draw();
+            let reconciled = reconciler.reconcile(&base, Range::Any).unwrap();
+            let mut quantiles: Vec<[f64; 2]> =
+                base.iter().zip(&spreads).map(|(mean, spread)| [mean - 1.2816 * spread, mean + 1.2816 * spread]).collect();
+            shift_quantiles(&s, &base, &reconciled, &mut quantiles, Range::Any).unwrap();
+            for (covered, [low, high]) in covered.iter_mut().zip(quantiles) {
+                *covered += u32::from(low <= 0.0 && 0.0 <= high);
+            }
+        }
+        let least = covered.iter().min().unwrap();
+        assert!(*least >= 770, "{common_share}: {covered:?} of 1000 for 0.8");
+    }
+}
+
 /// Deciles of a uniform distribution from `low` to `high`.
 fn uniform(low: f64, high: f64) -> [f64; 9] {
     LEVELS.map(|level| low + level * (high - low))

@@ -196,8 +196,7 @@ mod tests {
 
     const DECILES: [f64; 9] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
     /// Deciles of the standard normal distribution.
-    const NORMAL: [f64; 9] =
-        [-1.281552, -0.841621, -0.524401, -0.253347, 0.0, 0.253347, 0.524401, 0.841621, 1.281552];
+    const NORMAL: [f64; 9] = [-1.281552, -0.841621, -0.524401, -0.253347, 0.0, 0.253347, 0.524401, 0.841621, 1.281552];
 
     #[test]
     fn the_dearer_side_is_avoided() {
@@ -235,12 +234,9 @@ mod tests {
 
     #[test]
     fn the_decision_is_the_quantile_at_its_level() {
-        for (under, over, expected) in [
-            (1.0, 1.0, 0.0),
-            (9.0, 1.0, 1.281552),
-            (1.0, 9.0, -1.281552),
-            (3.0, 1.0, (0.524401 + 0.841621) / 2.0),
-        ] {
+        for (under, over, expected) in
+            [(1.0, 1.0, 0.0), (9.0, 1.0, 1.281552), (1.0, 9.0, -1.281552), (3.0, 1.0, (0.524401 + 0.841621) / 2.0)]
+        {
             let found = Cost::new(under, over).unwrap().decide(&DECILES, &NORMAL).unwrap();
             assert!((found - expected).abs() < 1e-12, "{under} {over}: {found}");
         }

@@ -1,8 +1,8 @@
 //! Quantiles around values that reconciliation moved.
 
+use super::Range;
 use super::error::ReconcileError;
 use super::structure::Structure;
-use super::Range;
 
 /// Moves each node's quantiles by as much as reconciliation moved its mean.
 ///

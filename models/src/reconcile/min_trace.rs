@@ -72,7 +72,8 @@ impl<'a> MinTrace<'a> {
     /// When a variance is missing, or not as described.
     pub fn weighted(structure: &'a Structure, variances: &[f64]) -> Result<MinTrace<'a>, ReconcileError> {
         structure.check_length("error variances", variances.len())?;
-        let usable = |node: usize, v: f64| v > 0.0 && v.recip().is_finite() && (v.is_finite() || node >= structure.leaves());
+        let usable =
+            |node: usize, v: f64| v > 0.0 && v.recip().is_finite() && (v.is_finite() || node >= structure.leaves());
         if let Some((node, variance)) = variances.iter().copied().enumerate().find(|(node, v)| !usable(*node, *v)) {
             return Err(ReconcileError::Variance { node: structure.name(node), variance });
         }
@@ -151,8 +152,12 @@ impl LowRank {
             let fit = reconciler.solver.fit(&u)?;
             Ok((reconciler.scaled_residual(&u, &fit), fit))
         };
-        let (residuals, fits): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
-            (0..covariance.rank()).into_par_iter().map(project).collect::<Result<Vec<_>, ReconcileError>>()?.into_iter().unzip();
+        let (residuals, fits): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (0..covariance.rank())
+            .into_par_iter()
+            .map(project)
+            .collect::<Result<Vec<_>, ReconcileError>>()?
+            .into_iter()
+            .unzip();
         let mut rows = gram(&residuals);
         for (i, row) in rows.iter_mut().enumerate() {
             row[i] += 1.0;

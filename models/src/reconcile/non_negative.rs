@@ -33,7 +33,8 @@ pub(super) fn non_negative(
     for _ in 0..ROUNDS_MAX {
         let candidate = solve(structure, variances, &values, &held)?;
         let slopes = slopes(structure, variances, &values, &candidate);
-        let offends = |leaf: &usize| if held[*leaf] { slopes[*leaf] < -tolerance } else { candidate[*leaf] < -tolerance };
+        let offends =
+            |leaf: &usize| if held[*leaf] { slopes[*leaf] < -tolerance } else { candidate[*leaf] < -tolerance };
         let offending: Vec<usize> = (0..leaves).filter(offends).collect();
         if offending.is_empty() {
             return Ok(clipped(structure, candidate));

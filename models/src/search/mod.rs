@@ -109,8 +109,7 @@ pub enum SearchError {
 ///
 /// The second argument reports (step, value) on the way, with ascending steps; when it answers [`Decision::Prune`], the
 /// objective returns at once. Shapes of loss and values are its own, but smaller must be better.
-pub type Objective<'a> =
-    dyn FnMut(&Configuration, &mut dyn FnMut(u64, f64) -> Decision) -> Result<f64, Stop> + 'a;
+pub type Objective<'a> = dyn FnMut(&Configuration, &mut dyn FnMut(u64, f64) -> Decision) -> Result<f64, Stop> + 'a;
 
 /// Tries configurations until there are `settings.trials_max` trials or `deadline` says that time is up.
 ///

@@ -94,7 +94,8 @@ impl<'a> Groups<'a> {
         for parameter in space.parameters() {
             assign(&mut configuration, parameter, |domain| match domain {
                 Domain::Categorical { choices } => {
-                    let frequencies = |trials: &[&Trial]| Frequencies::new(choices.len(), positions(trials, parameter, choices));
+                    let frequencies =
+                        |trials: &[&Trial]| Frequencies::new(choices.len(), positions(trials, parameter, choices));
                     let (good, bad) = (frequencies(&self.good), frequencies(&self.bad));
                     let candidates = (0..self.candidates(settings)).map(|_| good.draw(random));
                     let scored = candidates.map(|c| (c, good.probability(c) / bad.probability(c)));

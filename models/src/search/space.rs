@@ -148,7 +148,9 @@ pub enum SpaceError {
     #[error("parameter \"{0}\": choices must be different names, at least one")]
     Choices(String),
     /// A condition on something else than a choice of an earlier categorical parameter.
-    #[error("parameter \"{0}\": its condition must name a categorical parameter declared before it, and one of its choices")]
+    #[error(
+        "parameter \"{0}\": its condition must name a categorical parameter declared before it, and one of its choices"
+    )]
     Condition(String),
 }
 

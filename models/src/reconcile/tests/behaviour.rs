@@ -197,9 +197,8 @@ fn intervals_keep_their_coverage() {
     for common_share in [0.0_f64, 0.5] {
         let mut draw = || {
             let common = normal();
-            let error = |spread: &f64, own: f64| {
-                spread * (common_share.sqrt() * common + (1.0 - common_share).sqrt() * own)
-            };
+            let error =
+                |spread: &f64, own: f64| spread * (common_share.sqrt() * common + (1.0 - common_share).sqrt() * own);
             spreads.iter().map(|spread| error(spread, normal())).collect::<Vec<f64>>()
         };
         let past: Vec<Vec<f64>> = (0..100).map(|_| draw()).collect();
@@ -211,8 +210,11 @@ fn intervals_keep_their_coverage() {
             // The truth is zero everywhere.
             let base = draw();
             let reconciled = reconciler.reconcile(&base, Range::Any).unwrap();
-            let mut quantiles: Vec<[f64; 2]> =
-                base.iter().zip(&spreads).map(|(mean, spread)| [mean - 1.2816 * spread, mean + 1.2816 * spread]).collect();
+            let mut quantiles: Vec<[f64; 2]> = base
+                .iter()
+                .zip(&spreads)
+                .map(|(mean, spread)| [mean - 1.2816 * spread, mean + 1.2816 * spread])
+                .collect();
             shift_quantiles(&s, &base, &reconciled, &mut quantiles, Range::Any).unwrap();
             for (covered, [low, high]) in covered.iter_mut().zip(quantiles) {
                 *covered += u32::from(low <= 0.0 && 0.0 <= high);

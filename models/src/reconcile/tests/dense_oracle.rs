@@ -66,10 +66,16 @@ fn structures() -> Vec<(&'static str, Structure)> {
         ("one leaf", structure(&["a"], &[])),
         ("one leaf counted by two", structure(&["a"], &[("x", &["a"]), ("y", &["x"])])),
         ("a leaf apart", structure(&["a", "b", "c"], &[("x", &["a", "b"])])),
-        ("leaves at different depths", structure(&["a", "b", "c", "d"], &[("top", &["x", "d"]), ("x", &["a", "y"]), ("y", &["b", "c"])])),
+        (
+            "leaves at different depths",
+            structure(&["a", "b", "c", "d"], &[("top", &["x", "d"]), ("x", &["a", "y"]), ("y", &["b", "c"])]),
+        ),
         ("tree", tree(12, 5, 2)),
         ("groups", grouped(12, 3, 4)),
-        ("overlapping pairs", structure(&["a", "b", "c"], &[("x", &["a", "b"]), ("y", &["b", "c"]), ("z", &["a", "c"])])),
+        (
+            "overlapping pairs",
+            structure(&["a", "b", "c"], &[("x", &["a", "b"]), ("y", &["b", "c"]), ("z", &["a", "c"])]),
+        ),
     ]
 }
 

@@ -6,8 +6,8 @@ use rand::Rng;
 const NARROWEST: f64 = 0.01;
 
 /// Density over [0, 1] of the values that a number had in some trials (Bergstra et al. 2011): the uniform prior and one
-/// kernel at each value, all of equal weight. A kernel is as wide as the greater of the distances to its neighbours (or
-/// the bounds), so it is narrow where trials are dense.
+/// kernel at each value, all of equal weight. A kernel is as wide as the greater of the distances to its neighbours, so it
+/// is narrow where trials are dense. (The bounds are no neighbours: a cluster away from them stays narrow at its ends.)
 ///
 /// Kernels are logistic, cut off at the bounds, where the paper has normal ones: they can be drawn from and normalised
 /// exactly in closed form, and their heavier tails look a little further.
@@ -31,9 +31,9 @@ impl Parzen {
         values.sort_unstable_by(f64::total_cmp);
         let narrowest = (1.0 / (1.0 + values.len() as f64)).max(NARROWEST);
         let kernel = |(i, centre): (usize, &f64)| {
-            let before = i.checked_sub(1).and_then(|i| values.get(i)).copied().unwrap_or(0.0);
-            let after = values.get(i + 1).copied().unwrap_or(1.0);
-            let deviation = (centre - before).max(after - centre).clamp(narrowest, 1.0);
+            let before = i.checked_sub(1).and_then(|i| values.get(i)).map(|before| centre - before);
+            let after = values.get(i + 1).map(|after| after - centre);
+            let deviation = before.into_iter().chain(after).reduce(f64::max).unwrap_or(1.0).clamp(narrowest, 1.0);
             Kernel::new(*centre, deviation)
         };
         Parzen { kernels: values.iter().enumerate().map(kernel).collect() }
@@ -91,6 +91,12 @@ impl Frequencies {
                 *weight += 1.0;
             }
         }
+        let sum = weights.iter().sum();
+        Frequencies { weights, sum }
+    }
+
+    /// Probabilities in proportion to `weights`.
+    pub(super) fn weighted(weights: Vec<f64>) -> Frequencies {
         let sum = weights.iter().sum();
         Frequencies { weights, sum }
     }

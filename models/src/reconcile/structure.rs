@@ -171,12 +171,10 @@ impl Structure {
     fn order_bottom_up(&self) -> Result<Vec<usize>, StructureError> {
         let mut parents: Vec<Vec<usize>> = vec![Vec::new(); self.nodes()];
         let mut waiting = vec![0_usize; self.nodes()];
-        for node in self.leaves..self.nodes() {
-            for &part in self.parts(node) {
-                if part >= self.leaves {
-                    parents[part].push(node);
-                    waiting[node] += 1;
-                }
+        for (node, waiting) in waiting.iter_mut().enumerate().skip(self.leaves) {
+            for &part in self.parts(node).iter().filter(|part| **part >= self.leaves) {
+                parents[part].push(node);
+                *waiting += 1;
             }
         }
         let mut order: Vec<usize> = (self.leaves..self.nodes()).filter(|node| waiting[*node] == 0).collect();

@@ -7,7 +7,9 @@ use super::structure::Structure;
 /// Conjugate gradients stop when the remaining error, in units of the errors' standard deviations, is this share of the
 /// values.
 const TOLERANCE: f64 = 1e-12;
-/// Iterations allowed beyond those that exact arithmetic would need.
+/// Times that conjugate gradients start again from the true residual.
+const PASSES_MAX: usize = 4;
+/// Iterations allowed in one pass beyond those that exact arithmetic would need.
 const SPARE_ITERATIONS: usize = 200;
 
 /// Solver of min over b of (y − S b)ᵀ A⁻¹ (y − S b) with a diagonal A; leaves can be held at 0.
@@ -57,30 +59,41 @@ impl<'a> LeastSquares<'a> {
         if self.structure.is_forest() {
             return Ok(b);
         }
-        let mut residual = self.gradient(&y, &b);
         let scale: f64 = self.precisions.iter().zip(&y).map(|(p, y)| p * y * y).sum();
-        let mut z = self.precondition(&residual);
-        let mut rz = dot(&residual, &z);
-        let mut direction = z;
+        for _ in 0..PASSES_MAX {
+            // The residual that iterations carry along drifts from the true one; each pass starts from the true one.
+            if !self.iterate(&y, &mut b, TOLERANCE * TOLERANCE * scale)? {
+                break;
+            }
+        }
+        Ok(b)
+    }
+
+    /// Conjugate gradients from `b` on, until the squared norm of the residual is at most `enough`. False where it was
+    /// from the beginning.
+    fn iterate(&self, y: &[f64], b: &mut [f64], enough: f64) -> Result<bool, ReconcileError> {
+        let mut residual = self.gradient(y, b);
+        let mut direction = self.precondition(&residual);
+        let mut norm = dot(&residual, &direction);
+        if norm <= enough {
+            return Ok(false);
+        }
         let iterations = 10 * self.structure.nodes_outside_forest() + SPARE_ITERATIONS;
         for _ in 0..iterations {
-            if rz <= TOLERANCE * TOLERANCE * scale {
-                return Ok(b);
-            }
             let image = self.normal(&direction);
             let curvature = dot(&direction, &image);
-            if curvature <= 0.0 {
-                return Ok(b);
+            if norm <= enough || curvature <= 0.0 {
+                return Ok(true);
             }
-            let length = rz / curvature;
+            let length = norm / curvature;
             for (((b, r), d), i) in b.iter_mut().zip(&mut residual).zip(&direction).zip(&image) {
                 *b += length * d;
                 *r -= length * i;
             }
-            z = self.precondition(&residual);
+            let z = self.precondition(&residual);
             let next = dot(&residual, &z);
-            let turn = next / rz;
-            rz = next;
+            let turn = next / norm;
+            norm = next;
             for (d, z) in direction.iter_mut().zip(&z) {
                 *d = z + turn * *d;
             }

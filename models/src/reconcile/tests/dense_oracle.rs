@@ -110,6 +110,30 @@ fn conjugate_gradients_agree_with_the_tree() {
 }
 
 #[test]
+fn variances_may_be_far_apart() {
+    // Standard deviations from a thousandth to a thousand times the typical one.
+    for (name, s) in [("tree", tree(300, 30, 5)), ("groups", grouped(300, 12, 17))] {
+        for seed in 0..10 {
+            let mut noise = noise(seed);
+            let y: Vec<f64> = (0..s.nodes()).map(|_| 100.0 * noise()).collect();
+            let variances: Vec<f64> = (0..s.nodes()).map(|_| 10.0_f64.powf(6.0 * noise())).collect();
+            let reconciler = MinTrace::weighted(&s, &variances).unwrap();
+            let found = reconciler.reconcile(&y, Range::Any).unwrap();
+            // At the minimum no leaf can move to advantage; in units of its own deviation.
+            let mut slopes: Vec<f64> =
+                found.iter().zip(&y).zip(&variances).map(|((x, y), variance)| (x - y) / variance).collect();
+            s.sum_down(&mut slopes);
+            for (leaf, variance) in variances.iter().enumerate().take(s.leaves()) {
+                let step = slopes[leaf] * variance.sqrt();
+                assert!(step.abs() < 1e-3, "{name} {seed}: {step}");
+            }
+            let bounded = reconciler.reconcile(&y, Range::NonNegative).unwrap();
+            assert!(bounded.iter().all(|v| *v >= 0.0) && incoherence(&s, &bounded) < 1e-12, "{name} {seed}");
+        }
+    }
+}
+
+#[test]
 fn an_ignored_node_changes_nothing() {
     // As if the node were not there: the same tree without its regions.
     let with = structure(&["a", "b", "c"], &[("x", &["a", "b"]), ("top", &["x", "c"])]);

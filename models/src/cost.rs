@@ -8,7 +8,8 @@ const DECISION_LEVELS: (f64, f64) = (0.001, 0.999);
 
 /// Costs of a forecast that misses, in proportion to the miss (the newsvendor's; asymmetric piecewise linear loss).
 ///
-/// The expected cost is least for the forecast that is the quantile at the level under / (under + over) (Gneiting 2011).
+/// The expected cost is least for the forecast that is the quantile at the level under / (under + over) (Gneiting
+/// 2011).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Costs", into = "Costs")]
 pub struct Cost {
@@ -138,11 +139,11 @@ impl From<Cost> for Costs {
 
 /// Quantile at any `level` in (0, 1), from `values` at `levels`: both ascending, equally many, at least one.
 ///
-/// Between given levels it is interpolated linearly. Beyond the outermost ones the distribution continues as a logistic
-/// one through the two outermost points: linearly in ln(p / (1 − p)). Tails of forecast errors are rarely lighter, and it
-/// needs no more than two points. For a normal distribution given by its deciles this puts the quantile at 0.05 at
-/// −1.69 standard deviations (right: −1.64) and that at 0.01 at −2.58 (−2.33): a little too wide, so on the safe side.
-/// A single value is taken as certain. NaN when there is no value at all.
+/// Between given levels it is interpolated linearly. Beyond the outermost ones the distribution continues as a
+/// logistic one through the two outermost points: linearly in ln(p / (1 − p)). Tails of forecast errors are rarely
+/// lighter, and it needs no more than two points. For a normal distribution given by its deciles this puts the
+/// quantile at 0.05 at −1.69 standard deviations (right: −1.64) and that at 0.01 at −2.58 (−2.33): a little too wide,
+/// so on the safe side. A single value is taken as certain. NaN when there is no value at all.
 pub fn quantile_at(levels: &[f64], values: &[f64], level: f64) -> f64 {
     match bracket(levels, level) {
         Some((lower, weight)) => interpolate(values, lower, weight),

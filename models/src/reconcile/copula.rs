@@ -11,11 +11,12 @@ use crate::cost::{bracket, interpolate};
 
 /// How the leaves' errors went together: the ranks of their past errors, time by time (an empirical copula).
 ///
-/// Each past time becomes one scenario: every leaf takes the quantile of its forecast at the rank that its error had at
-/// that time. Sums of the leaves within a scenario are coherent, and over all scenarios they have the spread that the
-/// leaves' dependence gives them: that of the square root where errors are independent, that of the plain sum where they
-/// go together (Taieb, Taylor and Hyndman 2021; Jeon, Panagiotelis and Petropoulos 2019). Adding up quantiles instead
-/// would always assume the latter, and make a region of a thousand sites look thirty times as uncertain as it is.
+/// Each past time becomes one scenario: every leaf takes the quantile of its forecast at the rank that its error had
+/// at that time. Sums of the leaves within a scenario are coherent, and over all scenarios they have the spread that
+/// the leaves' dependence gives them: that of the square root where errors are independent, that of the plain sum
+/// where they go together (Taieb, Taylor and Hyndman 2021; Jeon, Panagiotelis and Petropoulos 2019). Adding up
+/// quantiles instead would always assume the latter, and make a region of a thousand sites look thirty times as
+/// uncertain as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankCopula {
     /// For each past time, the rank of each leaf's error at that time, from 0.

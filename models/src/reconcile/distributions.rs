@@ -6,16 +6,16 @@ use super::structure::Structure;
 
 /// Moves each node's quantiles by as much as reconciliation moved its mean.
 ///
-/// `base` and `reconciled` are means over nodes, `quantiles` over nodes, ascending within each; they stay ascending. With
-/// [`Range::NonNegative`] what would fall below 0 becomes 0, which can only lower the pinball loss against actual values
-/// that are never negative.
+/// `base` and `reconciled` are means over nodes, `quantiles` over nodes, ascending within each; they stay ascending.
+/// With [`Range::NonNegative`] what would fall below 0 becomes 0, which can only lower the pinball loss against actual
+/// values that are never negative.
 ///
 /// A node keeps its own spread, at the cost of one addition a quantile. Quantiles do not add up, so there is no sum to
-/// honour, and the spread was calibrated on the node's own errors. With the right W reconciliation only ever lessens the
-/// variance of a node's error, so a spread that was right is right still, or a little wide. Narrowing it by the ratio of
-/// the variances that W promises would trust W for more than it knows: a diagonal W takes errors for independent and
-/// promises far too much where they go together. (There, even the moved values can be worse than before; a
-/// [`super::ShrunkCovariance`] is the remedy.) Nodes without a forecast of their own have no spread: see
+/// honour, and the spread was calibrated on the node's own errors. With the right W reconciliation only ever lessens
+/// the variance of a node's error, so a spread that was right is right still, or a little wide. Narrowing it by the
+/// ratio of the variances that W promises would trust W for more than it knows: a diagonal W takes errors for
+/// independent and promises far too much where they go together. (There, even the moved values can be worse than
+/// before; a [`super::ShrunkCovariance`] is the remedy.) Nodes without a forecast of their own have no spread: see
 /// [`super::RankCopula`].
 ///
 /// # Errors

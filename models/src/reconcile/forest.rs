@@ -31,8 +31,8 @@ impl Forest {
 
     /// As large a forest as a greedy choice finds among the nodes of a general structure, and the nodes left out.
     ///
-    /// Larger nodes first, a node is taken when all its leaves lie in the same smallest node taken before it: then it is
-    /// nested in that one and disjoint from the others.
+    /// Larger nodes first, a node is taken when all its leaves lie in the same smallest node taken before it: then it
+    /// is nested in that one and disjoint from the others.
     pub(super) fn within(
         leaves: usize,
         nodes: usize,

@@ -12,19 +12,20 @@ use super::structure::Structure;
 use super::weights::ShrunkCovariance;
 
 /// Minimum trace reconciliation, MinT (Wickramasuriya, Athanasopoulos and Hyndman 2019): of all coherent unbiased
-/// forecasts that are linear in the base forecasts ŷ, those with the least sum of error variances,
-/// ỹ = S (SᵀW⁻¹S)⁻¹ SᵀW⁻¹ ŷ, where W is the covariance of the base forecasts' errors (up to a factor that may differ from
-/// step to step).
+/// forecasts that are linear in the base forecasts ŷ, those with the least sum of error variances, ỹ = S (SᵀW⁻¹S)⁻¹
+/// SᵀW⁻¹ ŷ, where W is the covariance of the base forecasts' errors (up to a factor that may differ from step to
+/// step).
 ///
-/// **Diagonal W** is weighted least squares. In a tree it is solved exactly by one pass upward and one downward, in time
-/// proportional to the nodes; any other structure by conjugate gradients that solve its largest tree at each iteration.
+/// **Diagonal W** is weighted least squares. In a tree it is solved exactly by one pass upward and one downward, in
+/// time proportional to the nodes; any other structure by conjugate gradients that solve its largest tree at each
+/// iteration.
 ///
 /// **W = A + U Uᵀ** (A diagonal, U nodes × T; a [`ShrunkCovariance`]) is not inverted either. It is the covariance of
-/// U c + ε with independent c ~ (0, I) and ε ~ (0, A), so generalised least squares for W is the minimum over b *and* c of
-/// (ŷ − S b − U c)ᵀ A⁻¹ (ŷ − S b − U c) + cᵀc. With P the projection that weighted least squares for A makes, and
+/// U c + ε with independent c ~ (0, I) and ε ~ (0, A), so generalised least squares for W is the minimum over b *and*
+/// c of (ŷ − S b − U c)ᵀ A⁻¹ (ŷ − S b − U c) + cᵀc. With P the projection that weighted least squares for A makes, and
 /// R = I − P, it has c = (I + (R U)ᵀ A⁻¹ (R U))⁻¹ (R U)ᵀ A⁻¹ R ŷ and then S b = P ŷ − (P U) c. (This is the Woodbury
-/// identity, arranged so that nothing is subtracted from a nearly equal number.) P U, R U and the Cholesky factor of the
-/// T × T matrix are computed once.
+/// identity, arranged so that nothing is subtracted from a nearly equal number.) P U, R U and the Cholesky factor of
+/// the T × T matrix are computed once.
 #[derive(Debug, Clone)]
 pub struct MinTrace<'a> {
     structure: &'a Structure,
@@ -48,25 +49,18 @@ struct LowRank {
 impl<'a> MinTrace<'a> {
     /// All nodes weigh the same (ordinary least squares, Hyndman et al. 2011): for nodes without past errors, whatever
     /// their size.
-    ///
-    /// # Errors
-    /// None that a valid structure could cause; the signature is that of the other constructors.
-    pub fn ordinary(structure: &'a Structure) -> Result<MinTrace<'a>, ReconcileError> {
-        MinTrace::weighted(structure, &vec![1.0; structure.nodes()])
+    pub fn ordinary(structure: &'a Structure) -> MinTrace<'a> {
+        MinTrace::diagonal(structure, vec![1.0; structure.nodes()])
     }
 
     /// Variances in proportion to the number of leaves (structural scaling, Athanasopoulos et al. 2017): without past
     /// errors, where leaves are of about one size.
-    ///
-    /// # Errors
-    /// None that a valid structure could cause; the signature is that of the other constructors.
-    pub fn structural(structure: &'a Structure) -> Result<MinTrace<'a>, ReconcileError> {
-        let counts: Vec<f64> = structure.leaf_counts().into_iter().map(|count| count as f64).collect();
-        MinTrace::weighted(structure, &counts)
+    pub fn structural(structure: &'a Structure) -> MinTrace<'a> {
+        MinTrace::diagonal(structure, structure.leaf_counts().into_iter().map(|count| count as f64).collect())
     }
 
-    /// W is the diagonal of `variances`, in the squared unit of the forecasts, over nodes: positive, and those of leaves
-    /// finite. Infinity marks a node without a forecast of its own; its base forecast is not read.
+    /// W is the diagonal of `variances`, in the squared unit of the forecasts, over nodes: positive, and those of
+    /// leaves finite. Infinity marks a node without a forecast of its own; its base forecast is not read.
     ///
     /// # Errors
     /// When a variance is missing, or not as described.
@@ -77,8 +71,13 @@ impl<'a> MinTrace<'a> {
         if let Some((node, variance)) = variances.iter().copied().enumerate().find(|(node, v)| !usable(*node, *v)) {
             return Err(ReconcileError::Variance { node: structure.name(node), variance });
         }
-        let solver = LeastSquares::new(structure, variances);
-        Ok(MinTrace { structure, variances: variances.to_vec(), solver, low_rank: None })
+        Ok(MinTrace::diagonal(structure, variances.to_vec()))
+    }
+
+    /// For variances that are known to be usable.
+    fn diagonal(structure: &'a Structure, variances: Vec<f64>) -> MinTrace<'a> {
+        let solver = LeastSquares::new(structure, &variances);
+        MinTrace { structure, variances, solver, low_rank: None }
     }
 
     /// W is a covariance matrix shrunk towards its diagonal. Takes nodes × T² operations for T past errors, on all
@@ -99,9 +98,9 @@ impl<'a> MinTrace<'a> {
     ///
     /// With [`Range::NonNegative`] no leaf, and so no node, is below 0: where the reconciled values are, they are
     /// replaced by the coherent values that are nearest to them, in units of the nodes' error variances, without
-    /// negative ones. For a diagonal W this is the solution of MinT's least squares under that condition (Wickramasuriya,
-    /// Turlach and Hyndman 2020), because the unconstrained solution is an orthogonal projection; for a shrunk W it takes
-    /// the diagonal for the distance.
+    /// negative ones. For a diagonal W this is the solution of MinT's least squares under that condition
+    /// (Wickramasuriya, Turlach and Hyndman 2020), because the unconstrained solution is an orthogonal projection; for
+    /// a shrunk W it takes the diagonal for the distance.
     ///
     /// # Errors
     /// When `base` has not one entry a node, one that is read is not finite, or numbers are too far apart to solve.
@@ -130,7 +129,10 @@ impl<'a> MinTrace<'a> {
     /// # Errors
     /// Those of the first step that has any.
     pub fn reconcile_steps(&self, base: &[Vec<f64>], range: Range) -> Result<Vec<Vec<f64>>, ReconcileError> {
-        base.par_iter().map(|base| self.reconcile(base, range)).collect()
+        // All results first: of several errors, rayon would return any.
+        let steps: Vec<Result<Vec<f64>, ReconcileError>> =
+            base.par_iter().map(|base| self.reconcile(base, range)).collect();
+        steps.into_iter().collect()
     }
 
     /// A^-½ (y − S b) over nodes, for leaf values b.
@@ -152,12 +154,9 @@ impl LowRank {
             let fit = reconciler.solver.fit(&u)?;
             Ok((reconciler.scaled_residual(&u, &fit), fit))
         };
-        let (residuals, fits): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (0..covariance.rank())
-            .into_par_iter()
-            .map(project)
-            .collect::<Result<Vec<_>, ReconcileError>>()?
-            .into_iter()
-            .unzip();
+        let columns: Vec<Result<_, ReconcileError>> = (0..covariance.rank()).into_par_iter().map(project).collect();
+        let columns: Vec<_> = columns.into_iter().collect::<Result<_, ReconcileError>>()?;
+        let (residuals, fits): (Vec<Vec<f64>>, Vec<Vec<f64>>) = columns.into_iter().unzip();
         let mut rows = gram(&residuals);
         for (i, row) in rows.iter_mut().enumerate() {
             row[i] += 1.0;

@@ -28,7 +28,8 @@ pub struct Structure {
 }
 
 impl Structure {
-    /// A structure over `leaves`, in which each of `nodes` is the sum of its parts: leaves, or other nodes in any order.
+    /// A structure over `leaves`, in which each of `nodes` is the sum of its parts: leaves, or other nodes in any
+    /// order.
     ///
     /// # Errors
     /// [`StructureError`] names the first node that is declared twice, without parts, with an unknown or repeated part,
@@ -67,7 +68,8 @@ impl Structure {
         Ok(structure)
     }
 
-    /// Names of all nodes: the leaves, then the others, both as they were given. Every vector over nodes has this order.
+    /// Names of all nodes: the leaves, then the others, both as they were given. Every vector over nodes has this
+    /// order.
     pub fn names(&self) -> &[String] {
         &self.names
     }

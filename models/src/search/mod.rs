@@ -115,9 +115,8 @@ pub type Objective<'a> = dyn FnMut(&Configuration, &mut dyn FnMut(u64, f64) -> D
 ///
 /// `recorded` are the trials of the same search so far, none for a new one; those that were interrupted at its end are
 /// run again. `on_trial` gets each new trial as soon as it has ended, to be kept; one of the same number as an
-/// interrupted trial takes its place. `deadline` is asked before each trial
-/// and at each report; a trial under way is then [`Outcome::Interrupted`]. A loss or a reported value that is not finite
-/// makes its trial [`Outcome::Failed`].
+/// interrupted trial takes its place. `deadline` is asked before each trial and at each report; a trial under way is
+/// then [`Outcome::Interrupted`]. A loss or a reported value that is not finite makes its trial [`Outcome::Failed`].
 ///
 /// # Errors
 /// When `recorded` are not trials of `space` in order. Trials that fail are recorded, and are no error of the search.

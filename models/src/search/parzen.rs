@@ -5,9 +5,10 @@ use rand::Rng;
 /// The narrowest kernel is this share of the range at the least.
 const NARROWEST: f64 = 0.01;
 
-/// Density over [0, 1] of the values that a number had in some trials (Bergstra et al. 2011): the uniform prior and one
-/// kernel at each value, all of equal weight. A kernel is as wide as the greater of the distances to its neighbours, so it
-/// is narrow where trials are dense. (The bounds are no neighbours: a cluster away from them stays narrow at its ends.)
+/// Density over [0, 1] of the values that a number had in some trials (Bergstra et al. 2011): the uniform prior and
+/// one kernel at each value, all of equal weight. A kernel is as wide as the greater of the distances to its
+/// neighbours, so it is narrow where trials are dense. (The bounds are no neighbours: a cluster away from them stays
+/// narrow at its ends.)
 ///
 /// Kernels are logistic, cut off at the bounds, where the paper has normal ones: they can be drawn from and normalised
 /// exactly in closed form, and their heavier tails look a little further.

@@ -90,9 +90,10 @@ impl<'a> Groups<'a> {
     /// density of good trials, and takes the one whose density among good trials is greatest relative to that among the
     /// others. A parameter is judged by the trials in which it applied. Without trials this is uniform.
     ///
-    /// A choice is drawn in proportion to that ratio, where the paper takes the greatest: which kind of model is best is
-    /// known only once each has been tuned a little, and the greatest ratio settles on the first kind that did well.
-    /// (On the four parameters of this module's tests, the mean best loss of 100 trials is 0.02 instead of 0.14.)
+    /// A choice is drawn in proportion to that ratio, where the paper takes the greatest: which kind of model is best
+    /// is known only once each has been tuned a little, and the greatest ratio settles on the first kind that did
+    /// well. (On the four parameters of this module's tests, the mean best loss of 100 trials is 0.02 instead of
+    /// 0.14.)
     fn draw(&self, space: &Space, settings: &Settings, random: &mut ChaCha8Rng) -> Configuration {
         let mut configuration = Configuration::default();
         for parameter in space.parameters() {

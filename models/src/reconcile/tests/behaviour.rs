@@ -38,9 +38,9 @@ fn a_gap_is_shared_by_variance() {
         let found = MinTrace::weighted(&s, &variances).unwrap().reconcile(&base, Range::Any).unwrap();
         assert!(distance(&expected, &found) < 1e-12, "{variances:?}: {found:?}");
     }
-    let ordinary = MinTrace::ordinary(&s).unwrap().reconcile(&base, Range::Any).unwrap();
+    let ordinary = MinTrace::ordinary(&s).reconcile(&base, Range::Any).unwrap();
     assert!(distance(&[2.0, 3.0, 5.0], &ordinary) < 1e-12);
-    let structural = MinTrace::structural(&s).unwrap().reconcile(&base, Range::Any).unwrap();
+    let structural = MinTrace::structural(&s).reconcile(&base, Range::Any).unwrap();
     assert!(distance(&[1.75, 2.75, 4.5], &structural) < 1e-12);
 }
 
@@ -52,11 +52,11 @@ fn coherent_forecasts_come_back_unchanged() {
         s.sum_up(&mut base);
         let errors: Vec<Vec<f64>> = (0..s.nodes()).map(|_| (0..20).map(|_| noise()).collect()).collect();
         let shrunk = ShrunkCovariance::estimate(&s, &errors).unwrap();
-        for reconciler in [MinTrace::structural(&s).unwrap(), MinTrace::shrunk(&s, &shrunk).unwrap()] {
+        for reconciler in [MinTrace::structural(&s), MinTrace::shrunk(&s, &shrunk).unwrap()] {
             let found = reconciler.reconcile(&base, Range::NonNegative).unwrap();
             assert!(distance(&base, &found) < 1e-12, "{name}");
         }
-        let exact = MinTrace::structural(&s).unwrap().reconcile(&base, Range::Any).unwrap();
+        let exact = MinTrace::structural(&s).reconcile(&base, Range::Any).unwrap();
         assert!(name != "tree" || exact == base, "bit for bit in a tree");
     }
 }
@@ -126,7 +126,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn what_cannot_be_reconciled_is_named() {
     let s = structure(&["a", "b"], &[("top", &["a", "b"])]);
-    let reconciler = MinTrace::ordinary(&s).unwrap();
+    let reconciler = MinTrace::ordinary(&s);
     let gap = f64::NAN;
     assert_eq!(
         reconciler.reconcile(&[1.0, 2.0], Range::Any),
@@ -277,7 +277,7 @@ fn thirty_thousand_leaves_are_coherent() {
     let base: Vec<f64> = s.leaf_counts().iter().map(|leaves| *leaves as f64 * (1.0 + 0.5 * noise()) - 0.7).collect();
     let errors: Vec<Vec<f64>> = (0..s.nodes()).map(|_| (0..24).map(|_| noise()).collect()).collect();
     let shrunk = ShrunkCovariance::estimate(&s, &errors).unwrap();
-    for reconciler in [MinTrace::structural(&s).unwrap(), MinTrace::shrunk(&s, &shrunk).unwrap()] {
+    for reconciler in [MinTrace::structural(&s), MinTrace::shrunk(&s, &shrunk).unwrap()] {
         let found = reconciler.reconcile(&base, Range::NonNegative).unwrap();
         assert!(incoherence(&s, &found) < 1e-12);
         assert!(found.iter().all(|v| *v >= 0.0));

@@ -12,9 +12,11 @@ use super::structure::Structure;
 use super::weights::ShrunkCovariance;
 
 /// Minimum trace reconciliation, MinT (Wickramasuriya, Athanasopoulos and Hyndman 2019): of all coherent unbiased
-/// forecasts that are linear in the base forecasts ŷ, those with the least sum of error variances, ỹ = S (SᵀW⁻¹S)⁻¹
-/// SᵀW⁻¹ ŷ, where W is the covariance of the base forecasts' errors (up to a factor that may differ from step to
-/// step).
+/// forecasts that are linear in the base forecasts ŷ, those with the least sum of error variances,
+///
+/// ỹ = S (SᵀW⁻¹S)⁻¹ SᵀW⁻¹ ŷ,
+///
+/// where W is the covariance of the base forecasts' errors (up to a factor that may differ from step to step).
 ///
 /// **Diagonal W** is weighted least squares. In a tree it is solved exactly by one pass upward and one downward, in
 /// time proportional to the nodes; any other structure by conjugate gradients that solve its largest tree at each

@@ -122,7 +122,7 @@ fn panel(frequency: Frequency, series: BTreeMap<String, Vec<(Micros, f32)>>) -> 
         for (at, value) in points {
             values[frequency.steps_between(start, at, &zone) as usize] = value;
         }
-        all.push(Series { id, start, values });
+        all.push(Series::new(id, start, values));
     }
-    Ok(Panel { frequency, zone, series: all })
+    Ok(Panel::new(frequency, zone, all))
 }

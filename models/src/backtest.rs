@@ -163,8 +163,8 @@ mod tests {
 
     fn panel(days: usize) -> Panel {
         let values = |k: usize| (0..days * 24).map(|h| ((h * (k + 3)) % 24 + h % 5) as f32).collect();
-        let series = (0..3).map(|k| Series { id: format!("s{k}"), start: 0, values: values(k) }).collect();
-        Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series }
+        let series = (0..3).map(|k| Series::new(format!("s{k}"), 0, values(k))).collect();
+        Panel::new(Frequency::HOUR, TimeZone::UTC, series)
     }
 
     /// Poisons every value at or after `origin`, so that a model that saw one of them could not answer the same.

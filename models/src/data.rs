@@ -100,7 +100,7 @@ impl Panel {
     }
 
     /// A panel with other series of the same kind.
-    fn with(&self, series: Vec<Series>) -> Panel {
+    pub fn with(&self, series: Vec<Series>) -> Panel {
         Panel { frequency: self.frequency, zone: self.zone.clone(), covariates: self.covariates.clone(), series }
     }
 

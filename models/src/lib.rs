@@ -1,23 +1,31 @@
 //! Forecasters and the harness that measures them. Pure: no clock, no network, no disk.
 //!
-//! * [`data`]: series on a regular grid, cut at their origins;
-//! * [`forecaster`]: the trait that every model implements, and what it returns;
-//! * [`fill`], [`scaling`], [`calendar`], [`features`]: what a model sees;
+//! * [`data`]: series on a regular grid, with what is known beside them, cut at their origins;
+//! * [`forecaster`]: the traits that every model implements, and what it returns;
+//! * [`fill`], [`scaling`], [`calendar`], [`holidays`], [`features`], [`design`]: what a model sees;
 //! * [`forecasters`]: one file or folder a model;
 //! * [`metrics`], [`backtest`]: rolling-origin evaluation;
+//! * [`reconcile`]: forecasts of parts and of their sums that agree;
+//! * [`cost`]: what too high and too low cost, and which quantile to choose by it;
+//! * [`search`]: settings of a model by trial;
 //! * [`device`]: where tensors are computed.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod backtest;
 pub mod calendar;
+pub mod cost;
 pub mod data;
+pub mod design;
 pub mod device;
 pub mod features;
 pub mod fill;
 pub mod forecaster;
 pub mod forecasters;
+pub mod holidays;
 pub mod metrics;
+pub mod reconcile;
 pub mod scaling;
+pub mod search;
 
 pub use metrics::seasonal_scale;

@@ -75,7 +75,7 @@ pub async fn published(env: &Environment, run: &RunRecord) -> Result<Published, 
     let mut published = Published {
         origin: spec.origin,
         horizon: spec.policy.horizon,
-        panel: Panel { frequency: spec.frequency, zone: TimeZone::get(&spec.zone)?, series: Vec::new() },
+        panel: Panel::new(spec.frequency, TimeZone::get(&spec.zone)?, Vec::new()),
         unit: "kWh".to_owned(),
         forecasts: HashMap::new(),
     };
@@ -150,7 +150,7 @@ impl Published {
                     *cell = value as f32;
                 }
             }
-            self.panel.series.push(Series { id, start: first, values: grid });
+            self.panel.series.push(Series::new(id, first, grid));
         }
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let mut published = Published {
             origin: 48 * HOUR,
             horizon: 4,
-            panel: Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series: Vec::new() },
+            panel: Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()),
             unit: "kWh".into(),
             forecasts: HashMap::new(),
         };

@@ -246,14 +246,10 @@ mod tests {
     #[test]
     fn a_history_survives_the_way_through_parquet() {
         let history = History {
-            panel: Panel {
-                frequency: Frequency::HOUR,
-                zone: TimeZone::UTC,
-                series: vec![
-                    Series { id: "a".into(), start: 7 * HOUR, values: vec![1.5, f32::NAN, 2.5] },
-                    Series { id: "b".into(), start: 2 * HOUR, values: vec![-1.0] },
-                ],
-            },
+            panel: Panel::new(Frequency::HOUR, TimeZone::UTC, vec![
+                    Series::new("a", 7 * HOUR, vec![1.5, f32::NAN, 2.5]),
+                    Series::new("b", 2 * HOUR, vec![-1.0]),
+                ]),
             units: vec!["kWh".into(), "degC".into()],
         };
         let bytes = history_to_parquet(&history).unwrap();
@@ -271,10 +267,10 @@ mod tests {
     #[test]
     fn a_history_of_many_batches_begins_at_its_least_start() {
         let values: Vec<f32> = (0..2 * BATCH_ROWS + 1).map(|i| (i % 1000) as f32).collect();
-        let series = |id: &str, start| Series { id: id.into(), start, values: values.clone() };
+        let series = |id: &str, start| Series::new(id, start, values.clone());
         // The earliest start is that of neither the first nor the last row.
         let series = vec![series("a", 7 * HOUR), series("b", -2 * HOUR), series("c", 3 * HOUR)];
-        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
         let history = History { panel, units: vec!["kWh".into(); 3] };
         let bytes = history_to_parquet(&history).unwrap();
         let back = history_from_parquet(bytes, Frequency::HOUR, TimeZone::UTC).unwrap();

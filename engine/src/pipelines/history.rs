@@ -37,7 +37,7 @@ impl History {
 
     /// Forgets what starts before `from`; a series may be left without any interval.
     pub fn keep_from(&mut self, from: Micros) {
-        let Panel { frequency, zone, series } = &mut self.panel;
+        let Panel { frequency, zone, series, .. } = &mut self.panel;
         for one in series.iter_mut() {
             let earlier = frequency.steps_between(one.start, from, zone).max(0) as usize;
             keep_last(one, one.values.len().saturating_sub(earlier), *frequency, zone);
@@ -46,7 +46,7 @@ impl History {
 
     /// Keeps the last `length` intervals of every series.
     pub fn keep_last(&mut self, length: usize) {
-        let Panel { frequency, zone, series } = &mut self.panel;
+        let Panel { frequency, zone, series, .. } = &mut self.panel;
         for one in series.iter_mut() {
             keep_last(one, length, *frequency, zone);
         }
@@ -160,14 +160,10 @@ impl HistoryBuilder {
             partial.values.truncate(end);
             partial.values.drain(..first);
             partial.values.shrink_to_fit();
-            series.push(Series {
-                id: partial.id,
-                start: self.frequency.advance(self.base, first as i64, &self.zone),
-                values: partial.values,
-            });
+            series.push(Series::new(partial.id, self.frequency.advance(self.base, first as i64, &self.zone), partial.values));
             units.push(partial.unit);
         }
-        (History { panel: Panel { frequency: self.frequency, zone: self.zone, series }, units }, self.off_grid)
+        (History { panel: Panel::new(self.frequency, self.zone, series), units }, self.off_grid)
     }
 }
 
@@ -297,7 +293,7 @@ mod tests {
 
     #[test]
     fn keeping_the_last_intervals_keeps_the_origin() {
-        let mut series = Series { id: "a".into(), start: 0, values: vec![1.0, 2.0, 3.0] };
+        let mut series = Series::new("a", 0, vec![1.0, 2.0, 3.0]);
         keep_last(&mut series, 2, Frequency::HOUR, &TimeZone::UTC);
         assert_eq!((series.start, &series.values[..]), (HOUR, &[2.0, 3.0][..]));
         assert_eq!(series.origin(Frequency::HOUR, &TimeZone::UTC), 3 * HOUR);
@@ -305,12 +301,8 @@ mod tests {
 
     #[test]
     fn keeping_from_an_instant_forgets_what_is_earlier() {
-        let series = |id: &str, start| Series { id: id.into(), start, values: vec![1.0, 2.0, 3.0] };
-        let panel = Panel {
-            frequency: Frequency::HOUR,
-            zone: TimeZone::UTC,
-            series: vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)],
-        };
+        let series = |id: &str, start| Series::new(id, start, vec![1.0, 2.0, 3.0]);
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)]);
         let mut history = History { panel, units: vec!["kWh".into(); 3] };
         history.keep_from(2 * HOUR);
         let found: Vec<(Micros, usize)> = history.panel.series.iter().map(|s| (s.start, s.values.len())).collect();

@@ -166,8 +166,8 @@ mod tests {
         values: Vec<f32>,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
-        let series = vec![Series { id: "a".into(), start: 0, values }];
-        model.forecast(&Panel { frequency, zone: TimeZone::UTC, series }, horizon).remove(0)
+        let series = vec![Series::new("a", 0, values)];
+        model.forecast(&Panel::new(frequency, TimeZone::UTC, series), horizon).remove(0)
     }
 
     fn medians(forecast: &SeriesForecast) -> Vec<f64> {

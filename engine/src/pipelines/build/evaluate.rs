@@ -192,8 +192,8 @@ mod tests {
         assert!(length >= 2 * 7 * 24, "naive must be able to choose the season of a week");
         // Two years whose level changes from week to week, so that every bit more of history makes a difference.
         let values = (0..2 * 365 * 24).map(|h| ((h * 7919) % 101 + h / 168) as f32).collect();
-        let series = vec![Series { id: "a".into(), start: 0, values }];
-        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let series = vec![Series::new("a", 0, values)];
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
         let naive = SeasonalNaive::for_frequency(Frequency::HOUR);
         let shown = Shown { model: &naive, length };
         let mut evaluated_history = History { panel: panel.clone(), units: vec!["kWh".into()] };

@@ -179,11 +179,7 @@ mod tests {
 
     #[test]
     fn only_the_present_epoch_of_a_series_counts() {
-        let hours = |id: &str, start: i64, count: usize| Series {
-            id: id.into(),
-            start: start * HOUR,
-            values: (0..count).map(|i| i as f32).collect(),
-        };
+        let hours = |id: &str, start: i64, count: usize| Series::new(id, start * HOUR, (0..count).map(|i| i as f32).collect());
         let series = vec![
             hours("came", 0, 9),
             hours("came long ago", 5, 4),
@@ -192,7 +188,7 @@ mod tests {
             hours("was here before", 0, 2),
             hours("went", 0, 9),
         ];
-        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
         let mut history = History { panel, units: vec!["kWh".into(); 6] };
         let epochs: HashMap<String, Epoch> = [
             ("came", (Frequency::HOUR, 6)),

@@ -34,10 +34,6 @@ fn seasonal_naive(panel: &Panel, of: &[usize], horizon: usize) -> Vec<Result<Ser
     if of.is_empty() {
         return Vec::new();
     }
-    let part = Panel {
-        frequency: panel.frequency,
-        zone: panel.zone.clone(),
-        series: of.iter().filter_map(|i| panel.series.get(*i)).cloned().collect(),
-    };
+    let part = panel.with(of.iter().filter_map(|i| panel.series.get(*i)).cloned().collect());
     SeasonalNaive::for_frequency(panel.frequency).forecast(&part, horizon)
 }

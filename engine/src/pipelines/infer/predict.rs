@@ -164,17 +164,9 @@ mod tests {
     }
 
     fn history() -> History {
-        let days = |id: &str, days: usize| Series {
-            id: id.into(),
-            start: 0,
-            values: (0..24 * days).map(|h| (h % 24) as f32 + (h % 7) as f32).collect(),
-        };
-        let new = Series { id: "x-new".into(), start: 0, values: vec![f32::NAN; 2] };
-        let panel = Panel {
-            frequency: Frequency::HOUR,
-            zone: TimeZone::UTC,
-            series: vec![days("a", 21), days("x-b", 20), new],
-        };
+        let days = |id: &str, days: usize| Series::new(id, 0, (0..24 * days).map(|h| (h % 24) as f32 + (h % 7) as f32).collect());
+        let new = Series::new("x-new", 0, vec![f32::NAN; 2]);
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![days("a", 21), days("x-b", 20), new]);
         History { panel, units: vec!["kWh".into(), "degC".into(), "kWh".into()] }
     }
 

@@ -26,9 +26,9 @@ fn panel(frequency: Frequency, seasons: usize, series: usize) -> Panel {
             let shape = 2.0 + (std::f32::consts::TAU * phase).sin() * weekend;
             shape * (1.0 + 0.2 * noise(i + 10_007 * k)) * 3.0_f32.powi(k as i32 % 4)
         };
-        Series { id: format!("s{k}"), start: 0, values: (0..seasons * season).map(value).collect() }
+        Series::new(format!("s{k}"), 0, (0..seasons * season).map(value).collect())
     });
-    Panel { frequency, zone: TimeZone::UTC, series: series.collect() }
+    Panel::new(frequency, TimeZone::UTC, series.collect())
 }
 
 fn small(horizon: usize, context: usize) -> TrainSpec {
@@ -170,7 +170,7 @@ fn a_gap_is_bridged_and_a_missing_context_is_said() {
 fn series_that_never_change_or_are_always_zero_stay_what_they_are() {
     let (all, model) = trained();
     for value in [0.0_f32, 7.5, -3.0] {
-        let constant = Series { id: "constant".into(), start: 0, values: vec![value; 10 * 24] };
+        let constant = Series::new("constant", 0, vec![value; 10 * 24]);
         let forecast = model.forecast(&Panel { series: vec![constant], ..all.clone() }, 24).remove(0).unwrap();
         let allowed = 0.1 * f64::from(value.abs()) + 1e-4;
         assert!(forecast.quantiles.iter().all(|q| (q[MEDIAN] - f64::from(value)).abs() <= allowed), "{value}");

@@ -38,6 +38,7 @@ pub struct Design {
     season: usize,
     horizon: usize,
     names: Vec<String>,
+    bent: Vec<usize>,
     // By covariate: whether it is known over the horizon.
     ahead: Vec<bool>,
     hour: f64,
@@ -185,11 +186,17 @@ impl Design {
             season: panel.frequency.season(),
             horizon,
             names: Vec::new(),
+            bent: Vec::new(),
             ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
             hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
+        let covariates = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
+        let bent: Vec<String> =
+            covariates.flat_map(|covariate| [covariate.name.clone(), format!("{}_mean_24h", covariate.name)]).collect();
+        let places = (0..).zip(&design.names).filter(|(_, name)| bent.contains(name));
+        design.bent = places.map(|(place, _)| place).collect();
         design
     }
 
@@ -201,6 +208,18 @@ impl Design {
     /// Number of features.
     pub fn width(&self) -> usize {
         self.names.len()
+    }
+
+    /// Features whose effect need not be linear, by their places: what is known of the weather.
+    pub fn bent(&self) -> &[usize] {
+        &self.bent
+    }
+
+    /// Time of day of an interval of a series, in intervals since local midnight.
+    pub fn phase(&self, series: usize, interval: usize) -> usize {
+        let of_day = self.prepared.get(series).and_then(|prepared| prepared.of_day.get(interval));
+        let passed = of_day.map_or(0.0, |(_, passed)| f64::from(*passed));
+        ((passed * self.season as f64).round() as usize).min(self.season.saturating_sub(1))
     }
 
     /// Values of a series, filled where they are missing.

@@ -1,4 +1,5 @@
 //! One file or folder a model.
 
+pub mod linear_quantile;
 pub mod quantile_mlp;
 pub mod seasonal_naive;

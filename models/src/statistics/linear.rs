@@ -1,0 +1,187 @@
+//! Least squares from sums of products: gathered once, solved for as many choices of columns and penalties as wanted.
+
+/// Added to each diagonal element of the scaled system, so that columns which repeat each other share a coefficient
+/// instead of failing.
+const RIDGE: f64 = 1e-10;
+
+/// Sums of products of the rows of a regression y = X β.
+#[derive(Debug, Clone)]
+pub struct Gram {
+    size: usize,
+    /// Upper triangle of XᵀX, rows of `size`.
+    products: Vec<f64>,
+    /// Xᵀy
+    response: Vec<f64>,
+    /// yᵀy
+    square: f64,
+    rows: usize,
+}
+
+/// Coefficients of the chosen columns and what they leave unexplained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Solution {
+    /// In the order of the chosen columns.
+    pub coefficients: Vec<f64>,
+    /// Sum of squared residuals, without the penalty.
+    pub squares: f64,
+}
+
+impl Gram {
+    /// No row yet, `size` columns.
+    pub fn new(size: usize) -> Gram {
+        Gram { size, products: vec![0.0; size * size], response: vec![0.0; size], square: 0.0, rows: 0 }
+    }
+
+    /// Adds a row: as many values of `x` as there are columns, and the response.
+    pub fn add(&mut self, x: &[f64], y: f64) {
+        debug_assert_eq!(x.len(), self.size);
+        for (i, ((xi, response), sums)) in
+            x.iter().zip(&mut self.response).zip(self.products.chunks_exact_mut(self.size.max(1))).enumerate()
+        {
+            *response += xi * y;
+            for (sum, xj) in sums[i..].iter_mut().zip(&x[i..]) {
+                *sum += xi * xj;
+            }
+        }
+        self.square += y * y;
+        self.rows += 1;
+    }
+
+    /// Rows that were added.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn product(&self, i: usize, j: usize) -> f64 {
+        self.products[i.min(j) * self.size + i.max(j)]
+    }
+
+    /// Coefficients β of `columns` that minimise Σ (y − xβ)² + Σ penaltyᵢ βᵢ² (ridge regression, Hoerl and Kennard
+    /// 1970), by Cholesky's decomposition of the system scaled to a unit diagonal. `penalty` is per chosen column; an
+    /// empty slice means none. A column of zeros gets 0.
+    ///
+    /// `None` when the system has no finite solution.
+    pub fn solve(&self, columns: &[usize], penalty: &[f64]) -> Option<Solution> {
+        let size = columns.len();
+        let scale: Vec<f64> = columns.iter().map(|c| self.product(*c, *c).sqrt()).collect();
+        let inverse: Vec<f64> = scale.iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
+        let mut factor = vec![0.0; size * size];
+        for i in 0..size {
+            for j in 0..i {
+                factor[i * size + j] = self.product(columns[i], columns[j]) * inverse[i] * inverse[j];
+            }
+            let penalty = penalty.get(i).copied().unwrap_or(0.0);
+            factor[i * size + i] = 1.0 + RIDGE + penalty * inverse[i] * inverse[i];
+        }
+        cholesky(&mut factor, size)?;
+        let mut solution: Vec<f64> = columns.iter().zip(&inverse).map(|(c, s)| self.response[*c] * s).collect();
+        substitute(&factor, &mut solution);
+        let coefficients: Vec<f64> = solution.iter().zip(&inverse).map(|(x, s)| x * s).collect();
+        let mut squares = self.square;
+        for (i, b) in coefficients.iter().enumerate() {
+            squares -= 2.0 * b * self.response[columns[i]];
+            for (j, other) in coefficients.iter().enumerate() {
+                squares += b * other * self.product(columns[i], columns[j]);
+            }
+        }
+        (squares.is_finite() && coefficients.iter().all(|b| b.is_finite()))
+            .then(|| Solution { coefficients, squares: squares.max(0.0) })
+    }
+}
+
+/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor; `None` when it is not positive definite.
+fn cholesky(matrix: &mut [f64], size: usize) -> Option<()> {
+    for i in 0..size {
+        let (above, row) = matrix.split_at_mut(i * size);
+        let row = &mut row[..size];
+        for j in 0..i {
+            let other = &above[j * size..j * size + size];
+            let sum: f64 = row[..j].iter().zip(&other[..j]).map(|(a, b)| a * b).sum();
+            row[j] = (row[j] - sum) / other[j];
+        }
+        let sum: f64 = row[..i].iter().map(|a| a * a).sum();
+        let pivot = row[i] - sum;
+        if !(pivot > 0.0 && pivot.is_finite()) {
+            return None;
+        }
+        row[i] = pivot.sqrt();
+    }
+    Some(())
+}
+
+/// Solves L Lᵀ x = b in place.
+fn substitute(factor: &[f64], x: &mut [f64]) {
+    let size = x.len();
+    for i in 0..size {
+        let sum: f64 = (0..i).map(|j| factor[i * size + j] * x[j]).sum();
+        x[i] = (x[i] - sum) / factor[i * size + i];
+    }
+    for i in (0..size).rev() {
+        let sum: f64 = (i + 1..size).map(|j| factor[j * size + i] * x[j]).sum();
+        x[i] = (x[i] - sum) / factor[i * size + i];
+    }
+}
+
+/// Akaike's criterion with the correction for short samples (Hurvich and Tsai 1989) of a model with normal errors:
+/// n ln(squares / n) + 2k + 2k(k + 1) / (n − k − 1). `parameters` counts the variance too.
+///
+/// Infinite when the sample is too short for the correction. `squares` below `floor` count as `floor`, so that a
+/// perfect fit does not outweigh every parameter.
+pub fn aicc(squares: f64, floor: f64, sample: usize, parameters: usize) -> f64 {
+    if sample <= parameters + 1 {
+        return f64::INFINITY;
+    }
+    let (n, k) = (sample as f64, parameters as f64);
+    n * (squares.max(floor).max(f64::MIN_POSITIVE) / n).ln() + 2.0 * k + 2.0 * k * (k + 1.0) / (n - k - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gram(rows: &[(Vec<f64>, f64)]) -> Gram {
+        let mut gram = Gram::new(rows[0].0.len());
+        rows.iter().for_each(|(x, y)| gram.add(x, *y));
+        gram
+    }
+
+    #[test]
+    fn a_line_is_found_exactly_and_its_residuals_counted() {
+        let rows: Vec<_> = [1.0, 3.0, 5.0, 8.0].iter().enumerate().map(|(t, y)| (vec![1.0, t as f64], *y)).collect();
+        // By hand: slope 2.3, intercept 0.8, residuals 0.2, -0.1, -0.4, 0.3.
+        let found = gram(&rows).solve(&[0, 1], &[]).unwrap();
+        assert!((found.coefficients[0] - 0.8).abs() < 1e-7 && (found.coefficients[1] - 2.3).abs() < 1e-7);
+        assert!((found.squares - 0.3).abs() < 1e-7);
+        let mean = gram(&rows).solve(&[0], &[]).unwrap();
+        assert!((mean.coefficients[0] - 4.25).abs() < 1e-7);
+    }
+
+    #[test]
+    fn a_penalty_shrinks_as_the_ridge_formula_says() {
+        let rows = vec![(vec![2.0], 4.0), (vec![1.0], 2.0)];
+        let found = gram(&rows).solve(&[0], &[5.0]).unwrap();
+        assert!((found.coefficients[0] - 10.0 / (5.0 + 5.0)).abs() < 1e-8);
+    }
+
+    #[test]
+    fn repeated_and_empty_columns_are_no_failure() {
+        let rows: Vec<_> = (1..9).map(|t| (vec![t as f64, t as f64, 0.0], 3.0 * t as f64)).collect();
+        let found = gram(&rows).solve(&[0, 1, 2], &[]).unwrap();
+        assert!((found.coefficients[0] + found.coefficients[1] - 3.0).abs() < 1e-6);
+        assert_eq!(found.coefficients[2], 0.0);
+        assert_eq!(Gram::new(0).solve(&[], &[]).unwrap().squares, 0.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_solution() {
+        assert_eq!(gram(&[(vec![f64::NAN], 1.0)]).solve(&[0], &[]), None);
+        assert_eq!(gram(&[(vec![1e200], 1e200)]).solve(&[0], &[]), None);
+    }
+
+    #[test]
+    fn the_criterion_prefers_fewer_parameters_for_the_same_fit() {
+        assert!(aicc(10.0, 0.0, 50, 2) < aicc(10.0, 0.0, 50, 3));
+        assert_eq!(aicc(10.0, 0.0, 4, 3), f64::INFINITY);
+        assert!(aicc(0.0, 0.0, 50, 2).is_finite());
+    }
+}

@@ -3,7 +3,7 @@
 /// Evaluations after which a search ends with the best it has.
 const EVALUATIONS_MAX: usize = 400;
 /// A search ends when the objective differs by less than this share over the simplex.
-const TOLERANCE: f64 = 1e-8;
+const TOLERANCE: f64 = 1e-7;
 
 /// Where a search ended.
 #[derive(Debug, Clone, PartialEq)]

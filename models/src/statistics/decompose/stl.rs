@@ -1,0 +1,224 @@
+//! STL: a series as trend, one season and a remainder, by local regression (Cleveland, Cleveland, McRae and Terpenning
+//! 1990).
+
+use super::loess::{Degree, Loess};
+
+/// Settings of one decomposition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stl {
+    period: usize,
+    /// Smooths the values of one phase from period to period.
+    seasonal: Loess,
+    trend: Loess,
+    /// Takes the level out of the smoothed phases.
+    low_pass: Loess,
+    inner: usize,
+    outer: usize,
+}
+
+/// What a decomposition found; both as long as the series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parts {
+    /// The season.
+    pub seasonal: Vec<f64>,
+    /// The trend.
+    pub trend: Vec<f64>,
+}
+
+impl Stl {
+    /// A season of `period` steps whose phases are smoothed over `seasonal_window` periods; the other windows are those
+    /// of the paper. `robust` times, values are weighed again by their remainder.
+    pub fn new(period: usize, seasonal_window: usize, robust: usize) -> Stl {
+        let window = seasonal_window.max(3) as f64;
+        let trend = (1.5 * period as f64 / (1.0 - 1.5 / window)).ceil() as usize;
+        Stl {
+            period,
+            seasonal: Loess::new(seasonal_window, Degree::Constant),
+            trend: Loess::new(trend, Degree::Linear),
+            low_pass: Loess::new(period, Degree::Linear),
+            // The paper's choice: two passes, or one in each robust iteration.
+            inner: if robust > 0 { 1 } else { 2 },
+            outer: robust,
+        }
+    }
+
+    /// Decomposes `values`, at least two periods of them. `known` has 0 for values that were filled in and 1 for the
+    /// others; `None` when nothing was.
+    pub fn decompose(&self, values: &[f64], known: Option<&[f64]>) -> Parts {
+        let length = values.len();
+        let mut parts = Parts { seasonal: vec![0.0; length], trend: vec![0.0; length] };
+        if length < 2 * self.period {
+            return parts;
+        }
+        let mut weights = known.map(<[f64]>::to_vec);
+        let mut work = Work::new(length, self.period);
+        for robust in 0..=self.outer {
+            for _ in 0..self.inner {
+                self.pass(values, weights.as_deref(), &mut parts, &mut work);
+            }
+            if robust < self.outer {
+                weights = Some(robustness(values, known, &parts));
+            }
+        }
+        parts
+    }
+
+    /// One pass of the inner loop: season from the detrended values, trend from the deseasonalised ones.
+    fn pass(&self, values: &[f64], weights: Option<&[f64]>, parts: &mut Parts, work: &mut Work) {
+        let (length, period) = (values.len(), self.period);
+        for ((detrended, value), trend) in work.series.iter_mut().zip(values).zip(&parts.trend) {
+            *detrended = value - trend;
+        }
+        for phase in 0..period {
+            self.smooth_phase(phase, weights, work);
+        }
+        moving_average(&work.extended, period, &mut work.once);
+        moving_average(&work.once, period, &mut work.twice);
+        moving_average(&work.twice, 3, &mut work.series);
+        self.low_pass.smooth(&work.series, None, &mut work.low);
+        let smoothed = &work.extended[period..period + length];
+        for (i, seasonal) in parts.seasonal.iter_mut().enumerate() {
+            *seasonal = smoothed[i] - work.low[i];
+            work.series[i] = values[i] - *seasonal;
+        }
+        self.trend.smooth(&work.series, weights, &mut parts.trend);
+    }
+
+    /// Smooths one phase of the detrended series and continues it by one period at both ends.
+    fn smooth_phase(&self, phase: usize, weights: Option<&[f64]>, work: &mut Work) {
+        let every = |series: &[f64], into: &mut Vec<f64>| {
+            into.clear();
+            into.extend(series.iter().skip(phase).step_by(self.period));
+        };
+        every(&work.series, &mut work.phase);
+        let weights = weights.map(|weights| {
+            every(weights, &mut work.phase_weights);
+            &work.phase_weights[..]
+        });
+        let count = work.phase.len();
+        work.smoothed.resize(count + 2, 0.0);
+        self.seasonal.smooth(&work.phase, weights, &mut work.smoothed[1..=count]);
+        let beyond = |position: isize, nearest: f64| {
+            self.seasonal.at(&work.phase, weights, position).unwrap_or(nearest)
+        };
+        let ends = (beyond(-1, work.smoothed[1]), beyond(count as isize, work.smoothed[count]));
+        (work.smoothed[0], work.smoothed[count + 1]) = ends;
+        for (target, value) in work.extended.iter_mut().skip(phase).step_by(self.period).zip(&work.smoothed) {
+            *target = *value;
+        }
+    }
+}
+
+/// Buffers of a decomposition.
+struct Work {
+    /// As long as the series: detrended, then low-passed, then deseasonalised.
+    series: Vec<f64>,
+    low: Vec<f64>,
+    /// Smoothed phases, one period longer than the series at both ends; and its moving averages.
+    extended: Vec<f64>,
+    once: Vec<f64>,
+    twice: Vec<f64>,
+    phase: Vec<f64>,
+    phase_weights: Vec<f64>,
+    smoothed: Vec<f64>,
+}
+
+impl Work {
+    fn new(length: usize, period: usize) -> Work {
+        Work {
+            series: vec![0.0; length],
+            low: vec![0.0; length],
+            extended: vec![0.0; length + 2 * period],
+            once: vec![0.0; length + period + 1],
+            twice: vec![0.0; length + 2],
+            phase: Vec::new(),
+            phase_weights: Vec::new(),
+            smoothed: Vec::new(),
+        }
+    }
+}
+
+/// Means of each `window` consecutive values.
+fn moving_average(values: &[f64], window: usize, out: &mut [f64]) {
+    let mut sum: f64 = values[..window].iter().sum();
+    let share = 1.0 / window as f64;
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = sum * share;
+        if let Some(next) = values.get(i + window) {
+            sum += next - values[i];
+        }
+    }
+}
+
+/// Bisquare weights of the remainders, 0 beyond six medians of their size.
+fn robustness(values: &[f64], known: Option<&[f64]>, parts: &Parts) -> Vec<f64> {
+    let remainder = |i: usize| (values[i] - parts.trend[i] - parts.seasonal[i]).abs();
+    let is_known = |i: usize| known.is_none_or(|known| known[i] > 0.0);
+    let mut sizes: Vec<f64> = (0..values.len()).filter(|i| is_known(*i)).map(remainder).collect();
+    let middle = sizes.len() / 2;
+    let limit = if sizes.is_empty() { 0.0 } else { 6.0 * *sizes.select_nth_unstable_by(middle, f64::total_cmp).1 };
+    let weight = |i: usize| {
+        let share = remainder(i) / limit;
+        match () {
+            () if !is_known(i) => 0.0,
+            // Where more than half are exact, those are all that counts.
+            () if limit <= 0.0 => f64::from(remainder(i) <= 0.0),
+            () if share >= 1.0 => 0.0,
+            () => (1.0 - share * share).powi(2),
+        }
+    };
+    (0..values.len()).map(weight).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::testing::gaussian_noise;
+
+    fn wave(t: usize, period: usize) -> f64 {
+        (std::f64::consts::TAU * t as f64 / period as f64).sin()
+    }
+
+    #[test]
+    fn a_season_on_a_line_is_taken_apart_exactly() {
+        let values: Vec<f64> = (0..120).map(|t| 0.5 * t as f64 + 10.0 * wave(t, 12)).collect();
+        let parts = Stl::new(12, 11, 0).decompose(&values, None);
+        for t in 12..108 {
+            assert!((parts.seasonal[t] - 10.0 * wave(t, 12)).abs() < 0.3, "{t} {}", parts.seasonal[t]);
+            assert!((parts.trend[t] - 0.5 * t as f64).abs() < 0.3, "{t} {}", parts.trend[t]);
+        }
+    }
+
+    #[test]
+    fn outliers_bend_only_the_decomposition_that_is_not_robust() {
+        let mut values: Vec<f64> =
+            gaussian_noise(1, 240).into_iter().enumerate().map(|(t, e)| 10.0 * wave(t, 12) + 0.1 * e).collect();
+        values[100] += 500.0;
+        let error = |robust: usize| {
+            let parts = Stl::new(12, 11, robust).decompose(&values, None);
+            (12..228).map(|t| (parts.seasonal[t] - 10.0 * wave(t, 12)).abs()).fold(0.0, f64::max)
+        };
+        assert!(error(0) > 20.0 && error(10) < 0.5, "{} {}", error(0), error(10));
+    }
+
+    #[test]
+    fn filled_values_do_not_matter() {
+        let values: Vec<f64> = (0..240).map(|t| 10.0 * wave(t, 12)).collect();
+        let mut spoilt = values.clone();
+        let mut known = vec![1.0; 240];
+        for t in 100..130 {
+            spoilt[t] = 1e4;
+            known[t] = 0.0;
+        }
+        let parts = Stl::new(12, 11, 0).decompose(&spoilt, Some(&known));
+        assert!((0..240).all(|t| (parts.seasonal[t] + parts.trend[t] - values[t]).abs() < 0.5));
+    }
+
+    #[test]
+    fn constants_and_short_series() {
+        let parts = Stl::new(7, 11, 3).decompose(&[5.0; 30], None);
+        assert!(parts.trend.iter().all(|t| (t - 5.0).abs() < 1e-9));
+        assert!(parts.seasonal.iter().all(|s| s.abs() < 1e-9));
+        assert_eq!(Stl::new(7, 11, 0).decompose(&[5.0; 13], None).seasonal, vec![0.0; 13]);
+    }
+}

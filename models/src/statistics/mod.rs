@@ -13,7 +13,7 @@
 //! * [`prophet`]: piecewise linear trend, Fourier terms and holidays, with a table for each component;
 //! * [`croston`]: demand that is mostly zero.
 //!
-//! What they share: [`linear`] (least squares), [`optimise`] (Nelder-Mead), [`classical`] (seasonal indices),
+//! What they share: [`linear`] (least squares), [`autoregression`], [`optimise`] (Nelder-Mead), [`classical`] (seasonal indices),
 //! [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
 //!
 //! A value that is not finite is missing. Smoothing and regression skip it; nothing that was filled in counts as a
@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub mod autoregression;
 pub mod classical;
 pub mod croston;
 pub mod decompose;

@@ -35,7 +35,10 @@ impl Mstl {
         let season = |step: usize| parts.seasonal.iter().map(|s| s.continued(length + step)).sum::<f64>();
         let mean: Vec<f64> =
             fitted.mean(request.horizon).into_iter().enumerate().map(|(step, rest)| rest + season(step)).collect();
-        let errors = past_errors(&parts, &adjusted, &fitted, request.horizon);
+        // Missing values at the end put the forecast that many steps further from what is known.
+        let late = adjusted.iter().rev().take_while(|v| v.is_nan()).count();
+        let mut errors = past_errors(&parts, &adjusted, &fitted, late + request.horizon);
+        errors.drain(..late.min(errors.len()));
         if errors.len() < request.horizon {
             return prepared.gaussian(MODEL, request.levels, mean, &fitted.deviation(request.horizon));
         }

@@ -234,7 +234,6 @@ fn choose(design: &Design, gram: &Gram) -> Option<(bool, Vec<usize>)> {
 
 fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError> {
     let singular = StatisticsError::Singular { model: MODEL };
-    let past = prepared.values.len();
     let design = Design::new(prepared, request);
     // Centred: sums of squares then keep their digits. The constant takes the mean back.
     let centre = unit(&prepared.values.iter().copied().filter(|v| v.is_finite()).collect::<Vec<f64>>()).0;
@@ -282,7 +281,7 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
         regressors: design.units.iter().enumerate().map(|(i, (_, size))| coefficient(2 + i) / size).collect(),
         variance: solution.squares / freedom as f64,
         errors,
-        regression: { regression.truncate(past + request.horizon); regression },
+        regression,
     })
 }
 

@@ -10,9 +10,10 @@ pub fn terms(step: usize, period: f64, terms: &mut [f64]) {
     let angle = TAU * ((step as f64 % period) / period);
     let (sine, cosine) = angle.sin_cos();
     let (mut s, mut c) = (sine, cosine);
-    for pair in terms.chunks_exact_mut(2) {
+    for (i, pair) in terms.chunks_exact_mut(2).enumerate() {
         pair[0] = c;
-        pair[1] = s;
+        // At half the period the sine is zero at every step; what rounding leaves of it must not become a regressor.
+        pair[1] = if 2.0 * (i + 1) as f64 == period { 0.0 } else { s };
         (s, c) = (s * cosine + c * sine, c * cosine - s * sine);
     }
 }

@@ -40,6 +40,8 @@ pub mod quantiles;
 pub mod theta;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;
 
 /// Longest horizon, in steps: what bounds the memory of a forecast.

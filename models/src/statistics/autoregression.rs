@@ -17,9 +17,9 @@ pub struct Autoregression {
 }
 
 impl Autoregression {
-    /// The lags up to [`ORDER_MAX`], and `seasonal_lag` where it is longer, that AICc prefers, by least squares over the
-    /// steps whose lags are all known (NaN is missing); no term where there are too few. Coefficients of a process that
-    /// would not return to zero are shrunk until it does.
+    /// The lags up to [`ORDER_MAX`], and `seasonal_lag` where it is longer, that AICc prefers, by least squares over
+    /// the steps whose lags are all known (NaN is missing); no term where there are too few. Coefficients of a process
+    /// that would not return to zero are shrunk until it does.
     pub fn fit(values: &[f64], seasonal_lag: Option<usize>) -> Autoregression {
         let season = seasonal_lag.filter(|s| (ORDER_MAX + 1..=SEASONAL_LAG_MAX).contains(s) && values.len() / 3 >= *s);
         let lags: Vec<usize> = (1..=ORDER_MAX).chain(season).collect();
@@ -81,7 +81,7 @@ impl Autoregression {
             coefficients[lag - 1] = *coefficient;
         }
         while let Some(reflection) = coefficients.pop() {
-            if !(reflection.abs() < REFLECTION_MAX) {
+            if reflection.is_nan() || reflection.abs() >= REFLECTION_MAX {
                 return false;
             }
             let order = coefficients.len();

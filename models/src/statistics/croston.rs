@@ -7,9 +7,9 @@
 //!
 //! Smoothing parameters are those of a small grid with the smallest squared one-step errors.
 //!
-//! The quantiles of a step are those of a compound Bernoulli distribution: no demand with probability 1 − π, else one of
-//! the past sizes, scaled to their smoothed mean. They are exact (nothing is drawn) and the same at every step, since none
-//! of the models expects a change.
+//! The quantiles of a step are those of a compound Bernoulli distribution: no demand with probability 1 − π, else one
+//! of the past sizes, scaled to their smoothed mean. They are exact (nothing is drawn) and the same at every step,
+//! since none of the models expects a change.
 
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +101,8 @@ impl Variant {
     ///
     /// # Errors
     ///
-    /// [`StatisticsError::NegativeDemand`]; [`StatisticsError::TooShort`] without a value. A series of zeros is forecast
-    /// as zero.
+    /// [`StatisticsError::NegativeDemand`]; [`StatisticsError::TooShort`] without a value. A series of zeros is
+    /// forecast as zero.
     pub fn forecast(self, request: &Request) -> Result<Predicted, StatisticsError> {
         let prepared = Prepared::new(self.name(), request, 1)?;
         if let Some(step) = prepared.values.iter().position(|v| *v < 0.0) {
@@ -133,7 +133,7 @@ impl Variant {
     fn best(self, values: &[f64]) -> Smoothed {
         let mut best = (f64::INFINITY, Smoothed { size: 0.0, probability: 0.0 });
         for of_size in GRID {
-            let others: &[f64] = if self == Variant::Tsb { &GRID } else { &[of_size] };
+            let others: &[f64] = if self == Variant::Tsb { &GRID } else { std::slice::from_ref(&of_size) };
             for of_occurrence in others {
                 let (squares, smoothed) = self.smooth(values, of_size, *of_occurrence);
                 if squares < best.0 {

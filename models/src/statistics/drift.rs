@@ -1,4 +1,5 @@
-//! Closed formulas: naive, seasonal naive, mean and drift (Hyndman and Athanasopoulos, FPP3 2021, sections 5.2 and 5.5).
+//! Closed formulas: naive, seasonal naive, mean and drift (Hyndman and Athanasopoulos, FPP3 2021, sections 5.2 and
+//! 5.5).
 //!
 //! Quantiles are those of a normal distribution with the textbook's variances. A gap of g steps between two values of a
 //! random walk counts as one residual over g steps, and a series that ends with missing values is that much further
@@ -89,9 +90,8 @@ pub fn seasonal_naive(request: &Request) -> Result<Predicted, StatisticsError> {
     for step in 0..request.horizon {
         let at = values.len() + step;
         let periods = step / period + 1;
-        let mut back = (1..).map_while(|k| at.checked_sub(k * period)).skip(periods - 1);
+        let back = (1..).map_while(|k| at.checked_sub(k * period)).skip(periods - 1);
         let (ago, value) = back
-            .by_ref()
             .enumerate()
             .find_map(|(ago, i)| values.get(i).filter(|v| v.is_finite()).map(|v| (ago, *v)))
             .unwrap_or((0, last));

@@ -1,16 +1,16 @@
 //! Dynamic harmonic regression: Fourier terms, a trend and known regressors, with autoregressive errors.
 //!
-//! FPP3 (Hyndman and Athanasopoulos 2021, section 10.5) with errors of a few recent lags and one a day (or other shortest
-//! period) back instead of a full ARIMA, so that everything is least squares: a first regression, an autoregression of
-//! its residuals, the regression again on the series and the columns filtered by it (Cochrane and Orcutt 1949), twice.
-//! AICc of the filtered regression chooses the number of harmonics of each period and whether there is a trend; harmonics
-//! of a longer period that a shorter one has too are its alone.
+//! FPP3 (Hyndman and Athanasopoulos 2021, section 10.5) with errors of a few recent lags and one a day (or other
+//! shortest period) back instead of a full ARIMA, so that everything is least squares: a first regression, an
+//! autoregression of its residuals, the regression again on the series and the columns filtered by it (Cochrane and
+//! Orcutt 1949), twice. AICc of the filtered regression chooses the number of harmonics of each period and whether
+//! there is a trend; harmonics of a longer period that a shorter one has too are its alone.
 //!
 //! Quantiles are those of a normal distribution with the variance of the autoregression's ψ weights. The uncertainty of
 //! the coefficients is not in it.
 
 use super::autoregression::Autoregression;
-use super::linear::{Gram, Solution, aicc};
+use super::linear::{Gram, Solution, Unit, aicc};
 use super::{Predicted, Prepared, Request, StatisticsError, check_regressors, fourier};
 
 const MODEL: &str = "harmonic";
@@ -102,8 +102,8 @@ struct Design {
     /// Period (an index of `periods`) and harmonic of each pair of Fourier columns.
     pairs: Vec<(usize, usize)>,
     periods: Vec<usize>,
-    /// What each regressor was shifted and divided by.
-    units: Vec<(f64, f64)>,
+    /// Units of the regressors.
+    units: Vec<Unit>,
 }
 
 impl Design {
@@ -114,9 +114,9 @@ impl Design {
         columns.push((0..steps).map(|t| (t as f64 - past as f64) / past as f64).collect());
         let mut units = Vec::new();
         for regressor in request.regressors {
-            let (centre, size) = unit(&regressor[..past]);
-            columns.push(regressor.iter().map(|v| (v - centre) / size).collect());
-            units.push((centre, size));
+            let unit = Unit::of(&regressor[..past]);
+            columns.push(regressor.iter().map(|v| unit.apply(*v)).collect());
+            units.push(unit);
         }
         let fourier = columns.len();
         let periods = prepared.covered_periods();
@@ -191,16 +191,6 @@ impl Design {
     }
 }
 
-/// Mean and standard deviation; the deviation of a constant is 1.
-fn unit(values: &[f64]) -> (f64, f64) {
-    let count = values.len().max(1) as f64;
-    let centre = values.iter().map(|v| v / count).sum::<f64>();
-    let variance = values.iter().map(|v| (v - centre).powi(2) / count).sum::<f64>();
-    // A constant column has rounding errors for a deviation.
-    let size = if variance.sqrt() > 1e-12 * centre.abs() { variance.sqrt() } else { 1.0 };
-    (centre, size)
-}
-
 /// What AICc prefers: trend and orders of the periods.
 fn choose(design: &Design, gram: &Gram) -> Option<(bool, Vec<usize>)> {
     // `gram` has every column in the order of the design.
@@ -215,7 +205,8 @@ fn choose(design: &Design, gram: &Gram) -> Option<(bool, Vec<usize>)> {
     // One period at a time, with the others as they are; twice, for what they explain of each other.
     for _ in 0..2 {
         for index in 0..orders.len() {
-            for order in if index == 0 { ORDERS } else { ORDERS_LONG } {
+            let tried = if index == 0 { ORDERS } else { ORDERS_LONG };
+            for order in tried {
                 let mut other = orders.clone();
                 other[index] = order;
                 let found = criterion(trend, &other);
@@ -236,7 +227,7 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
     let singular = StatisticsError::Singular { model: MODEL };
     let design = Design::new(prepared, request);
     // Centred: sums of squares then keep their digits. The constant takes the mean back.
-    let centre = unit(&prepared.values.iter().copied().filter(|v| v.is_finite()).collect::<Vec<f64>>()).0;
+    let centre = prepared.values.iter().filter(|v| v.is_finite()).sum::<f64>() / prepared.present as f64;
     let values: Vec<f64> = prepared.values.iter().map(|v| v - centre).collect();
     let all: Vec<usize> = (0..design.columns.len()).collect();
     let seasonal_lag = design.periods.first().copied();
@@ -278,7 +269,7 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
     Ok(Fitted {
         harmonics: design.periods.iter().enumerate().map(|(i, p)| (*p, used(i))).collect(),
         trend,
-        regressors: design.units.iter().enumerate().map(|(i, (_, size))| coefficient(2 + i) / size).collect(),
+        regressors: design.units.iter().enumerate().map(|(i, unit)| coefficient(2 + i) * unit.per_one()).collect(),
         variance: solution.squares / freedom as f64,
         errors,
         regression,

@@ -122,6 +122,39 @@ fn substitute(factor: &[f64], x: &mut [f64]) {
     }
 }
 
+/// How a regressor is shifted and scaled to mean 0 and standard deviation 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Unit {
+    /// Largest magnitude: divided by first, so that squares stay finite.
+    largest: f64,
+    centre: f64,
+    /// One over the deviation; 0 for a constant, whose effect cannot be known.
+    share: f64,
+}
+
+impl Unit {
+    /// The unit of `values`, all finite.
+    pub fn of(values: &[f64]) -> Unit {
+        let largest = values.iter().fold(f64::MIN_POSITIVE, |largest: f64, v| largest.max(v.abs()));
+        let count = values.len().max(1) as f64;
+        let centre = values.iter().map(|v| v / largest / count).sum::<f64>();
+        let variance = values.iter().map(|v| (v / largest - centre).powi(2) / count).sum::<f64>();
+        // A constant has rounding errors for a deviation.
+        let share = if variance.sqrt() > 1e-12 { 1.0 / variance.sqrt() } else { 0.0 };
+        Unit { largest, centre, share }
+    }
+
+    /// `value` in this unit.
+    pub fn apply(&self, value: f64) -> f64 {
+        (value / self.largest - self.centre) * self.share
+    }
+
+    /// What one of the value's own unit is in this one.
+    pub fn per_one(&self) -> f64 {
+        self.share / self.largest
+    }
+}
+
 /// Akaike's criterion with the correction for short samples (Hurvich and Tsai 1989) of a model with normal errors:
 /// n ln(squares / n) + 2k + 2k(k + 1) / (n − k − 1). `parameters` counts the variance too.
 ///
@@ -176,6 +209,17 @@ mod tests {
     fn what_is_not_finite_has_no_solution() {
         assert_eq!(gram(&[(vec![f64::NAN], 1.0)]).solve(&[0], &[]), None);
         assert_eq!(gram(&[(vec![1e200], 1e200)]).solve(&[0], &[]), None);
+    }
+
+    #[test]
+    fn units_have_mean_zero_and_deviation_one_also_of_huge_values() {
+        for scale in [1.0, 1e-300, 1e300] {
+            let values = [3.0 * scale, 5.0 * scale];
+            let unit = Unit::of(&values);
+            assert!((unit.apply(values[0]) + 1.0).abs() < 1e-9 && (unit.apply(values[1]) - 1.0).abs() < 1e-9);
+        }
+        assert_eq!(Unit::of(&[7.0; 3]).apply(9.0), 0.0);
+        assert_eq!(Unit::of(&[]).apply(9.0), 0.0);
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //! * [`prophet`]: piecewise linear trend, Fourier terms and holidays, with a table for each component;
 //! * [`croston`]: demand that is mostly zero.
 //!
-//! What they share: [`linear`] (least squares), [`autoregression`], [`optimise`] (Nelder-Mead), [`classical`] (seasonal indices),
-//! [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
+//! What they share: [`linear`] (least squares), [`autoregression`], [`optimise`] (Nelder-Mead), [`classical`] (seasonal
+//! indices), [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
 //!
 //! A value that is not finite is missing. Smoothing and regression skip it; nothing that was filled in counts as a
 //! residual. Each kernel runs on one thread and every random number comes from a fixed seed, so the same request gives

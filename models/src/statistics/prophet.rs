@@ -1,18 +1,18 @@
 //! A trend of straight pieces, Fourier seasons and regressors: the model of Prophet (Taylor and Letham 2018).
 //!
 //! The trend's slope changes at equidistant points of the past; the changes have a Laplace prior, which leaves most of
-//! them near zero. Seasons and regressors (holidays among them: columns of 0 and 1) have a normal prior. The most probable
-//! coefficients are found without sampling: the Laplace prior is replaced by the normal one that touches it at the
-//! present estimate and the ridge regression solved again, which never makes the estimate less probable (Hunter and Lange
-//! 2004; Figueiredo 2003).
+//! them near zero. Seasons and regressors (holidays among them: columns of 0 and 1) have a normal prior. The most
+//! probable coefficients are found without sampling: the Laplace prior is replaced by the normal one that touches it at
+//! the present estimate and the ridge regression solved again, which never makes the estimate less probable (Hunter and
+//! Lange 2004; Figueiredo 2003).
 //!
-//! Quantiles are simulated as the paper does: new changes of the slope come at the rate of the past and with the mean size
-//! of the estimated ones, and each step has normal noise. The noise is independent, so quantiles of series with
+//! Quantiles are simulated as the paper does: new changes of the slope come at the rate of the past and with the mean
+//! size of the estimated ones, and each step has normal noise. The noise is independent, so quantiles of series with
 //! autocorrelated errors are right for a step and not for a sum of steps.
 
 use serde::{Deserialize, Serialize};
 
-use super::linear::Gram;
+use super::linear::{Gram, Unit};
 use super::quantiles::{Randomness, sample_quantiles};
 use super::{Predicted, Prepared, Request, StatisticsError, check_regressors, fourier};
 
@@ -91,7 +91,8 @@ pub struct Components {
     pub seasonalities: Vec<(f64, Vec<f64>)>,
     /// Each regressor times its coefficient, in the request's order; shifted so that its mean over the past is 0.
     pub regressors: Vec<Vec<f64>>,
-    /// Steps (counted from the start of the series) at which the slope may change, with the change of the slope per step.
+    /// Steps (counted from the start of the series) at which the slope may change, with the change of the slope per
+    /// step.
     pub changes: Vec<(f64, f64)>,
 }
 
@@ -257,16 +258,10 @@ impl Prophet {
     }
 }
 
-/// `column` shifted and divided by the mean and standard deviation of its past; 0 where the past is constant, since
-/// then nothing is known of its effect.
+/// `column` in the unit of its past.
 fn standardised(column: &[f64], past: usize) -> Vec<f64> {
-    let largest = column.iter().fold(0.0_f64, |largest, v| largest.max(v.abs())).max(f64::MIN_POSITIVE);
-    let count = past.max(1) as f64;
-    let known = || column[..past].iter().map(|v| v / largest);
-    let mean = known().sum::<f64>() / count;
-    let deviation = (known().map(|v| (v - mean).powi(2)).sum::<f64>() / count).sqrt();
-    let share = if deviation > 1e-12 { 1.0 / deviation } else { 0.0 };
-    column.iter().map(|v| (v / largest - mean) * share).collect()
+    let unit = Unit::of(&column[..past]);
+    column.iter().map(|v| unit.apply(*v)).collect()
 }
 
 impl Design {
@@ -468,11 +463,11 @@ mod tests {
 
     #[test]
     fn seasons_come_with_the_steps_of_a_day_and_need_two_periods() {
-        let orders = |steps: f64| Prophet::for_steps_per_day(steps).seasonalities.iter().map(|s| s.order).collect();
-        let cases: [(f64, Vec<usize>); 4] =
-            [(96.0, vec![4, 3, 10]), (24.0, vec![4, 3, 10]), (1.0, vec![3, 10]), (1.0 / 7.0, vec![10])];
-        for (steps, expected) in cases {
-            assert_eq!::<Vec<usize>, _>(orders(steps), expected);
+        for (steps, expected) in
+            [(96.0, vec![4, 3, 10]), (24.0, vec![4, 3, 10]), (1.0, vec![3, 10]), (1.0 / 7.0, vec![10])]
+        {
+            let seasons = Prophet::for_steps_per_day(steps).seasonalities;
+            assert_eq!(seasons.iter().map(|s| s.order).collect::<Vec<_>>(), expected, "{steps}");
         }
         let values = gaussian_noise(2, 24 * 15);
         let parts = Prophet::for_steps_per_day(24.0).components(&request(&values, &[], 3)).unwrap();

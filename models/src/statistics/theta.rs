@@ -15,9 +15,9 @@ const ALPHA: (f64, f64) = (0.02, 0.99);
 /// adjusted series, put back into season. What OWA is relative to.
 ///
 /// The period is the request's shortest. Where the series is seasonal ([`classical::is_seasonal`]) it is divided by the
-/// indices of a multiplicative classical decomposition, else (also where an index is not positive) it is the plain naive
-/// forecast. The competition has no quantiles for it; here they are those of a random walk of the adjusted series, times
-/// the season.
+/// indices of a multiplicative classical decomposition, else (also where an index is not positive) it is the plain
+/// naive forecast. The competition has no quantiles for it; here they are those of a random walk of the adjusted
+/// series, times the season.
 ///
 /// # Errors
 ///
@@ -51,8 +51,8 @@ fn remove(values: &[f64], seasons: &[Indices]) -> Vec<f64> {
 /// from what is left; multiplicative for positive series with indices that allow it, else additive. The smoothing
 /// parameter is found by a search in one dimension: given it, the initial level and the share of the line enter the
 /// errors linearly and follow from a regression. Quantiles are those of a normal distribution; its variance comes from
-/// the response of the forecast to an error in its first step, which the recursion gives exactly, taken for the errors of
-/// the later steps too.
+/// the response of the forecast to an error in its first step, which the recursion gives exactly, taken for the errors
+/// of the later steps too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Theta;
 

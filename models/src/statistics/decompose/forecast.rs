@@ -18,10 +18,10 @@ impl Mstl {
     /// Forecast of one series.
     ///
     /// Quantiles come from the errors of the same forecast at earlier origins (smoothing with the same parameters, the
-    /// cycle before each origin repeated), step by step, one origin a shortest period where the past has enough of them:
-    /// so they know how much a season changes, which hours are uncertain, and how fast errors grow, none of which the
-    /// variance of the smoothing says. The decomposition itself has seen the values after those origins, which makes the
-    /// quantiles somewhat narrow. Without enough origins the smoothing's own variance is used.
+    /// cycle before each origin repeated), step by step, one origin a shortest period where the past has enough of
+    /// them: so they know how much a season changes, which hours are uncertain, and how fast errors grow, none of which
+    /// the variance of the smoothing says. The decomposition itself has seen the values after those origins, which
+    /// makes the quantiles somewhat narrow. Without enough origins the smoothing's own variance is used.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Local regression on a regular grid (LOESS; Cleveland 1979), fast where the grid makes it so.
 //!
-//! Away from the ends every window has the same tricube weights, computed once. A jump evaluates only some positions and
-//! joins them by straight lines, as Cleveland et al. (1990) do for STL.
+//! Away from the ends every window has the same tricube weights, computed once. A jump evaluates only some positions
+//! and joins them by straight lines, as Cleveland et al. (1990) do for STL.
 
 /// The polynomial that is fitted locally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +114,10 @@ impl Loess {
 
 /// Tricube weight of a point at `distance` from the centre of a window that ends at `reach`.
 fn tricube(distance: f64, reach: f64) -> f64 {
-    let share = distance / reach;
-    if share >= 1.0 {
-        return if distance == 0.0 { 1.0 } else { 0.0 };
+    if distance == 0.0 {
+        return 1.0;
     }
+    let share = (distance / reach).min(1.0);
     let rest = 1.0 - share * share * share;
     rest * rest * rest
 }

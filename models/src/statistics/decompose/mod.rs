@@ -40,7 +40,8 @@ impl Seasonal {
 pub struct Decomposition {
     /// The trend, known also where the series is missing.
     pub trend: Vec<f64>,
-    /// The seasons, shortest period first, known also where the series is missing. Empty when no period is covered twice.
+    /// The seasons, shortest period first, known also where the series is missing. Empty when no period is covered
+    /// twice.
     pub seasonal: Vec<Seasonal>,
     /// What is left: NaN where the series is missing.
     pub remainder: Vec<f64>,

@@ -91,10 +91,10 @@ impl Stl {
             into.extend(series.iter().skip(phase).step_by(self.period));
         };
         every(&work.series, &mut work.phase);
-        let weights = weights.map(|weights| {
+        if let Some(weights) = weights {
             every(weights, &mut work.phase_weights);
-            &work.phase_weights[..]
-        });
+        }
+        let weights = weights.is_some().then_some(&work.phase_weights[..]);
         let count = work.phase.len();
         work.smoothed.resize(count + 2, 0.0);
         self.seasonal.smooth(&work.phase, weights, &mut work.smoothed[1..=count]);
@@ -158,13 +158,14 @@ fn robustness(values: &[f64], known: Option<&[f64]>, parts: &Parts) -> Vec<f64> 
     let middle = sizes.len() / 2;
     let limit = if sizes.is_empty() { 0.0 } else { 6.0 * *sizes.select_nth_unstable_by(middle, f64::total_cmp).1 };
     let weight = |i: usize| {
-        let share = remainder(i) / limit;
-        match () {
-            () if !is_known(i) => 0.0,
+        if !is_known(i) {
+            0.0
+        } else if limit <= 0.0 {
             // Where more than half are exact, those are all that counts.
-            () if limit <= 0.0 => f64::from(remainder(i) <= 0.0),
-            () if share >= 1.0 => 0.0,
-            () => (1.0 - share * share).powi(2),
+            f64::from(remainder(i) <= 0.0)
+        } else {
+            let share = (remainder(i) / limit).min(1.0);
+            (1.0 - share * share).powi(2)
         }
     };
     (0..values.len()).map(weight).collect()

@@ -81,8 +81,8 @@ pub struct Fitted {
 }
 
 impl Ets {
-    /// The model that AICc prefers. `period` below 2 or above [`PERIOD_MAX`] means no season. Missing values are NaN: the
-    /// state moves on as expected, and they give no residual.
+    /// The model that AICc prefers. `period` below 2 or above [`PERIOD_MAX`] means no season. Missing values are NaN:
+    /// the state moves on as expected, and they give no residual.
     ///
     /// # Errors
     ///
@@ -96,8 +96,7 @@ impl Ets {
         let mut best: Option<Fitted> = None;
         let seasonal = self.season && (2..=PERIOD_MAX).contains(&period) && part.len() >= 3 * period;
         let season = seasonal.then(|| classical::indices(part, period, Kind::Additive)).flatten();
-        for season in [None, season.map(|s| s.values)].into_iter().take(1 + usize::from(seasonal)) {
-            let season = season.unwrap_or_default();
+        for season in std::iter::once(Vec::new()).chain(season.map(|s| s.values)) {
             for trend in &self.trends {
                 let smoothing = search(part, *trend, &season);
                 let fitted = Fitted::new(part, late, *trend, smoothing, &season);
@@ -202,7 +201,7 @@ impl Fitted {
         // α and the level; γ and all indices but one.
         let estimated = 2 + of_trend + season.len();
         let freedom = count.saturating_sub(estimated).max(1);
-        let floor = count as f64 * (1e-9 * largest).powi(2);
+        let floor = count as f64 * (1e-12 * largest).powi(2);
         Fitted {
             trend,
             smoothing,

@@ -1,8 +1,8 @@
 //! The innovations recursion of additive exponential smoothing, and its best initial state.
 //!
-//! With additive errors the one-step errors are linear in the initial state, so for given smoothing parameters the level
-//! and slope at the start that minimise the squared errors are a regression of two columns, found in the same pass. Only
-//! the smoothing parameters are left to a numerical search.
+//! With additive errors the one-step errors are linear in the initial state, so for given smoothing parameters the
+//! level and slope at the start that minimise the squared errors are a regression of two columns, found in the same
+//! pass. Only the smoothing parameters are left to a numerical search.
 
 use serde::{Deserialize, Serialize};
 

@@ -219,9 +219,8 @@ mod tests {
     #[test]
     fn rate_and_distribution_of_a_simulated_demand_are_found() {
         for variant in VARIANTS {
-            let mean = (0..40).map(|seed| {
-                variant.forecast(&request(&simulated(seed, 400), &[], 1)).unwrap().mean[0] / 40.0
-            });
+            let mean =
+                (0..40).map(|seed| variant.forecast(&request(&simulated(seed, 400), &[], 1)).unwrap().mean[0] / 40.0);
             let mean = mean.sum::<f64>();
             assert!((mean - 3.0).abs() < 0.35, "{variant:?} {mean}");
             // 0.7 at zero, the rest uniform: 0.9 is two thirds through the sizes.

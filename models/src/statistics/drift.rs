@@ -142,7 +142,7 @@ mod tests {
         let found = drift(&request(&[1.0, 3.0, 2.0, 7.0], &[], 2)).unwrap();
         assert_eq!(found.mean, vec![9.0, 11.0]);
         // Residuals 0, −3, 3 with two degrees of freedom: σ² = 9; h (1 + h / 3).
-        assert!((deviation(&found, 1) - (9.0 * 2.0 * (1.0 + 2.0 / 3.0)).sqrt()).abs() < 1e-9);
+        assert!((deviation(&found, 1) - (9.0_f64 * 2.0 * (1.0 + 2.0 / 3.0)).sqrt()).abs() < 1e-9);
     }
 
     #[test]
@@ -159,7 +159,10 @@ mod tests {
         assert!((deviation(&found, 0) - 1.0).abs() < 1e-9 && (deviation(&found, 2) - 2.0_f64.sqrt()).abs() < 1e-9);
         let gap = seasonal_naive(&request(&[1.0, 5.0, 2.0, 6.0, f64::NAN, 7.0], &[2], 1)).unwrap();
         assert_eq!(gap.mean, vec![2.0]);
-        assert_eq!(seasonal_naive(&request(&[1.0], &[1], 1)), Err(StatisticsError::NoPeriod { model: "seasonal_naive" }));
+        assert_eq!(
+            seasonal_naive(&request(&[1.0], &[1], 1)),
+            Err(StatisticsError::NoPeriod { model: "seasonal_naive" })
+        );
     }
 
     #[test]
@@ -180,14 +183,20 @@ mod tests {
 
     #[test]
     fn a_random_walk_stays_within_its_quantiles() {
-        let found = coverage(400, 60, 8, |seed| {
-            let mut level = 0.0;
-            let step = |e: f64| {
-                level += e;
-                level
-            };
-            gaussian_noise(seed, 68).into_iter().map(step).collect()
-        }, naive);
+        let found = coverage(
+            400,
+            60,
+            8,
+            |seed| {
+                let mut level = 0.0;
+                let step = |e: f64| {
+                    level += e;
+                    level
+                };
+                gaussian_noise(seed, 68).into_iter().map(step).collect()
+            },
+            naive,
+        );
         assert!((found - 0.8).abs() < 0.04, "{found}");
     }
 

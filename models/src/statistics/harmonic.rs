@@ -6,8 +6,8 @@
 //! Orcutt 1949), twice. AICc of the filtered regression chooses the number of harmonics of each period and whether
 //! there is a trend; harmonics of a longer period that a shorter one has too are its alone.
 //!
-//! Quantiles are those of a normal distribution with the variance of the autoregression's ψ weights. The uncertainty of
-//! the coefficients is not in it.
+//! Quantiles are those of a normal distribution with the variance of the autoregression's ψ weights and that of the
+//! coefficients. The uncertainty of the autoregression itself, and of the choice, is not in it.
 
 use super::autoregression::Autoregression;
 use super::linear::{Gram, Solution, Unit, aicc};
@@ -41,6 +41,13 @@ pub struct Fitted {
     pub variance: f64,
     /// The regression over the past and the horizon, without the errors' process.
     regression: Vec<f64>,
+    /// What the coefficients' uncertainty adds to the variance, relative to it, for each step after the last value.
+    leverage: Vec<f64>,
+}
+
+/// Steps up to the last known value, which is one of them.
+fn known_until(values: &[f64]) -> usize {
+    values.iter().rposition(|v| v.is_finite()).map_or(values.len(), |i| i + 1)
 }
 
 impl Harmonic {
@@ -56,18 +63,15 @@ impl Harmonic {
         let past = prepared.values.len();
         let residuals: Vec<f64> = prepared.values.iter().zip(&fitted.regression).map(|(v, r)| v - r).collect();
         // Missing values at the end are the first steps of the errors' forecast.
-        let last = residuals.iter().rposition(|r| r.is_finite()).map_or(past, |i| i + 1);
+        let last = known_until(&residuals);
         let late = past - last;
         let errors = fitted.errors.forecast(&residuals[..last], late + request.horizon);
         let mean = fitted.regression[past..].iter().zip(&errors[late..]).map(|(r, e)| r + e).collect();
         let mut sum = 0.0;
-        let deviation: Vec<f64> = fitted
-            .errors
-            .psi(late + request.horizon)
-            .into_iter()
-            .map(|psi| {
+        let deviation: Vec<f64> = (fitted.errors.psi(late + request.horizon).iter().zip(&fitted.leverage))
+            .map(|(psi, leverage)| {
                 sum += psi * psi;
-                (fitted.variance * sum).sqrt()
+                (fitted.variance * (sum + leverage)).sqrt()
             })
             .skip(late)
             .collect();
@@ -180,6 +184,22 @@ impl Design {
         gram
     }
 
+    /// Relative variance of the regression at each step from `last` on: of what the errors' forecast does not already
+    /// take from the past residuals, so each column counts less its own forecast by the process.
+    fn leverage(&self, chosen: &[usize], solution: &Solution, errors: &Autoregression, last: usize) -> Vec<f64> {
+        let ahead = self.columns[0].len() - last;
+        let reach = last - errors.furthest().min(last);
+        let rest = chosen.iter().map(|c| {
+            let column = &self.columns[*c];
+            let expected = errors.forecast(&column[reach..last], ahead);
+            column[last..].iter().zip(expected).map(|(x, e)| x - e).collect::<Vec<f64>>()
+        });
+        let rest: Vec<Vec<f64>> = rest.collect();
+        (0..ahead)
+            .map(|step| solution.leverage(&rest.iter().map(|column| column[step]).collect::<Vec<f64>>()))
+            .collect()
+    }
+
     fn regression(&self, chosen: &[usize], coefficients: &[f64]) -> Vec<f64> {
         let mut sum = vec![0.0; self.columns[0].len()];
         for (column, coefficient) in chosen.iter().zip(coefficients) {
@@ -271,15 +291,18 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
         trend,
         regressors: design.units.iter().enumerate().map(|(i, unit)| coefficient(2 + i) * unit.per_one()).collect(),
         variance: solution.squares / freedom as f64,
-        errors,
         regression,
+        leverage: design.leverage(&columns, &solution, &errors, known_until(&values)),
+        errors,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::testing::{LEVELS, ascending, coverage, gaussian_noise, mean_absolute_error, request, two_seasons};
+    use crate::statistics::testing::{
+        LEVELS, ascending, coverage, gaussian_noise, mean_absolute_error, request, two_seasons,
+    };
 
     fn wave(t: usize, period: usize) -> f64 {
         (std::f64::consts::TAU * t as f64 / period as f64).sin()
@@ -305,7 +328,8 @@ mod tests {
             .map(|(t, e)| 50.0 + 8.0 * wave(t, 24) + 3.0 * wave(t, 12) + 4.0 * wave(t, 168) - 2.5 * temperature[t] + e)
             .collect();
         let regressors = [temperature];
-        let request = Request { values: &values, periods: &[24, 168], regressors: &regressors, horizon: 48, levels: &LEVELS };
+        let request =
+            Request { values: &values, periods: &[24, 168], regressors: &regressors, horizon: 48, levels: &LEVELS };
         let found = Harmonic.fit(&request).unwrap();
         assert!(found.harmonics[0].1 >= 2 && found.harmonics[1].1 >= 1, "{:?}", found.harmonics);
         assert!((found.regressors[0] + 2.5).abs() < 0.03, "{:?}", found.regressors);

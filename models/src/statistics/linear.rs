@@ -24,6 +24,20 @@ pub struct Solution {
     pub coefficients: Vec<f64>,
     /// Sum of squared residuals, without the penalty.
     pub squares: f64,
+    /// Cholesky factor of the scaled system, and the scaling of each column.
+    factor: Vec<f64>,
+    scale: Vec<f64>,
+}
+
+impl Solution {
+    /// Variance of the fit at `row` (values of the chosen columns), relative to the variance of the errors:
+    /// x (XᵀX + penalty)⁻¹ xᵀ.
+    pub fn leverage(&self, row: &[f64]) -> f64 {
+        let size = self.coefficients.len();
+        let mut half: Vec<f64> = row.iter().zip(&self.scale).map(|(x, s)| x * s).collect();
+        forward(&self.factor, size, &mut half);
+        half.iter().map(|z| z * z).sum()
+    }
 }
 
 impl Gram {
@@ -84,8 +98,12 @@ impl Gram {
                 squares += b * other * self.product(columns[i], columns[j]);
             }
         }
-        (squares.is_finite() && coefficients.iter().all(|b| b.is_finite()))
-            .then(|| Solution { coefficients, squares: squares.max(0.0) })
+        (squares.is_finite() && coefficients.iter().all(|b| b.is_finite())).then(|| Solution {
+            coefficients,
+            squares: squares.max(0.0),
+            factor,
+            scale: inverse,
+        })
     }
 }
 
@@ -109,13 +127,19 @@ fn cholesky(matrix: &mut [f64], size: usize) -> Option<()> {
     Some(())
 }
 
+/// Solves L x = b in place.
+fn forward(factor: &[f64], size: usize, x: &mut [f64]) {
+    for i in 0..x.len() {
+        let row = &factor[i * size..i * size + i];
+        let sum: f64 = row.iter().zip(&*x).map(|(l, x)| l * x).sum();
+        x[i] = (x[i] - sum) / factor[i * size + i];
+    }
+}
+
 /// Solves L Lᵀ x = b in place.
 fn substitute(factor: &[f64], x: &mut [f64]) {
     let size = x.len();
-    for i in 0..size {
-        let sum: f64 = (0..i).map(|j| factor[i * size + j] * x[j]).sum();
-        x[i] = (x[i] - sum) / factor[i * size + i];
-    }
+    forward(factor, size, x);
     for i in (0..size).rev() {
         let sum: f64 = (i + 1..size).map(|j| factor[j * size + i] * x[j]).sum();
         x[i] = (x[i] - sum) / factor[i * size + i];
@@ -146,7 +170,7 @@ impl Unit {
 
     /// `value` in this unit.
     pub fn apply(&self, value: f64) -> f64 {
-        (value / self.largest - self.centre) * self.share
+        if self.share == 0.0 { 0.0 } else { (value / self.largest - self.centre) * self.share }
     }
 
     /// What one of the value's own unit is in this one.
@@ -185,6 +209,8 @@ mod tests {
         let found = gram(&rows).solve(&[0, 1], &[]).unwrap();
         assert!((found.coefficients[0] - 0.8).abs() < 1e-7 && (found.coefficients[1] - 2.3).abs() < 1e-7);
         assert!((found.squares - 0.3).abs() < 1e-7);
+        // 1 / n + (t − mean)² / Σ (t − mean)²
+        assert!((found.leverage(&[1.0, 5.0]) - (0.25 + 3.5 * 3.5 / 5.0)).abs() < 1e-7);
         let mean = gram(&rows).solve(&[0], &[]).unwrap();
         assert!((mean.coefficients[0] - 4.25).abs() < 1e-7);
     }

@@ -15,20 +15,16 @@ pub struct Minimum {
 }
 
 /// Smallest value of `objective` found within `bounds` (lowest and highest value of each dimension), from the best of
-/// `starts`. Values that are not numbers count as infinitely bad; points outside the bounds are moved onto them.
+/// `starts`. Values that are not numbers count as infinitely bad. The objective sees a point outside the bounds mirrored
+/// at them: moved onto them, the simplex would lose a dimension there.
 ///
 /// With no dimension or no start, the objective is evaluated once at the middle of the bounds.
-pub fn nelder_mead(
-    mut objective: impl FnMut(&[f64]) -> f64,
-    bounds: &[(f64, f64)],
-    starts: &[Vec<f64>],
-) -> Minimum {
-    let mut evaluate = |mut point: Vec<f64>| {
-        for (x, (low, high)) in point.iter_mut().zip(bounds) {
-            // `max` before `min` so that a NaN becomes the lower bound.
-            *x = x.max(*low).min(*high);
-        }
-        let value = objective(&point);
+pub fn nelder_mead(mut objective: impl FnMut(&[f64]) -> f64, bounds: &[(f64, f64)], starts: &[Vec<f64>]) -> Minimum {
+    let inside = |point: &[f64]| -> Vec<f64> {
+        point.iter().zip(bounds).map(|(x, (low, high))| mirrored(*x, *low, *high)).collect()
+    };
+    let mut evaluate = |point: Vec<f64>| {
+        let value = objective(&inside(&point));
         Minimum { point, value: if value.is_nan() { f64::INFINITY } else { value } }
     };
     let middle = || bounds.iter().map(|(low, high)| (low + high) / 2.0).collect::<Vec<f64>>();
@@ -40,9 +36,6 @@ pub fn nelder_mead(
         }
     }
     let dimensions = bounds.len();
-    if dimensions == 0 {
-        return best;
-    }
     let mut simplex = vec![best];
     for (i, (low, high)) in bounds.iter().enumerate() {
         let mut corner = simplex[0].point.clone();
@@ -55,7 +48,8 @@ pub fn nelder_mead(
         simplex.sort_by(|a, b| a.value.total_cmp(&b.value));
         let (first, last) = (simplex[0].value, simplex[dimensions].value);
         if evaluations >= EVALUATIONS_MAX || last - first <= TOLERANCE * first.abs() || first.is_infinite() {
-            return simplex.swap_remove(0);
+            let best = simplex.swap_remove(0);
+            return Minimum { point: inside(&best.point), value: best.value };
         }
         let centroid: Vec<f64> = (0..dimensions)
             .map(|i| simplex[..dimensions].iter().map(|corner| corner.point[i]).sum::<f64>() / dimensions as f64)
@@ -87,6 +81,15 @@ pub fn nelder_mead(
             }
         }
     }
+}
+
+/// `x` folded into `low` … `high`; what is not finite becomes `low`.
+fn mirrored(x: f64, low: f64, high: f64) -> f64 {
+    let range = high - low;
+    let along = (x - low).rem_euclid(2.0 * range);
+    let folded = low + if along > range { 2.0 * range - along } else { along };
+    // `max` before `min`, so that NaN (also of an empty range) becomes the lower bound.
+    folded.max(low).min(high)
 }
 
 /// Smallest value of a function of one number between `low` and `high`: the best of `grid` + 1 equidistant points, then
@@ -140,6 +143,9 @@ mod tests {
     fn stays_within_the_bounds() {
         let found = nelder_mead(|x| x[0] + x[1] * x[1], &[(0.5, 3.0), (-1.0, 1.0)], &[vec![9.0, 0.7]]);
         assert!((found.point[0] - 0.5).abs() < 1e-6 && found.point[1].abs() < 1e-2, "{found:?}");
+        for (x, inside) in [(0.3, 0.3), (1.2, 0.8), (-0.2, 0.2), (5.5, 0.5), (f64::NAN, 0.0), (f64::INFINITY, 0.0)] {
+            assert!((mirrored(x, 0.0, 1.0) - inside).abs() < 1e-12, "{x}");
+        }
     }
 
     #[test]

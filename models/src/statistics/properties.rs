@@ -27,8 +27,12 @@ fn any_series() -> impl Strategy<Value = Vec<f64>> {
         proptest::collection::vec(-1.0..1.0_f64, 0..200),
         (proptest::collection::vec(any_value(), 1..8), 1..40_usize)
             .prop_map(|(values, times)| values.into_iter().flat_map(|v| vec![v; times]).collect()),
-        (proptest::collection::vec(any_value(), 1..30), 1..8_usize)
-            .prop_map(|(cycle, times)| cycle.iter().copied().cycle().take(cycle.len() * times).collect()),
+        (proptest::collection::vec(any_value(), 1..30), 1..8_usize).prop_map(|(cycle, times)| cycle
+            .iter()
+            .copied()
+            .cycle()
+            .take(cycle.len() * times)
+            .collect()),
     ]
 }
 
@@ -119,7 +123,8 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn a_trend_far_from_zero_keeps_its_digits() {
     // A meter's register: a large level, small steps. LEVELS is what the interval of 80 % is made of.
-    let values: Vec<f64> = gaussian_noise(3, 300).into_iter().enumerate().map(|(t, e)| 1e9 + t as f64 + 0.1 * e).collect();
+    let values: Vec<f64> =
+        gaussian_noise(3, 300).into_iter().enumerate().map(|(t, e)| 1e9 + t as f64 + 0.1 * e).collect();
     for method in [Method::Drift, Method::Ets, Method::Theta, Method::Mstl, Method::Harmonic] {
         let found = method.forecast(&request(&values, &[7], 7)).unwrap();
         for (step, (mean, quantiles)) in found.mean.iter().zip(&found.quantiles).enumerate() {

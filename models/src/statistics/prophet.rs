@@ -193,10 +193,10 @@ impl Prophet {
     fn design(&self, prepared: &Prepared, request: &Request) -> Design {
         let past = prepared.values.len();
         let given = !self.seasonalities.is_empty();
-        let of_request = prepared.periods.iter().map(|period| Seasonality {
-            period: *period as f64,
-            order: fourier::order_max(*period as f64, ORDER),
-        });
+        let of_request = prepared
+            .periods
+            .iter()
+            .map(|period| Seasonality { period: *period as f64, order: fourier::order_max(*period as f64, ORDER) });
         let all: Vec<Seasonality> = if given { self.seasonalities.clone() } else { of_request.collect() };
         // As in Prophet, no more than one change for each step of the range.
         let steps = (past as f64 * self.changepoint_range).floor() as usize;
@@ -404,9 +404,13 @@ mod tests {
         let slope = parts.trend[413] - parts.trend[412];
         assert!((slope - 0.25).abs() < 0.03, "{slope}");
         let bends = parts.changes.iter().filter(|(_, change)| change.abs() > 0.02).map(|(at, _)| *at);
-        assert!(bends.clone().count() >= 1 && bends.clone().all(|at| (170.0..230.0).contains(&at)), "{:?}", parts.changes);
+        assert!(
+            bends.clone().count() >= 1 && bends.clone().all(|at| (170.0..230.0).contains(&at)),
+            "{:?}",
+            parts.changes
+        );
         let found = Prophet::default().forecast(&ask).unwrap();
-        let actual: Vec<f64> = (length..length + 14).map(|t| bend(t) + season[t]).collect();
+        let actual: Vec<f64> = (length..length + 14).map(|t| bend(t) + season[t] - 15.0 * regressors[0][t]).collect();
         assert!(mean_absolute_error(&found.mean, &actual) < 1.0);
         for (step, mean) in found.mean.iter().enumerate() {
             assert!((parts.sum(length + step) - mean).abs() < 1e-9);
@@ -416,8 +420,11 @@ mod tests {
 
     #[test]
     fn the_estimate_is_the_most_probable_one() {
-        let values: Vec<f64> =
-            gaussian_noise(1, 120).into_iter().enumerate().map(|(t, e)| (t as f64 - 60.0).abs() / 10.0 + 0.3 * e).collect();
+        let values: Vec<f64> = gaussian_noise(1, 120)
+            .into_iter()
+            .enumerate()
+            .map(|(t, e)| (t as f64 - 60.0).abs() / 10.0 + 0.3 * e)
+            .collect();
         let prophet = Prophet { changepoints: 6, ..Prophet::default() };
         let ask = request(&values, &[], 0);
         let prepared = prophet.prepare(&ask).unwrap();
@@ -445,9 +452,8 @@ mod tests {
 
     #[test]
     fn a_line_with_noise_stays_within_its_quantiles() {
-        let simulate = |seed| {
-            gaussian_noise(seed, 110).into_iter().enumerate().map(|(t, e)| 50.0 + 0.1 * t as f64 + e).collect()
-        };
+        let simulate =
+            |seed| gaussian_noise(seed, 110).into_iter().enumerate().map(|(t, e)| 50.0 + 0.1 * t as f64 + e).collect();
         let found = coverage(100, 100, 10, simulate, |r| Prophet::default().forecast(r));
         assert!((found - 0.8).abs() < 0.08, "{found}");
     }

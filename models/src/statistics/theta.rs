@@ -144,7 +144,9 @@ struct Fitted {
     alpha: f64,
     /// 1 − 1/θ
     share: f64,
+    /// After the last value; of the series without `centre`.
     state: Dynamic,
+    centre: f64,
     variance: f64,
     /// Missing values after the last one that is not.
     late: usize,
@@ -153,8 +155,11 @@ struct Fitted {
 impl Fitted {
     fn new(values: &[f64]) -> Option<Fitted> {
         let last = values.iter().rposition(|v| v.is_finite())?;
-        let filled = gaps::interpolate(&values[..=last]);
         let known = &values[..=last];
+        // The model moves with its level, but far from zero the line's part and the level's cannot be told apart.
+        let mut filled = gaps::interpolate(known);
+        let centre = filled.iter().map(|v| v / filled.len() as f64).sum::<f64>();
+        filled.iter_mut().for_each(|v| *v -= centre);
         let squares = |alpha: f64| regress(known, &filled, alpha).2;
         let alpha = golden_section(squares, ALPHA.0, ALPHA.1, 24);
         let (level, share, _) = regress(known, &filled, alpha);
@@ -168,7 +173,7 @@ impl Fitted {
             state.advance(*value, alpha);
         }
         let variance = sum / count.saturating_sub(3).max(1) as f64;
-        Some(Fitted { alpha, share, state, variance, late: values.len() - 1 - last })
+        Some(Fitted { alpha, share, state, centre, variance, late: values.len() - 1 - last })
     }
 
     /// Mean and standard deviation of the next `horizon` steps. A step's mean stands in for its value in the next one.
@@ -181,12 +186,11 @@ impl Fitted {
         for ahead in 0..self.late + horizon {
             let expected = state.level + self.share * state.line(self.alpha);
             state.advance(expected, self.alpha);
-            let effect =
-                if ahead == 0 { 1.0 } else { response.level + self.share * response.line(self.alpha) };
+            let effect = if ahead == 0 { 1.0 } else { response.level + self.share * response.line(self.alpha) };
             response.advance(effect, self.alpha);
             sum += effect * effect;
             if ahead >= self.late {
-                mean.push(expected);
+                mean.push(self.centre + expected);
                 deviation.push((self.variance * sum).sqrt());
             }
         }
@@ -224,7 +228,8 @@ fn regress(known: &[f64], filled: &[f64], alpha: f64) -> (f64, f64, f64) {
     };
     let share = share.clamp(0.0, 1.0);
     let shift = if of_level { (re - share * rt) / rr } else { 0.0 };
-    let squares = ee - 2.0 * (shift * re + share * te) + shift * shift * rr + 2.0 * shift * share * rt + share * share * tt;
+    let squares =
+        ee - 2.0 * (shift * re + share * te) + shift * shift * rr + 2.0 * shift * share * rt + share * share * tt;
     (first + shift, share, squares.max(0.0))
 }
 

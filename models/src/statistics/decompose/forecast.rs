@@ -1,9 +1,10 @@
 //! Forecast of a decomposition: the seasons' last cycles go on, exponential smoothing forecasts the rest.
 
-use super::super::ets::{Fitted, State, filter};
+use super::super::ets::{Fitted, filter};
 use super::super::quantiles::sample_quantile;
 use super::super::{Predicted, Prepared, Request, StatisticsError};
-use super::{Decomposition, MODEL, Mstl};
+use super::stl::seasonal_weight;
+use super::{Decomposition, MODEL, Mstl, Seasonal};
 
 /// Values that the smoothing of the rest needs.
 const VALUES_MIN: usize = 3;
@@ -11,6 +12,8 @@ const VALUES_MIN: usize = 3;
 const ORIGINS: usize = 40;
 /// Most past forecasts, the latest: they bound the time.
 const ORIGINS_MAX: usize = 400;
+/// Errors are not stretched by more than what this leaves.
+const OWN_WEIGHT_MAX: f64 = 0.6;
 /// With fewer errors at a step, the smoothing's own variance is used.
 const ERRORS_MIN: usize = 20;
 
@@ -20,8 +23,9 @@ impl Mstl {
     /// Quantiles come from the errors of the same forecast at earlier origins (smoothing with the same parameters, the
     /// cycle before each origin repeated), step by step, one origin a shortest period where the past has enough of
     /// them: so they know how much a season changes, which hours are uncertain, and how fast errors grow, none of which
-    /// the variance of the smoothing says. The decomposition itself has seen the values after those origins, which
-    /// makes the quantiles somewhat narrow. Without enough origins the smoothing's own variance is used.
+    /// the variance of the smoothing says. The seasons were smoothed with the values after those origins too; an error is
+    /// divided by what is left without the weight that its own value had (leave-one-out for linear smoothers). Without
+    /// enough origins the smoothing's own variance is used.
     ///
     /// # Errors
     ///
@@ -57,8 +61,8 @@ fn past_errors(parts: &Decomposition, adjusted: &[f64], fitted: &Fitted, horizon
     let length = adjusted.len();
     let shortest = parts.seasonal.first().map_or(1, |s| s.period);
     let longest = parts.seasonal.last().map_or(1, |s| s.period);
-    // Before, the season has no whole cycle that could be repeated and the smoothing has seen little.
-    let first = (longest + 1).max(20);
+    // Before, the season has no whole cycle that could be repeated, and the smoothing's state is not known.
+    let first = (longest + 1).max(fitted.first() + 10);
     let Some(room) = length.checked_sub(first + horizon).filter(|_| horizon > 0) else {
         return Vec::new();
     };
@@ -66,23 +70,21 @@ fn past_errors(parts: &Decomposition, adjusted: &[f64], fitted: &Fitted, horizon
     while stride > 1 && room / stride < ORIGINS {
         stride /= 2;
     }
-    // The start does not matter after a few steps of smoothing; the state before the fitted part is not known.
-    let start = adjusted.iter().copied().find(|v| v.is_finite()).unwrap_or(0.0);
-    let start = State { level: start, slope: 0.0, season: Vec::new() };
     let is_origin = |step: usize| {
         let back = length - step;
         step >= first && back.is_multiple_of(stride) && back / stride <= ORIGINS_MAX
     };
     let mut origins = Vec::new();
-    filter(adjusted, &fitted.smoothing, start, |step, state, _| {
-        if is_origin(step) {
-            origins.push((step, state.level, state.slope));
+    filter(&adjusted[fitted.first()..], &fitted.smoothing, fitted.initial.clone(), |step, state, _| {
+        if is_origin(fitted.first() + step) {
+            origins.push((fitted.first() + step, state.level, state.slope));
         }
     });
     let mut errors = vec![Vec::with_capacity(origins.len()); horizon];
+    let outside: Vec<f64> = (0..horizon).map(|step| 1.0 / (1.0 - own_weight(parts, step))).collect();
     for (origin, level, slope) in origins {
         let (mut power, mut slopes) = (1.0, 0.0);
-        for (step, errors) in errors.iter_mut().enumerate().take(length - origin) {
+        for (step, (errors, outside)) in errors.iter_mut().zip(&outside).enumerate().take(length - origin) {
             power *= fitted.smoothing.phi;
             slopes += power;
             let at = origin + step;
@@ -92,7 +94,7 @@ fn past_errors(parts: &Decomposition, adjusted: &[f64], fitted: &Fitted, horizon
             });
             let error = adjusted[at] - level - slopes * slope + season.sum::<f64>();
             if error.is_finite() {
-                errors.push(error);
+                errors.push(error * outside);
             }
         }
     }
@@ -100,6 +102,14 @@ fn past_errors(parts: &Decomposition, adjusted: &[f64], fitted: &Fitted, horizon
     errors.truncate(enough);
     errors.iter_mut().for_each(|e| e.sort_unstable_by(f64::total_cmp));
     errors
+}
+
+/// Weight that the value at `step` after an origin has in the seasons that forecast it: they were smoothed with it.
+fn own_weight(parts: &Decomposition, step: usize) -> f64 {
+    let weight = |(index, season): (usize, &Seasonal)| {
+        seasonal_weight(index, season.values.len() / season.period, step / season.period + 1)
+    };
+    parts.seasonal.iter().enumerate().map(weight).sum::<f64>().min(OWN_WEIGHT_MAX)
 }
 
 #[cfg(test)]

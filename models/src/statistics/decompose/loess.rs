@@ -81,8 +81,8 @@ impl Loess {
                 // A window wider than the series reaches as far beyond it on both sides.
                 let reach = reach + (self.window.saturating_sub(length) / 2) as f64;
                 let weight = |i: usize| weights.map_or(1.0, |w| w[i]);
-                let distance = (first..end)
-                    .map(|i| tricube((i as isize - position).unsigned_abs() as f64, reach) * weight(i));
+                let distance =
+                    (first..end).map(|i| tricube((i as isize - position).unsigned_abs() as f64, reach) * weight(i));
                 self.local(part, distance, position - first as isize)
             }
         }

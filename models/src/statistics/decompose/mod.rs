@@ -102,8 +102,7 @@ impl Mstl {
         for _ in 0..self.rounds.max(1) {
             for (i, season) in seasonal.iter_mut().enumerate() {
                 rest.iter_mut().zip(&season.values).for_each(|(rest, season)| *rest += season);
-                // Longer periods have fewer cycles to tell a change from noise: wider windows, as in the paper.
-                let stl = Stl::new(season.period, 11 + 4 * i, self.robust);
+                let stl = Stl::new(season.period, i, self.robust);
                 let parts = stl.decompose(&rest, known.as_deref());
                 (season.values, trend) = (parts.seasonal, parts.trend);
                 rest.iter_mut().zip(&season.values).for_each(|(rest, season)| *rest -= season);

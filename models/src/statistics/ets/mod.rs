@@ -76,6 +76,8 @@ pub struct Fitted {
     pub aicc: f64,
     /// Phase of the first forecast step: an index of the season.
     phase: usize,
+    /// Step of the series' first value that it was fitted to.
+    first: usize,
     /// Missing values after the last one that is not.
     late: usize,
 }
@@ -90,7 +92,7 @@ impl Ets {
     pub fn fit(&self, values: &[f64], period: usize) -> Result<Fitted, StatisticsError> {
         let present = values.iter().filter(|v| v.is_finite()).count();
         let too_short = StatisticsError::TooShort { model: MODEL, needed: VALUES_MIN, present };
-        let Some((part, late)) = recent(values).filter(|_| present >= VALUES_MIN) else {
+        let Some((first, part)) = recent(values).filter(|_| present >= VALUES_MIN) else {
             return Err(too_short);
         };
         let mut best: Option<Fitted> = None;
@@ -99,7 +101,7 @@ impl Ets {
         for season in std::iter::once(Vec::new()).chain(season.map(|s| s.values)) {
             for trend in &self.trends {
                 let smoothing = search(part, *trend, &season);
-                let fitted = Fitted::new(part, late, *trend, smoothing, &season);
+                let fitted = Fitted::new(values.len(), first, part, *trend, smoothing, &season);
                 if best.as_ref().is_none_or(|best| fitted.aicc < best.aicc) {
                     best = Some(fitted);
                 }
@@ -121,12 +123,12 @@ impl Ets {
     }
 }
 
-/// The last values that are fitted to, from a known one to a known one, and how many are missing after them.
-fn recent(values: &[f64]) -> Option<(&[f64], usize)> {
+/// The last values that are fitted to, from a known one to a known one, and the step of the first of them.
+fn recent(values: &[f64]) -> Option<(usize, &[f64])> {
     let last = values.iter().rposition(|v| v.is_finite())?;
     let from = (last + 1).saturating_sub(FIT_MAX);
     let first = from + values[from..].iter().position(|v| v.is_finite())?;
-    Some((&values[first..=last], values.len() - 1 - last))
+    Some((first, &values[first..=last]))
 }
 
 /// The state that a search starts from; its level and slope are then optimised.
@@ -178,12 +180,12 @@ impl Fitted {
     /// A model with given smoothing parameters, its initial level and slope the best ones. `None` without three values.
     /// `season` are indices by phase of the first value on; empty means no season.
     pub fn given(values: &[f64], trend: Trend, smoothing: Smoothing, season: &[f64]) -> Option<Fitted> {
-        let (part, late) = recent(values)?;
+        let (first, part) = recent(values)?;
         let enough = part.iter().filter(|v| v.is_finite()).count() >= VALUES_MIN;
-        enough.then(|| Fitted::new(part, late, trend, smoothing, season))
+        enough.then(|| Fitted::new(values.len(), first, part, trend, smoothing, season))
     }
 
-    fn new(values: &[f64], late: usize, trend: Trend, smoothing: Smoothing, season: &[f64]) -> Fitted {
+    fn new(length: usize, first: usize, values: &[f64], trend: Trend, smoothing: Smoothing, season: &[f64]) -> Fitted {
         let (initial, _) = best_initial(values, &smoothing, &start(values, season), trend != Trend::None);
         let (mut squares, mut count, mut largest) = (0.0, 0_usize, 0.0_f64);
         let state = filter(values, &smoothing, initial.clone(), |step, _, error| {
@@ -209,9 +211,15 @@ impl Fitted {
             state,
             variance: squares / freedom as f64,
             aicc: aicc(squares, floor, count, estimated + 1),
-            phase: if season.is_empty() { 0 } else { (values.len() + late) % season.len() },
-            late,
+            phase: if season.is_empty() { 0 } else { (length - first) % season.len() },
+            first,
+            late: length - first - values.len(),
         }
+    }
+
+    /// Step of the first value that the model was fitted to: [`Fitted::initial`] is the state before it.
+    pub fn first(&self) -> usize {
+        self.first
     }
 
     /// Mean of each of the next `horizon` steps.

@@ -1,9 +1,11 @@
-//! Autoregressive errors: a few recent lags and one a season back (Box and Jenkins 1970), kept stationary.
+//! Autoregressive errors: a few recent lags and one each season back (Box and Jenkins 1970), kept stationary.
 
 use super::linear::{Gram, aicc};
 
 /// Highest order of the recent lags.
 pub const ORDER_MAX: usize = 5;
+/// Seasonal lags at most: each doubles the number of regressions.
+const SEASONS_MAX: usize = 3;
 /// Longest seasonal lag: the test for stationarity takes its square.
 const SEASONAL_LAG_MAX: usize = 2_000;
 /// Reflection coefficients stay below this, so that the process returns to its mean.
@@ -17,12 +19,13 @@ pub struct Autoregression {
 }
 
 impl Autoregression {
-    /// The lags up to [`ORDER_MAX`], and `seasonal_lag` where it is longer, that AICc prefers, by least squares over
-    /// the steps whose lags are all known (NaN is missing); no term where there are too few. Coefficients of a process
-    /// that would not return to zero are shrunk until it does.
-    pub fn fit(values: &[f64], seasonal_lag: Option<usize>) -> Autoregression {
-        let season = seasonal_lag.filter(|s| (ORDER_MAX + 1..=SEASONAL_LAG_MAX).contains(s) && values.len() / 3 >= *s);
-        let lags: Vec<usize> = (1..=ORDER_MAX).chain(season).collect();
+    /// The lags up to [`ORDER_MAX`], and those of `seasons` (the first [`SEASONS_MAX`] that are longer), that AICc
+    /// prefers, by least squares over the steps whose lags are all known (NaN is missing); no term where there are too
+    /// few. Coefficients of a process that would not return to zero are shrunk until it does.
+    pub fn fit(values: &[f64], seasons: &[usize]) -> Autoregression {
+        let usable = |lag: &usize| (ORDER_MAX + 1..=SEASONAL_LAG_MAX).contains(lag) && values.len() / 3 >= *lag;
+        let seasons: Vec<usize> = seasons.iter().copied().filter(usable).take(SEASONS_MAX).collect();
+        let lags: Vec<usize> = (1..=ORDER_MAX).chain(seasons.iter().copied()).collect();
         let mut gram = Gram::new(lags.len());
         let mut row = vec![0.0; lags.len()];
         let furthest = lags.last().copied().unwrap_or(0);
@@ -34,11 +37,9 @@ impl Autoregression {
         }
         let mut best = (f64::INFINITY, Autoregression::default());
         for order in 0..=ORDER_MAX {
-            for with_season in [false, true] {
-                if with_season && season.is_none() {
-                    continue;
-                }
-                let columns: Vec<usize> = (0..order).chain(with_season.then_some(ORDER_MAX)).collect();
+            for subset in 0..1_usize << seasons.len() {
+                let with = (0..seasons.len()).filter(|i| subset >> i & 1 == 1);
+                let columns: Vec<usize> = (0..order).chain(with.map(|i| ORDER_MAX + i)).collect();
                 let Some(solution) = gram.solve(&columns, &[]) else {
                     continue;
                 };
@@ -150,7 +151,7 @@ mod tests {
         for terms in [vec![(1, 0.7)], vec![(1, 0.5), (2, 0.3)], vec![(1, 0.5), (24, 0.4)]] {
             let mut values = simulated(3, 6_000, &terms);
             values[1000..1010].fill(f64::NAN);
-            let found = Autoregression::fit(&values, Some(24));
+            let found = Autoregression::fit(&values, &[24]);
             let coefficient = |lag: usize| found.terms.iter().find(|(l, _)| *l == lag).map_or(0.0, |(_, c)| *c);
             for (lag, planted) in &terms {
                 assert!((coefficient(*lag) - planted).abs() < 0.05, "{terms:?} {found:?}");
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn a_process_that_explodes_is_tamed() {
         let values: Vec<f64> = (0..60).map(|t| 1.2_f64.powi(t)).collect();
-        let found = Autoregression::fit(&values, None);
+        let found = Autoregression::fit(&values, &[]);
         assert!(found.psi(500).iter().all(|p| p.abs() < 10.0), "{found:?}");
         for (terms, stationary) in [
             (vec![(1, 0.9)], true),
@@ -187,8 +188,8 @@ mod tests {
     #[test]
     fn too_little_gives_no_term() {
         for values in [vec![], vec![1.0; 4], vec![f64::NAN; 50], vec![0.0; 50]] {
-            assert_eq!(Autoregression::fit(&values, Some(7)).psi(3)[0], 1.0, "{values:?}");
+            assert_eq!(Autoregression::fit(&values, &[7]).psi(3)[0], 1.0, "{values:?}");
         }
-        assert!(Autoregression::fit(&[1.0; 4], None).terms.is_empty());
+        assert!(Autoregression::fit(&[1.0; 4], &[]).terms.is_empty());
     }
 }

@@ -13,8 +13,8 @@ pub fn interpolate(values: &[f64]) -> Vec<f64> {
             None => filled[..i].fill(values[i]),
             Some(left) => {
                 let slope = (values[i] - values[left]) / (i - left) as f64;
-                for j in left + 1..i {
-                    filled[j] = values[left] + slope * (j - left) as f64;
+                for (step, value) in filled[left..i].iter_mut().enumerate().skip(1) {
+                    *value = values[left] + slope * step as f64;
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Dynamic harmonic regression: Fourier terms, a trend and known regressors, with autoregressive errors.
 //!
-//! FPP3 (Hyndman and Athanasopoulos 2021, section 10.5) with errors of a few recent lags and one a day (or other
-//! shortest period) back instead of a full ARIMA, so that everything is least squares: a first regression, an
-//! autoregression of its residuals, the regression again on the series and the columns filtered by it (Cochrane and
+//! FPP3 (Hyndman and Athanasopoulos 2021, section 10.5) with errors of a few recent lags and one each
+//! period back instead of a full ARIMA, so that everything is least squares: a first regression, an autoregression of
+//! its residuals, the regression again on the series and the columns filtered by it (Cochrane and
 //! Orcutt 1949), twice. AICc of the filtered regression chooses the number of harmonics of each period and whether
 //! there is a trend; harmonics of a longer period that a shorter one has too are its alone.
 //!
@@ -141,16 +141,16 @@ impl Design {
                 }
             }
             room -= wanted.len();
-            let first = columns.len();
-            columns.resize(first + 2 * wanted.len(), vec![0.0; steps]);
+            let mut waves = vec![Vec::with_capacity(steps); 2 * wanted.len()];
             let mut terms = vec![0.0; 2 * most];
-            for t in 0..steps {
-                fourier::terms(t, *period as f64, &mut terms);
-                for (i, harmonic) in wanted.iter().enumerate() {
-                    columns[first + 2 * i][t] = terms[2 * harmonic - 2];
-                    columns[first + 2 * i + 1][t] = terms[2 * harmonic - 1];
+            for step in 0..steps {
+                fourier::terms(step, *period as f64, &mut terms);
+                for (waves, harmonic) in waves.chunks_exact_mut(2).zip(&wanted) {
+                    waves[0].push(terms[2 * harmonic - 2]);
+                    waves[1].push(terms[2 * harmonic - 1]);
                 }
             }
+            columns.append(&mut waves);
             pairs.extend(wanted.iter().map(|harmonic| (index, *harmonic)));
         }
         Design { columns, fourier, pairs, periods, units }
@@ -250,7 +250,6 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
     let centre = prepared.values.iter().filter(|v| v.is_finite()).sum::<f64>() / prepared.present as f64;
     let values: Vec<f64> = prepared.values.iter().map(|v| v - centre).collect();
     let all: Vec<usize> = (0..design.columns.len()).collect();
-    let seasonal_lag = design.periods.first().copied();
     let mut errors = Autoregression::default();
     let mut columns = all.clone();
     let mut gram = design.gram(&values, &errors, &all);
@@ -259,7 +258,7 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
     for round in 0..ROUNDS {
         let regression = design.regression(&columns, &solution.coefficients);
         let residuals: Vec<f64> = values.iter().zip(&regression).map(|(v, r)| v - r).collect();
-        let found = Autoregression::fit(&residuals, seasonal_lag);
+        let found = Autoregression::fit(&residuals, &design.periods);
         let filtered = design.gram(&values, &found, &columns);
         // Gaps can leave too few steps whose lags are all known.
         if filtered.rows() < 2 * columns.len() && filtered.rows() < prepared.present {

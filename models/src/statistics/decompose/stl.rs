@@ -1,6 +1,7 @@
 //! STL: a series as trend, one season and a remainder, by local regression (Cleveland, Cleveland, McRae and Terpenning
 //! 1990).
 
+use super::super::quantiles::sample_quantile;
 use super::loess::{Degree, Loess};
 
 /// Settings of one decomposition.
@@ -174,8 +175,8 @@ fn robustness(values: &[f64], known: Option<&[f64]>, parts: &Parts) -> Vec<f64> 
     let remainder = |i: usize| (values[i] - parts.trend[i] - parts.seasonal[i]).abs();
     let is_known = |i: usize| known.is_none_or(|known| known[i] > 0.0);
     let mut sizes: Vec<f64> = (0..values.len()).filter(|i| is_known(*i)).map(remainder).collect();
-    let middle = sizes.len() / 2;
-    let limit = if sizes.is_empty() { 0.0 } else { 6.0 * *sizes.select_nth_unstable_by(middle, f64::total_cmp).1 };
+    sizes.sort_unstable_by(f64::total_cmp);
+    let limit = if sizes.is_empty() { 0.0 } else { 6.0 * sample_quantile(&sizes, 0.5) };
     let weight = |i: usize| {
         if !is_known(i) {
             0.0
@@ -200,6 +201,40 @@ mod tests {
     }
 
     #[test]
+    fn agrees_with_another_implementation() {
+        // Step, season and trend: statsmodels 0.15, the same windows and jumps; two inner passes, or five robust ones.
+        const PLAIN: [(usize, f64, f64); 8] = [
+            (0, -1.424_173_414, -1.188_018_762),
+            (1, 5.177_097_550, -0.739_223_330),
+            (7, -4.169_653_928, 1.837_677_686),
+            (23, -6.233_422_708, 6.943_147_428),
+            (30, 0.814_266_140, 8.966_515_891),
+            (37, 5.406_630_838, 11.109_929_913),
+            (48, -1.139_431_187, 14.403_091_439),
+            (59, -5.875_037_718, 17.201_330_583),
+        ];
+        const ROBUST: [(usize, f64, f64); 8] = [
+            (0, -1.278_334_646, -1.393_675_435),
+            (1, 5.424_099_733, -0.925_400_199),
+            (7, -4.215_441_898, 1.765_191_420),
+            (23, -6.425_488_454, 6.964_219_549),
+            (30, 0.754_303_229, 8.969_952_313),
+            (37, 5.627_060_372, 11.070_884_065),
+            (48, -1.017_834_700, 14.419_707_712),
+            (59, -6.091_205_853, 17.361_325_000),
+        ];
+        let value = |t: usize| 0.3 * t as f64 + 10.0 * wave(t, 12) + (t * 37 % 11) as f64 - 5.0;
+        let values: Vec<f64> = (0..60).map(value).collect();
+        for (robust, expected) in [(0, PLAIN), (5, ROBUST)] {
+            let parts = Stl::new(12, 0, robust).decompose(&values, None);
+            for (t, seasonal, trend) in expected {
+                let (s, r) = (parts.seasonal[t], parts.trend[t]);
+                assert!((s - seasonal).abs() < 1e-6 && (r - trend).abs() < 1e-6, "{robust} {t} {s} {r}");
+            }
+        }
+    }
+
+    #[test]
     fn a_season_on_a_line_is_taken_apart_exactly() {
         let values: Vec<f64> = (0..120).map(|t| 0.5 * t as f64 + 10.0 * wave(t, 12)).collect();
         let parts = Stl::new(12, 0, 0).decompose(&values, None);
@@ -213,12 +248,12 @@ mod tests {
     fn outliers_bend_only_the_decomposition_that_is_not_robust() {
         let mut values: Vec<f64> =
             gaussian_noise(1, 240).into_iter().enumerate().map(|(t, e)| 10.0 * wave(t, 12) + 0.1 * e).collect();
-        values[100] += 500.0;
+        values[100] += 30.0;
         let error = |robust: usize| {
             let parts = Stl::new(12, 0, robust).decompose(&values, None);
             (12..228).map(|t| (parts.seasonal[t] - 10.0 * wave(t, 12)).abs()).fold(0.0, f64::max)
         };
-        assert!(error(0) > 20.0 && error(10) < 0.5, "{} {}", error(0), error(10));
+        assert!(error(0) > 3.0 && error(10) < 0.3, "{} {}", error(0), error(10));
     }
 
     #[test]

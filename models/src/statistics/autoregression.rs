@@ -19,7 +19,7 @@ pub struct Autoregression {
 }
 
 impl Autoregression {
-    /// The lags up to [`ORDER_MAX`], and those of `seasons` (the first [`SEASONS_MAX`] that are longer), that AICc
+    /// The lags up to [`ORDER_MAX`], and those of `seasons` (the first three that are longer), that AICc
     /// prefers, by least squares over the steps whose lags are all known (NaN is missing); no term where there are too
     /// few. Coefficients of a process that would not return to zero are shrunk until it does.
     pub fn fit(values: &[f64], seasons: &[usize]) -> Autoregression {

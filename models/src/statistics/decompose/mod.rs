@@ -1,6 +1,6 @@
 //! Decomposition into trend, seasons and a remainder, and the forecast that follows from it.
 //!
-//! [`loess`] smooths, [`stl`] takes one season out of a series, [`Mstl`] several (Bandara, Hyndman and Bergmeir 2021);
+//! [`Loess`] smooths, [`Stl`] takes one season out of a series, [`Mstl`] several (Bandara, Hyndman and Bergmeir 2021);
 //! its forecast continues each season and leaves the rest to exponential smoothing.
 
 mod forecast;

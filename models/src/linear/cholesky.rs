@@ -3,7 +3,7 @@
 use super::panel::{Gram, dot};
 
 /// Share of its diagonal cell below which a pivot counts as lost to rounding.
-const PIVOT_MIN: f64 = 1e-13;
+const PIVOT_MIN: f64 = 1e-12;
 /// First addition to the diagonal, as a share of its mean, where a matrix is not positive definite.
 const JITTER: f64 = 1e-10;
 

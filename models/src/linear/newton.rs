@@ -16,15 +16,20 @@ use super::standardised::Standardised;
 const NARROWING: f64 = 4.0;
 /// Decrease of the loss, as a share of it, that ends a stage other than the last.
 const STAGE_TOLERANCE: f64 = 1e-3;
-/// Share of the decrease that the slope promises which a step must bring (Armijo 1966).
-const SUFFICIENT_DECREASE: f64 = 1e-4;
-/// Shortest step, as a share of the Newton step.
-const STEP_MIN: f64 = 1e-7;
+/// Shares of the decrease that the quadratic model expects of a step: below the first, the step is not taken; below the
+/// second, damping grows; above the third, it shrinks (Marquardt 1963; Nocedal and Wright 2006, §4.1).
+const GAIN: (f64, f64, f64) = (1e-4, 0.25, 0.75);
 /// Rows per coefficient, of those near the quantile, that a second derivative is made of; with more, a sample of this
 /// many.
 const CURVED_ROWS: usize = 64;
-/// Weight of the ridge's Gram matrix in the second derivative: least, first, and where few rows are curved.
-const DAMPING: (f64, f64, f64) = (1e-4, 1e-3, 0.1);
+/// Weight of the ridge's Gram matrix in the second derivative: at first, least, and at the first step refused.
+const DAMPING: f64 = 1e-3;
+const DAMPING_MIN: f64 = 1e-7;
+const DAMPING_REFUSED: f64 = 1e-2;
+/// With more damping than this, steps are too short to matter.
+const DAMPING_MAX: f64 = 1e6;
+/// With more damping than this, a small step says nothing about the distance to the minimum.
+const DAMPING_TELLING: f64 = 1e-2;
 
 /// One level's way to its minimum. Lengths are those of the coefficients, the intercept last.
 pub(super) struct Descent {
@@ -39,13 +44,16 @@ pub(super) struct Descent {
     density_min: f64,
     pub(super) point: Vec<f64>,
     trial: Vec<f64>,
-    direction: Vec<f64>,
-    /// Share of `direction` in `trial`; none at a point that starts a stage, which is taken unseen.
-    step: Option<f64>,
     objective: f64,
-    /// Derivative of the objective along `direction`.
-    slope: f64,
+    gradient: Vec<f64>,
+    /// Second derivative of the objective, from a sample of the rows where the loss is curved.
+    curvature: Square,
+    /// Density of the residuals at the quantile, by which damping is measured.
+    density: f64,
     damping: f64,
+    /// Decrease that the quadratic model expects of the step to `trial`; none at a point that starts a stage, which is
+    /// taken unseen.
+    expected: Option<f64>,
     pub(super) evaluations: usize,
     /// Whether the tolerance was reached, once it is over.
     pub(super) converged: Option<bool>,
@@ -54,25 +62,22 @@ pub(super) struct Descent {
 impl Descent {
     /// From `start`, with half-widths from `widest` down to `half_width`.
     pub(super) fn new(level: f64, start: Vec<f64>, half_width: f64, widest: f64) -> Descent {
-        let mut half_widths = vec![half_width];
-        while half_widths.last().is_some_and(|last| last * NARROWING <= widest) {
-            half_widths.push(half_widths[half_widths.len() - 1] * NARROWING);
-        }
-        let first = half_widths.pop().unwrap_or(half_width);
+        let mut half_widths = half_widths_up_to(half_width, widest);
         Descent {
             level,
+            half_width: half_widths.pop().unwrap_or(half_width),
             half_widths,
-            half_width: first,
             lambda: 0.0,
             anchor: vec![0.0; start.len()],
             density_min: 0.0,
             point: start.clone(),
-            direction: vec![0.0; start.len()],
+            gradient: vec![0.0; start.len()],
+            curvature: Square::zeros(start.len()),
             trial: start,
-            step: None,
             objective: f64::INFINITY,
-            slope: 0.0,
-            damping: DAMPING.1,
+            density: 0.0,
+            damping: DAMPING,
+            expected: None,
             evaluations: 0,
             converged: None,
         }
@@ -91,6 +96,16 @@ impl Descent {
         self
     }
 
+    /// Goes on from where it ended, down to a half-width below the last one.
+    pub(super) fn resume(&mut self, half_width: f64) {
+        self.half_widths = half_widths_up_to(half_width, self.half_width / NARROWING.sqrt());
+        self.half_width = self.half_widths.pop().unwrap_or(half_width);
+        self.trial.copy_from_slice(&self.point);
+        self.expected = None;
+        self.damping = DAMPING;
+        self.converged = None;
+    }
+
     /// λ/2 |b − anchor|² at `point`.
     pub(super) fn penalty(&self, point: &[f64]) -> f64 {
         let columns = point.len().saturating_sub(1);
@@ -102,86 +117,81 @@ impl Descent {
     fn advance(&mut self, gram: &Square, found: &Evaluated, limits: Limits) {
         self.evaluations += 1;
         let objective = found.loss + self.penalty(&self.trial);
-        if let Some(step) = self.step {
-            let allowed = self.objective + SUFFICIENT_DECREASE * step * self.slope + 1e-14 * self.objective.abs();
+        if let Some(expected) = self.expected {
+            let gain = (self.objective - objective) / expected;
             // Not a number is refused, too.
-            if !(objective <= allowed) {
-                self.shorten(step, objective, limits);
-                return;
+            if !(gain >= GAIN.0) {
+                self.damping = (self.damping * 10.0).max(DAMPING_REFUSED);
+            } else {
+                if gain < GAIN.1 {
+                    self.damping *= 4.0;
+                } else if gain > GAIN.2 {
+                    self.damping = (self.damping / 10.0).max(DAMPING_MIN);
+                }
+                self.move_to_trial(found, objective);
             }
-        } else if !objective.is_finite() {
+        } else if objective.is_finite() {
+            self.move_to_trial(found, objective);
+        } else {
             self.converged = Some(false);
             return;
         }
+        self.choose_next(gram, limits);
+    }
+
+    fn move_to_trial(&mut self, found: &Evaluated, objective: f64) {
         self.point.copy_from_slice(&self.trial);
         self.objective = objective;
-        let mut gradient = found.gradient.clone();
-        let columns = gradient.len().saturating_sub(1);
-        for ((g, b), anchor) in gradient.iter_mut().zip(&self.point).zip(&self.anchor).take(columns) {
+        self.gradient.copy_from_slice(&found.gradient);
+        let columns = self.point.len().saturating_sub(1);
+        for ((g, b), anchor) in self.gradient.iter_mut().zip(&self.point).zip(&self.anchor).take(columns) {
             *g += self.lambda * (b - anchor);
         }
+        self.curvature = found.second_derivative(self.level, self.half_width);
+        self.curvature.add_diagonal(columns, self.lambda);
+        self.density = found.curvature.max(self.density_min);
+    }
 
-        let Some(direction) = self.newton_direction(gram, found, &gradient) else {
+    fn choose_next(&mut self, gram: &Square, limits: Limits) {
+        let last = self.half_widths.is_empty();
+        let tolerance = if last { limits.tolerance } else { STAGE_TOLERANCE };
+        let over = self.evaluations >= limits.evaluations_max || self.damping > DAMPING_MAX;
+        let Some(direction) = self.newton_direction(gram).filter(|_| !over) else {
             self.converged = Some(false);
             return;
         };
-        self.slope = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-        self.direction = direction;
-        // Half the slope is the decrease that the quadratic model expects of the full step.
-        let decrease = -self.slope / 2.0;
-        let last = self.half_widths.is_empty();
-        let tolerance = if last { limits.tolerance } else { STAGE_TOLERANCE };
-        let small = decrease <= tolerance * self.objective;
+        let slope: f64 = self.gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+        let expected = -slope / 2.0;
+        let small = expected <= tolerance * self.objective && self.damping <= DAMPING_TELLING;
         if small && last {
             self.converged = Some(true);
-        } else if self.evaluations >= limits.evaluations_max {
-            self.converged = Some(false);
-        } else if small {
-            self.half_width = self.half_widths.pop().unwrap_or(self.half_width);
-            self.damping = DAMPING.1;
-            self.try_step(1.0);
-            self.step = None;
-        } else {
-            self.damping = (self.damping / 4.0).max(DAMPING.0);
-            self.try_step(1.0);
-        }
-    }
-
-    /// Takes a shorter step, to where a parabola through what is known has its minimum.
-    fn shorten(&mut self, step: f64, objective: f64, limits: Limits) {
-        self.damping = (self.damping * 8.0).min(1.0);
-        let excess = objective - self.objective - step * self.slope;
-        let best = -self.slope * step * step / (2.0 * excess);
-        let shorter = if best.is_finite() { best.clamp(0.1 * step, 0.5 * step) } else { 0.1 * step };
-        if shorter < STEP_MIN || self.evaluations >= limits.evaluations_max {
-            self.converged = Some(false);
             return;
         }
-        self.try_step(shorter);
-    }
-
-    fn try_step(&mut self, step: f64) {
-        self.step = Some(step);
-        for ((trial, point), direction) in self.trial.iter_mut().zip(&self.point).zip(&self.direction) {
-            *trial = point + step * direction;
+        self.expected = Some(expected);
+        if small {
+            self.half_width = self.half_widths.pop().unwrap_or(self.half_width);
+            self.expected = None;
+        }
+        for ((trial, point), direction) in self.trial.iter_mut().zip(&self.point).zip(&direction) {
+            *trial = point + direction;
         }
     }
 
-    /// −H⁻¹ · gradient. H is the second derivative of the objective, made of a sample of the rows where the loss is
-    /// curved, and damped towards that of a model whose residuals are spread alike in all rows.
-    fn newton_direction(&self, gram: &Square, found: &Evaluated, gradient: &[f64]) -> Option<Vec<f64>> {
-        let size = gradient.len();
-        let curved = found.curved_rows(self.half_width);
-        let few = curved.len() < 4 * size;
-        let damping = if few { self.damping.max(DAMPING.2) } else { self.damping };
-        let density = found.curvature.max(self.density_min);
-        let mut system = found.second_derivative(self, &curved, size);
-        system.add_scaled(damping * density, gram);
-        system.add_diagonal(size.saturating_sub(1), self.lambda);
-        let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
+    /// The step to the minimum of the quadratic model, damped towards the second derivative of a model whose residuals
+    /// are spread alike in all rows.
+    fn newton_direction(&self, gram: &Square) -> Option<Vec<f64>> {
+        let mut system = self.curvature.clone();
+        system.add_scaled(self.damping * self.density, gram);
+        system.add_diagonal(self.point.len(), self.damping * DAMPING_MIN.sqrt() * self.density);
+        let mut direction: Vec<f64> = self.gradient.iter().map(|g| -g).collect();
         Cholesky::with_jitter(&system)?.solve(&mut direction);
         direction.iter().all(|d| d.is_finite()).then_some(direction)
     }
+}
+
+/// Half-widths from `last` upwards, not beyond `widest` but for the first.
+fn half_widths_up_to(last: f64, widest: f64) -> Vec<f64> {
+    std::iter::successors(Some(last), |h| Some(h * NARROWING).filter(|wider| *wider <= widest)).collect()
 }
 
 /// When to stop.
@@ -218,10 +228,12 @@ impl Evaluated<'_> {
         near.map(|(position, _)| position).collect()
     }
 
-    /// The second derivative of the smoothed loss, from a sample of the `curved` rows.
-    fn second_derivative(&self, descent: &Descent, curved: &[usize], size: usize) -> Square {
+    /// The second derivative of the smoothed loss, from a sample of the rows where it is curved.
+    fn second_derivative(&self, level: f64, half_width: f64) -> Square {
+        let size = self.gradient.len();
+        let curved = self.curved_rows(half_width);
         let share = (CURVED_ROWS * size) as f64 / curved.len().max(1) as f64;
-        let loss = SmoothedPinball::new([descent.level; LANES], [descent.half_width; LANES]);
+        let loss = SmoothedPinball::new([level; LANES], [half_width; LANES]);
         let mut gram = Gram::new(self.data.groups());
         let mut panel = Panel::new(self.data.groups());
         let (mut filled, mut sampled) = (0, 0.0);
@@ -253,8 +265,7 @@ pub(super) fn minimise(data: &Standardised, gram: &Square, descents: &mut [Desce
         if active.is_empty() {
             return;
         }
-        let points: Vec<(&[f64], f64, f64)> =
-            active.iter().map(|d| (&d.trial[..], d.level, d.half_width)).collect();
+        let points: Vec<(&[f64], f64, f64)> = active.iter().map(|d| (&d.trial[..], d.level, d.half_width)).collect();
         let groups = points.len().div_ceil(LANES);
         let residuals = &mut residuals[..data.rows() * groups];
         let sums = evaluate(data, &vectors(data, &points), residuals);

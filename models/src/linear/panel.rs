@@ -211,9 +211,7 @@ mod tests {
     }
 
     fn rows(n: usize, groups: usize) -> Vec<Cells> {
-        (0..n * groups)
-            .map(|i| std::array::from_fn(|lane| cell(i / groups, (i % groups) * LANES + lane)))
-            .collect()
+        (0..n * groups).map(|i| std::array::from_fn(|lane| cell(i / groups, (i % groups) * LANES + lane))).collect()
     }
 
     #[test]

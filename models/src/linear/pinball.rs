@@ -155,6 +155,9 @@ fn add_panel(
     multiply_transposed(panel, &products, &mut sums.gradient);
 }
 
+/// Share of the standard deviation below which an interquartile range counts as zero.
+const SAME: f64 = 1e-9;
+
 /// Values with weights, in ascending order.
 pub(super) struct WeightedSample {
     /// (value, weight)
@@ -201,12 +204,14 @@ impl WeightedSample {
         0.75 * sum / (half_width * self.total)
     }
 
-    /// How far the values spread: the interquartile range as standard deviations of a normal distribution, within a
-    /// hundredth of the standard deviation about `mean` and that itself.
-    pub(super) fn spread(&self, mean: f64) -> f64 {
+    /// How far the values spread: the interquartile range as standard deviations of a normal distribution, but not
+    /// more than the standard deviation itself. Where half of the values are the same, a tenth of that.
+    pub(super) fn spread(&self) -> f64 {
+        let mean = self.sorted.iter().map(|(value, weight)| weight * value).sum::<f64>() / self.total;
         let square: f64 = self.sorted.iter().map(|(value, weight)| weight * (value - mean).powi(2)).sum();
         let deviation = (square / self.total).sqrt();
-        ((self.quantile(0.75) - self.quantile(0.25)) / 1.349).clamp(0.01 * deviation, deviation)
+        let range = (self.quantile(0.75) - self.quantile(0.25)) / 1.349;
+        if range > SAME * deviation { range.min(deviation) } else { 0.1 * deviation }
     }
 
     /// Weighted mean square.
@@ -244,8 +249,7 @@ mod tests {
 
     #[test]
     fn a_weighted_quantile_has_the_least_pinball_loss() {
-        let values: Vec<(f64, f64)> =
-            (0..40).map(|i| (f64::from(i * 17 % 23), f64::from(1 + i * 7 % 5))).collect();
+        let values: Vec<(f64, f64)> = (0..40).map(|i| (f64::from(i * 17 % 23), f64::from(1 + i * 7 % 5))).collect();
         let sample = WeightedSample::new(values.clone());
         for level in [0.01, 0.1, 0.5, 0.77, 0.99] {
             let found = sample.loss(sample.quantile(level), level);
@@ -265,7 +269,11 @@ mod tests {
         assert!((sample.density(0.5, 0.1) - 1.0).abs() < 1e-3);
         assert!(sample.density(3.0, 0.1) == 0.0);
         // The standard deviation, 1/√12, is below the interquartile range over 1.349.
-        assert!((sample.spread(0.49995) - 1.0 / 12.0_f64.sqrt()).abs() < 1e-3);
-        assert_eq!(WeightedSample::new(vec![(1.0, 1.0); 5]).spread(1.0), 0.0);
+        assert!((sample.spread() - 1.0 / 12.0_f64.sqrt()).abs() < 1e-3);
+        assert_eq!(WeightedSample::new(vec![(1.0, 1.0); 5]).spread(), 0.0);
+        // Of values that are mostly the same, the others still spread; one far off does not count for more.
+        let at = |values: &[f64]| WeightedSample::new(values.iter().map(|value| (*value, 1.0)).collect()).spread();
+        assert!((at(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0]) - 0.105).abs() < 0.001);
+        assert_eq!(at(&[1.0, 2.0, 3.0, 4.0, 1e9]), 2.0 / 1.349);
     }
 }

@@ -16,6 +16,11 @@ const EXACT: f64 = 1e-6;
 /// Least density of residuals to assume at a quantile, as a share of one over their spread.
 const DENSITY_MIN: f64 = 0.01;
 
+/// Share of the spread that was assumed below which a spread found later takes its place.
+const MISLED: f64 = 0.25;
+/// Times that the spread is looked at.
+const ROUNDS_MAX: usize = 8;
+
 /// How strongly coefficients are held, in λ/2 |b − b*|² beside the mean pinball loss; columns and target standardised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Penalty {
@@ -113,7 +118,8 @@ pub struct LevelFit {
     pub half_width: f64,
     /// Passes over the rows.
     pub evaluations: usize,
-    /// Whether the tolerance was reached. If not, the coefficients are the best found, at worst the ridge's.
+    /// Whether the tolerance was reached. The coefficients are the best found either way, and the ridge's where the
+    /// loss of the end, without smoothing, is above that of the start.
     pub converged: bool,
 }
 
@@ -151,7 +157,7 @@ pub fn quantile_fit(
     }
     let sample = WeightedSample::new(residuals.into_iter().zip(data.weights().iter().copied()).collect());
     let starts: Vec<Start> = options.levels.iter().map(|level| Start::new(&ridge, &sample, *level)).collect();
-    let spread = sample.spread(0.0);
+    let spread = sample.spread();
     let ended = if spread <= EXACT || data.target_is_constant() {
         starts.into_iter().map(Start::end).collect()
     } else {
@@ -215,7 +221,8 @@ fn descend(
     starts: Vec<Start>,
     options: &QuantileOptions,
 ) -> Vec<Ended> {
-    let spread = sample.spread(0.0);
+    let spread = sample.spread();
+    let mut spreads = vec![spread; starts.len()];
     let variance = sample.mean_square();
     let columns = data.kept().len() as f64;
     let rows = data.effective_rows();
@@ -253,34 +260,61 @@ fn descend(
         });
     }
     let limits = Limits { tolerance: options.tolerance, evaluations_max: options.evaluations_max };
-    minimise(data, gram, &mut descents, limits);
-    finish(data, starts, descents, fits)
+    let unit = data.target_scale();
+    let mut round = 0;
+    loop {
+        round += 1;
+        minimise(data, gram, &mut descents, limits);
+        let samples = residual_samples(data, &descents, &fits);
+        // Where wild values misled the ridge, the spread of its residuals was much too large, and so the half-width.
+        let mut better = 0;
+        for (((descent, fit), spread), sample) in descents.iter_mut().zip(&mut fits).zip(&mut spreads).zip(&samples) {
+            let found = sample.spread();
+            if found > EXACT && found < *spread * MISLED {
+                fit.half_width *= found / *spread;
+                *spread = found;
+                descent.resume(fit.half_width / unit);
+                better += 1;
+            }
+        }
+        if better == 0 || round == ROUNDS_MAX {
+            return finish(starts, descents, fits, &samples);
+        }
+    }
+}
+
+/// Target − fit at the point of each descent.
+fn residual_samples(data: &Standardised, descents: &[Descent], fits: &[LevelFit]) -> Vec<WeightedSample> {
+    let points: Vec<(&[f64], f64, f64)> =
+        descents.iter().zip(fits).map(|(descent, fit)| (&descent.point[..], fit.level, 1.0)).collect();
+    let vectors = vectors(data, &points);
+    let groups = vectors.len();
+    let mut residuals = vec![[0.0; LANES]; data.rows() * groups];
+    evaluate(data, &vectors, &mut residuals);
+    (0..descents.len())
+        .into_par_iter()
+        .map(|index| {
+            let (group, lane) = (index / LANES, index % LANES);
+            let of_level = residuals.iter().skip(group).step_by(groups).map(|lanes| f64::from(lanes[lane]));
+            WeightedSample::new(of_level.zip(data.weights().iter().copied()).collect())
+        })
+        .collect()
 }
 
 /// Moves each intercept to the exact quantile of the residuals, and keeps the start where that was no worse.
-fn finish(data: &Standardised, starts: Vec<Start>, descents: Vec<Descent>, fits: Vec<LevelFit>) -> Vec<Ended> {
-    let points: Vec<(&[f64], f64, f64)> = descents.iter().zip(&fits).map(|(d, fit)| (&d.point[..], fit.level, 1.0)).collect();
-    let vectors = vectors(data, &points);
-    let mut residuals = vec![[0.0; LANES]; data.rows() * vectors.len()];
-    evaluate(data, &vectors, &mut residuals);
-    let groups = vectors.len();
-    let residuals = &residuals;
-    starts
-        .into_par_iter()
-        .zip(descents)
-        .zip(fits)
-        .enumerate()
-        .map(|(index, ((start, descent), mut fit))| {
-            let (group, lane) = (index / LANES, index % LANES);
-            let of_level = residuals.iter().skip(group).step_by(groups).map(|lanes| f64::from(lanes[lane]));
-            let sample = WeightedSample::new(of_level.zip(data.weights().iter().copied()).collect());
+fn finish(starts: Vec<Start>, descents: Vec<Descent>, fits: Vec<LevelFit>, samples: &[WeightedSample]) -> Vec<Ended> {
+    let levels = starts.into_iter().zip(descents).zip(fits).zip(samples);
+    levels
+        .map(|(((start, descent), mut fit), sample)| {
             let shift = sample.quantile(fit.level);
             let loss = sample.loss(shift, fit.level);
             fit.evaluations = descent.evaluations;
-            let better = loss + descent.penalty(&descent.point) <= start.loss + descent.penalty(&start.point);
+            fit.converged = descent.converged == Some(true);
+            // The residuals of the end were kept as f32, those of the start were not.
+            let allowed = (start.loss + descent.penalty(&start.point)) * (1.0 + 1e-6);
+            let better = loss + descent.penalty(&descent.point) <= allowed;
             let mut point = descent.point;
             if better && point.iter().all(|b| b.is_finite()) {
-                fit.converged = descent.converged == Some(true);
                 fit.loss = loss;
                 if let Some(intercept) = point.last_mut() {
                     *intercept += shift;

@@ -150,8 +150,7 @@ pub fn out_of_fold_residuals(data: &Standardised, lambda: f64, folds: usize) -> 
     }
     let size = data.coefficients();
     let ranges: Vec<_> = (0..folds).map(|fold| rows * fold / folds..rows * (fold + 1) / folds).collect();
-    let grams: Vec<Square> =
-        ranges.iter().map(|range| Square::of_gram(&data.gram(range.clone()), size + 1)).collect();
+    let grams: Vec<Square> = ranges.iter().map(|range| Square::of_gram(&data.gram(range.clone()), size + 1)).collect();
     let fits: Vec<Option<Vec<f64>>> = (0..folds)
         .into_par_iter()
         .map(|fold| {

@@ -4,15 +4,16 @@ use rayon::prelude::*;
 
 use super::design::{LinearError, Problem, same};
 use super::panel::{CHUNK_ROWS, Cells, Gram, LANES, PANEL_ROWS, Panel};
+use super::pinball::WeightedSample;
 
 /// Standard deviation below which a column or the target is constant, as a share of its largest absolute value: what
 /// differs by less is rounding of `f32`.
 const CONSTANT: f64 = 1e-7;
 
-/// A [`Problem`] made ready: rows that count, columns and target of (weighted) mean 0 and standard deviation 1.
+/// A [`Problem`] made ready: rows that count, columns of (weighted) mean 0 and standard deviation 1, and the target
+/// around its median in units of its spread, which a few wild values leave alone.
 ///
-/// Constant columns are dropped; their place is remembered, and their coefficient is zero. A target that is constant
-/// keeps scale 1. Takes 4 bytes for each row and column left, rounded up to groups of four columns.
+/// Constant columns are dropped; their place is remembered, and their coefficient is zero. Takes 4 bytes for each row and column left, rounded up to groups of four columns.
 #[derive(Debug, Clone)]
 pub struct Standardised {
     /// Mean of each column of the design.
@@ -21,7 +22,7 @@ pub struct Standardised {
     scales: Vec<f64>,
     /// Columns of the design that were kept, in order.
     kept: Vec<usize>,
-    target_mean: f64,
+    target_centre: f64,
     target_scale: f64,
     target_constant: bool,
     /// Groups of stored columns.
@@ -78,10 +79,18 @@ impl Standardised {
                 if deviation > CONSTANT * first.largest { deviation } else { 0.0 }
             })
             .collect();
-        let (target_mean, target_scale) = (means.pop().unwrap_or(0.0), scales.pop().unwrap_or(0.0));
-        if !means.iter().chain(&scales).chain([&target_mean, &target_scale]).all(|value| value.is_finite()) {
+        let (target_mean, target_deviation) = (means.pop().unwrap_or(0.0), scales.pop().unwrap_or(0.0));
+        if !means.iter().chain(&scales).chain([&target_mean, &target_deviation]).all(|value| value.is_finite()) {
             return Err(LinearError::NotFinite { what: "a column's mean or standard deviation" });
         }
+        let target_constant = target_deviation == 0.0;
+        let (target_centre, target_scale) = if target_constant {
+            (target_mean, 1.0)
+        } else {
+            let targets = rows.iter().zip(&weights).map(|(row, weight)| (f64::from(problem.target[*row]), *weight));
+            let sample = WeightedSample::new(targets.collect());
+            (sample.quantile(0.5), sample.spread())
+        };
 
         let kept: Vec<usize> = (0..columns).filter(|column| scales[*column] > 0.0).collect();
         let mut standardised = Standardised {
@@ -89,9 +98,9 @@ impl Standardised {
             means,
             scales,
             kept,
-            target_mean,
-            target_scale: if target_scale > 0.0 { target_scale } else { 1.0 },
-            target_constant: target_scale == 0.0,
+            target_centre,
+            target_scale,
+            target_constant,
             cells: Vec::new(),
             weights,
             rows,
@@ -114,7 +123,7 @@ impl Standardised {
                     *cell = ((f64::from(features[*column]) - mean) * factor) as f32;
                 }
                 cells[shifts.len()] = 1.0;
-                let target = (f64::from(problem.target[*row]) - self.target_mean) / self.target_scale;
+                let target = (f64::from(problem.target[*row]) - self.target_centre) / self.target_scale;
                 cells[shifts.len() + 1] = if self.target_constant { 0.0 } else { target as f32 };
             }
         });
@@ -141,12 +150,14 @@ impl Standardised {
         &self.scales
     }
 
-    /// Mean of the target, in its unit.
-    pub fn target_mean(&self) -> f64 {
-        self.target_mean
+    /// Median of the target, in its unit; its mean where it is constant up to rounding.
+    pub fn target_centre(&self) -> f64 {
+        self.target_centre
     }
 
-    /// Standard deviation of the target, in its unit; 1 where it is constant.
+    /// Spread of the target, in its unit: the interquartile range as standard deviations of a normal distribution, or
+    /// the standard deviation where that is less; a tenth of it where half of the values are the same, and 1 where all
+    /// are.
     pub fn target_scale(&self) -> f64 {
         self.target_scale
     }
@@ -235,7 +246,7 @@ impl Standardised {
 
     /// A standardised prediction in the unit of the target.
     pub(super) fn to_target_unit(&self, prediction: f64) -> f64 {
-        self.target_mean + self.target_scale * prediction
+        self.target_centre + self.target_scale * prediction
     }
 }
 
@@ -327,7 +338,9 @@ mod tests {
             let mean: f64 = (0..5000).map(|k| f64::from(found.row(k)[0][0])).sum::<f64>() / 5000.0;
             let square: f64 = (0..5000).map(|k| f64::from(found.row(k)[0][0]).powi(2)).sum::<f64>() / 5000.0;
             assert!(mean.abs() < 1e-6 && (square - 1.0).abs() < 1e-5, "{offset} {scale}: {mean} {square}");
-            assert_eq!(found.row(17)[0][0], found.target(17) as f32, "{offset} {scale}");
+            let (median, spread) = (found.target_centre(), found.target_scale());
+            let target = median + spread * found.target(17);
+            assert!((target / f64::from(values[17] * 2.0) - 1.0).abs() < 1e-5, "{offset} {scale}");
         }
     }
 
@@ -335,11 +348,12 @@ mod tests {
     fn constant_columns_are_dropped_and_remembered() {
         let values = [1.0, 7.0, 2.0, 7.0, 3.0, 7.0];
         let found = standardised(&values, 2, &[1.0, 2.0, 3.0], None);
-        assert_eq!((found.kept(), found.scales()[1], found.means()[1]), (&[0_usize][..], 0.0, 7.0));
+        assert_eq!((found.kept(), found.scales()[1]), (&[0_usize][..], 0.0));
+        assert!((found.means()[1] - 7.0).abs() < 1e-12);
         assert_eq!(found.to_design_units(&[1.0])[1], 0.0);
         let constant = standardised(&values, 2, &[4.0, 4.0, 4.0], None);
         assert!(constant.target_is_constant());
-        assert_eq!((constant.target_mean(), constant.target_scale()), (4.0, 1.0));
+        assert_eq!((constant.target_centre(), constant.target_scale()), (4.0, 1.0));
     }
 
     #[test]
@@ -348,7 +362,7 @@ mod tests {
         let target = [1.0, 5.0, 2.0, f32::NAN, 3.0];
         let found = standardised(&values, 1, &target, Some(&[1.0, 0.0, 1.0, 1.0, 2.0]));
         assert_eq!(found.design_row_of(), &[0, 2, 4]);
-        assert_eq!((found.means()[0], found.target_mean()), (2.75, 2.25));
+        assert_eq!((found.means()[0], found.target_centre()), (2.75, 2.5));
         assert!((found.effective_rows() - 16.0 / 6.0).abs() < 1e-12);
     }
 

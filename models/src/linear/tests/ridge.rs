@@ -13,7 +13,7 @@ fn brute_force(data: &Data, lambda: f64, keep: impl Fn(usize) -> bool, rescale: 
     for row in (0..data.rows()).filter(|row| keep(*row)) {
         let mut x = standard_row(data, row);
         x.push(1.0);
-        let y = (f64::from(data.target[row]) - standardised.target_mean()) / standardised.target_scale();
+        let y = (f64::from(data.target[row]) - standardised.target_centre()) / standardised.target_scale();
         let weight = data.weight(row) / total;
         kept += weight;
         for i in 0..size {
@@ -41,7 +41,7 @@ fn residual(data: &Data, row: usize, coefficients: &[f64]) -> f64 {
     let mut x = standard_row(data, row);
     x.push(1.0);
     let fit: f64 = x.iter().zip(coefficients).map(|(x, b)| x * b).sum();
-    f64::from(data.target[row]) - standardised.target_mean() - standardised.target_scale() * fit
+    f64::from(data.target[row]) - standardised.target_centre() - standardised.target_scale() * fit
 }
 
 fn examples() -> Vec<Data> {

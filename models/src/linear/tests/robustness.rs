@@ -22,9 +22,8 @@ fn example() -> Data {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let data = Data::normal(20, 9_001, 10, |x, e| f64::from(x[0]) + e).with_weights(|row| 1.0 + (row % 7) as f32 / 3.0);
-    let with = |threads: usize| {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| fit(&data))
-    };
+    let with =
+        |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| fit(&data));
     let one = with(1);
     for threads in [2, 3, 8] {
         assert_eq!(with(threads), one, "{threads} threads");

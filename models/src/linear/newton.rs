@@ -16,9 +16,11 @@ use super::standardised::Standardised;
 const NARROWING: f64 = 4.0;
 /// Decrease of the loss, as a share of it, that ends a stage other than the last.
 const STAGE_TOLERANCE: f64 = 1e-3;
-/// Shares of the decrease that the quadratic model expects of a step: below the first, the step is not taken; below the
-/// second, damping grows; above the third, it shrinks (Marquardt 1963; Nocedal and Wright 2006, §4.1).
-const GAIN: (f64, f64, f64) = (1e-4, 0.25, 0.75);
+/// Share of the decrease expected of a step that it must bring to be taken, and the shares below and above which damping
+/// grows and shrinks (Marquardt 1963; Nocedal and Wright 2006, §4.1).
+const GAIN_TAKEN: f64 = 1e-4;
+const GAIN_POOR: f64 = 0.25;
+const GAIN_GOOD: f64 = 0.75;
 /// Rows per coefficient, of those near the quantile, that a second derivative is made of; with more, a sample of this
 /// many.
 const CURVED_ROWS: usize = 64;
@@ -119,13 +121,12 @@ impl Descent {
         let objective = found.loss + self.penalty(&self.trial);
         if let Some(expected) = self.expected {
             let gain = (self.objective - objective) / expected;
-            // Not a number is refused, too.
-            if !(gain >= GAIN.0) {
+            if gain.is_nan() || gain < GAIN_TAKEN {
                 self.damping = (self.damping * 10.0).max(DAMPING_REFUSED);
             } else {
-                if gain < GAIN.1 {
+                if gain < GAIN_POOR {
                     self.damping *= 4.0;
-                } else if gain > GAIN.2 {
+                } else if gain > GAIN_GOOD {
                     self.damping = (self.damping / 10.0).max(DAMPING_MIN);
                 }
                 self.move_to_trial(found, objective);

@@ -38,8 +38,8 @@ impl SmoothedPinball {
     #[inline]
     pub(super) fn at(&self, residual: Lanes) -> Smoothed {
         let mut found = Smoothed { loss: [0.0; LANES], slope: [0.0; LANES], curvature: [0.0; LANES] };
-        for lane in 0..LANES {
-            let (r, level, h) = (residual[lane], self.level[lane], self.half_width[lane]);
+        for (lane, r) in residual.into_iter().enumerate() {
+            let (level, h) = (self.level[lane], self.half_width[lane]);
             // Half the smoothed absolute value plus the tilt; v is the residual in half-widths.
             let v = (r * self.inverse[lane]).clamp(-1.0, 1.0);
             let square = v * v;
@@ -145,17 +145,17 @@ fn add_panel(
         let residual = product.map(|p| -p);
         keep(k, residual);
         let found = vectors.loss.at(residual);
-        for lane in 0..LANES {
+        for (lane, factor) in product.iter_mut().enumerate() {
             sums.loss[lane] += weight * found.loss[lane];
             sums.curvature[lane] += weight * found.curvature[lane];
-            product[lane] = -weight * found.slope[lane];
+            *factor = -weight * found.slope[lane];
         }
     }
     // Rows without a weight are past the end of the data: their cells are zero, whatever their factors.
     multiply_transposed(panel, &products, &mut sums.gradient);
 }
 
-/// Share of the standard deviation below which an interquartile range counts as zero.
+/// Share of the standard deviation below which the range of the deciles counts as nothing.
 const SAME: f64 = 1e-9;
 
 /// Values with weights, in ascending order.
@@ -204,13 +204,14 @@ impl WeightedSample {
         0.75 * sum / (half_width * self.total)
     }
 
-    /// How far the values spread: the interquartile range as standard deviations of a normal distribution, but not
-    /// more than the standard deviation itself. Where half of the values are the same, a tenth of that.
+    /// How far the values spread: the range from the first to the last decile as standard deviations of a normal
+    /// distribution, but not more than the standard deviation itself; a tenth of that where the range is nothing. A few
+    /// wild values do not make it large, and many that are the same (as no sun at night) do not make it small.
     pub(super) fn spread(&self) -> f64 {
         let mean = self.sorted.iter().map(|(value, weight)| weight * value).sum::<f64>() / self.total;
         let square: f64 = self.sorted.iter().map(|(value, weight)| weight * (value - mean).powi(2)).sum();
         let deviation = (square / self.total).sqrt();
-        let range = (self.quantile(0.75) - self.quantile(0.25)) / 1.349;
+        let range = (self.quantile(0.9) - self.quantile(0.1)) / 2.563;
         if range > SAME * deviation { range.min(deviation) } else { 0.1 * deviation }
     }
 
@@ -268,12 +269,16 @@ mod tests {
         let sample = WeightedSample::new((0..10_000).map(|i| (f64::from(i) / 10_000.0, 2.0)).collect());
         assert!((sample.density(0.5, 0.1) - 1.0).abs() < 1e-3);
         assert!(sample.density(3.0, 0.1) == 0.0);
-        // The standard deviation, 1/√12, is below the interquartile range over 1.349.
+        // The standard deviation, 1/√12, is below 0.8 / 2.563.
         assert!((sample.spread() - 1.0 / 12.0_f64.sqrt()).abs() < 1e-3);
         assert_eq!(WeightedSample::new(vec![(1.0, 1.0); 5]).spread(), 0.0);
-        // Of values that are mostly the same, the others still spread; one far off does not count for more.
         let at = |values: &[f64]| WeightedSample::new(values.iter().map(|value| (*value, 1.0)).collect()).spread();
-        assert!((at(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.0]) - 0.105).abs() < 0.001);
-        assert_eq!(at(&[1.0, 2.0, 3.0, 4.0, 1e9]), 2.0 / 1.349);
+        let mut values = [0.0; 20];
+        values[0] = 20.0;
+        assert!((at(&values) - 0.1 * 19.0_f64.sqrt()).abs() < 1e-9, "the same but for one");
+        let mut values: Vec<f64> = (0..=20).map(f64::from).collect();
+        let usual = at(&values);
+        values[20] = 1e9;
+        assert!((usual..usual * 1.1).contains(&at(&values)), "one far from all others");
     }
 }

@@ -16,10 +16,12 @@ const EXACT: f64 = 1e-6;
 /// Least density of residuals to assume at a quantile, as a share of one over their spread.
 const DENSITY_MIN: f64 = 0.01;
 
+/// Half-width of an Epanechnikov kernel in its standard deviations, √5.
+const KERNEL_WIDTH: f64 = 2.236_067_977_499_79;
 /// Share of the spread that was assumed below which a spread found later takes its place.
-const MISLED: f64 = 0.25;
+const MISLED: f64 = 0.1;
 /// Times that the spread is looked at.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 5;
 
 /// How strongly coefficients are held, in λ/2 |b − b*|² beside the mean pinball loss; columns and target standardised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,8 +58,8 @@ pub struct QuantileOptions {
     /// Centre of that penalty.
     pub shrink_to: ShrinkTo,
     /// Half-width of the last smoothing, as a share of the spread of the ridge's residuals. `None` takes
-    /// max(0.05, √(q (1 − q)) ((p + ln n) / n)^0.4) for n rows and p columns, of the order that He, Pan, Tan and Zhou
-    /// (2023) recommend: less for more rows, and more smoothing where few rows decide.
+    /// √5 max(0.05, √(q (1 − q)) ((p + ln n) / n)^0.4) for n rows and p columns: the kernel then has the standard
+    /// deviation that He, Pan, Tan and Zhou (2023) recommend, less for more rows.
     pub half_width: Option<f64>,
     /// A level has converged when the next step is expected to gain no more than this share of the objective.
     pub tolerance: f64,
@@ -232,7 +234,8 @@ fn descend(
     let mut descents = Vec::with_capacity(starts.len());
     for start in &starts {
         let variation = start.level * (1.0 - start.level);
-        let share = options.half_width.unwrap_or((variation.sqrt() * share_of_rate).clamp(0.05, 1.0));
+        let usual = (variation.sqrt() * share_of_rate).clamp(0.05, 1.0) * KERNEL_WIDTH;
+        let share = options.half_width.unwrap_or(usual);
         let half_width = share * spread;
         let lambda = match options.penalty {
             Penalty::Fixed(lambda) => lambda,

@@ -71,7 +71,7 @@ pub(super) fn solve(data: &Standardised, lambdas: &[f64]) -> Result<(Ridge, Squa
     let intercept = gram.row(columns)[columns + 1];
 
     let tridiagonal = Tridiagonal::new(&leading(&gram, columns));
-    let paths = paths(&tridiagonal, &tridiagonal.to_basis(products), lambdas);
+    let paths = paths(&tridiagonal, &tridiagonal.coordinates_of(products), lambdas);
     let leave_one_out = LeaveOneOut { data, basis: basis_lanes(&tridiagonal.basis), paths, intercept };
     let errors = leave_one_out.mean_squared_errors();
 
@@ -89,7 +89,7 @@ pub(super) fn solve(data: &Standardised, lambdas: &[f64]) -> Result<(Ridge, Squa
         return Err(LinearError::Option { name: "lambdas", value: 0.0, range: "at least one" });
     };
 
-    let mut standardised = tridiagonal.from_basis(&leave_one_out.paths[chosen].coordinates);
+    let mut standardised = tridiagonal.vector_of(&leave_one_out.paths[chosen].coordinates);
     standardised.push(intercept);
     let coefficients = data.to_design_units(&standardised[..columns]);
     if !coefficients.iter().chain(&standardised).all(|value| value.is_finite()) {
@@ -118,7 +118,7 @@ pub fn loo_residuals(data: &Standardised, lambda: f64) -> Result<Vec<f64>, Linea
     let columns = data.kept().len();
     let gram = Square::of_gram(&data.gram(0..data.rows()), columns + 2);
     let tridiagonal = Tridiagonal::new(&leading(&gram, columns));
-    let products = tridiagonal.to_basis(&gram.row(columns + 1)[..columns]);
+    let products = tridiagonal.coordinates_of(&gram.row(columns + 1)[..columns]);
     let paths = paths(&tridiagonal, &products, &[lambda]);
     let intercept = gram.row(columns)[columns + 1];
     let leave_one_out = LeaveOneOut { data, basis: basis_lanes(&tridiagonal.basis), paths, intercept };

@@ -155,9 +155,9 @@ impl Standardised {
         self.target_centre
     }
 
-    /// Spread of the target, in its unit: the interquartile range as standard deviations of a normal distribution, or
-    /// the standard deviation where that is less; a tenth of it where half of the values are the same, and 1 where all
-    /// are.
+    /// Spread of the target, in its unit: the range of its deciles as standard deviations of a normal distribution, or
+    /// the standard deviation where that is less; a tenth of it where that range is nothing, and 1 where all targets are
+    /// the same.
     pub fn target_scale(&self) -> f64 {
         self.target_scale
     }

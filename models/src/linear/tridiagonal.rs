@@ -83,7 +83,7 @@ impl Tridiagonal {
     }
 
     /// Coordinates of `vector` in the basis: Qᵀ v.
-    pub(super) fn to_basis(&self, vector: &[f64]) -> Vec<f64> {
+    pub(super) fn coordinates_of(&self, vector: &[f64]) -> Vec<f64> {
         let mut coordinates = vec![0.0; vector.len()];
         for (i, value) in vector.iter().enumerate() {
             for (to, q) in coordinates.iter_mut().zip(self.basis.row(i)) {
@@ -94,7 +94,7 @@ impl Tridiagonal {
     }
 
     /// The vector with these coordinates: Q c.
-    pub(super) fn from_basis(&self, coordinates: &[f64]) -> Vec<f64> {
+    pub(super) fn vector_of(&self, coordinates: &[f64]) -> Vec<f64> {
         (0..coordinates.len()).map(|i| dot(self.basis.row(i), coordinates)).collect()
     }
 }
@@ -133,7 +133,7 @@ mod tests {
             let tridiagonal = Tridiagonal::new(&matrix);
             let b: Vec<f64> = (0..size).map(|i| (i as f64 * 1.3).cos()).collect();
             for lambda in [1e-3, 0.1, 10.0] {
-                let found = tridiagonal.from_basis(&tridiagonal.shifted(lambda).solve(&tridiagonal.to_basis(&b)));
+                let found = tridiagonal.vector_of(&tridiagonal.shifted(lambda).solve(&tridiagonal.coordinates_of(&b)));
                 let mut raised = matrix.clone();
                 raised.add_diagonal(size, lambda);
                 let mut expected = b.clone();

@@ -42,6 +42,8 @@ pub(super) struct Descent {
     /// Penalty λ/2 |b − anchor|², which leaves out the intercept.
     lambda: f64,
     anchor: Vec<f64>,
+    /// Loss that counts as large already: more of it is due to a few wild values, whose share no step can change.
+    loss_max: f64,
     /// Least density to assume, where a matrix must be positive.
     density_min: f64,
     pub(super) point: Vec<f64>,
@@ -62,13 +64,14 @@ pub(super) struct Descent {
 }
 
 impl Descent {
-    /// From `start`, with half-widths from `widest` down to `half_width`.
+    /// From `start`, with half-widths from `widest` down to `half_width`. `widest` is how far the residuals spread.
     pub(super) fn new(level: f64, start: Vec<f64>, half_width: f64, widest: f64) -> Descent {
         let mut half_widths = half_widths_up_to(half_width, widest);
         Descent {
             level,
             half_width: half_widths.pop().unwrap_or(half_width),
             half_widths,
+            loss_max: widest,
             lambda: 0.0,
             anchor: vec![0.0; start.len()],
             density_min: 0.0,
@@ -96,16 +99,6 @@ impl Descent {
     pub(super) fn with_density_min(mut self, density_min: f64) -> Descent {
         self.density_min = density_min;
         self
-    }
-
-    /// Goes on from where it ended, down to a half-width below the last one.
-    pub(super) fn resume(&mut self, half_width: f64) {
-        self.half_widths = half_widths_up_to(half_width, self.half_width / NARROWING.sqrt());
-        self.half_width = self.half_widths.pop().unwrap_or(half_width);
-        self.trial.copy_from_slice(&self.point);
-        self.expected = None;
-        self.damping = DAMPING;
-        self.converged = None;
     }
 
     /// λ/2 |b − anchor|² at `point`.
@@ -163,7 +156,7 @@ impl Descent {
         };
         let slope: f64 = self.gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
         let expected = -slope / 2.0;
-        let small = expected <= tolerance * self.objective && self.damping <= DAMPING_TELLING;
+        let small = expected <= tolerance * self.objective.min(self.loss_max) && self.damping <= DAMPING_TELLING;
         if small && last {
             self.converged = Some(true);
             return;

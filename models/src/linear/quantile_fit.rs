@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::cholesky::Square;
 use super::design::{LinearError, Problem, same};
 use super::model::LinearQuantiles;
 use super::newton::{Descent, Limits, minimise, vectors};
@@ -16,13 +17,10 @@ const EXACT: f64 = 1e-6;
 /// Least density of residuals to assume at a quantile, as a share of one over their spread.
 const DENSITY_MIN: f64 = 0.01;
 
+/// Spread of the standardised target: one, but for rounding.
+const TARGET_SPREAD: f64 = 1.0 + 1e-5;
 /// Half-width of an Epanechnikov kernel in its standard deviations, √5.
 const KERNEL_WIDTH: f64 = 2.236_067_977_499_79;
-/// Share of the spread that was assumed below which a spread found later takes its place.
-const MISLED: f64 = 0.1;
-/// Times that the spread is looked at.
-const ROUNDS_MAX: usize = 5;
-
 /// How strongly coefficients are held, in λ/2 |b − b*|² beside the mean pinball loss; columns and target standardised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Penalty {
@@ -57,11 +55,13 @@ pub struct QuantileOptions {
     pub penalty: Penalty,
     /// Centre of that penalty.
     pub shrink_to: ShrinkTo,
-    /// Half-width of the last smoothing, as a share of the spread of the ridge's residuals. `None` takes
+    /// Half-width of the last smoothing, as a share of the spread of the residuals that it starts from. `None`
+    /// takes
     /// √5 max(0.05, √(q (1 − q)) ((p + ln n) / n)^0.4) for n rows and p columns: the kernel then has the standard
     /// deviation that He, Pan, Tan and Zhou (2023) recommend, less for more rows.
     pub half_width: Option<f64>,
-    /// A level has converged when the next step is expected to gain no more than this share of the objective.
+    /// A level has converged when the next step is expected to gain no more than this share of the objective, or of the
+    /// spread of the residuals that it starts from, if that is less.
     pub tolerance: f64,
     /// Passes over the rows after which a level ends, converged or not.
     pub evaluations_max: usize,
@@ -120,8 +120,8 @@ pub struct LevelFit {
     pub half_width: f64,
     /// Passes over the rows.
     pub evaluations: usize,
-    /// Whether the tolerance was reached. The coefficients are the best found either way, and the ridge's where the
-    /// loss of the end, without smoothing, is above that of the start.
+    /// Whether the tolerance was reached. The coefficients are the best found either way, and those of the start where
+    /// the loss of the end, without smoothing, is above that.
     pub converged: bool,
 }
 
@@ -157,10 +157,17 @@ pub fn quantile_fit(
     if !residuals.iter().all(|residual| residual.is_finite()) {
         return Err(LinearError::NotFinite { what: "a residual of the ridge" });
     }
-    let sample = WeightedSample::new(residuals.into_iter().zip(data.weights().iter().copied()).collect());
-    let starts: Vec<Start> = options.levels.iter().map(|level| Start::new(&ridge, &sample, *level)).collect();
-    let spread = sample.spread();
-    let ended = if spread <= EXACT || data.target_is_constant() {
+    let weighted =
+        |values: Vec<f64>| WeightedSample::new(values.into_iter().zip(data.weights().iter().copied()).collect());
+    let mut start = ridge.standardised.clone();
+    let mut sample = weighted(residuals);
+    if sample.spread() > TARGET_SPREAD {
+        // Wild values misled the ridge: its residuals spread more than the target. A constant is the better start.
+        start.fill(0.0);
+        sample = weighted((0..data.rows()).map(|position| data.target(position)).collect());
+    }
+    let starts: Vec<Start> = options.levels.iter().map(|level| Start::new(&start, &sample, *level)).collect();
+    let ended = if sample.spread() <= EXACT || data.target_is_constant() {
         starts.into_iter().map(Start::end).collect()
     } else {
         descend(&data, &ridge, &gram, &sample, starts, options)
@@ -178,7 +185,7 @@ pub fn fit_many(
     problems.par_iter().map(|problem| quantile_fit(problem, names, options)).collect()
 }
 
-/// The ridge with the quantile of its residuals as the intercept.
+/// Where a level's fit starts: the ridge, or no effect at all, with the quantile of the residuals as the intercept.
 struct Start {
     level: f64,
     point: Vec<f64>,
@@ -193,9 +200,9 @@ struct Ended {
 }
 
 impl Start {
-    fn new(ridge: &Ridge, sample: &WeightedSample, level: f64) -> Start {
+    fn new(coefficients: &[f64], sample: &WeightedSample, level: f64) -> Start {
         let quantile = sample.quantile(level);
-        let mut point = ridge.standardised.clone();
+        let mut point = coefficients.to_vec();
         if let Some(intercept) = point.last_mut() {
             *intercept += quantile;
         }
@@ -218,13 +225,12 @@ impl Start {
 fn descend(
     data: &Standardised,
     ridge: &Ridge,
-    gram: &super::cholesky::Square,
+    gram: &Square,
     sample: &WeightedSample,
     starts: Vec<Start>,
     options: &QuantileOptions,
 ) -> Vec<Ended> {
     let spread = sample.spread();
-    let mut spreads = vec![spread; starts.len()];
     let variance = sample.mean_square();
     let columns = data.kept().len() as f64;
     let rows = data.effective_rows();
@@ -263,27 +269,9 @@ fn descend(
         });
     }
     let limits = Limits { tolerance: options.tolerance, evaluations_max: options.evaluations_max };
-    let unit = data.target_scale();
-    let mut round = 0;
-    loop {
-        round += 1;
-        minimise(data, gram, &mut descents, limits);
-        let samples = residual_samples(data, &descents, &fits);
-        // Where wild values misled the ridge, the spread of its residuals was much too large, and so the half-width.
-        let mut better = 0;
-        for (((descent, fit), spread), sample) in descents.iter_mut().zip(&mut fits).zip(&mut spreads).zip(&samples) {
-            let found = sample.spread();
-            if found > EXACT && found < *spread * MISLED {
-                fit.half_width *= found / *spread;
-                *spread = found;
-                descent.resume(fit.half_width / unit);
-                better += 1;
-            }
-        }
-        if better == 0 || round == ROUNDS_MAX {
-            return finish(starts, descents, fits, &samples);
-        }
-    }
+    minimise(data, gram, &mut descents, limits);
+    let samples = residual_samples(data, &descents, &fits);
+    finish(starts, descents, fits, &samples)
 }
 
 /// Target − fit at the point of each descent.

@@ -181,11 +181,12 @@ fn targets_that_are_mostly_zero_have_a_median_of_zero() {
 }
 
 #[test]
-fn losses_never_exceed_those_of_the_start() {
+fn losses_do_not_exceed_those_of_the_ridge() {
     for seed in 0..30 {
         let columns = 1 + seed as usize % 9;
         let data = Data::normal(seed, 12 + 7 * seed as usize, columns, |x, e| f64::from(x[0]) + e.powi(5));
-        let found = fit(&data);
+        let options = QuantileOptions { penalty: Penalty::Fixed(0.0), ..QuantileOptions::new(&LEVELS) };
+        let found = quantile_fit(&data.problem(), &data.names(), &options).unwrap();
         let standardised = data.standardised();
         let start = ridge(&standardised, &crate::linear::default_lambdas()).unwrap();
         let mut residuals: Vec<f64> = (0..data.rows())
@@ -198,8 +199,8 @@ fn losses_never_exceed_those_of_the_start() {
                 residuals.iter().map(of).sum::<f64>() / residuals.len() as f64
             };
             let least = residuals.iter().map(|shift| loss(*shift)).fold(f64::INFINITY, f64::min);
-            // A penalty trades loss for size: only without one must the loss itself be lower.
-            assert!(level.loss <= least * 1.1, "seed {seed}: {level:?} from {least}");
+            // Without a penalty, that would trade loss for size; smoothing costs a little.
+            assert!(level.loss <= least * 1.01, "seed {seed}: {level:?} from {least}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! * [`forecaster`]: the traits that every model implements, and what it returns;
 //! * [`fill`], [`scaling`], [`calendar`], [`holidays`], [`features`], [`design`]: what a model sees;
 //! * [`forecasters`]: one file or folder a model;
+//! * [`statistics`]: classical models of one series; [`linear`]: linear quantile regression;
 //! * [`metrics`], [`backtest`]: rolling-origin evaluation;
 //! * [`reconcile`]: forecasts of parts and of their sums that agree;
 //! * [`cost`]: what too high and too low cost, and which quantile to choose by it;
@@ -23,9 +24,11 @@ pub mod fill;
 pub mod forecaster;
 pub mod forecasters;
 pub mod holidays;
+pub mod linear;
 pub mod metrics;
 pub mod reconcile;
 pub mod scaling;
 pub mod search;
+pub mod statistics;
 
 pub use metrics::seasonal_scale;

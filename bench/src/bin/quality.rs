@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use meterline_bench::quality::{Protocol, p1, p2};
+use meterline_bench::quality::{Metric, PeerRow, Protocol, p1, p2};
 use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::forecaster::Forecaster;
 use meterline_models::forecasters::quantile_mlp::{TrainSpec, train};
@@ -89,10 +89,10 @@ fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<se
 
 /// A harness that does not reproduce the published figures of seasonal naive measures something else.
 fn check_naive(protocol: &Protocol, found: &[Evaluation]) -> Result<(), String> {
-    for (evaluation, published) in found.iter().zip(protocol.naive_nd) {
-        let nd = evaluation.nd.unwrap_or(f64::NAN);
-        if (nd - published).abs() > 5e-7 || !nd.is_finite() {
-            return Err(format!("{} {}: ND is {nd:.6}, published {published:.6}", protocol.name, evaluation.model));
+    for (evaluation, check) in found.iter().zip(protocol.checks.iter().filter(|check| check.metric == Metric::Nd)) {
+        let checked = check.beside(evaluation.nd);
+        if !checked.holds() {
+            return Err(format!("{} {}: {checked}", protocol.name, evaluation.model));
         }
     }
     Ok(())
@@ -114,12 +114,22 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) {
             shown(seconds, 1)
         );
     }
-    let peer = &protocol.lightgbm;
+    let peer = |metric| lightgbm(protocol).and_then(|row| row.get(metric));
     println!(
-        "{:<22} {:>9.6} {:>8.4} {:>7.3} {:>9.3} {:>8}",
-        "LightGBM (published)", peer.nd, peer.wql, peer.mase, peer.coverage, "10–68"
+        "{:<22} {:>9} {:>8} {:>7} {:>9} {:>8}",
+        "LightGBM (published)",
+        shown(peer(Metric::Nd), 6),
+        shown(peer(Metric::Wql), 4),
+        shown(peer(Metric::Mase), 3),
+        shown(peer(Metric::Coverage), 3),
+        "10–68"
     );
     println!();
+}
+
+/// The strongest single peer that was measured elsewhere.
+fn lightgbm(protocol: &Protocol) -> Option<&PeerRow> {
+    protocol.peer("LightGBM")
 }
 
 /// One row a figure and peer; a ratio above 1 means that ours is better.
@@ -129,10 +139,10 @@ fn json_rows(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) -> R
     let mut rows = Vec::new();
     for (what, figure) in [("nd", ours.nd), ("wql", ours.wql), ("mase", ours.mase)] {
         let ours = figure.ok_or_else(|| format!("{}: {what} has no value", protocol.name))?;
-        let published = match what {
-            "nd" => protocol.lightgbm.nd,
-            "wql" => protocol.lightgbm.wql,
-            _ => protocol.lightgbm.mase,
+        let metric = match what {
+            "nd" => Metric::Nd,
+            "wql" => Metric::Wql,
+            _ => Metric::Mase,
         };
         let of = |e: &Evaluation| match what {
             "nd" => e.nd,
@@ -142,7 +152,7 @@ fn json_rows(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) -> R
         for (against, theirs) in [
             ("seasonal naive, day", of(day)),
             ("seasonal naive, week", of(week)),
-            ("LightGBM, published", Some(published)),
+            ("LightGBM, published", lightgbm(protocol).and_then(|row| row.get(metric))),
         ] {
             let ratio = theirs.map(|theirs| theirs / ours);
             rows.push(json!({

@@ -127,7 +127,7 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) {
     println!();
 }
 
-/// The strongest single peer that was measured elsewhere.
+/// The strongest single model of P1 and P2 that was measured elsewhere.
 fn lightgbm(protocol: &Protocol) -> Option<&PeerRow> {
     protocol.peer("LightGBM")
 }

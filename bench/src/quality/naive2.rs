@@ -74,12 +74,20 @@ mod tests {
 
     #[test]
     fn a_pure_season_goes_on_from_whatever_phase_it_ends_at() {
-        for n in [12, 13, 14, 15, 40] {
+        for n in [40, 41, 42, 43] {
             let found = naive2(&seasonal(n), 4, 6).unwrap();
             let expected = &seasonal(n + 6)[n..];
             for (found, expected) in found.iter().zip(expected) {
                 assert!((found - f64::from(*expected)).abs() < 1e-9, "{n}: {found} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn a_season_counts_only_where_it_is_significant() {
+        let values: Vec<f64> = seasonal(40).iter().map(|v| f64::from(*v)).collect();
+        for (n, season, expected) in [(40, 4, true), (40, 2, true), (11, 4, false), (40, 3, false), (40, 1, false)] {
+            assert_eq!(is_seasonal(&values[..n], season), expected, "{n} {season}");
         }
     }
 

@@ -135,11 +135,7 @@ impl LongHorizon {
 
     /// Scores `forecast` on every window and channel. It is given the index of the channel and all its values before
     /// the window, standardised, and gives `horizon` steps. `None` where it has no forecast or one of another length.
-    pub fn score(
-        &self,
-        horizon: usize,
-        forecast: impl Fn(usize, &[f32]) -> Option<Vec<f64>>,
-    ) -> Option<PointSums> {
+    pub fn score(&self, horizon: usize, forecast: impl Fn(usize, &[f32]) -> Option<Vec<f64>>) -> Option<PointSums> {
         let mut sums = PointSums::default();
         for (channel, series) in self.panel.series.iter().enumerate() {
             for window in self.windows(horizon) {

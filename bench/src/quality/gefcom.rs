@@ -113,7 +113,8 @@ fn solution(archive: &Archive, clock: &mut Clock) -> Result<Vec<(f32, f32)>, Str
     let mut weather_rows = weather.rows();
     for row in loads.rows() {
         clock.expect(row, row.text(stamp)?)?;
-        let beside = weather_rows.next().ok_or_else(|| row.refuse("its hour is not in solution15_L_temperature.csv"))?;
+        let beside =
+            weather_rows.next().ok_or_else(|| row.refuse("its hour is not in solution15_L_temperature.csv"))?;
         if row.number(load)? != beside.number(load_again)? {
             return Err(beside.refuse("its load differs from that of solution15_L.csv"));
         }
@@ -184,6 +185,8 @@ mod tests {
         let found: Vec<_> = table.rows().map(|row| clock.expect(row, row.text(0).unwrap())).collect();
         assert_eq!(found[0], Ok(()));
         let complaint = found[1].clone().unwrap_err();
-        assert!(complaint.starts_with("L1, line 3: the stamp is `112001 3:00`, and the next hour ends at `112001 2:00`"));
+        assert!(
+            complaint.starts_with("L1, line 3: the stamp is `112001 3:00`, and the next hour ends at `112001 2:00`")
+        );
     }
 }

@@ -152,9 +152,7 @@ impl Protocol {
             let Some(series) = self.panel.series.get(of) else {
                 return refuse(format!("covariate {} belongs to series {of}, which is not there", column.name));
             };
-            if column.series.is_none()
-                && self.panel.series.iter().any(|s| Some((s.start, s.values.len())) != first)
-            {
+            if column.series.is_none() && self.panel.series.iter().any(|s| Some((s.start, s.values.len())) != first) {
                 return refuse(format!("covariate {} is shared by series of different extent", column.name));
             }
             if column.values.len() != series.values.len() || column.values.iter().any(|v| !v.is_finite()) {

@@ -119,9 +119,7 @@ pub fn uci_week() -> Vec<PeerRow> {
 pub fn m4_hourly() -> Vec<PeerRow> {
     use Metric::{Mase, Msis, Nd, Owa, Smape};
     let official = "M4 competition, official tables";
-    let point = |model, smape, mase, owa| {
-        PeerRow::new(model, &[(Smape, smape), (Mase, mase), (Owa, owa)], official)
-    };
+    let point = |model, smape, mase, owa| PeerRow::new(model, &[(Smape, smape), (Mase, mase), (Owa, owa)], official);
     let mut best = point("entry 238, the best at this frequency", 8.913, 0.801, 0.410);
     best.figures.push((Msis, 6.139));
     vec![

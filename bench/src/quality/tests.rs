@@ -67,7 +67,7 @@ fn load_protocols_have_their_series_origins_and_points() {
 }
 
 #[test]
-fn the_published_week_of_uci_is_about_as_hard_as_known() {
+fn the_published_week_of_uci_is_as_hard_as_known() {
     let Some(data) = data("the published week of UCI") else { return };
     let week = uci::published_week(&data).unwrap();
     assert_all_hold(week.name, &week.check_all());

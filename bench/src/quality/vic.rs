@@ -36,8 +36,9 @@ const DAYS: i64 = 56;
 /// # Errors
 /// As [`Protocol::load_all`], and when the time zone database has no Melbourne.
 pub fn p3(data: &Path) -> Result<Protocol, String> {
-    let zone = TimeZone::get("Australia/Melbourne")
-        .map_err(|e| format!("protocol P3: {e}; install the system's time zone database or build with a bundled one"))?;
+    let zone = TimeZone::get("Australia/Melbourne").map_err(|e| {
+        format!("protocol P3: {e}; install the system's time zone database or build with a bundled one")
+    })?;
     let table = Table::open(&data.join("vic_electricity/vic_electricity.csv"))?;
     let [stamp, demand, temperature, holiday] =
         [table.column("Time")?, table.column("Demand")?, table.column("Temperature")?, table.column("Holiday")?];

@@ -83,7 +83,8 @@ impl Archive {
 fn directory(bytes: &[u8]) -> Option<Vec<Entry>> {
     // A comment of up to 65,535 bytes may follow the end record.
     let last = bytes.len().checked_sub(END_BYTES)?;
-    let end = (last.saturating_sub(usize::from(u16::MAX))..=last).rev().find(|i| starts(bytes, *i, END_OF_DIRECTORY))?;
+    let end =
+        (last.saturating_sub(usize::from(u16::MAX))..=last).rev().find(|i| starts(bytes, *i, END_OF_DIRECTORY))?;
     let count = u16_at(bytes, end + 10)?;
     let mut at = u32_at(bytes, end + 16)? as usize;
     let mut entries = Vec::with_capacity(usize::from(count));

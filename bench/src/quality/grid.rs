@@ -78,9 +78,9 @@ pub(super) fn interpolate(values: &mut [f32]) {
             }
             Some(known) => {
                 let (low, high) = (f64::from(values[known]), f64::from(values[i]));
-                for between in known + 1..i {
-                    let share = (between - known) as f64 / (i - known) as f64;
-                    values[between] = (low + (high - low) * share) as f32;
+                let steps = (i - known) as f64;
+                for (step, value) in values[known..i].iter_mut().enumerate().skip(1) {
+                    *value = (low + (high - low) * step as f64 / steps) as f32;
                 }
             }
         }

@@ -5,10 +5,9 @@
 //!
 //! * lines of `Hourly-train.csv` are padded with empty fields: 169 series have 700 values, 245 have 960;
 //! * neither file has times. `with_timestamps.parquet` has them for train and test together, in one long table of
-//!   nanoseconds without a zone; series start and end years apart, so there is no common origin. Its order of series is
-//!   that of their text (`H1`, `H10`, …), the competition's is that of their numbers;
-//! * series are of many kinds and of sizes from 10 to 703,008: ND over all of them is that of the
-//!   greatest few, MASE and sMAPE weigh each series the same;
+//!   nanoseconds without a zone; series end years apart, so there is no common origin;
+//! * series are of many kinds and of sizes from 10 to 703,008: ND over all of them is that of the greatest few, MASE and
+//!   sMAPE weigh each series the same;
 //! * OWA takes the ratios of the *means* over series, not the mean of the ratios, and the official tables take them of
 //!   figures that are rounded to three decimals already: seasonal naive has .627453 there and .627505 without rounding,
 //!   which three decimals show as .628.
@@ -79,7 +78,7 @@ impl M4Hourly {
         let train = rows(&folder.join("Hourly-train.csv"))?;
         let test = rows(&folder.join("Hourly-test.csv"))?;
         let stamped = folder.join("with_timestamps.parquet");
-        let starts = starts(&stamped).map_err(|e| format!("reading {}: {e}; {REMEDY}", stamped.display()))?;
+        let hours = hours(&stamped).map_err(|e| format!("reading {}: {e}; {REMEDY}", stamped.display()))?;
         let mut series = Vec::with_capacity(train.len());
         let mut actuals = Vec::with_capacity(train.len());
         for ((id, values), (of, next)) in train.into_iter().zip(test) {
@@ -87,11 +86,11 @@ impl M4Hourly {
             if id != of || next.len() != HORIZON {
                 return refuse(&format!("stands beside {of} with {} values in Hourly-test.csv", next.len()));
             }
-            match starts.get(&id) {
-                Some((start, length)) if *length == values.len() + HORIZON => {
-                    series.push(Series { id, start: *start, values });
+            match hours.get(&id) {
+                Some(hours) if hours.are(values.len() + HORIZON) => {
+                    series.push(Series { id, start: hours.first, values });
                 }
-                _ => return refuse("has another length, or is not there, in with_timestamps.parquet"),
+                _ => return refuse("has other hours, or none, in with_timestamps.parquet"),
             }
             actuals.push(next);
         }
@@ -204,10 +203,25 @@ fn rows(path: &Path) -> Result<Vec<(String, Vec<f32>)>, String> {
     Ok(found)
 }
 
-/// Start of the first hour and number of hours, train and test together, of every series.
-fn starts(path: &Path) -> Result<BTreeMap<String, (Micros, usize)>, Box<dyn std::error::Error>> {
+/// The hours of one series, train and test together.
+struct Hours {
+    first: Micros,
+    last: Micros,
+    count: usize,
+}
+
+impl Hours {
+    /// Whether they are `count` hours without a gap.
+    fn are(&self, count: usize) -> bool {
+        let apart = Frequency::HOUR.steps_between(self.first, self.last, &TimeZone::UTC);
+        self.count == count && apart + 1 == count as i64
+    }
+}
+
+/// The hours of every series.
+fn hours(path: &Path) -> Result<BTreeMap<String, Hours>, Box<dyn std::error::Error>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
-    let mut found: BTreeMap<String, (Micros, usize)> = BTreeMap::new();
+    let mut found: BTreeMap<String, Hours> = BTreeMap::new();
     for batch in reader {
         let batch = batch?;
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("no column `{name}`"));
@@ -217,12 +231,13 @@ fn starts(path: &Path) -> Result<BTreeMap<String, (Micros, usize)>, Box<dyn std:
         for (id, at) in ids.as_string::<i32>().iter().zip(stamps) {
             let (Some(id), Some(at)) = (id, at) else { return Err("a row without series or time".into()) };
             match found.get_mut(id) {
-                Some((start, length)) => {
-                    *start = at.min(*start);
-                    *length += 1;
+                Some(hours) => {
+                    hours.first = hours.first.min(at);
+                    hours.last = hours.last.max(at);
+                    hours.count += 1;
                 }
                 None => {
-                    found.insert(id.to_owned(), (at, 1));
+                    found.insert(id.to_owned(), Hours { first: at, last: at, count: 1 });
                 }
             }
         }

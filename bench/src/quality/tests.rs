@@ -126,6 +126,9 @@ fn m4_gives_the_figures_of_the_official_tables() {
     let count = |n: usize| m4.panel.series.iter().filter(|s| s.values.len() == n).count();
     assert_eq!((count(700), count(960), m4.panel.series.len()), (169, 245, 414));
     assert_eq!(m4.panel.series[1].id, "H2");
+    let ends = m4.panel.series.iter().map(|s| s.origin(m4.panel.frequency, &m4.panel.zone));
+    let [first, last] = [ends.clone().min(), ends.max()].map(|end| format_micros(end.unwrap()));
+    assert_eq!((first.as_str(), last.as_str()), ("2009-06-30T16:00:00Z", "2017-12-10T12:00:00Z"), "years apart");
 }
 
 #[test]

@@ -10,8 +10,9 @@
 //! near 0 moves upwards by no more than τ a batch, so that alone it would need months to follow a series that has grown.
 //! And the loss with and without corrections is remembered, so that corrections that do harm can be left out.
 //!
-//! Shifts are in units of the forecast's own spread. So bounded, the long-run share of each level is wrong by at most
-//! (limit + rate × size) / (rate × size × batches) (their proposition 1, for the P part), whatever the data.
+//! Shifts are in units of the forecast's own spread. Without location and with a constant step, the P part's long-run
+//! share is wrong by at most (range of scores + step) / (step × batches), whatever the data (their proposition 1). A step
+//! that follows the size of errors, and levels that ride on a location, keep the mechanism but not that proof.
 
 use serde::{Deserialize, Serialize};
 

@@ -161,14 +161,14 @@ impl Adaptive {
                 return Err(CalibrateError::Length { what, found, expected });
             }
         }
-        let mut by_bucket: Vec<Vec<(&[f64], f64, f64)>> = vec![Vec::new(); self.buckets.len()];
+        let mut by_bucket: Vec<Vec<Row>> = vec![Vec::new(); self.buckets.len()];
         let mut batch = Batch::default();
-        for ((row, actual), step) in quantiles.chunks_exact(self.levels.len()).zip(actuals).zip(steps) {
-            let usable = actual.is_finite() && row.iter().all(|q| q.is_finite());
+        for ((quantiles, actual), step) in quantiles.chunks_exact(self.levels.len()).zip(actuals).zip(steps) {
+            let usable = actual.is_finite() && quantiles.iter().all(|q| q.is_finite());
             // An actual value that is this far out would make the state itself infinite.
-            let unit = spread(row).filter(|unit| usable && ((actual - row[self.median]) / unit).abs() < 1e12);
-            match unit {
-                Some(unit) => by_bucket[self.bucket(*step)].push((row, *actual, unit)),
+            let near = |row: &Row| usable && row.score(self.median).abs() < 1e12;
+            match spread(quantiles).map(|unit| Row { quantiles, actual: *actual, unit }).filter(near) {
+                Some(row) => by_bucket[self.bucket(*step)].push(row),
                 None => batch.rows_left_out += 1,
             }
         }
@@ -223,33 +223,47 @@ impl Adaptive {
     }
 }
 
+/// A row that can be learned from.
+#[derive(Debug, Clone, Copy)]
+struct Row<'a> {
+    quantiles: &'a [f64],
+    actual: f64,
+    /// Spread of its quantiles.
+    unit: f64,
+}
+
+impl Row<'_> {
+    /// How far the actual value is above the quantile, in spreads.
+    fn score(&self, level: usize) -> f64 {
+        (self.actual - self.quantiles[level]) / self.unit
+    }
+}
+
 impl Bucket {
     fn shifts(&self, options: &Options) -> Vec<f64> {
         let location = self.location.shift(self.size, options);
         self.levels.iter().map(|level| location + level.shift(self.size, options)).collect()
     }
 
-    /// `rows` are (quantiles, actual, spread); not empty.
-    fn update(&mut self, rows: &[(&[f64], f64, f64)], levels: &[f64], median: usize, options: &Options) {
-        let n = rows.len() as f64;
-        let mean = |of: &dyn Fn(&(&[f64], f64, f64)) -> f64| rows.iter().map(of).sum::<f64>() / n;
+    /// `rows` are not empty.
+    fn update(&mut self, rows: &[Row], levels: &[f64], median: usize, options: &Options) {
+        let mean = |of: &dyn Fn(&Row) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
         let shifts = self.shifts(options);
-        let score = |row: &(&[f64], f64, f64), level: usize| (row.1 - row.0[level]) / row.2;
 
         // The first batch is all that is known of the sizes; nothing was corrected then.
         let keep = if self.batches == 0 { 0.0 } else { options.memory };
         let remember = |old: f64, new: f64| keep * old + (1.0 - keep) * new;
         let loss = |shift: &dyn Fn(usize) -> f64| {
-            mean(&|row| (0..levels.len()).map(|l| pinball(score(row, l), shift(l), levels[l])).sum::<f64>())
+            mean(&|row| (0..levels.len()).map(|l| pinball(row.score(l), shift(l), levels[l])).sum::<f64>())
         };
         self.loss_raw = remember(self.loss_raw, loss(&|_| 0.0));
         self.loss_corrected = remember(self.loss_corrected, loss(&|l| shifts[l]));
 
-        let share = |level: usize, shift: f64| mean(&|row| f64::from(u8::from(score(row, level) <= shift)));
+        let share = |level: usize, shift: f64| mean(&|row| f64::from(u8::from(row.score(level) <= shift)));
         let location = self.location.shift(self.size, options);
         let located = share(median, location);
         let shares: Vec<f64> = (0..levels.len()).map(|l| share(l, shifts[l])).collect();
-        self.size = remember(self.size, mean(&|row| (score(row, median) - location).abs()));
+        self.size = remember(self.size, mean(&|row| (row.score(median) - location).abs()));
         self.location.update(0.5 - located, options.location_rate * self.size, options);
         for (l, (tracker, level)) in self.levels.iter_mut().zip(levels).enumerate() {
             // The median is the location; a second shift of it would only chase the first.

@@ -19,6 +19,7 @@ pub enum Ordering {
 
 /// What is done to quantiles before they are published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Repair {
     /// Order of quantiles that cross.
     pub ordering: Ordering,

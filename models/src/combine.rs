@@ -327,14 +327,10 @@ impl Combination {
 
     /// Combines one row: `forecasts` are the models' quantiles, `out` becomes the combined ones, ascending. A model
     /// without a forecast (`None`, or anything in it not finite) hands its weight to the others.
-    pub fn apply(
-        &self,
-        horizon_group: u32,
-        forecasts: &[Option<&[f64]>],
-        out: &mut [f64],
-    ) -> Result<(), CombineError> {
+    pub fn apply(&self, horizon_group: u32, forecasts: &[Option<&[f64]>], out: &mut [f64]) -> Result<(), CombineError> {
         let levels = self.levels.len();
-        let lengths = forecasts.iter().zip(&self.models).map(|(f, name)| (name.as_str(), f.map_or(levels, <[f64]>::len)));
+        let lengths =
+            forecasts.iter().zip(&self.models).map(|(f, name)| (name.as_str(), f.map_or(levels, <[f64]>::len)));
         for (what, found) in lengths.chain([("out", out.len())]) {
             if found != levels {
                 return Err(CombineError::Length { what: what.to_owned(), found, expected: levels });
@@ -344,8 +340,8 @@ impl Combination {
             let (found, expected) = (forecasts.len(), self.models.len());
             return Err(CombineError::Length { what: "forecasts".to_owned(), found, expected });
         }
-        let finite = |f: &Option<&[f64]>| f.filter(|quantiles| quantiles.iter().all(|q| q.is_finite()));
-        let forecasts: Vec<Option<&[f64]>> = forecasts.iter().map(finite).collect();
+        let finite = |quantiles: &&[f64]| quantiles.iter().all(|q| q.is_finite());
+        let forecasts: Vec<Option<&[f64]>> = forecasts.iter().map(|forecast| forecast.filter(finite)).collect();
         let group = self.weights.horizon_groups.binary_search(&horizon_group).ok();
         self.weights.sum(group, &forecasts, out);
         if out.iter().all(|q| q.is_finite()) { Ok(()) } else { Err(CombineError::NoForecast) }

@@ -334,7 +334,8 @@ impl<'a> Data<'a> {
             // The only group is all groups; to learn from it twice would shrink it less.
             return all.iter().cycle().take((groups + 1) * steps).copied().collect();
         }
-        let by_group = (0..groups * steps).map(|i| learn(i / steps..i / steps + 1, i % steps).shrunk(&all[i % steps], options));
+        let by_group =
+            (0..groups * steps).map(|i| learn(i / steps..i / steps + 1, i % steps).shrunk(&all[i % steps], options));
         by_group.chain(all.iter().copied()).collect()
     }
 

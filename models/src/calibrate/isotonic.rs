@@ -89,7 +89,10 @@ mod tests {
         ] {
             let mut found = values.clone();
             isotonic(&mut found);
-            assert!(found.iter().zip(&expected).all(|(a, b): (&f64, &f64)| (a - b).abs() < 1e-12), "{values:?}: {found:?}");
+            assert!(
+                found.iter().zip(&expected).all(|(a, b): (&f64, &f64)| (a - b).abs() < 1e-12),
+                "{values:?}: {found:?}"
+            );
         }
         let mut huge = [f64::MAX, -f64::MAX];
         isotonic(&mut huge);

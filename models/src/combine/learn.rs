@@ -39,7 +39,11 @@ pub fn combine(validation: &Validation, options: &Options) -> Result<Combination
         let (weighted, choice) = data.cross_validate(options);
         losses.weighted = Some(weighted).filter(|loss| loss.is_finite());
         let simple = if singles[single] < losses.equal { choose_single() } else { Choice::Equal };
-        decide([(simple, singles[single].min(losses.equal)), (choice, weighted)], singles[single].max(losses.equal), options)
+        decide(
+            [(simple, singles[single].min(losses.equal)), (choice, weighted)],
+            singles[single].max(losses.equal),
+            options,
+        )
     };
     let weights = match &choice {
         Choice::Single(_) => data.uniform(alone(single)),
@@ -177,7 +181,9 @@ impl<'a> Data<'a> {
         let of_cell = |cell: usize| {
             let rows = &by_horizon[cell / groups];
             let levels: Vec<usize> = every.iter().copied().filter(|l| self.level_groups[*l] == cell % groups).collect();
-            if rows.len() < options.rows_min || (levels.len() == every.len() && rows.len() == by_horizon[horizons].len()) {
+            if rows.len() < options.rows_min
+                || (levels.len() == every.len() && rows.len() == by_horizon[horizons].len())
+            {
                 return overall.clone();
             }
             self.solve(rows, &levels, &overall, shrinkage, options)
@@ -212,7 +218,8 @@ impl<'a> Data<'a> {
         let fold = |row: usize| self.blocks.partition_point(|block| *block < self.block_of[row]) * folds / n;
         // Without groups there is nothing to choose.
         let grouped = self.horizon_groups.len() * self.level_group_count() > 1;
-        let tasks: Vec<(usize, f64)> = (0..folds).flat_map(|f| options.shrinkage.iter().map(move |s| (f, *s))).collect();
+        let tasks: Vec<(usize, f64)> =
+            (0..folds).flat_map(|f| options.shrinkage.iter().map(move |s| (f, *s))).collect();
         let held_out: Vec<[(f64, f64); 2]> = tasks
             .par_iter()
             .map(|(f, shrinkage)| {

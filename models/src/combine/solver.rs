@@ -104,7 +104,10 @@ impl Problem<'_> {
     /// Mean pinball loss over rows and levels, rows by their weight, of the sum of forecasts with these weights. NaN
     /// without rows.
     pub fn loss(&self, weights: &[f64]) -> f64 {
-        self.mean_of(weights, |residual, level| if residual >= 0.0 { level * residual } else { (level - 1.0) * residual })
+        self.mean_of(
+            weights,
+            |residual, level| if residual >= 0.0 { level * residual } else { (level - 1.0) * residual },
+        )
     }
 
     fn smoothed_loss(&self, weights: &[f64], half_width: f64) -> f64 {
@@ -287,7 +290,11 @@ mod tests {
                         least = least.min(problem.loss(&[a, b, 1.0 - a - b]));
                     }
                 }
-                assert!(problem.loss(&found) <= least * (1.0 + 1e-4), "{rows} {size}: {} {least}", problem.loss(&found));
+                assert!(
+                    problem.loss(&found) <= least * (1.0 + 1e-4),
+                    "{rows} {size}: {} {least}",
+                    problem.loss(&found)
+                );
             });
         }
     }
@@ -332,7 +339,8 @@ mod tests {
         Case::new(200, 1.0).check(true, |problem| {
             let towards = [1.0 / 3.0; 3];
             let distance = |w: &[f64]| w.iter().map(|w| (w - 1.0 / 3.0).abs()).sum::<f64>();
-            let moved: Vec<f64> = [0.0, 0.1, 1.0, 1e6].map(|penalty| distance(&solve(problem, &towards, penalty))).to_vec();
+            let moved: Vec<f64> =
+                [0.0, 0.1, 1.0, 1e6].map(|penalty| distance(&solve(problem, &towards, penalty))).to_vec();
             assert!(moved.is_sorted_by(|a, b| a >= b) && moved[0] > 0.3 && moved[3] < 1e-4, "{moved:?}");
         });
     }

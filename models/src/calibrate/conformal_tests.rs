@@ -38,6 +38,7 @@ impl Sample {
             groups: &self.groups,
             steps: &self.steps,
             blocks: &self.blocks,
+            ..Rows::default()
         }
     }
 }
@@ -236,6 +237,8 @@ fn wrong_input_is_refused_by_name() {
     let short = Rows { steps: &[0], ..sample.rows() };
     let expected = CalibrateError::Length { what: "steps", found: 1, expected: 10 };
     assert_eq!(Conformal::fit(&LEVELS, &short, &Options::default()), Err(expected));
+    let negative = Rows { row_weights: &[1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], ..sample.rows() };
+    assert_eq!(Conformal::fit(&LEVELS, &negative, &Options::default()), Err(CalibrateError::RowWeight(1)));
     let bad = Options { shrinkage: f64::NAN, ..Options::default() };
     assert_eq!(Conformal::fit(&LEVELS, &sample.rows(), &bad), Err(CalibrateError::Option("shrinkage")));
     assert!(matches!(Conformal::fit(&[], &sample.rows(), &Options::default()), Err(CalibrateError::Levels(_))));

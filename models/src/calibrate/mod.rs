@@ -24,25 +24,33 @@ pub struct Rows<'a> {
     pub groups: &'a [u32],
     /// Forecast step, or bucket of steps.
     pub steps: &'a [u32],
+    /// How much the row counts when scores are compared, such as 1 / scale of its series; empty: all the same. Not
+    /// negative.
+    pub row_weights: &'a [f64],
     /// Block of time: rows that may depend on each other share one, usually the day of the origin. Ascends with time.
     pub blocks: &'a [u32],
 }
 
 impl Rows<'_> {
-    /// Checks that all slices are of the same length.
+    /// Checks that all slices are of the same length, and weights are finite and not negative.
     pub fn check(&self, levels: usize) -> Result<(), CalibrateError> {
         let rows = self.actuals.len();
+        let weights = if self.row_weights.is_empty() { rows } else { self.row_weights.len() };
         for (what, found, expected) in [
             ("quantiles", self.quantiles.len(), rows * levels),
             ("groups", self.groups.len(), rows),
             ("steps", self.steps.len(), rows),
+            ("row_weights", weights, rows),
             ("blocks", self.blocks.len(), rows),
         ] {
             if found != expected {
                 return Err(CalibrateError::Length { what, found, expected });
             }
         }
-        Ok(())
+        match self.row_weights.iter().position(|weight| !(weight.is_finite() && *weight >= 0.0)) {
+            Some(row) => Err(CalibrateError::RowWeight(row)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -62,6 +70,9 @@ pub enum CalibrateError {
         /// The length that it should have.
         expected: usize,
     },
+    /// A weight of a row is negative or not finite.
+    #[error("the weight of row {0} is negative or not finite")]
+    RowWeight(usize),
     /// A quantile is NaN or infinite; nothing was changed.
     #[error("a quantile is not finite")]
     NotFinite,

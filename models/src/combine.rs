@@ -108,7 +108,7 @@ impl Default for Options {
             folds: 5,
             blocks_min: 5,
             rows_min: 50,
-            rows_max: 10_000,
+            rows_max: 5_000,
         }
     }
 }

@@ -7,7 +7,9 @@
 //! those n, its quantile is corrected to cover at least τ. The median takes the median score.
 //!
 //! * Few rows: a step is pooled with its neighbours until there are enough; a group is shrunk towards all groups, and
-//!   all groups towards no correction, by n / (n + shrinkage), n being the effective number of rows.
+//!   all groups towards no correction, by n / (n + shrinkage), n being the effective number of rows. Where scores are
+//!   scaled, so that groups are alike, only rows at the level's end count towards a group's n: 200 rows say much about the
+//!   median and little about the level 0.975.
 //! * Rows of one block (a day) depend on each other. Their effective number is n over the design effect of the share
 //!   below the corrected quantile (Kish 1965), taken from the sums of blocks.
 //! * To widen costs sharpness, to narrow wrongly costs a promise. So a quantile moves outwards by what the scores say,
@@ -337,13 +339,15 @@ impl<'a> Data<'a> {
         let level = self.levels[level];
         let learn = |groups: std::ops::Range<usize>, step: usize| pooled(&scores, groups, step, steps, level, options);
         let nothing = Correction::default();
-        let all: Vec<Correction> = (0..steps).map(|step| learn(0..groups, step).shrunk(&nothing, options)).collect();
+        let at_end = if score == Score::Scaled { 2.0 * level.min(1.0 - level) } else { 1.0 };
+        let all: Vec<Correction> =
+            (0..steps).map(|step| learn(0..groups, step).shrunk(&nothing, 1.0, options)).collect();
         if groups <= 1 {
             // The only group is all groups; to learn from it twice would shrink it less.
             return all.iter().cycle().take((groups + 1) * steps).copied().collect();
         }
-        let by_group =
-            (0..groups * steps).map(|i| learn(i / steps..i / steps + 1, i % steps).shrunk(&all[i % steps], options));
+        let by_group = (0..groups * steps)
+            .map(|i| learn(i / steps..i / steps + 1, i % steps).shrunk(&all[i % steps], at_end, options));
         by_group.chain(all.iter().copied()).collect()
     }
 
@@ -400,12 +404,13 @@ struct HeldOut {
 }
 
 impl Correction {
-    /// Between this and `towards`, by how much there is to learn from.
-    fn shrunk(self, towards: &Correction, options: &Options) -> Correction {
+    /// Between this and `towards`, by how much there is to learn from: the share `counted` of effective rows.
+    fn shrunk(self, towards: &Correction, counted: f64, options: &Options) -> Correction {
         if self.rows == 0 {
             return Correction { shift: towards.shift, ..self };
         }
-        let own = self.effective_rows / (self.effective_rows + options.shrinkage);
+        let known = counted * self.effective_rows;
+        let own = known / (known + options.shrinkage);
         Correction { shift: own * self.shift + (1.0 - own) * towards.shift, ..self }
     }
 }

@@ -15,7 +15,7 @@ const SWEEPS_MAX: usize = 200;
 /// Halvings of a step, at most.
 const HALVINGS_MAX: usize = 20;
 /// A step that lowers the loss by less than this share of it is the last at its half-width.
-const GAIN_MIN: f64 = 1e-6;
+const GAIN_MIN: f64 = 1e-5;
 
 /// A part of the rows and levels, and the models' forecasts of them.
 #[derive(Debug, Clone, Copy)]

@@ -209,8 +209,8 @@ impl Adaptive {
         let mut batch = Batch::default();
         for ((quantiles, actual), step) in quantiles.chunks_exact(self.levels.len()).zip(actuals).zip(steps) {
             let usable = actual.is_finite() && quantiles.iter().all(|q| q.is_finite());
-            // An actual value that is this far out would make the state itself infinite.
-            let near = |row: &Row| usable && row.of(*actual).abs() < 1e12;
+            // A value that is this far out (of quantiles that cross, also a quantile) would make the state infinite.
+            let near = |row: &Row| usable && quantiles.iter().chain([actual]).all(|v| row.of(*v).abs() < 1e12);
             let row = |unit| Row { quantiles, actual: *actual, median: quantiles[self.median], unit };
             match spread(quantiles).map(row).filter(near) {
                 Some(row) => by_bucket[self.bucket(*step)].push(row),
@@ -495,6 +495,28 @@ mod tests {
         assert_eq!(adaptive.losses(0), None);
         let mut quantiles = [1.0, f64::INFINITY, 2.0];
         assert_eq!(adaptive.apply(0, &mut quantiles), Err(CalibrateError::NotFinite));
+    }
+
+    #[test]
+    fn no_input_makes_a_quantile_that_is_not_finite() {
+        let values = [0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 7.5, -0.0];
+        let mut rng = ChaCha8Rng::seed_from_u64(12);
+        for case in 0..200 {
+            let mut pick = || values[rng.random_range(0..12 - case % 12)];
+            let mut adaptive = Adaptive::new(&[0.1, 0.5, 0.9], Options::default()).unwrap();
+            for _ in 0..40 {
+                let quantiles: Vec<f64> = (0..12).map(|_| pick()).collect();
+                let actuals: Vec<f64> = (0..4).map(|_| pick()).collect();
+                adaptive.update(&[0; 4], &quantiles, &actuals).unwrap();
+                let mut corrected = [pick(), pick(), pick()];
+                match adaptive.apply(0, &mut corrected) {
+                    Ok(()) => assert!(corrected.is_sorted() && corrected.iter().all(|q| q.is_finite())),
+                    Err(error) => assert_eq!(error, CalibrateError::NotFinite),
+                }
+            }
+            let (raw, corrected) = adaptive.losses(0).unwrap_or((0.0, 0.0));
+            assert!(raw.is_finite() && corrected.is_finite());
+        }
     }
 
     #[test]

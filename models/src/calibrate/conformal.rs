@@ -351,7 +351,7 @@ impl<'a> Data<'a> {
         by_group.chain(all.iter().copied()).collect()
     }
 
-    /// One trial a score, "none" first.
+    /// One trial a score, "none" first, without those whose loss is not finite.
     fn cross_validate(&self, blocks: &[u32], options: &Options) -> Vec<Trial> {
         let folds = options.folds.min(blocks.len());
         let fold = |row: &Row| blocks.partition_point(|b| *b < row.block) * folds / blocks.len();
@@ -371,7 +371,8 @@ impl<'a> Data<'a> {
             let loss: f64 = held_out.iter().map(|h| h.pinball).sum();
             Trial { score, pinball: loss / weights / levels, miscalibration: miscalibration / levels }
         };
-        [Score::None, Score::Additive, Score::Scaled].into_iter().map(trial).collect()
+        let trials = [Score::None, Score::Additive, Score::Scaled].into_iter().map(trial);
+        trials.filter(|trial| trial.pinball.is_finite()).collect()
     }
 
     fn held_out(&self, test: &[&Row], table: &Table, score: Score, options: &Options) -> HeldOut {
@@ -465,6 +466,9 @@ fn correction(pool: &[(u32, f64)], level: f64, narrowing_z: f64) -> Option<Corre
         let deviation = narrowing_z * (n as f64 * upper * (1.0 - upper) * effect).sqrt();
         order_statistic(&mut scores, rank(n, upper, deviation)).map_or(0.0, |bound| bound.min(0.0))
     };
+    if !shift.is_finite() {
+        return None;
+    }
     Some(Correction { shift: sign * shift, rows: n, effective_rows: n as f64 / effect, radius: 0 })
 }
 

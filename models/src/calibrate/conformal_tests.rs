@@ -265,3 +265,30 @@ fn what_was_learned_survives_storage_and_is_the_same_on_any_number_of_threads() 
     restored.apply(0, 0, &mut after).unwrap();
     assert!(before.iter().zip(after).all(|(a, b)| (a - b).abs() < 1e-12), "JSON may lose the last digit of a number");
 }
+
+#[test]
+fn no_input_makes_a_quantile_that_is_not_finite() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let values = [0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 7.5];
+    for case in 0..300 {
+        // Later cases know fewer of the wild values.
+        let mut pick = || values[rng.random_range(0..12 - case % 12)];
+        let mut sample = Sample::default();
+        for i in 0..60_u32 {
+            let quantiles = [pick(), pick(), pick()];
+            sample.push(&quantiles, pick(), i % 3, i % 7, i / 4);
+        }
+        for score in [None, Some(Score::Additive), Some(Score::Scaled)] {
+            let options = Options { score, rows_min: 1, outside_min: 0.1, shrinkage: 0.0, ..Options::default() };
+            let found = Conformal::fit(&[0.1, 0.5, 0.9], &sample.rows(), &options).unwrap();
+            assert!((0..3).all(|g| (0..9).all(|s| found.corrections(g, s).iter().all(|c| c.shift.is_finite()))));
+            for row in sample.quantiles.chunks_exact(3) {
+                let mut corrected = row.to_vec();
+                match found.apply(1, 2, &mut corrected) {
+                    Ok(()) => assert!(corrected.is_sorted() && corrected.iter().all(|q| q.is_finite())),
+                    Err(error) => assert_eq!(error, CalibrateError::NotFinite),
+                }
+            }
+        }
+    }
+}

@@ -272,3 +272,33 @@ fn the_number_of_threads_changes_nothing_and_storage_changes_nothing() {
     let restored: Combination = serde_json::from_str(&stored).unwrap();
     assert!((sample.loss(&restored) - sample.loss(&one)).abs() < 1e-12);
 }
+
+#[test]
+fn no_input_makes_a_quantile_or_a_loss_that_is_not_finite() {
+    let values = [1.0, 0.0, -1.0, 7.5, 1e-300, -0.0, f64::NAN, 1e150, -1e150, 1e300, f64::MAX, f64::INFINITY];
+    let mut rng = ChaCha8Rng::seed_from_u64(13);
+    for case in 0..200 {
+        let mut pick = || values[rng.random_range(0..1 + case % 12)];
+        let rows = 60;
+        let sample = Sample {
+            quantiles: (0..3).map(|_| (0..rows * 5).map(|_| pick()).collect()).collect(),
+            actuals: (0..rows).map(|_| pick()).collect(),
+            horizon_groups: (0..rows as u32).map(|i| i % 2).collect(),
+            blocks: (0..rows as u32).map(|i| i / 4).collect(),
+        };
+        for sum_to_one in [true, false] {
+            let options = Options { sum_to_one, rows_min: 5, present_min: 0.01, gain_min: 0.0, ..Options::default() };
+            let Ok(found) = sample.combine(&options) else { continue };
+            let losses = found.losses();
+            assert!(losses.equal.is_finite() && losses.weighted.is_none_or(f64::is_finite));
+            for (group, level) in [(0, 0), (1, 2), (9, 4)] {
+                let weights = found.weights(group, level);
+                assert!(weights.iter().all(|w| w.is_finite() && *w >= 0.0), "{weights:?}");
+                assert!(!sum_to_one || (weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{weights:?}");
+            }
+            let (row, mut out) = ([1.0, 2.0, 3.0, 4.0, 5.0], [0.0; 5]);
+            found.apply(0, &vec![Some(&row[..]); found.models().len()], &mut out).unwrap();
+            assert!(out.is_sorted() && out.iter().all(|q| q.is_finite()));
+        }
+    }
+}

@@ -270,7 +270,7 @@ fn what_was_learned_survives_storage_and_is_the_same_on_any_number_of_threads() 
 fn no_input_makes_a_quantile_that_is_not_finite() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let values = [0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, f64::MAX, f64::MIN, f64::NAN, f64::INFINITY, 7.5];
-    for case in 0..300 {
+    for case in 0..72 {
         // Later cases know fewer of the wild values.
         let mut pick = || values[rng.random_range(0..12 - case % 12)];
         let mut sample = Sample::default();

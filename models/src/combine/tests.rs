@@ -277,7 +277,7 @@ fn the_number_of_threads_changes_nothing_and_storage_changes_nothing() {
 fn no_input_makes_a_quantile_or_a_loss_that_is_not_finite() {
     let values = [1.0, 0.0, -1.0, 7.5, 1e-300, -0.0, f64::NAN, 1e150, -1e150, 1e300, f64::MAX, f64::INFINITY];
     let mut rng = ChaCha8Rng::seed_from_u64(13);
-    for case in 0..200 {
+    for case in 0..36 {
         let mut pick = || values[rng.random_range(0..1 + case % 12)];
         let rows = 60;
         let sample = Sample {

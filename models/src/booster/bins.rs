@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn blocks_hold_the_bins_of_every_feature() {
-        let columns: Vec<Vec<f32>> = (0..19).map(|f| (0..5000).map(|r| ((r * (f + 3)) % 50) as f32).collect()).collect();
+        let columns: Vec<Vec<f32>> =
+            (0..19).map(|f| (0..5000).map(|r| ((r * (f + 3)) % 50) as f32).collect()).collect();
         let x = Matrix::from_columns(&columns).unwrap();
         let edges: Vec<Edges> = columns.iter().map(|c| Edges::of(c, 255)).collect();
         for threads in [1, 2, 16] {

@@ -155,7 +155,8 @@ impl Gradients {
         let per_unit = total.map(|sum| if sum > 0.0 { SUM_MAX / sum } else { 0.0 });
         self.cells.par_chunks_mut(CHUNK).zip(self.floats.par_chunks(CHUNK)).for_each(|(cells, floats)| {
             for (cell, float) in cells.iter_mut().zip(floats) {
-                let whole: [i32; 3] = std::array::from_fn(|i| (f64::from(float[i]) * per_unit[i]).round_ties_even() as i32);
+                let whole: [i32; 3] =
+                    std::array::from_fn(|i| (f64::from(float[i]) * per_unit[i]).round_ties_even() as i32);
                 *cell = Cell([whole[0], whole[1], whole[2], 1]);
             }
         });

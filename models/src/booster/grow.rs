@@ -64,7 +64,9 @@ impl<'a> Grower<'a> {
                     next = Some((i, gain));
                 }
             }
-            let Some((i, (split, histogram))) = next.and_then(|(i, _)| Some((i, leaves[i].best.take()?))) else { break };
+            let Some((i, (split, histogram))) = next.and_then(|(i, _)| Some((i, leaves[i].best.take()?))) else {
+                break;
+            };
             let range = leaves[i].rows.clone();
             let left_rows = partition(&mut rows[range.clone()], &split, self.binned);
             let middle = range.start + left_rows;
@@ -149,7 +151,7 @@ impl<'a> Grower<'a> {
                 let places = &places[block];
                 histogram::fill(part, &self.binned.blocks[block], places, part_rows, ordered);
                 histogram::subtract(whole, part, places);
-                let find = |may, histogram: &_, total| {
+                let find = |may: bool, histogram: &BlockHistogram, total: &Cell| {
                     if may { self.best(block, histogram, places, total, rules) } else { None }
                 };
                 (find(small_may, part, &small.total), find(large_may, whole, &large.total))

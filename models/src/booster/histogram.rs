@@ -70,9 +70,8 @@ mod tests {
     #[test]
     fn histograms_hold_the_sums_of_each_bin_whatever_features_are_asked_for() {
         for width in 1..=BLOCK_WIDTH {
-            let rows: Vec<[u8; BLOCK_WIDTH]> = (0..500_usize)
-                .map(|r| std::array::from_fn(|f| ((r * (f + 7)) % 256) as u8))
-                .collect();
+            let rows: Vec<[u8; BLOCK_WIDTH]> =
+                (0..500_usize).map(|r| std::array::from_fn(|f| ((r * (f + 7)) % 256) as u8)).collect();
             let block = Block { features: (0..width).collect(), rows };
             let chosen: Vec<u32> = (0..500).filter(|r| r % 3 != 0).collect();
             let cells: Vec<Cell> = chosen.iter().map(|r| Cell([*r as i32, -(*r as i32), 2, 1])).collect();

@@ -65,13 +65,7 @@ pub struct Contributions {
 }
 
 impl Booster {
-    pub(super) fn new(
-        objective: Objective,
-        x: &Matrix,
-        base: Vec<f32>,
-        trees: Vec<Tree>,
-        gains: Vec<f64>,
-    ) -> Booster {
+    pub(super) fn new(objective: Objective, x: &Matrix, base: Vec<f32>, trees: Vec<Tree>, gains: Vec<f64>) -> Booster {
         Booster { objective, features: x.features(), names: x.names().to_vec(), base, trees, gains }
     }
 

@@ -33,7 +33,12 @@ fn synthetic(rows: usize, seed: u64) -> (Matrix, Vec<f32>) {
         let (u, v) = (1.0 - random.random::<f32>(), random.random::<f32>());
         (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
     };
-    let y = (0..rows).map(|row| { let (location, scale) = truth(&x, row); location + scale * normal() }).collect();
+    let y = (0..rows)
+        .map(|row| {
+            let (location, scale) = truth(&x, row);
+            location + scale * normal()
+        })
+        .collect();
     (x, y)
 }
 
@@ -55,7 +60,10 @@ fn quantiles_of_a_known_distribution_are_found() {
     let params = Params { rounds: 120, leaves_max: 15, leaf_rows_min: 50, ..Params::default() };
     let found = fit(&Dataset::new(&x, &y), &params, &deciles()).predict(&test_x, None).unwrap();
     let oracle: Vec<f32> = (0..test_y.len())
-        .flat_map(|row| { let (location, scale) = truth(&test_x, row); NORMAL.map(|z| location + scale * z) })
+        .flat_map(|row| {
+            let (location, scale) = truth(&test_x, row);
+            NORMAL.map(|z| location + scale * z)
+        })
         .collect();
     let ratio = pinball(&test_y, &found) / pinball(&test_y, &oracle);
     assert!((1.0..1.03).contains(&ratio), "{ratio}");
@@ -171,7 +179,10 @@ fn training_ends_when_it_is_told_to() {
 fn what_an_offset_explains_is_not_learned_again() {
     let (x, y) = synthetic(5_000, 8);
     let offset: Vec<f32> = (0..y.len())
-        .flat_map(|row| { let (location, scale) = truth(&x, row); NORMAL.map(|z| 7.0 + location + scale * z) })
+        .flat_map(|row| {
+            let (location, scale) = truth(&x, row);
+            NORMAL.map(|z| 7.0 + location + scale * z)
+        })
         .collect();
     let params = Params { rounds: 20, ..Params::default() };
     let booster = fit(&Dataset::new(&x, &y).with_offset(&offset), &params, &deciles());
@@ -219,7 +230,9 @@ fn what_is_stored_comes_back_and_damage_is_refused() {
     let booster = fit(&Dataset::new(&x, &y), &Params { rounds: 5, ..Params::default() }, &deciles());
     let text = serde_json::to_string(&booster).unwrap();
     let back: Booster = serde_json::from_str(&text).unwrap();
-    assert!(back == booster && back.names() == names);
+    // JSON may change the last digit of a f64, not a f32.
+    assert!(back.gains().iter().zip(booster.gains()).all(|(a, b)| (a - b).abs() <= 1e-12 * b));
+    assert_eq!((back.names(), back.trees()), (&names[..], booster.trees()));
     assert_eq!(back.predict(&x, None), booster.predict(&x, None));
     for (part, damaged) in [
         ("\"features\":6", "\"features\":1"),
@@ -258,7 +271,10 @@ fn without_anything_to_split_by_the_base_values_are_predicted() {
     ] {
         let booster = fit(&Dataset::new(&x, &y), &Params::default(), &deciles());
         let found = booster.predict(&x, None).unwrap();
-        assert!(found.chunks_exact(9).all(|row| row == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0]), "{found:?}");
+        assert!(
+            found.chunks_exact(9).all(|row| row == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0]),
+            "{found:?}"
+        );
     }
     let one = Matrix::new(vec![1.0], 1, 1).unwrap();
     let booster = fit(&Dataset::new(&one, &[5.0]), &Params::default(), &deciles());
@@ -268,13 +284,14 @@ fn without_anything_to_split_by_the_base_values_are_predicted() {
 #[test]
 fn huge_values_are_learned_or_refused() {
     let (x, y) = synthetic(1_000, 13);
-    for (scale, fits) in [(1e30, true), (1e-30, true), (7e37, false)] {
+    for (scale, fits) in [(1e30, true), (1e-30, true), (6e37, false)] {
         let y: Vec<f32> = y.iter().map(|y| y * scale).collect();
         let params = Params { rounds: 20, ..Params::default() };
         let found = train(&Dataset::new(&x, &y), None, &params, &deciles(), &mut |_| ControlFlow::Continue(()));
         match found {
             Ok(booster) => assert!(booster.trees() == 20 && booster.predict(&x, None).is_ok(), "{scale}"),
-            Err(error) => assert!(!fits && matches!(error, BoosterError::Overflow { .. }), "{scale} {error}"),
+            Err(BoosterError::Overflow { .. } | BoosterError::NotFinite { .. }) => assert!(!fits, "{scale}"),
+            Err(error) => panic!("{error}"),
         }
     }
 }
@@ -287,6 +304,8 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
     with_nan[7] = f32::NAN;
     let mut weights = vec![1.0; 100];
     weights[9] = -1.0;
+    let mut unknown = vec![1.0; 100];
+    unknown[3] = f32::NAN;
     let (zeros, short, empty) = (vec![0.0; 100], vec![0.0; 9], Matrix::new(vec![], 0, 6).unwrap());
     let narrow = Matrix::new(vec![0.0; 200], 100, 2).unwrap();
     let quantiles = |levels: &[f64]| Objective::Quantiles(levels.to_vec());
@@ -298,7 +317,7 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
         (Dataset::new(&x, &with_nan), BoosterError::NotFinite { what: "target", row: 7 }),
         (Dataset::new(&empty, &[]), BoosterError::NoRows),
         (data.with_weights(&weights), BoosterError::Weight { row: 9 }),
-        (data.with_weights(&with_nan), BoosterError::Weight { row: (0..100).find(|r| !(with_nan[*r] >= 0.0)).unwrap() }),
+        (data.with_weights(&unknown), BoosterError::Weight { row: 3 }),
         (data.with_weights(&zeros), BoosterError::NoWeight),
         (data.with_weights(&short), BoosterError::Size { what: "weights", found: 9, expected: 100 }),
         (data.with_offset(&short), BoosterError::Size { what: "offsets", found: 9, expected: 900 }),

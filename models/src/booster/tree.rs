@@ -113,7 +113,11 @@ mod tests {
 
     fn tree() -> Tree {
         let node = |feature, threshold, children| Node { feature, threshold, missing_left: false, children };
-        Tree { nodes: vec![node(0, 1.0, [1, !2]), node(1, 5.0, [!0, !1])], values: vec![1.0, 2.0, 6.0], rows: vec![1, 3, 4] }
+        Tree {
+            nodes: vec![node(0, 1.0, [1, !2]), node(1, 5.0, [!0, !1])],
+            values: vec![1.0, 2.0, 6.0],
+            rows: vec![1, 3, 4],
+        }
     }
 
     #[test]
@@ -122,7 +126,9 @@ mod tests {
         assert_eq!(tree.check(2, 1), Ok(()));
         let means = tree.node_means(1);
         assert_eq!(means, vec![31.0 / 8.0, 7.0 / 4.0]);
-        for (row, leaf) in [([1.0, 5.0], 0), ([0.0, 6.0], 1), ([2.0, 0.0], 2), ([f32::NAN, 0.0], 2), ([0.0, f32::NAN], 1)] {
+        for (row, leaf) in
+            [([1.0, 5.0], 0), ([0.0, 6.0], 1), ([2.0, 0.0], 2), ([f32::NAN, 0.0], 2), ([0.0, f32::NAN], 1)]
+        {
             assert_eq!(tree.leaf(&row), leaf, "{row:?}");
             let mut sum = means[0];
             tree.explain(&row, &means, 1, &mut |_, _, change| sum += change);

@@ -301,7 +301,7 @@ mod tests {
         let (x, cells) = fields();
         let edges: Vec<Edges> = (0..2).map(|f| Edges::of(x.column(f), 255)).collect();
         let binned = Binned::new(&x, &edges, 1);
-        for (leaves_max, leaf_rows_min, leaves) in [(3, 1, 3), (31, 100, 3), (31, 201, 1)] {
+        for (leaves_max, leaf_rows_min, leaves) in [(3, 1, 3), (31, 101, 2), (31, 201, 1)] {
             let mut rows: Vec<u32> = (0..400).collect();
             let rules = Rules { leaf_rows_min, ..rules() };
             let grown = Grower::new(&binned, &edges).grow(&mut rows, &cells, &[vec![0, 1]], &rules, leaves_max);

@@ -31,7 +31,7 @@ pub(super) fn quantile(values: &mut [f32], level: f64) -> f32 {
 
 /// The same with a weight to each value: `values` are (value, weight) with weights of at least 0, and equal weights
 /// give the same as [`quantile`]. A value's place is the weight up to and with it; the place sought is τ (W + W / n),
-/// W the sum of the n weights above 0. NaN when there are none.
+/// W the sum of the n weights above 0; of equal values the lightest comes first. NaN when there are none.
 pub(super) fn weighted_quantile(values: &mut [(f32, f32)], level: f64) -> f32 {
     let total: f64 = values.iter().map(|(_, weight)| f64::from(*weight)).sum();
     let count = values.iter().filter(|(_, weight)| *weight > 0.0).count();
@@ -43,7 +43,7 @@ pub(super) fn weighted_quantile(values: &mut [(f32, f32)], level: f64) -> f32 {
     let (mut rest, mut before, mut previous) = (values, 0.0, None::<f32>);
     while rest.len() > 1 {
         let half = rest.len() / 2;
-        rest.select_nth_unstable_by(half, |a, b| a.0.total_cmp(&b.0));
+        rest.select_nth_unstable_by(half, |a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let (low, high) = rest.split_at_mut(half);
         let weight: f64 = low.iter().map(|(_, weight)| f64::from(*weight)).sum();
         if before + weight >= target {
@@ -111,7 +111,7 @@ impl Targets<'_> {
     }
 
     /// Values of all leaves (leaves × outputs), each shrunken by n / (n + `l2`), n being the leaf's rows. A leaf without
-    /// weight gets 0.
+    /// rows of weight gets 0.
     pub fn leaf_values(
         &self,
         objective: &Objective,
@@ -125,7 +125,7 @@ impl Targets<'_> {
             .into_par_iter()
             .map(|i| {
                 let of_leaf = &rows[leaves[i / outputs].clone()];
-                if self.weights.is_some_and(|w| !of_leaf.iter().any(|row| w[*row as usize] > 0.0)) {
+                if !of_leaf.iter().any(|row| self.weights.is_none_or(|w| w[*row as usize] > 0.0)) {
                     return 0.0;
                 }
                 let value = self.value(objective, i % outputs, predictions, of_leaf.iter().copied());
@@ -145,7 +145,7 @@ mod tests {
     fn by_sorting(values: &[(f32, f32)], level: f64) -> f64 {
         let mut values: Vec<(f64, f64)> =
             values.iter().filter(|(_, w)| *w > 0.0).map(|(v, w)| (f64::from(*v), f64::from(*w))).collect();
-        values.sort_by(|a, b| a.0.total_cmp(&b.0));
+        values.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let total: f64 = values.iter().map(|v| v.1).sum();
         let target = level * total * (1.0 + 1.0 / values.len() as f64);
         let mut place = 0.0;

@@ -59,6 +59,10 @@ pub struct Params {
     pub feature_fraction: f64,
     /// Share of the row groups that a tree's splits are found with, in (0, 1].
     pub bagging_fraction: f64,
+    /// Takes leaf values from the rows that were not drawn for the splits, so that no leaf is fitted to rows it was
+    /// made for (honest trees: Athey and Imbens 2016). Intervals become wider; it helps where histories are short and
+    /// rows alike. Needs a bagging fraction below 1, and groups where rows depend on each other.
+    pub honest: bool,
     /// Rounds without a better validation loss after which training stops. The booster keeps the trees up to the best
     /// round. Without validation rows it means nothing.
     pub patience: Option<usize>,
@@ -70,14 +74,15 @@ impl Default for Params {
     fn default() -> Params {
         Params {
             rounds: 300,
-            learning_rate: 0.1,
+            learning_rate: 0.05,
             leaves_max: 31,
             leaf_rows_min: 20,
-            leaf_l2: 1.0,
+            leaf_l2: 20.0,
             gain_min: 0.0,
             bins_max: BINS_MAX,
-            feature_fraction: 1.0,
+            feature_fraction: 0.5,
             bagging_fraction: 1.0,
+            honest: false,
             patience: None,
             seed: 0,
         }
@@ -97,6 +102,12 @@ impl Params {
             ("bins_max", self.bins_max as f64, (2..=BINS_MAX).contains(&self.bins_max), "2 to 255"),
             ("feature_fraction", self.feature_fraction, share(self.feature_fraction), "(0, 1]"),
             ("bagging_fraction", self.bagging_fraction, share(self.bagging_fraction), "(0, 1]"),
+            (
+                "bagging_fraction",
+                self.bagging_fraction,
+                !self.honest || self.bagging_fraction < 1.0,
+                "(0, 1), if honest",
+            ),
         ] {
             if !valid {
                 return Err(BoosterError::Parameter { name, value, allowed });

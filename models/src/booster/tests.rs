@@ -7,6 +7,11 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
+/// Every feature, little shrinkage: few rounds are enough.
+fn plain() -> Params {
+    Params { learning_rate: 0.1, leaf_l2: 1.0, feature_fraction: 1.0, ..Params::default() }
+}
+
 fn deciles() -> Objective {
     Objective::Quantiles((1..10).map(|i| f64::from(i) / 10.0).collect())
 }
@@ -57,7 +62,7 @@ fn pinball(y: &[f32], predictions: &[f32]) -> f64 {
 fn quantiles_of_a_known_distribution_are_found() {
     let (x, y) = synthetic(30_000, 1);
     let (test_x, test_y) = synthetic(30_000, 2);
-    let params = Params { rounds: 120, leaves_max: 15, leaf_rows_min: 50, ..Params::default() };
+    let params = Params { rounds: 120, leaves_max: 15, leaf_rows_min: 50, ..plain() };
     let found = fit(&Dataset::new(&x, &y), &params, &deciles()).predict(&test_x, None).unwrap();
     let oracle: Vec<f32> = (0..test_y.len())
         .flat_map(|row| {
@@ -78,7 +83,7 @@ fn quantiles_of_a_known_distribution_are_found() {
 #[test]
 fn intervals_are_as_wide_as_the_noise() {
     let (x, y) = synthetic(30_000, 3);
-    let params = Params { rounds: 120, leaves_max: 15, leaf_rows_min: 50, ..Params::default() };
+    let params = Params { rounds: 120, leaves_max: 15, leaf_rows_min: 50, ..plain() };
     let booster = fit(&Dataset::new(&x, &y), &params, &deciles());
     let probe = |b: f32| Matrix::new(vec![0.5, b, 0.5, 0.5, 0.5, 0.5], 1, 6).unwrap();
     for (b, scale) in [(0.1, 0.26), (0.9, 0.74)] {
@@ -94,7 +99,7 @@ fn the_number_of_threads_changes_nothing() {
     let weights: Vec<f32> = (0..y.len()).map(|row| (row % 3) as f32).collect();
     let groups: Vec<u32> = (0..y.len()).map(|row| (row / 24) as u32).collect();
     let data = Dataset::new(&x, &y).with_weights(&weights).with_groups(&groups);
-    let params = Params { rounds: 12, feature_fraction: 0.6, bagging_fraction: 0.7, ..Params::default() };
+    let params = Params { rounds: 12, feature_fraction: 0.6, bagging_fraction: 0.7, ..plain() };
     let with_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -116,7 +121,7 @@ fn the_number_of_threads_changes_nothing() {
 fn the_mean_of_each_step_of_a_staircase_is_found() {
     let x = Matrix::new((0..400).map(|r| r as f32).collect(), 400, 1).unwrap();
     let y: Vec<f32> = (0..400).map(|r| (r / 100) as f32 + if r % 2 == 0 { 0.5 } else { -0.5 }).collect();
-    let params = Params { rounds: 60, learning_rate: 0.3, leaves_max: 4, leaf_l2: 0.0, ..Params::default() };
+    let params = Params { rounds: 60, learning_rate: 0.3, leaves_max: 4, leaf_l2: 0.0, ..plain() };
     let found = fit(&Dataset::new(&x, &y), &params, &Objective::Squared).predict(&x, None).unwrap();
     for (row, value) in found.iter().enumerate().filter(|(row, _)| (20..80).contains(&(row % 100))) {
         assert!((value - (row / 100) as f32).abs() < 0.1, "{row}: {value}");
@@ -131,7 +136,7 @@ fn missing_values_go_where_they_belong() {
     let noise: Vec<f32> = (0..3000).map(|r| if r % 7 == 0 { f32::NAN } else { (r * 31 % 17) as f32 }).collect();
     let x = Matrix::from_columns(&[column, noise]).unwrap();
     for objective in [deciles(), Objective::Squared] {
-        let params = Params { rounds: 100, ..Params::default() };
+        let params = Params { rounds: 100, ..plain() };
         let booster = fit(&Dataset::new(&x, &y), &params, &objective);
         let outputs = objective.outputs();
         let found = booster.predict(&x, None).unwrap();
@@ -146,11 +151,24 @@ fn missing_values_go_where_they_belong() {
 }
 
 #[test]
+fn leaves_of_rows_that_made_no_split_have_wider_intervals() {
+    // Pure noise: every split is a mistake, and only leaf values of other rows tell it.
+    let (x, _) = synthetic(1_000, 16);
+    let (_, y) = synthetic(1_000, 17);
+    let width = |honest| {
+        let params = Params { rounds: 40, bagging_fraction: 0.5, honest, ..plain() };
+        let found = fit(&Dataset::new(&x, &y), &params, &deciles()).predict(&x, None).unwrap();
+        found.chunks_exact(9).map(|row| f64::from(row[8] - row[0])).sum::<f64>()
+    };
+    assert!(width(true) > 1.1 * width(false));
+}
+
+#[test]
 fn training_stops_when_the_validation_loss_no_longer_falls() {
     let (x, y) = synthetic(2_000, 5);
     let (valid_x, valid_y) = synthetic(2_000, 6);
     let valid = Dataset::new(&valid_x, &valid_y);
-    let params = Params { rounds: 400, learning_rate: 0.3, patience: Some(10), ..Params::default() };
+    let params = Params { rounds: 400, learning_rate: 0.3, patience: Some(10), ..plain() };
     let mut losses = Vec::new();
     let booster = train(&Dataset::new(&x, &y), Some(&valid), &params, &deciles(), &mut |progress| {
         losses.push(progress.loss.unwrap());
@@ -171,7 +189,7 @@ fn training_ends_when_it_is_told_to() {
         3 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
-    let booster = train(&Dataset::new(&x, &y), None, &Params::default(), &deciles(), &mut stop).unwrap();
+    let booster = train(&Dataset::new(&x, &y), None, &plain(), &deciles(), &mut stop).unwrap();
     assert_eq!(booster.trees(), 3);
 }
 
@@ -184,7 +202,7 @@ fn what_an_offset_explains_is_not_learned_again() {
             NORMAL.map(|z| 7.0 + location + scale * z)
         })
         .collect();
-    let params = Params { rounds: 20, ..Params::default() };
+    let params = Params { rounds: 20, ..plain() };
     let booster = fit(&Dataset::new(&x, &y).with_offset(&offset), &params, &deciles());
     assert!(booster.base().iter().all(|b| (b + 7.0).abs() < 0.05), "the offset is 7 too high: {:?}", booster.base());
     let plain = fit(&Dataset::new(&x, &y), &params, &deciles());
@@ -198,7 +216,7 @@ fn what_an_offset_explains_is_not_learned_again() {
 fn contributions_sum_to_the_prediction() {
     let (x, y) = synthetic(3_000, 9);
     let offset: Vec<f32> = (0..y.len() * 9).map(|i| (i % 9) as f32 * 0.01).collect();
-    let params = Params { rounds: 40, ..Params::default() };
+    let params = Params { rounds: 40, ..plain() };
     for (objective, offset) in [(deciles(), Some(&offset[..])), (deciles(), None), (Objective::Squared, None)] {
         let outputs = objective.outputs();
         let booster = fit(&Dataset { offset, ..Dataset::new(&x, &y) }, &params, &objective);
@@ -217,7 +235,7 @@ fn rows_without_weight_do_not_count() {
     let (x, mut y) = synthetic(4_000, 10);
     let weights: Vec<f32> = (0..y.len()).map(|row| if row % 4 == 0 { 0.0 } else { 2.0 }).collect();
     y.iter_mut().step_by(4).for_each(|y| *y = 1000.0);
-    let booster = fit(&Dataset::new(&x, &y).with_weights(&weights), &Params::default(), &deciles());
+    let booster = fit(&Dataset::new(&x, &y).with_weights(&weights), &plain(), &deciles());
     let found = booster.predict(&x, None).unwrap();
     assert!(found.iter().all(|f| *f < 6.0));
 }
@@ -227,7 +245,7 @@ fn what_is_stored_comes_back_and_damage_is_refused() {
     let (x, y) = synthetic(1_000, 11);
     let names: Vec<String> = (0..6).map(|f| format!("feature {f}")).collect();
     let x = x.with_names(names.clone()).unwrap();
-    let booster = fit(&Dataset::new(&x, &y), &Params { rounds: 5, ..Params::default() }, &deciles());
+    let booster = fit(&Dataset::new(&x, &y), &Params { rounds: 5, ..plain() }, &deciles());
     let text = serde_json::to_string(&booster).unwrap();
     let back: Booster = serde_json::from_str(&text).unwrap();
     // JSON may change the last digit of a f64, not a f32.
@@ -253,7 +271,7 @@ fn constants_are_predicted_as_they_are() {
     let (x, _) = synthetic(500, 12);
     for value in [0.0, -3.5, 1e30] {
         for objective in [deciles(), Objective::Squared] {
-            let booster = fit(&Dataset::new(&x, &[value; 500]), &Params::default(), &objective);
+            let booster = fit(&Dataset::new(&x, &[value; 500]), &plain(), &objective);
             assert_eq!(booster.trees(), 0);
             assert!(booster.predict(&x, None).unwrap().iter().all(|f| *f == value), "{value}");
         }
@@ -269,7 +287,7 @@ fn without_anything_to_split_by_the_base_values_are_predicted() {
         Matrix::new(vec![f32::NAN; 19], 19, 1).unwrap(),
         Matrix::new((0..19).map(|i| i as f32).collect(), 19, 1).unwrap(),
     ] {
-        let booster = fit(&Dataset::new(&x, &y), &Params::default(), &deciles());
+        let booster = fit(&Dataset::new(&x, &y), &plain(), &deciles());
         let found = booster.predict(&x, None).unwrap();
         assert!(
             found.chunks_exact(9).all(|row| row == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0]),
@@ -277,7 +295,7 @@ fn without_anything_to_split_by_the_base_values_are_predicted() {
         );
     }
     let one = Matrix::new(vec![1.0], 1, 1).unwrap();
-    let booster = fit(&Dataset::new(&one, &[5.0]), &Params::default(), &deciles());
+    let booster = fit(&Dataset::new(&one, &[5.0]), &plain(), &deciles());
     assert_eq!(booster.predict(&one, None), Ok(vec![5.0; 9]));
 }
 
@@ -286,7 +304,7 @@ fn huge_values_are_learned_or_refused() {
     let (x, y) = synthetic(1_000, 13);
     for (scale, fits) in [(1e30, true), (1e-30, true), (6e37, false)] {
         let y: Vec<f32> = y.iter().map(|y| y * scale).collect();
-        let params = Params { rounds: 20, ..Params::default() };
+        let params = Params { rounds: 20, ..plain() };
         let found = train(&Dataset::new(&x, &y), None, &params, &deciles(), &mut |_| ControlFlow::Continue(()));
         match found {
             Ok(booster) => assert!(booster.trees() == 20 && booster.predict(&x, None).is_ok(), "{scale}"),
@@ -310,7 +328,7 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
     let narrow = Matrix::new(vec![0.0; 200], 100, 2).unwrap();
     let quantiles = |levels: &[f64]| Objective::Quantiles(levels.to_vec());
     let run = |data: &Dataset, valid: Option<&Dataset>, objective: &Objective| {
-        train(data, valid, &Params::default(), objective, &mut |_| ControlFlow::Continue(())).map(|_| ())
+        train(data, valid, &plain(), objective, &mut |_| ControlFlow::Continue(())).map(|_| ())
     };
     for (data, error) in [
         (Dataset::new(&x, &y[1..]), BoosterError::Size { what: "targets", found: 99, expected: 100 }),
@@ -331,7 +349,7 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
     let valid = Dataset::new(&narrow, &y);
     let error = BoosterError::Size { what: "validation features", found: 2, expected: 6 };
     assert_eq!(run(&data, Some(&valid), &deciles()), Err(error));
-    let booster = fit(&data, &Params { rounds: 1, ..Params::default() }, &deciles());
+    let booster = fit(&data, &Params { rounds: 1, ..plain() }, &deciles());
     assert!(matches!(booster.predict(&narrow, None), Err(BoosterError::Size { what: "features", .. })));
     assert!(matches!(booster.predict(&x, Some(&short)), Err(BoosterError::Size { what: "offsets", .. })));
     assert!(matches!(Matrix::new(vec![0.0; 5], 2, 3), Err(BoosterError::Size { what: "matrix", .. })));
@@ -342,7 +360,8 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
 #[test]
 fn parameters_out_of_range_are_refused_by_name() {
     type Change = fn(&mut Params);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 9] = [
+        ("bagging_fraction", |p| p.honest = true),
         ("learning_rate", |p| p.learning_rate = 0.0),
         ("leaves_max", |p| p.leaves_max = 1),
         ("leaf_rows_min", |p| p.leaf_rows_min = 0),
@@ -354,7 +373,7 @@ fn parameters_out_of_range_are_refused_by_name() {
     ];
     let (x, y) = synthetic(100, 15);
     for (field, change) in changes {
-        let mut params = Params::default();
+        let mut params = plain();
         change(&mut params);
         let found = train(&Dataset::new(&x, &y), None, &params, &deciles(), &mut |_| ControlFlow::Continue(()));
         assert!(matches!(found, Err(BoosterError::Parameter { name, .. }) if name == field), "{field}");

@@ -1,6 +1,6 @@
 //! Boosting: tree after tree, each grown at the predictions of those before (Friedman 2001).
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -174,8 +174,16 @@ impl<'a> Fit<'a> {
         if grown.nodes.is_empty() {
             return Ok(None);
         }
-        let mut values =
-            self.targets.leaf_values(self.objective, &self.predictions, &self.rows, &grown.leaves, params.leaf_l2);
+        let values_of = |rows: &[u32], leaves: &[Range<usize>]| {
+            self.targets.leaf_values(self.objective, &self.predictions, rows, leaves, params.leaf_l2)
+        };
+        let mut values = if params.honest {
+            let (rows, leaves) =
+                held_out(&grown, binned, (0..self.data.y.len() as u32).filter(|r| !bagged(*r as usize)));
+            values_of(&rows, &leaves)
+        } else {
+            values_of(&self.rows, &grown.leaves)
+        };
         values.iter_mut().for_each(|value| *value *= params.learning_rate as f32);
         self.add(&grown, &values, binned);
         if !values.iter().all(|value| value.is_finite()) {
@@ -211,6 +219,22 @@ impl<'a> Fit<'a> {
             },
         );
     }
+}
+
+/// Rows that a tree was not grown of, in the order of its leaves, and which part of them each leaf holds.
+fn held_out(grown: &Grown, binned: &Binned, rows: impl Iterator<Item = u32>) -> (Vec<u32>, Vec<Range<usize>>) {
+    let mut of_leaf = vec![Vec::new(); grown.leaves.len()];
+    for row in rows {
+        of_leaf[grown.leaf(row, binned)].push(row);
+    }
+    let mut end = 0;
+    let range = |rows: &Vec<u32>| {
+        let start = end;
+        end += rows.len();
+        start..end
+    };
+    let leaves = of_leaf.iter().map(range).collect();
+    (of_leaf.concat(), leaves)
 }
 
 /// Validation rows and what is predicted for them so far.

@@ -6,6 +6,8 @@
 //! * [`forecasters`]: one file or folder a model;
 //! * [`statistics`]: classical models of one series; [`linear`]: linear quantile regression;
 //! * [`metrics`], [`backtest`]: rolling-origin evaluation;
+//! * [`booster`]: gradient-boosted trees for all quantiles at once;
+//! * [`calibrate`], [`combine`]: quantiles that keep what they promise, and several models as one;
 //! * [`reconcile`]: forecasts of parts and of their sums that agree;
 //! * [`cost`]: what too high and too low cost, and which quantile to choose by it;
 //! * [`search`]: settings of a model by trial;
@@ -14,7 +16,10 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod backtest;
+pub mod booster;
 pub mod calendar;
+pub mod calibrate;
+pub mod combine;
 pub mod cost;
 pub mod data;
 pub mod design;

@@ -164,11 +164,11 @@ mod tests {
     }
 
     fn protocol(values: Vec<f32>, origins: Vec<i64>) -> Protocol {
-        let series = vec![Series { id: "a".into(), start: 0, values }];
+        let series = vec![Series::new("a", 0, values)];
         Protocol {
             name: "test",
             title: "",
-            panel: Panel { frequency: Frequency::Seconds(43_200), zone: TimeZone::UTC, series },
+            panel: Panel::new(Frequency::Seconds(43_200), TimeZone::UTC, series),
             covariates: vec![],
             train_until: origins.first().copied().unwrap_or(0),
             origins,

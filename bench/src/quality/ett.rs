@@ -108,10 +108,10 @@ impl LongHorizon {
             values.iter_mut().for_each(|v| *v = ((f64::from(*v) - means[i]) / deviations[i]) as f32);
         }
         let series = CHANNELS.iter().zip(channels);
-        let series = series.map(|(id, values)| Series { id: (*id).to_owned(), start, values }).collect();
+        let series = series.map(|(id, values)| Series::new((*id).to_owned(), start, values)).collect();
         Ok(LongHorizon {
             name,
-            panel: Panel { frequency, zone: TimeZone::UTC, series },
+            panel: Panel::new(frequency, TimeZone::UTC, series),
             means,
             deviations,
             train,
@@ -180,11 +180,11 @@ pub fn fev_ett_15t(data: &Path) -> Result<Protocol, String> {
     let first = start + (channels[0].len() as i64 - 1920) * frequency.nominal_micros();
     let origins = (0..20).map(|window| first + window * DAY).collect();
     let series = CHANNELS.iter().zip(channels);
-    let series = series.map(|(id, values)| Series { id: (*id).to_owned(), start, values }).collect();
+    let series = series.map(|(id, values)| Series::new((*id).to_owned(), start, values)).collect();
     Protocol {
         name: "ETT_15T",
         title: "fev-bench ETT_15T, ETTm1 alone, a day ahead",
-        panel: Panel { frequency, zone: TimeZone::UTC, series },
+        panel: Panel::new(frequency, TimeZone::UTC, series),
         covariates: vec![],
         train_until: first,
         origins,
@@ -232,10 +232,10 @@ mod tests {
     use super::*;
 
     fn small() -> LongHorizon {
-        let series = vec![Series { id: "OT".into(), start: 0, values: (0..20).map(|i| i as f32).collect() }];
+        let series = vec![Series::new("OT", 0, (0..20).map(|i| i as f32).collect())];
         LongHorizon {
             name: "ETTh1",
-            panel: Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series },
+            panel: Panel::new(Frequency::HOUR, TimeZone::UTC, series),
             means: [0.0; 7],
             deviations: [1.0; 7],
             train: 0..12,

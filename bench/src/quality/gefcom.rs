@@ -55,11 +55,7 @@ pub fn p4(data: &Path) -> Result<Protocol, String> {
     Protocol {
         name: "P4",
         title: "GEFCom2014 load, hourly, a week ahead, temperature known",
-        panel: Panel {
-            frequency: Frequency::HOUR,
-            zone: TimeZone::UTC,
-            series: vec![Series { id: "GEFCom2014-L".into(), start: LOAD_START, values: load }],
-        },
+        panel: Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("GEFCom2014-L", LOAD_START, load)]),
         covariates: vec![CovariateColumn { name: "temperature", series: None, values: temperature }],
         origins: (0..WEEKS).map(|week| FIRST + 7 * week * DAY).collect(),
         horizon: 168,

@@ -88,7 +88,7 @@ impl M4Hourly {
             }
             match hours.get(&id) {
                 Some(hours) if hours.are(values.len() + HORIZON) => {
-                    series.push(Series { id, start: hours.first, values });
+                    series.push(Series::new(id, hours.first, values));
                 }
                 _ => return refuse("has other hours, or none, in with_timestamps.parquet"),
             }
@@ -99,7 +99,7 @@ impl M4Hourly {
         }
         let check = |baseline, metric, expected, digits| Check { baseline, metric, expected, digits };
         Ok(M4Hourly {
-            panel: Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series },
+            panel: Panel::new(Frequency::HOUR, TimeZone::UTC, series),
             actuals,
             checks: vec![
                 check(Baseline::SeasonalNaiveDay, Metric::Smape, 13.912, 3),
@@ -252,8 +252,8 @@ mod tests {
     /// One series that rises by 1 a day, with its next 48 hours.
     fn small() -> M4Hourly {
         let values: Vec<f32> = (0..72).map(|h| (10 + h / 24) as f32).collect();
-        let series = vec![Series { id: "H1".into(), start: 0, values }];
-        let panel = Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series };
+        let series = vec![Series::new("H1", 0, values)];
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
         let actuals = vec![(72..120).map(|h| (10 + h / 24) as f32).collect()];
         M4Hourly { panel, actuals, checks: vec![], peers: vec![] }
     }

@@ -42,7 +42,7 @@ pub fn p2(data: &Path) -> Result<Protocol, String> {
     let mut covariates = Vec::with_capacity(2 * SUBSTATIONS.len());
     for (i, id) in SUBSTATIONS.iter().enumerate() {
         let (start, [load, radiation, wind]) = substation(data, id)?;
-        series.push(Series { id: (*id).to_owned(), start, values: load });
+        series.push(Series::new((*id).to_owned(), start, load));
         for (name, mut values) in [("radiation", radiation), ("windspeed_100m", wind)] {
             interpolate(&mut values);
             covariates.push(CovariateColumn { name, series: Some(i), values });
@@ -52,7 +52,7 @@ pub fn p2(data: &Path) -> Result<Protocol, String> {
     Protocol {
         name: "P2",
         title: "9 Dutch substations, quarter-hourly, a day ahead, weather known",
-        panel: Panel { frequency: Frequency::QUARTER_HOUR, zone: TimeZone::UTC, series },
+        panel: Panel::new(Frequency::QUARTER_HOUR, TimeZone::UTC, series),
         covariates,
         origins: (0..DAYS).map(|day| FIRST + day * DAY).collect(),
         horizon: 96,

@@ -84,7 +84,7 @@ fn midnights(data: &Path, first: Micros, days: i64) -> Result<Protocol, String> 
     Ok(Protocol {
         name: "",
         title: "",
-        panel: Panel { frequency: Frequency::HOUR, zone: TimeZone::UTC, series: clients(data)? },
+        panel: Panel::new(Frequency::HOUR, TimeZone::UTC, clients(data)?),
         covariates: vec![],
         origins: (0..days).map(|day| first + day * DAY).collect(),
         horizon: 24,
@@ -111,7 +111,7 @@ fn clients(data: &Path) -> Result<Vec<Series>, String> {
         .map(|(id, rows)| {
             let found = on_grid(table.file(), Frequency::HOUR, &rows)?;
             let [values] = found.columns;
-            Ok(Series { id: id.to_owned(), start: found.start, values })
+            Ok(Series::new(id.to_owned(), found.start, values))
         })
         .collect()
 }

@@ -56,11 +56,7 @@ pub fn p3(data: &Path) -> Result<Protocol, String> {
     Protocol {
         name: "P3",
         title: "demand of Victoria, half-hourly, a day ahead, temperature and holidays known",
-        panel: Panel {
-            frequency: HALF_HOUR,
-            zone,
-            series: vec![Series { id: "Victoria".into(), start: found.start, values: demand }],
-        },
+        panel: Panel::new(HALF_HOUR, zone, vec![Series::new("Victoria", found.start, demand)]),
         covariates: vec![
             CovariateColumn { name: "temperature", series: None, values: temperature },
             CovariateColumn { name: "holiday", series: None, values: holiday },

@@ -1,4 +1,5 @@
-//! `bench/run quality [--json]`: our model beside both seasonal naives on the load protocols P1 and P2.
+//! `bench/run quality [--json]`: our models beside both seasonal naives and published peers, on the load protocols P1 to
+//! P4.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -6,25 +7,37 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use meterline_bench::quality::{Metric, PeerRow, Protocol, p1, p2};
+use meterline_bench::quality::{Metric, Protocol, p1, p2, p3, p4};
 use meterline_models::backtest::{Evaluation, compare};
-use meterline_models::forecaster::Forecaster;
+use meterline_models::data::Panel;
+use meterline_models::forecaster::{Forecaster, Model, Task};
+use meterline_models::forecasters::boosted_trees::BoostedTrees;
+use meterline_models::forecasters::linear_quantile::LinearQuantile;
 use meterline_models::forecasters::quantile_mlp::{TrainSpec, train};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
-use serde_json::json;
+use meterline_models::holidays::Holidays;
+use serde_json::{Value, json};
 
-/// Days of context on both protocols.
+/// Days of context of the network.
 const CONTEXT_DAYS: usize = 28;
+/// Models that are fitted, by name.
+const MODELS: [&str; 3] = ["quantile_mlp", "linear_quantile", "boosted_trees"];
 
 /// Measures the forecasters on real load, with published figures of peers beside them.
 #[derive(Parser)]
 #[command(name = "bench/run quality")]
 struct Arguments {
-    /// Folder with the protocols' data (`uci_electricity`, `openstef_substations`). Default: the environment variable
-    /// METERLINE_DATA.
+    /// Folder with the protocols' data (`uci_electricity`, `openstef_substations`, `vic_electricity`,
+    /// `gefcom2014_load`). Default: the environment variable METERLINE_DATA.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Seed of the training.
+    /// Protocols.
+    #[arg(long, value_delimiter = ',', default_values_t = ["P1", "P2", "P3", "P4"].map(String::from))]
+    protocols: Vec<String>,
+    /// Models beside the seasonal naives.
+    #[arg(long, value_delimiter = ',', default_values_t = MODELS.map(String::from))]
+    models: Vec<String>,
+    /// Seed of whatever is random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print one JSON document instead of a table.
@@ -45,10 +58,18 @@ fn main() -> ExitCode {
 
 fn measure(arguments: &Arguments) -> Result<(), String> {
     let data = arguments.data.clone().or_else(|| std::env::var_os("METERLINE_DATA").map(PathBuf::from)).ok_or(
-        "no data: set METERLINE_DATA (or --data) to the folder that holds uci_electricity/ and openstef_substations/",
+        "no data: set METERLINE_DATA (or --data) to the folder that holds uci_electricity/, openstef_substations/, \
+         vic_electricity/ and gefcom2014_load/",
     )?;
     let mut rows = Vec::new();
-    for protocol in [p1(&data)?, p2(&data)?] {
+    for name in &arguments.protocols {
+        let protocol = match name.to_uppercase().as_str() {
+            "P1" => p1(&data)?,
+            "P2" => p2(&data)?,
+            "P3" => p3(&data)?,
+            "P4" => p4(&data)?,
+            _ => return Err(format!("there is no protocol `{name}`: choose among P1, P2, P3, P4")),
+        };
         rows.extend(measure_protocol(&protocol, arguments)?);
     }
     if arguments.json {
@@ -57,115 +78,119 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<serde_json::Value>, String> {
-    let frequency = protocol.panel.frequency;
-    let day = SeasonalNaive::short(frequency);
-    let week = SeasonalNaive::long(frequency);
-    let first = *protocol.origins.first().ok_or("the protocol has no origin")?;
-    // Nothing that ends after the first origin is trained on, and nothing of the test window chooses anything.
-    let known = protocol.panel.cut(first);
-    let spec = TrainSpec::new(protocol.horizon, CONTEXT_DAYS * frequency.per_day(), arguments.seed);
-    let begun = Instant::now();
-    let model = train(&known, &spec, &mut |progress| {
-        if progress.batch == 0 {
-            eprint!("\r{} training {:3.0} %", protocol.name, 100.0 * progress.done());
-        }
-        ControlFlow::Continue(())
-    })
-    .map_err(|e| format!("{}: {e}", protocol.name))?;
-    let train_seconds = begun.elapsed().as_secs_f64();
-    eprintln!("\r{} trained in {train_seconds:.1} s, {} weights", protocol.name, model.parameters());
-
-    let models: [&dyn Forecaster; 3] = [&day, &week, &model];
-    let begun = Instant::now();
-    let found = compare(&models, &protocol.panel, &protocol.origins, protocol.horizon);
-    eprintln!("{} evaluated in {:.1} s", protocol.name, begun.elapsed().as_secs_f64());
-    check_naive(protocol, &found)?;
-    if !arguments.json {
-        print_table(protocol, &found, train_seconds);
-    }
-    json_rows(protocol, &found, train_seconds)
+/// A fitted model and how long that took.
+struct Fitted {
+    model: Box<dyn Forecaster>,
+    seconds: f64,
 }
 
-/// A harness that does not reproduce the published figures of seasonal naive measures something else.
-fn check_naive(protocol: &Protocol, found: &[Evaluation]) -> Result<(), String> {
-    for (evaluation, check) in found.iter().zip(protocol.checks.iter().filter(|check| check.metric == Metric::Nd)) {
-        let checked = check.beside(evaluation.nd);
+fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<Value>, String> {
+    // A harness that does not reproduce the known figures measures something else.
+    for checked in protocol.check_all() {
         if !checked.holds() {
-            return Err(format!("{} {}: {checked}", protocol.name, evaluation.model));
+            return Err(format!("{}: {checked}", protocol.name));
         }
     }
-    Ok(())
+    let panel = protocol.panel_with_covariates();
+    // Nothing that ends after the first origin is trained on, and nothing of the test window chooses anything.
+    let known = panel.cut(protocol.train_until);
+    let naive = [SeasonalNaive::short(panel.frequency), SeasonalNaive::long(panel.frequency)];
+    let mut fitted = Vec::new();
+    for name in &arguments.models {
+        let begun = Instant::now();
+        let model = fit(name, protocol, &known, arguments.seed)?;
+        fitted.push(Fitted { model, seconds: begun.elapsed().as_secs_f64() });
+    }
+    let mut models: Vec<&dyn Forecaster> = naive.iter().map(|model| model as &dyn Forecaster).collect();
+    models.extend(fitted.iter().map(|fitted| &*fitted.model));
+    let begun = Instant::now();
+    let found = compare(&models, &panel, &protocol.origins, protocol.horizon);
+    eprintln!("{} evaluated in {:.1} s", protocol.name, begun.elapsed().as_secs_f64());
+    let seconds: Vec<Option<f64>> =
+        naive.iter().map(|_| None).chain(fitted.iter().map(|fitted| Some(fitted.seconds))).collect();
+    if !arguments.json {
+        print_table(protocol, &found, &seconds);
+    }
+    Ok(json_rows(protocol, &found, &seconds))
 }
 
-fn print_table(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) {
-    let shown = |figure: Option<f64>, digits: usize| figure.map_or("-".into(), |f| format!("{f:.digits$}"));
-    println!("{}: {} points", protocol.name, found.first().map_or(0, |e| e.points));
-    println!("{:<22} {:>9} {:>8} {:>7} {:>9} {:>8}", "model", "ND", "wQL", "MASE", "coverage", "train s");
-    for evaluation in found {
-        let seconds = if evaluation.model == "quantile_mlp" { Some(train_seconds) } else { None };
-        println!(
-            "{:<22} {:>9} {:>8} {:>7} {:>9} {:>8}",
-            evaluation.model,
-            shown(evaluation.nd, 6),
-            shown(evaluation.wql, 4),
-            shown(evaluation.mase, 3),
-            shown(evaluation.coverage, 3),
-            shown(seconds, 1)
-        );
+fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<dyn Forecaster>, String> {
+    let task = Task { horizon: protocol.horizon, seed, holidays: Holidays::none() };
+    let mut progress = |share: f64| {
+        eprint!("\r{} {name} {:3.0} % ", protocol.name, 100.0 * share);
+        ControlFlow::Continue(())
+    };
+    let of = |model: &dyn Model, progress: &mut dyn FnMut(f64) -> ControlFlow<()>| {
+        model.fit(known, &task, progress).map_err(|error| format!("{}: {error}", protocol.name))
+    };
+    let fitted = match name {
+        "linear_quantile" => of(&LinearQuantile::default(), &mut progress)?,
+        "boosted_trees" => of(&BoostedTrees::default(), &mut progress)?,
+        "quantile_mlp" => {
+            let spec = TrainSpec::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed);
+            let trained = train(known, &spec, &mut |at| if at.batch == 0 { progress(at.done()) } else { ControlFlow::Continue(()) });
+            Box::new(trained.map_err(|error| format!("{}: {error}", protocol.name))?)
+        }
+        _ => return Err(format!("there is no model `{name}`: choose among {}", MODELS.join(", "))),
+    };
+    eprintln!();
+    Ok(fitted)
+}
+
+/// What is shown of each model, with its digits.
+const SHOWN: [(Metric, usize); 4] = [(Metric::Nd, 6), (Metric::Wql, 4), (Metric::Mase, 3), (Metric::Coverage, 3)];
+
+fn figure(evaluation: &Evaluation, metric: Metric) -> Option<f64> {
+    match metric {
+        Metric::Nd => evaluation.nd,
+        Metric::Wql => evaluation.wql,
+        Metric::Mase => evaluation.mase,
+        Metric::Coverage => evaluation.coverage,
+        _ => None,
     }
-    let peer = |metric| lightgbm(protocol).and_then(|row| row.get(metric));
-    println!(
-        "{:<22} {:>9} {:>8} {:>7} {:>9} {:>8}",
-        "LightGBM (published)",
-        shown(peer(Metric::Nd), 6),
-        shown(peer(Metric::Wql), 4),
-        shown(peer(Metric::Mase), 3),
-        shown(peer(Metric::Coverage), 3),
-        "10–68"
-    );
+}
+
+fn print_table(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>]) {
+    let line = |model: &str, figures: &dyn Fn(Metric) -> Option<f64>, seconds: Option<f64>| {
+        let shown = |figure: Option<f64>, digits: usize| figure.map_or("-".into(), |f| format!("{f:.digits$}"));
+        let figures = SHOWN.map(|(metric, digits)| format!("{:>9}", shown(figures(metric), digits)));
+        println!("{model:<36} {} {:>8}", figures.join(" "), shown(seconds, 1));
+    };
+    println!("{}: {}, {} points", protocol.name, protocol.title, found.first().map_or(0, |e| e.points));
+    println!("{:<36} {:>9} {:>9} {:>9} {:>9} {:>8}", "model", "ND", "wQL", "MASE", "coverage", "train s");
+    for (evaluation, seconds) in found.iter().zip(seconds) {
+        line(&evaluation.model, &|metric| figure(evaluation, metric), *seconds);
+    }
+    for peer in &protocol.peers {
+        line(&format!("{} (published)", peer.model), &|metric| peer.get(metric), None);
+    }
     println!();
 }
 
-/// The strongest single model of P1 and P2 that was measured elsewhere.
-fn lightgbm(protocol: &Protocol) -> Option<&PeerRow> {
-    protocol.peer("LightGBM")
-}
-
-/// One row a figure and peer; a ratio above 1 means that ours is better.
-fn json_rows(protocol: &Protocol, found: &[Evaluation], train_seconds: f64) -> Result<Vec<serde_json::Value>, String> {
-    let [day, week, ours] = found else { return Err("three models were compared".into()) };
-    let name = |what: &str| format!("{}_{what}", protocol.name.to_lowercase());
+/// One row a model, figure and peer; a ratio above 1 means that ours is better.
+fn json_rows(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>]) -> Vec<Value> {
     let mut rows = Vec::new();
-    for (what, figure) in [("nd", ours.nd), ("wql", ours.wql), ("mase", ours.mase)] {
-        let ours = figure.ok_or_else(|| format!("{}: {what} has no value", protocol.name))?;
-        let metric = match what {
-            "nd" => Metric::Nd,
-            "wql" => Metric::Wql,
-            _ => Metric::Mase,
-        };
-        let of = |e: &Evaluation| match what {
-            "nd" => e.nd,
-            "wql" => e.wql,
-            _ => e.mase,
-        };
-        for (against, theirs) in [
-            ("seasonal naive, day", of(day)),
-            ("seasonal naive, week", of(week)),
-            ("LightGBM, published", lightgbm(protocol).and_then(|row| row.get(metric))),
-        ] {
-            let ratio = theirs.map(|theirs| theirs / ours);
+    for (evaluation, seconds) in found.iter().zip(seconds) {
+        let name = |what: &str| format!("{}_{}_{what}", protocol.name.to_lowercase(), evaluation.model);
+        for metric in [Metric::Nd, Metric::Wql, Metric::Mase] {
+            let Some(ours) = figure(evaluation, metric) else { continue };
+            let naive = found.iter().take(2).map(|naive| (naive.model.clone(), figure(naive, metric)));
+            let peers = protocol.peers.iter().map(|peer| (format!("{}, published", peer.model), peer.get(metric)));
+            for (against, theirs) in naive.chain(peers) {
+                let ratio = theirs.map(|theirs| theirs / ours);
+                rows.push(json!({
+                    "name": name(metric.name()), "ours": ours, "against": against, "theirs": theirs, "unit": "1",
+                    "ratio": ratio
+                }));
+            }
+        }
+        for (what, value, unit) in
+            [("coverage_q10_q90", evaluation.coverage, "share, 0.8 is right"), ("train", *seconds, "s")]
+        {
             rows.push(json!({
-                "name": name(what), "ours": ours, "against": against, "theirs": theirs, "unit": "1", "ratio": ratio
+                "name": name(what), "ours": value, "against": null, "theirs": null, "unit": unit, "ratio": null
             }));
         }
     }
-    for (what, value, unit) in
-        [("coverage_q10_q90", ours.coverage, "share, 0.8 is right"), ("train", Some(train_seconds), "s")]
-    {
-        rows.push(json!({
-            "name": name(what), "ours": value, "against": null, "theirs": null, "unit": unit, "ratio": null
-        }));
-    }
-    Ok(rows)
+    rows
 }

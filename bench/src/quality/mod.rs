@@ -32,7 +32,7 @@ mod zip;
 
 use std::path::{Path, PathBuf};
 
-use meterline_models::data::Panel;
+use meterline_models::data::{Column, Covariate, Known, Panel};
 use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
 
@@ -95,6 +95,23 @@ impl Protocol {
     /// The first file that cannot be read or is not what it should be, with its line and what to do.
     pub fn load_all(data: &Path) -> Result<Vec<Protocol>, String> {
         Ok(vec![p1(data)?, p2(data)?, p3(data)?, p4(data)?])
+    }
+
+    /// The panel with what is known ahead beside its series.
+    pub fn panel_with_covariates(&self) -> Panel {
+        let mut panel = self.panel.clone();
+        let mut names: Vec<&str> = self.covariates.iter().map(|column| column.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            panel.covariates.push(Covariate { name: name.to_owned(), known: Known::Ahead });
+            for (number, series) in panel.series.iter_mut().enumerate() {
+                let of_series = self.covariates_of(number).find(|column| column.name == name);
+                let values = of_series.map(|column| column.values.as_slice()).unwrap_or_default();
+                series.covariates.push(Column { offset: 0, values: values.into() });
+            }
+        }
+        panel
     }
 
     /// The covariates of one series of the panel: its own and the shared ones.

@@ -1,5 +1,6 @@
 //! One file or folder a model.
 
+pub mod boosted_trees;
 pub mod linear_quantile;
 pub mod quantile_mlp;
 pub mod seasonal_naive;

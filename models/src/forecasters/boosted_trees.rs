@@ -1,0 +1,187 @@
+//! Gradient-boosted trees on the rows of [`Design`]: one model for all series, steps and quantile levels.
+//!
+//! Trees find what lines do not: interactions of hour, day type and weather, and effects that end somewhere. They cannot
+//! say more than they saw; so targets are relative to the level of the last week.
+
+use std::ops::ControlFlow;
+
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
+use crate::data::Panel;
+use crate::design::Design;
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
+use crate::metrics::mean_of_quantiles;
+
+/// How the trees are fitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoostedSpec {
+    /// Of the booster.
+    pub params: Params,
+    /// Times of day at which forecasts begin: 1 for those alone at which the panel ends, 4 for each six hours.
+    pub origins_a_day: usize,
+    /// Rows that are trained on at most; of more, origins further apart are taken.
+    pub rows_max: usize,
+}
+
+impl Default for BoostedSpec {
+    fn default() -> BoostedSpec {
+        BoostedSpec { params: Params::default(), origins_a_day: 1, rows_max: 500_000 }
+    }
+}
+
+/// The kind of model.
+#[derive(Debug, Clone, Default)]
+pub struct BoostedTrees {
+    /// How it is fitted.
+    pub spec: BoostedSpec,
+}
+
+const NAME: &str = "boosted_trees";
+
+fn failed(error: BoosterError) -> FitError {
+    FitError::Failed { model: NAME.into(), reason: error.to_string() }
+}
+
+impl Model for BoostedTrees {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn fit(
+        &self,
+        panel: &Panel,
+        task: &Task,
+        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<Box<dyn Forecaster>, FitError> {
+        let design = Design::new(panel, task.horizon, &task.holidays);
+        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let needed = design.first_origin() + task.horizon;
+        if longest < needed {
+            return Err(FitError::TooShort { model: NAME.into(), needed, longest, series: panel.series.len() });
+        }
+        let rows = self.rows(panel, &design, task.horizon);
+        let matrix = Matrix::from_columns(&rows.columns).and_then(|matrix| matrix.with_names(rows.names));
+        let matrix = matrix.map_err(failed)?;
+        let data = Dataset::new(&matrix, &rows.targets).with_weights(&rows.weights).with_groups(&rows.groups);
+        let params = Params { seed: task.seed, ..self.spec.params.clone() };
+        let objective = Objective::Quantiles(LEVELS.to_vec());
+        let booster = train(&data, None, &params, &objective, &mut |at| progress(at.round as f64 / at.rounds as f64));
+        Ok(Box::new(FittedTrees { task: task.clone(), booster: booster.map_err(failed)? }))
+    }
+}
+
+struct Rows {
+    names: Vec<String>,
+    columns: Vec<Vec<f32>>,
+    targets: Vec<f32>,
+    weights: Vec<f32>,
+    // Rows of one series and origin depend on each other.
+    groups: Vec<u32>,
+}
+
+impl BoostedTrees {
+    fn rows(&self, panel: &Panel, design: &Design, horizon: usize) -> Rows {
+        let season = panel.frequency.season();
+        let origins: usize =
+            panel.series.iter().map(|series| series.values.len().saturating_sub(design.first_origin())).sum();
+        let mut apart = (season / self.spec.origins_a_day.max(1)).max(1);
+        while origins / apart * horizon > self.spec.rows_max.max(1) {
+            apart += season;
+        }
+        let mut names: Vec<String> = design.names().to_vec();
+        names.push("series".into());
+        let mut rows = Rows {
+            columns: vec![Vec::new(); names.len()],
+            names,
+            targets: Vec::new(),
+            weights: Vec::new(),
+            groups: Vec::new(),
+        };
+        let mut row = vec![0.0; design.width()];
+        let mut group = 0;
+        for (number, series) in panel.series.iter().enumerate() {
+            let length = series.values.len();
+            for back in (1..=length.saturating_sub(design.first_origin()) / apart).rev() {
+                let origin = length - back * apart;
+                group += 1;
+                for step in 0..horizon.min(length - origin) {
+                    let value = series.values[origin + step];
+                    let normal = match design.row(number, origin, step, &mut row) {
+                        Some(normal) if value.is_finite() => normal,
+                        _ => continue,
+                    };
+                    let features = row.iter().copied().chain([number as f32]);
+                    rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
+                    rows.targets.push(((f64::from(value) - normal.level) / normal.spread) as f32);
+                    rows.weights.push(series.weight(origin + step));
+                    rows.groups.push(group);
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// Fitted ones.
+#[derive(Debug, Clone)]
+pub struct FittedTrees {
+    task: Task,
+    booster: Booster,
+}
+
+impl Forecaster for FittedTrees {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    /// A series is known by its place in the panel, which has to be that of the panel that was fitted to.
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let design = Design::new(panel, horizon, &self.task.holidays);
+        let numbers = 0..panel.series.len();
+        numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
+    }
+}
+
+impl FittedTrees {
+    fn forecast_series(
+        &self,
+        panel: &Panel,
+        design: &Design,
+        number: usize,
+        horizon: usize,
+    ) -> Result<SeriesForecast, NoForecast> {
+        let series = &panel.series[number];
+        let origin = series.values.len();
+        let none = || NoForecast::MissingContext {
+            present: series.values.iter().filter(|value| value.is_finite()).count(),
+            needed: design.first_origin(),
+        };
+        if origin < design.first_origin() {
+            return Err(none());
+        }
+        let mut columns = vec![Vec::with_capacity(horizon); design.width() + 1];
+        let mut normals = Vec::with_capacity(horizon);
+        let mut row = vec![0.0; design.width()];
+        for step in 0..horizon {
+            normals.push(design.row(number, origin, step, &mut row).ok_or_else(none)?);
+            let features = row.iter().copied().chain([number as f32]);
+            columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
+        }
+        let predicted = Matrix::from_columns(&columns).and_then(|matrix| self.booster.predict(&matrix, None));
+        let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
+        let mut forecast = SeriesForecast { mean: Vec::new(), quantiles: Vec::new() };
+        for (row, normal) in predicted.chunks_exact(LEVELS.len()).zip(normals) {
+            let mut quantiles = [0.0; LEVELS.len()];
+            quantiles.iter_mut().zip(row).for_each(|(to, from)| *to = f64::from(*from) * normal.spread + normal.level);
+            if !quantiles[MEDIAN].is_finite() {
+                return Err(NoForecast::NotFinite);
+            }
+            forecast.mean.push(mean_of_quantiles(&quantiles));
+            forecast.quantiles.push(quantiles);
+        }
+        Ok(forecast)
+    }
+}

@@ -272,8 +272,7 @@ impl Design {
         }
         let target = origin + step;
         let (season, week) = (self.season, 7 * self.season);
-        let normal =
-            Normal { level: f64::from(mean_of(&prepared.sums, origin, week)), spread: prepared.spread };
+        let normal = Normal { level: f64::from(mean_of(&prepared.sums, origin, week)), spread: prepared.spread };
         let scaled = |value: f32| ((f64::from(value) - normal.level) / normal.spread) as f32;
         let mean = |end: usize, count: usize| scaled(mean_of(&prepared.sums, end, count));
         let value = |back: usize| target.checked_sub(back).map_or(f32::NAN, |i| scaled(prepared.filled[i]));
@@ -319,7 +318,8 @@ impl Design {
         ahead: usize,
         value: &impl Fn(usize) -> f32,
     ) -> [f32; SAME_TYPE.len()] {
-        let kind = |interval: usize| prepared.of_day.get(interval).and_then(|(day, _)| prepared.days.get(*day as usize));
+        let kind =
+            |interval: usize| prepared.of_day.get(interval).and_then(|(day, _)| prepared.days.get(*day as usize));
         let wanted = kind(target).map(|day| day.kind);
         let (mut sum, mut count) = (0.0, 0);
         let mut means = [f32::NAN; SAME_TYPE.len()];

@@ -55,7 +55,11 @@ impl Holidays {
         let plain = |text: &str| text.to_lowercase().replace(['_', '-'], " ");
         let wanted = plain(country);
         let found = Country::ALL.iter().copied().find(|known| plain(known.name()) == wanted);
-        let begins = || Country::ALL.iter().find(|known| wanted.len() > 2 && plain(known.name()).starts_with(&wanted[..wanted.floor_char_boundary(3)]));
+        let begins = || {
+            Country::ALL.iter().find(|known| {
+                wanted.len() > 2 && plain(known.name()).starts_with(&wanted[..wanted.floor_char_boundary(3)])
+            })
+        };
         match found {
             Some(known) => Ok(Holidays { country: Some(known), ..Holidays::default() }),
             None => Err(UnknownCountry {

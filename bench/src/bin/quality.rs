@@ -128,7 +128,9 @@ fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<
         "boosted_trees" => of(&BoostedTrees::default(), &mut progress)?,
         "quantile_mlp" => {
             let spec = TrainSpec::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed);
-            let trained = train(known, &spec, &mut |at| if at.batch == 0 { progress(at.done()) } else { ControlFlow::Continue(()) });
+            let trained = train(known, &spec, &mut |at| {
+                if at.batch == 0 { progress(at.done()) } else { ControlFlow::Continue(()) }
+            });
             Box::new(trained.map_err(|error| format!("{}: {error}", protocol.name))?)
         }
         _ => return Err(format!("there is no model `{name}`: choose among {}", MODELS.join(", "))),

@@ -246,10 +246,11 @@ mod tests {
     #[test]
     fn a_history_survives_the_way_through_parquet() {
         let history = History {
-            panel: Panel::new(Frequency::HOUR, TimeZone::UTC, vec![
-                    Series::new("a", 7 * HOUR, vec![1.5, f32::NAN, 2.5]),
-                    Series::new("b", 2 * HOUR, vec![-1.0]),
-                ]),
+            panel: Panel::new(
+                Frequency::HOUR,
+                TimeZone::UTC,
+                vec![Series::new("a", 7 * HOUR, vec![1.5, f32::NAN, 2.5]), Series::new("b", 2 * HOUR, vec![-1.0])],
+            ),
             units: vec!["kWh".into(), "degC".into()],
         };
         let bytes = history_to_parquet(&history).unwrap();

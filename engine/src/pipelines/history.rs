@@ -160,7 +160,11 @@ impl HistoryBuilder {
             partial.values.truncate(end);
             partial.values.drain(..first);
             partial.values.shrink_to_fit();
-            series.push(Series::new(partial.id, self.frequency.advance(self.base, first as i64, &self.zone), partial.values));
+            series.push(Series::new(
+                partial.id,
+                self.frequency.advance(self.base, first as i64, &self.zone),
+                partial.values,
+            ));
             units.push(partial.unit);
         }
         (History { panel: Panel::new(self.frequency, self.zone, series), units }, self.off_grid)
@@ -302,7 +306,11 @@ mod tests {
     #[test]
     fn keeping_from_an_instant_forgets_what_is_earlier() {
         let series = |id: &str, start| Series::new(id, start, vec![1.0, 2.0, 3.0]);
-        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)]);
+        let panel = Panel::new(
+            Frequency::HOUR,
+            TimeZone::UTC,
+            vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)],
+        );
         let mut history = History { panel, units: vec!["kWh".into(); 3] };
         history.keep_from(2 * HOUR);
         let found: Vec<(Micros, usize)> = history.panel.series.iter().map(|s| (s.start, s.values.len())).collect();

@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn only_the_present_epoch_of_a_series_counts() {
-        let hours = |id: &str, start: i64, count: usize| Series::new(id, start * HOUR, (0..count).map(|i| i as f32).collect());
+        let hours =
+            |id: &str, start: i64, count: usize| Series::new(id, start * HOUR, (0..count).map(|i| i as f32).collect());
         let series = vec![
             hours("came", 0, 9),
             hours("came long ago", 5, 4),

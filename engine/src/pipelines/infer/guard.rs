@@ -157,11 +157,11 @@ mod tests {
     fn contexts() -> Panel {
         let values = (0..21 * 24).map(|h| (h % 24) as f32).collect();
         let zeros = vec![0.0; 21 * 24];
-        Panel::new(Frequency::HOUR, TimeZone::UTC, vec![
-                Series::new("a", 0, values),
-                Series::new("new", 0, vec![f32::NAN]),
-                Series::new("zero", 0, zeros),
-            ])
+        Panel::new(
+            Frequency::HOUR,
+            TimeZone::UTC,
+            vec![Series::new("a", 0, values), Series::new("new", 0, vec![f32::NAN]), Series::new("zero", 0, zeros)],
+        )
     }
 
     fn prediction(id: &str, value: f64) -> Prediction {

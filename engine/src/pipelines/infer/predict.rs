@@ -164,7 +164,9 @@ mod tests {
     }
 
     fn history() -> History {
-        let days = |id: &str, days: usize| Series::new(id, 0, (0..24 * days).map(|h| (h % 24) as f32 + (h % 7) as f32).collect());
+        let days = |id: &str, days: usize| {
+            Series::new(id, 0, (0..24 * days).map(|h| (h % 24) as f32 + (h % 7) as f32).collect())
+        };
         let new = Series::new("x-new", 0, vec![f32::NAN; 2]);
         let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![days("a", 21), days("x-b", 20), new]);
         History { panel, units: vec!["kWh".into(), "degC".into(), "kWh".into()] }

@@ -10,7 +10,6 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use meterline_schemas::Frequency;
 use meterline_schemas::time::{DAY, HOUR};
 
 use crate::data::{Known, Panel, Series};
@@ -28,6 +27,8 @@ const SAME_TYPE_DAYS_MAX: usize = 42;
 /// Harmonics of the day and of the year.
 const DAY_HARMONICS: usize = 3;
 const YEAR_HARMONICS: usize = 2;
+/// History from which on the time of year says something, in days.
+const YEAR_DAYS_MIN: i64 = 380;
 /// Hours over which the means of a covariate before the target are taken.
 const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
 /// Hours in which what the newest values tell fades.
@@ -39,6 +40,8 @@ pub struct Design {
     horizon: usize,
     names: Vec<String>,
     bent: Vec<usize>,
+    // Whether some series has a whole year: of less, a line through the time of year leads anywhere.
+    with_year: bool,
     // By covariate: whether it is known over the horizon.
     ahead: Vec<bool>,
     hour: f64,
@@ -182,11 +185,13 @@ impl Design {
                 covariates: Vec::new(),
             })
         });
+        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
         let mut design = Design {
             season: panel.frequency.season(),
             horizon,
             names: Vec::new(),
             bent: Vec::new(),
+            with_year: longest as i64 * panel.frequency.nominal_micros() >= YEAR_DAYS_MIN * DAY,
             ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
             hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
             prepared: prepared.collect(),
@@ -355,7 +360,7 @@ impl Design {
         put.flag(day.holiday);
         put.flag(day.beside.0);
         put.flag(day.beside.1);
-        put.harmonics(day.of_year, YEAR_HARMONICS);
+        put.harmonics(if self.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
     }
 
     fn put_covariates(&self, prepared: &Prepared, origin: usize, target: usize, put: &mut Put<'_>) {
@@ -426,6 +431,7 @@ impl Put<'_> {
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
 
     use super::*;
     use crate::data::{Column, Covariate};

@@ -155,8 +155,8 @@ mod tests {
             let b: Vec<f64> = (0..size).map(|i| (i as f64).sin() + 2.0).collect();
             let mut x = b.clone();
             Cholesky::new(&matrix).unwrap().solve(&mut x);
-            for i in 0..size {
-                assert!((dot(matrix.row(i), &x) - b[i]).abs() < 1e-10, "{size}");
+            for (i, b) in b.iter().enumerate() {
+                assert!((dot(matrix.row(i), &x) - b).abs() < 1e-10, "{size}");
             }
         }
     }

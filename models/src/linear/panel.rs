@@ -230,15 +230,15 @@ mod tests {
             let mut gram = Gram::new(groups);
             gram.add_panel(&panel);
             let x = |k: usize, j: usize| if k < n { f64::from(cell(k, j)) } else { 0.0 };
-            for k in 0..PANEL_ROWS {
+            for (k, product) in products.iter().enumerate() {
                 for v in 0..LANES {
                     let expected: f64 = (0..groups * LANES).map(|j| x(k, j) * coefficients[j][v]).sum();
-                    assert_eq!(products[k][v], expected, "{n} rows, row {k}");
+                    assert_eq!(product[v], expected, "{n} rows, row {k}");
                 }
             }
-            for j in 0..groups * LANES {
+            for (j, column) in transposed.iter().enumerate() {
                 let expected: f64 = (0..PANEL_ROWS).map(|k| x(k, j) * products[k][1]).sum();
-                assert_eq!(transposed[j][1], expected, "{n} rows, column {j}");
+                assert_eq!(column[1], expected, "{n} rows, column {j}");
             }
             gram.for_each_upper(|i, j, value| {
                 let expected: f64 = (0..n).map(|k| x(k, i) * x(k, j)).sum();

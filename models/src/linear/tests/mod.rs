@@ -78,10 +78,9 @@ fn eliminate(mut rows: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {
         rows.swap(k, pivot);
         right.swap(k, pivot);
         for i in k + 1..size {
-            let factor = rows[i][k] / rows[k][k];
-            for j in k..size {
-                rows[i][j] -= factor * rows[k][j];
-            }
+            let pivot = rows[k].clone();
+            let factor = rows[i][k] / pivot[k];
+            rows[i].iter_mut().zip(&pivot).skip(k).for_each(|(cell, above)| *cell -= factor * above);
             right[i] -= factor * right[k];
         }
     }

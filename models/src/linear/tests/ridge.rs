@@ -74,10 +74,10 @@ fn leave_one_out_residuals_are_those_of_real_refits() {
         let standardised = data.standardised();
         for lambda in [0.0, 0.02, 1.0] {
             let found = loo_residuals(&standardised, lambda).unwrap();
-            for row in 0..data.rows() {
+            for (row, found) in found.iter().enumerate() {
                 let refit = brute_force(&data, lambda, |other| other != row, false);
                 let expected = residual(&data, row, &refit);
-                assert!((found[row] - expected).abs() < 1e-5, "lambda {lambda}, row {row}: {} {expected}", found[row]);
+                assert!((found - expected).abs() < 1e-5, "lambda {lambda}, row {row}: {found} {expected}");
             }
             let weights: f64 = (0..data.rows()).map(|row| data.weight(row)).sum();
             let square: f64 = (0..data.rows()).map(|row| data.weight(row) * found[row].powi(2)).sum();

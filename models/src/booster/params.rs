@@ -36,7 +36,7 @@ impl Objective {
     }
 }
 
-/// How the booster learns. The defaults are compromises found on real loads of some ten thousand rows.
+/// How the booster learns. The defaults are the usual ones of such learners; nothing was chosen on real data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
@@ -74,13 +74,13 @@ impl Default for Params {
     fn default() -> Params {
         Params {
             rounds: 300,
-            learning_rate: 0.05,
+            learning_rate: 0.1,
             leaves_max: 31,
-            leaf_rows_min: 60,
-            leaf_l2: 20.0,
+            leaf_rows_min: 20,
+            leaf_l2: 1.0,
             gain_min: 0.0,
             bins_max: BINS_MAX,
-            feature_fraction: 0.5,
+            feature_fraction: 1.0,
             bagging_fraction: 1.0,
             honest: false,
             patience: None,

@@ -202,6 +202,7 @@ fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProp
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(ROW_GROUP))
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_statistics_enabled(EnabledStatistics::None)
         .set_created_by("meterline".to_owned());
     for field in schema.fields() {
@@ -228,6 +229,9 @@ fn properties(table: &TableDefinition, first: &RecordBatch) -> Result<WriterProp
 /// Rows of a row group. A merge has one of each of its files in memory, and a writer one of its own: more of them at
 /// once would be read no faster.
 const ROW_GROUP: usize = 128 * 1024;
+/// Bytes of a dictionary from which on a column of a row group goes on without. One of a row group whose numbers all
+/// differ would be as large as they are, and only cost time and room.
+const DICTIONARY_BYTES: usize = 128 * 1024;
 /// Rows up to which a dictionary costs nothing.
 const DICTIONARY_WORTH: usize = 1_000;
 

@@ -1,5 +1,6 @@
 //! What the benchmarks share: protocols with their data, and published figures.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 pub mod crash;
 pub mod ingest;

@@ -100,6 +100,12 @@ impl Cost {
         under / (under + over)
     }
 
+    /// [`Cost::decision_level`], but neither 0 nor 1, where the quantile would be infinite: 0.001 to 0.999.
+    pub(crate) fn bounded_level(&self) -> f64 {
+        let (least, most) = DECISION_LEVELS;
+        self.decision_level().clamp(least, most)
+    }
+
     /// The forecast that costs least, from the quantiles `values` at `levels` (both ascending): [`quantile_at`] the
     /// decision level.
     ///
@@ -110,8 +116,7 @@ impl Cost {
     /// When levels are not strictly ascending within (0, 1), or values are not finite and ascending.
     pub fn decide(&self, levels: &[f64], values: &[f64]) -> Result<f64, CostError> {
         check_quantiles(levels, values)?;
-        let (least, most) = DECISION_LEVELS;
-        Ok(quantile_at(levels, values, self.decision_level().clamp(least, most)))
+        Ok(quantile_at(levels, values, self.bounded_level()))
     }
 
     /// Cost of having forecast `forecast` when `actual` came, in cost × unit. `None` where either is missing, or the

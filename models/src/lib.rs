@@ -22,6 +22,7 @@ pub mod calibrate;
 pub mod combine;
 pub mod cost;
 pub mod data;
+mod dense;
 pub mod design;
 pub mod device;
 pub mod features;

@@ -106,18 +106,6 @@ pub fn owa(smape: f64, mase: f64, benchmark_smape: f64, benchmark_mase: f64) -> 
     (benchmark_smape > 0.0 && benchmark_mase > 0.0 && mean.is_finite()).then_some(mean)
 }
 
-/// Value at `level` of the distribution with `quantiles` at `levels` (ascending, equally long): linear between levels,
-/// the outermost quantile beyond them. NaN without any level.
-pub fn quantile_at(levels: &[f64], quantiles: &[f64], level: f64) -> f64 {
-    let above = levels.partition_point(|l| *l < level);
-    let at = |i: usize| levels.get(i).copied().zip(quantiles.get(i).copied());
-    match (above.checked_sub(1).and_then(at), at(above)) {
-        (Some((l0, q0)), Some((l1, q1))) => q0 + (q1 - q0) * ((level - l0) / (l1 - l0)),
-        (Some((_, q)), None) | (None, Some((_, q))) => q,
-        (None, None) => f64::NAN,
-    }
-}
-
 /// Mean absolute difference between values one season apart: the denominator of MASE.
 ///
 /// Pairs with a missing value (NaN) are left out. `None` without any pair, or when the series repeats itself exactly
@@ -340,15 +328,6 @@ mod tests {
         // A forecast without spread is scored by its absolute error, but for the tails that the levels leave out.
         assert!((crps(7.0, &levels, &vec![5.0; 999]) - 2.0 * 0.999).abs() < 1e-9);
         assert_eq!(crps_weights(&[0.2, 0.5]), [0.25, 0.4]);
-    }
-
-    #[test]
-    fn quantiles_between_levels_are_interpolated_and_held_beyond() {
-        for (level, expected) in [(0.05, 1.0), (0.1, 1.0), (0.3, 2.0), (0.5, 3.0), (0.7, 5.0), (0.95, 7.0)] {
-            let found = quantile_at(&[0.1, 0.5, 0.9], &[1.0, 3.0, 7.0], level);
-            assert!((found - expected).abs() < 1e-12, "{level}: {found}");
-        }
-        assert!(quantile_at(&[], &[], 0.5).is_nan());
     }
 
     #[test]

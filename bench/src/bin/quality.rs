@@ -12,16 +12,19 @@ use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Model, Task};
 use meterline_models::forecasters::boosted_trees::BoostedTrees;
+use meterline_models::forecasters::classical::Classical;
 use meterline_models::forecasters::linear_quantile::LinearQuantile;
 use meterline_models::forecasters::quantile_mlp::{TrainSpec, train};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::holidays::Holidays;
+use meterline_models::statistics::Method;
 use serde_json::{Value, json};
 
 /// Days of context of the network.
 const CONTEXT_DAYS: usize = 28;
-/// Models that are fitted, by name.
-const MODELS: [&str; 3] = ["quantile_mlp", "linear_quantile", "boosted_trees"];
+/// Models that are measured if nothing else is asked for. Any of [`Method::ALL`] may be, too; those fit themselves anew at
+/// each origin.
+const MODELS: [&str; 5] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees"];
 
 /// Measures the forecasters on real load, with published figures of peers beside them.
 #[derive(Parser)]
@@ -133,7 +136,16 @@ fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<
             });
             Box::new(trained.map_err(|error| format!("{}: {error}", protocol.name))?)
         }
-        _ => return Err(format!("there is no model `{name}`: choose among {}", MODELS.join(", "))),
+        _ => match Method::ALL.into_iter().find(|method| method.name() == name) {
+            Some(method) => Box::new(Classical { method }),
+            None => {
+                let classical = Method::ALL.map(Method::name).join(", ");
+                return Err(format!(
+                    "there is no model `{name}`: choose among {}, {classical}",
+                    MODELS[2..].join(", ")
+                ));
+            }
+        },
     };
     eprintln!();
     Ok(fitted)

@@ -81,7 +81,7 @@ fn hours(data: &Path) -> Result<Vec<(f32, f32)>, String> {
         let table = entry(&archive, &format!("Load/Task {task}/L{task}-train.csv"))?;
         let [stamp, load, station] = [table.column("TIMESTAMP")?, table.column("LOAD")?, table.column("w1")?];
         for row in table.rows() {
-            clock.expect(row, row.text(stamp)?)?;
+            clock.check(row, row.text(stamp)?)?;
             let load = row.number_or_missing(load)?;
             if load.is_finite() {
                 hours.push((load, mean_temperature(row, station)?));
@@ -108,7 +108,7 @@ fn solution(archive: &Archive, clock: &mut Clock) -> Result<Vec<(f32, f32)>, Str
     let mut hours = Vec::new();
     let mut weather_rows = weather.rows();
     for row in loads.rows() {
-        clock.expect(row, row.text(stamp)?)?;
+        clock.check(row, row.text(stamp)?)?;
         let beside =
             weather_rows.next().ok_or_else(|| row.refuse("its hour is not in solution15_L_temperature.csv"))?;
         if row.number(load)? != beside.number(load_again)? {
@@ -140,7 +140,7 @@ struct Clock {
 
 impl Clock {
     /// Refuses a stamp that does not end the next hour.
-    fn expect(&mut self, row: Row<'_>, stamp: &str) -> Result<(), String> {
+    fn check(&mut self, row: Row<'_>, stamp: &str) -> Result<(), String> {
         let expected = written(self.ended).map_err(|e| row.refuse(&e.to_string()))?;
         if stamp != expected {
             return Err(row.refuse(&format!("the stamp is `{stamp}`, and the next hour ends at `{expected}`")));
@@ -178,7 +178,7 @@ mod tests {
     fn an_hour_that_does_not_follow_is_refused_with_its_line() {
         let table = Table::from_bytes("L1", b"TIMESTAMP\n112001 1:00\n112001 3:00\n").unwrap();
         let mut clock = Clock { ended: 0 };
-        let found: Vec<_> = table.rows().map(|row| clock.expect(row, row.text(0).unwrap())).collect();
+        let found: Vec<_> = table.rows().map(|row| clock.check(row, row.text(0).unwrap())).collect();
         assert_eq!(found[0], Ok(()));
         let complaint = found[1].clone().unwrap_err();
         assert!(

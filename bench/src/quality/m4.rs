@@ -21,7 +21,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
-use meterline_models::metrics::seasonal_scale;
+use meterline_models::metrics::{interval_score, owa, seasonal_scale, smape_term};
 use meterline_schemas::{Frequency, Micros};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -131,7 +131,7 @@ impl M4Hourly {
         let series = self.actuals.len() as f64;
         let (smape, mase) = (smape / series, mase / series);
         let rounded = |figure: f64| (figure * 1000.0).round() / 1000.0;
-        let owa = (rounded(smape) / NAIVE2[0] + rounded(mase) / NAIVE2[1]) / 2.0;
+        let owa = owa(rounded(smape), rounded(mase), NAIVE2[0], NAIVE2[1])?;
         Some(PointFigures { smape, mase, owa, nd: total.nd()? })
     }
 
@@ -143,7 +143,9 @@ impl M4Hourly {
         }
         let mut sum = 0.0;
         for ((series, actuals), intervals) in self.panel.series.iter().zip(&self.actuals).zip(intervals) {
-            let scores = actuals.iter().zip(intervals).map(|(y, interval)| interval_score(f64::from(*y), *interval));
+            let score =
+                |(y, [low, high]): (&f32, &[f64; 2])| interval_score(f64::from(*y), *low, *high, 1.0 - INTERVAL);
+            let scores = actuals.iter().zip(intervals).map(score);
             sum += scores.sum::<f64>() / HORIZON as f64 / seasonal_scale(&series.values, SEASON)?;
         }
         Some(sum / self.actuals.len() as f64)
@@ -172,20 +174,10 @@ impl M4Hourly {
     }
 }
 
-/// sMAPE of one series in percent. A step where both are 0 is without error.
+/// sMAPE of one series in percent.
 fn symmetric_percentage(actuals: &[f32], forecast: &[f64]) -> f64 {
-    let step = |(actual, forecast): (&f32, &f64)| {
-        let actual = f64::from(*actual);
-        let size = actual.abs() + forecast.abs();
-        if size > 0.0 { 200.0 * (actual - forecast).abs() / size } else { 0.0 }
-    };
-    actuals.iter().zip(forecast).map(step).sum::<f64>() / actuals.len() as f64
-}
-
-/// Interval score at [`INTERVAL`] (Gneiting and Raftery 2007): width, and 2/α times what lies outside.
-fn interval_score(actual: f64, [lower, upper]: [f64; 2]) -> f64 {
-    let penalty = 2.0 / (1.0 - INTERVAL);
-    (upper - lower) + penalty * (lower - actual).max(0.0) + penalty * (actual - upper).max(0.0)
+    let terms = actuals.iter().zip(forecast).map(|(actual, forecast)| smape_term(f64::from(*actual), *forecast));
+    terms.sum::<f64>() / actuals.len() as f64
 }
 
 /// Identifier and values of every line; the first names columns, trailing empty fields are padding.

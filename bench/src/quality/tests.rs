@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use meterline_models::statistics::{Method, Request};
 use meterline_schemas::time::{DAY, format_micros};
 use meterline_tests::skip::note;
 
@@ -159,6 +160,22 @@ fn figures_written_down_for_m4_are_those_of_the_files() {
     }
     let naive2 = official.iter().find(|r| r.model == "Naive2").unwrap();
     assert_eq!([Metric::Smape, Metric::Mase].map(|m| naive2.get(m)), m4::NAIVE2.map(Some));
+}
+
+#[test]
+fn naive2_of_the_models_is_that_of_the_baselines() {
+    let Some(data) = data("M4 Hourly") else { return };
+    let m4 = m4::M4Hourly::load(&data).unwrap();
+    for series in &m4.panel.series {
+        let values: Vec<f64> = series.values.iter().map(|value| f64::from(*value)).collect();
+        let request =
+            Request { values: &values, periods: &[m4::SEASON], regressors: &[], horizon: m4::HORIZON, levels: &[0.5] };
+        let found = Method::Naive2.forecast(&request).unwrap().mean;
+        let expected = Baseline::Naive2.forecast(&series.values, m4::SEASON, m4::HORIZON).unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-9 * expected.abs(), "{}: {found} {expected}", series.id);
+        }
+    }
 }
 
 #[test]

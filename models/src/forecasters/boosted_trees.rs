@@ -5,15 +5,15 @@
 
 use std::ops::ControlFlow;
 
-use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::direct::{check_length, each_row, forecast};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
 use crate::design::Design;
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
-use crate::metrics::mean_of_quantiles;
 
 /// How the trees are fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,11 +57,7 @@ impl Model for BoostedTrees {
         progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
     ) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-        let needed = design.first_origin() + task.horizon;
-        if longest < needed {
-            return Err(FitError::TooShort { model: NAME.into(), needed, longest, series: panel.series.len() });
-        }
+        check_length(NAME, panel, &design, task.horizon)?;
         let rows = self.rows(panel, &design, task.horizon);
         let matrix = Matrix::from_columns(&rows.columns).and_then(|matrix| matrix.with_names(rows.names));
         let matrix = matrix.map_err(failed)?;
@@ -100,26 +96,15 @@ impl BoostedTrees {
             weights: Vec::new(),
             groups: Vec::new(),
         };
-        let mut row = vec![0.0; design.width()];
-        let mut group = 0;
-        for (number, series) in panel.series.iter().enumerate() {
-            let length = series.values.len();
-            for back in (1..=length.saturating_sub(design.first_origin()) / apart).rev() {
-                let origin = length - back * apart;
-                group += 1;
-                for step in 0..horizon.min(length - origin) {
-                    let value = series.values[origin + step];
-                    let normal = match design.row(number, origin, step, &mut row) {
-                        Some(normal) if value.is_finite() => normal,
-                        _ => continue,
-                    };
-                    let features = row.iter().copied().chain([number as f32]);
-                    rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
-                    rows.targets.push(((f64::from(value) - normal.level) / normal.spread) as f32);
-                    rows.weights.push(series.weight(origin + step));
-                    rows.groups.push(group);
-                }
-            }
+        for number in 0..panel.series.len() {
+            let before = rows.groups.last().map_or(0, |last| last + 1);
+            each_row(panel, design, number, (apart, horizon), |row| {
+                let features = row.features.iter().copied().chain([number as f32]);
+                rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
+                rows.targets.push(row.target);
+                rows.weights.push(row.weight);
+                rows.groups.push(before + row.origin as u32);
+            });
         }
         rows
     }
@@ -153,35 +138,13 @@ impl FittedTrees {
         number: usize,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
-        let series = &panel.series[number];
-        let origin = series.values.len();
-        let none = || NoForecast::MissingContext {
-            present: series.values.iter().filter(|value| value.is_finite()).count(),
-            needed: design.first_origin(),
-        };
-        if origin < design.first_origin() {
-            return Err(none());
-        }
-        let mut columns = vec![Vec::with_capacity(horizon); design.width() + 1];
-        let mut normals = Vec::with_capacity(horizon);
-        let mut row = vec![0.0; design.width()];
-        for step in 0..horizon {
-            normals.push(design.row(number, origin, step, &mut row).ok_or_else(none)?);
-            let features = row.iter().copied().chain([number as f32]);
-            columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
-        }
-        let predicted = Matrix::from_columns(&columns).and_then(|matrix| self.booster.predict(&matrix, None));
-        let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
-        let mut forecast = SeriesForecast { mean: Vec::new(), quantiles: Vec::new() };
-        for (row, normal) in predicted.chunks_exact(LEVELS.len()).zip(normals) {
-            let mut quantiles = [0.0; LEVELS.len()];
-            quantiles.iter_mut().zip(row).for_each(|(to, from)| *to = f64::from(*from) * normal.spread + normal.level);
-            if !quantiles[MEDIAN].is_finite() {
-                return Err(NoForecast::NotFinite);
-            }
-            forecast.mean.push(mean_of_quantiles(&quantiles));
-            forecast.quantiles.push(quantiles);
-        }
-        Ok(forecast)
+        forecast(panel, design, number, horizon, |row, _| {
+            let row: Vec<f32> = row.iter().copied().chain([number as f32]).collect();
+            let features = row.len();
+            let predicted = Matrix::new(row, 1, features).and_then(|row| self.booster.predict(&row, None));
+            let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
+            let quantiles: [f32; LEVELS.len()] = predicted.try_into().map_err(|_| NoForecast::NotFinite)?;
+            Ok(quantiles.map(f64::from))
+        })
     }
 }

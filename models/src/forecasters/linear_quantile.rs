@@ -8,15 +8,15 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::direct::{check_length, each_row, forecast};
 use crate::data::Panel;
-use crate::design::{Design, Normal};
+use crate::design::Design;
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
-use crate::metrics::mean_of_quantiles;
 
 /// Rows for each feature that a model should have: with fewer, parts of the day are joined.
 const ROWS_PER_FEATURE: usize = 4;
@@ -63,11 +63,7 @@ impl Model for LinearQuantile {
         progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
     ) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-        let needed = design.first_origin() + task.horizon;
-        if longest < needed {
-            return Err(FitError::TooShort { model: NAME.into(), needed, longest, series: panel.series.len() });
-        }
+        check_length(NAME, panel, &design, task.horizon)?;
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
         for (number, series) in panel.series.iter().enumerate() {
@@ -192,28 +188,17 @@ impl LinearQuantile {
     }
 
     fn rows(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Rows {
-        let series = &panel.series[number];
-        let (season, length) = (panel.frequency.season(), series.values.len());
-        let apart = (season / self.spec.origins_a_day.max(1)).max(1);
+        let season = panel.frequency.season();
+        let length = panel.series[number].values.len();
+        let apart = season / self.spec.origins_a_day.max(1);
         let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], phases: vec![] };
-        let mut row = vec![0.0; design.width()];
-        let first = length.saturating_sub(design.first_origin()) / apart;
-        for back in (1..=first).rev() {
-            let origin = length - back * apart;
-            for step in 0..horizon.min(length - origin) {
-                let target = origin + step;
-                let value = series.values[target];
-                if !value.is_finite() {
-                    continue;
-                }
-                let Some(normal) = design.row(number, origin, step, &mut row) else { continue };
-                let age = (length - target) as f64 / season as f64;
-                rows.features.extend_from_slice(&row);
-                rows.targets.push(((f64::from(value) - normal.level) / normal.spread) as f32);
-                rows.weights.push(series.weight(target) * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
-                rows.phases.push(design.phase(number, target));
-            }
-        }
+        each_row(panel, design, number, (apart, horizon), |row| {
+            let age = (length - row.interval) as f64 / season as f64;
+            rows.features.extend_from_slice(row.features);
+            rows.targets.push(row.target);
+            rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
+            rows.phases.push(design.phase(number, row.interval));
+        });
         rows
     }
 }
@@ -234,35 +219,19 @@ impl FittedLinear {
         number: usize,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
-        let series = &panel.series[number];
-        let origin = series.values.len();
-        let none = || NoForecast::MissingContext {
-            present: series.values.iter().filter(|value| value.is_finite()).count(),
-            needed: design.first_origin(),
-        };
-        let parts = self.fitted.get(&series.id).ok_or_else(none)?;
-        if origin < design.first_origin() {
-            return Err(none());
-        }
-        let mut forecast = SeriesForecast { mean: Vec::new(), quantiles: Vec::new() };
-        let mut row = vec![0.0; design.width()];
+        // It was not there, or too short, when the model was fitted.
+        let unknown = NoForecast::MissingContext { present: 0, needed: design.first_origin() };
+        let parts = self.fitted.get(&panel.series[number].id).ok_or(unknown)?;
         let mut wide = Vec::new();
-        for step in 0..horizon {
-            let Normal { level, spread } = design.row(number, origin, step, &mut row).ok_or_else(none)?;
+        forecast(panel, design, number, horizon, |row, interval| {
             wide.clear();
-            parts.basis.write(&row, &mut wide);
-            let part = design.phase(number, origin + step) * parts.models.len() / self.season;
-            let model = parts.models.get(part).ok_or_else(none)?;
+            parts.basis.write(row, &mut wide);
+            let part = design.phase(number, interval) * parts.models.len() / self.season;
+            let model = parts.models.get(part).ok_or(NoForecast::NotFinite)?;
             let mut quantiles = [0.0; LEVELS.len()];
             model.predict_row(&wide, &mut quantiles).map_err(|_| NoForecast::NotFinite)?;
-            let quantiles = quantiles.map(|quantile| quantile * spread + level);
-            if !quantiles[MEDIAN].is_finite() {
-                return Err(NoForecast::NotFinite);
-            }
-            forecast.mean.push(mean_of_quantiles(&quantiles));
-            forecast.quantiles.push(quantiles);
-        }
-        Ok(forecast)
+            Ok(quantiles)
+        })
     }
 }
 

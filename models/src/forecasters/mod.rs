@@ -1,6 +1,8 @@
 //! One file or folder a model.
 
 pub mod boosted_trees;
+pub mod classical;
+mod direct;
 pub mod linear_quantile;
 pub mod quantile_mlp;
 pub mod seasonal_naive;

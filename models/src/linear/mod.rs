@@ -13,7 +13,6 @@
 //! Everything is deterministic: sums are made per chunk of rows and added in the order of chunks, so that the number of
 //! threads never shows in a result.
 
-mod cholesky;
 mod design;
 mod model;
 mod newton;
@@ -21,6 +20,7 @@ mod panel;
 mod pinball;
 mod quantile_fit;
 mod ridge;
+mod square;
 mod standardised;
 mod tridiagonal;
 

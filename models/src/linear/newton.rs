@@ -7,9 +7,9 @@
 
 use rayon::prelude::*;
 
-use super::cholesky::{Cholesky, Square};
 use super::panel::{Cells, Gram, LANES, Lanes, PANEL_ROWS, Panel, in_sample};
 use super::pinball::{LossSums, SmoothedPinball, Vectors, evaluate};
+use super::square::Square;
 use super::standardised::Standardised;
 
 /// Factor from one smoothing half-width to the next.
@@ -178,7 +178,7 @@ impl Descent {
         system.add_scaled(self.damping * self.density, gram);
         system.add_diagonal(self.point.len(), self.damping * DAMPING_MIN.sqrt() * self.density);
         let mut direction: Vec<f64> = self.gradient.iter().map(|g| -g).collect();
-        Cholesky::with_jitter(&system)?.solve(&mut direction);
+        system.factor_raised()?.solve(&mut direction);
         direction.iter().all(|d| d.is_finite()).then_some(direction)
     }
 }

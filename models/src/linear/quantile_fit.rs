@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::cholesky::Square;
 use super::design::{LinearError, Problem, same};
 use super::model::LinearQuantiles;
 use super::newton::{Descent, Limits, minimise, vectors};
 use super::panel::LANES;
 use super::pinball::{WeightedSample, evaluate};
 use super::ridge::{Ridge, default_lambdas, solve, standardised_residuals};
+use super::square::Square;
 use super::standardised::Standardised;
 
 /// Spread of the ridge's residuals, in standard deviations of the target, below which the fit is exact but for the

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::cholesky::{Cholesky, Square};
 use super::design::{LinearError, same};
 use super::panel::{CHUNK_ROWS, LANES, Lanes, PANEL_ROWS, Panel, in_sample, multiply};
+use super::square::Square;
 use super::standardised::Standardised;
 use super::tridiagonal::Tridiagonal;
 
@@ -165,7 +165,7 @@ pub fn out_of_fold_residuals(data: &Standardised, lambda: f64, folds: usize) -> 
             let mut coefficients = others.row(size)[..size].to_vec();
             let mut system = leading(&others, size);
             system.add_diagonal(size - 1, lambda);
-            Cholesky::with_jitter(&system)?.solve(&mut coefficients);
+            system.factor_raised()?.solve(&mut coefficients);
             Some(coefficients)
         })
         .collect();

@@ -3,8 +3,8 @@
 //! G = Q T Qᵀ with T tridiagonal, by Householder reflections (Golub and Van Loan 2013, §8.3.1). Eldén (1984) used the
 //! same idea to evaluate generalised cross validation for many λ at once.
 
-use super::cholesky::Square;
-use super::panel::dot;
+use super::square::Square;
+use crate::dense::dot;
 
 /// G = Q T Qᵀ.
 pub(super) struct Tridiagonal {
@@ -119,7 +119,6 @@ impl Shifted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linear::cholesky::Cholesky;
 
     #[test]
     fn solves_as_cholesky_does_for_every_lambda() {
@@ -137,7 +136,7 @@ mod tests {
                 let mut raised = matrix.clone();
                 raised.add_diagonal(size, lambda);
                 let mut expected = b.clone();
-                Cholesky::new(&raised).unwrap().solve(&mut expected);
+                raised.factor().unwrap().solve(&mut expected);
                 for (found, expected) in found.iter().zip(&expected) {
                     assert!((found - expected).abs() < 1e-9, "{size} {lambda}: {found} {expected}");
                 }

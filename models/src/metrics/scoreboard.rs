@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LevelsError, SAME_LEVEL, check_levels, crps_weights, index_of, interval_score, is_decile, pinball, quantile_at,
-    smape_term,
+    LevelsError, SAME_LEVEL, check_levels, crps_weights, index_of, interval_score, is_decile, pinball, smape_term,
 };
+use crate::cost::{Cost, quantile_at};
 
 /// What is scored, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,27 +29,6 @@ pub struct Rule {
     /// Indices of the lower and upper level of each central interval, and its nominal coverage; the widest first.
     intervals: Vec<(usize, usize, f64)>,
     cost: Option<Cost>,
-}
-
-/// What an error costs, in money per unit of the series.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Cost {
-    /// Per unit by which the decision was below the actual value.
-    pub under: f64,
-    /// Per unit by which the decision was above the actual value.
-    pub over: f64,
-}
-
-impl Cost {
-    /// Cost of having decided for `decision`.
-    pub fn of(&self, actual: f64, decision: f64) -> f64 {
-        self.under * (actual - decision).max(0.0) + self.over * (decision - actual).max(0.0)
-    }
-
-    /// The level whose quantile has the least expected cost (the newsvendor's critical ratio). NaN when both are 0.
-    pub fn level(&self) -> f64 {
-        self.under / (self.under + self.over)
-    }
 }
 
 /// One forecast value to be scored; all in the unit of the series.
@@ -87,7 +66,7 @@ impl Rule {
         })
     }
 
-    /// Also the cost of deciding for the quantile at [`Cost::level`].
+    /// Also the cost of deciding for the quantile at [`Cost::decision_level`], kept within 0.001 to 0.999.
     pub fn with_cost(self, cost: Cost) -> Rule {
         Rule { cost: Some(cost), ..self }
     }
@@ -143,7 +122,9 @@ impl Rule {
             totals.scaled_pinball += 2.0 * losses.sum::<f64>() / self.averaged.len() as f64 / scale;
         }
         if let Some(cost) = self.cost {
-            totals.cost += cost.of(actual, quantile_at(&self.levels, quantiles, cost.level()));
+            let decision = quantile_at(&self.levels, quantiles, cost.bounded_level());
+            // Too large for a number: then so is the sum, which is no figure.
+            totals.cost += cost.of(decision, actual).unwrap_or(f64::INFINITY);
         }
     }
 

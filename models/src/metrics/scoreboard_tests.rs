@@ -14,7 +14,7 @@ fn point(actual: f64, mean: f64, quantiles: &[f64], scale: Option<f64>) -> Point
 
 #[test]
 fn figures_agree_with_a_calculation_by_hand() {
-    let rule = Rule::new(&LEVELS).unwrap().with_cost(Cost { under: 9.0, over: 1.0 });
+    let rule = Rule::new(&LEVELS).unwrap().with_cost(Cost::new(9.0, 1.0).unwrap());
     let mut totals = rule.empty();
     rule.add(&mut totals, &point(10.0, 9.0, &[4.0, 6.0, 8.0, 10.0, 12.0], Some(2.0)));
     rule.add(&mut totals, &point(-2.0, 1.0, &[-1.0, -1.0, 0.0, 2.0, 3.0], Some(4.0)));

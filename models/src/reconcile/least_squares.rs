@@ -3,6 +3,7 @@
 use super::error::ReconcileError;
 use super::forest::Gains;
 use super::structure::Structure;
+use crate::dense::dot;
 
 /// Conjugate gradients stop when the remaining error, in units of the errors' standard deviations, is this share of the
 /// values.
@@ -153,8 +154,4 @@ impl<'a> LeastSquares<'a> {
             }
         }
     }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

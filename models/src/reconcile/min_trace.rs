@@ -3,13 +3,14 @@
 use rayon::prelude::*;
 
 use super::Range;
-use super::dense::{Cholesky, dot, gram};
 use super::error::ReconcileError;
+use super::gram::gram;
 use super::least_squares::LeastSquares;
 use super::non_negative::non_negative;
 use super::single_level::check_result;
 use super::structure::Structure;
 use super::weights::ShrunkCovariance;
+use crate::dense::{Cholesky, dot};
 
 /// Minimum trace reconciliation, MinT (Wickramasuriya, Athanasopoulos and Hyndman 2019): of all coherent unbiased
 /// forecasts that are linear in the base forecasts ŷ, those with the least sum of error variances,
@@ -165,14 +166,16 @@ impl LowRank {
         }
         // Positive definite by construction unless a number overflowed.
         let node = || reconciler.structure.name(0);
-        let factor = Cholesky::new(rows).ok_or_else(|| ReconcileError::NotFinite { node: node() })?;
+        let factor = Cholesky::new(rows.len(), 0.0, |i, j| rows[i][j])
+            .ok_or_else(|| ReconcileError::NotFinite { node: node() })?;
         Ok(LowRank { residuals, fits, factor })
     }
 
     /// Turns `leaves`, the fit to y for A, into the fit for A + U Uᵀ.
     fn correct(&self, reconciler: &MinTrace, y: &[f64], leaves: &mut [f64]) {
         let residual = reconciler.scaled_residual(y, leaves);
-        let effects = self.factor.solve(self.residuals.iter().map(|column| dot(column, &residual)).collect());
+        let mut effects: Vec<f64> = self.residuals.iter().map(|column| dot(column, &residual)).collect();
+        self.factor.solve(&mut effects);
         for (effect, fit) in effects.iter().zip(&self.fits) {
             for (leaf, fit) in leaves.iter_mut().zip(fit) {
                 *leaf -= effect * fit;

@@ -17,10 +17,10 @@
 //! Everything works on the edges of the structure; nothing of size nodes × nodes is ever formed.
 
 mod copula;
-mod dense;
 mod distributions;
 mod error;
 mod forest;
+mod gram;
 mod least_squares;
 mod min_trace;
 mod non_negative;

@@ -1,7 +1,7 @@
 //! How far each node's forecast is to be trusted: variances and covariances of its past errors.
 
-use super::dense::gram;
 use super::error::ReconcileError;
+use super::gram::gram;
 use super::structure::Structure;
 
 /// The least shrinkage that leaves the covariance well conditioned with fewer observations than nodes.

@@ -1,5 +1,7 @@
 //! Least squares from sums of products: gathered once, solved for as many choices of columns and penalties as wanted.
 
+use crate::dense::Cholesky;
+
 /// Added to each diagonal element of the scaled system, so that columns which repeat each other share a coefficient
 /// instead of failing.
 const RIDGE: f64 = 1e-10;
@@ -25,7 +27,7 @@ pub struct Solution {
     /// Sum of squared residuals, without the penalty.
     pub squares: f64,
     /// Cholesky factor of the scaled system, and the scaling of each column.
-    factor: Vec<f64>,
+    factor: Cholesky,
     scale: Vec<f64>,
 }
 
@@ -33,9 +35,8 @@ impl Solution {
     /// Variance of the fit at `row` (values of the chosen columns), relative to the variance of the errors:
     /// x (XᵀX + penalty)⁻¹ xᵀ.
     pub fn leverage(&self, row: &[f64]) -> f64 {
-        let size = self.coefficients.len();
         let mut half: Vec<f64> = row.iter().zip(&self.scale).map(|(x, s)| x * s).collect();
-        forward(&self.factor, size, &mut half);
+        self.factor.forward(&mut half);
         half.iter().map(|z| z * z).sum()
     }
 }
@@ -79,17 +80,12 @@ impl Gram {
         let size = columns.len();
         let scale: Vec<f64> = columns.iter().map(|c| self.product(*c, *c).sqrt()).collect();
         let inverse: Vec<f64> = scale.iter().map(|s| if *s > 0.0 { 1.0 / s } else { 0.0 }).collect();
-        let mut factor = vec![0.0; size * size];
-        for i in 0..size {
-            for j in 0..i {
-                factor[i * size + j] = self.product(columns[i], columns[j]) * inverse[i] * inverse[j];
-            }
-            let penalty = penalty.get(i).copied().unwrap_or(0.0);
-            factor[i * size + i] = 1.0 + RIDGE + penalty * inverse[i] * inverse[i];
-        }
-        cholesky(&mut factor, size)?;
+        let factor = Cholesky::new(size, 0.0, |i, j| match i == j {
+            true => 1.0 + RIDGE + penalty.get(i).copied().unwrap_or(0.0) * inverse[i] * inverse[i],
+            false => self.product(columns[i], columns[j]) * inverse[i] * inverse[j],
+        })?;
         let mut solution: Vec<f64> = columns.iter().zip(&inverse).map(|(c, s)| self.response[*c] * s).collect();
-        substitute(&factor, &mut solution);
+        factor.solve(&mut solution);
         let coefficients: Vec<f64> = solution.iter().zip(&inverse).map(|(x, s)| x * s).collect();
         let mut squares = self.square;
         for (i, b) in coefficients.iter().enumerate() {
@@ -104,45 +100,6 @@ impl Gram {
             factor,
             scale: inverse,
         })
-    }
-}
-
-/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor; `None` when it is not positive definite.
-fn cholesky(matrix: &mut [f64], size: usize) -> Option<()> {
-    for i in 0..size {
-        let (above, row) = matrix.split_at_mut(i * size);
-        let row = &mut row[..size];
-        for j in 0..i {
-            let other = &above[j * size..j * size + size];
-            let sum: f64 = row[..j].iter().zip(&other[..j]).map(|(a, b)| a * b).sum();
-            row[j] = (row[j] - sum) / other[j];
-        }
-        let sum: f64 = row[..i].iter().map(|a| a * a).sum();
-        let pivot = row[i] - sum;
-        if !(pivot > 0.0 && pivot.is_finite()) {
-            return None;
-        }
-        row[i] = pivot.sqrt();
-    }
-    Some(())
-}
-
-/// Solves L x = b in place.
-fn forward(factor: &[f64], size: usize, x: &mut [f64]) {
-    for i in 0..x.len() {
-        let row = &factor[i * size..i * size + i];
-        let sum: f64 = row.iter().zip(&*x).map(|(l, x)| l * x).sum();
-        x[i] = (x[i] - sum) / factor[i * size + i];
-    }
-}
-
-/// Solves L Lᵀ x = b in place.
-fn substitute(factor: &[f64], x: &mut [f64]) {
-    let size = x.len();
-    forward(factor, size, x);
-    for i in (0..size).rev() {
-        let sum: f64 = (i + 1..size).map(|j| factor[j * size + i] * x[j]).sum();
-        x[i] = (x[i] - sum) / factor[i * size + i];
     }
 }
 

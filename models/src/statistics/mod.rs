@@ -1,7 +1,7 @@
 //! Classical models of one series: closed formulas, exponential smoothing, decomposition, regression.
 //!
 //! A [`Request`] is the series, its seasonal periods and what is asked; every model answers with [`Predicted`] or says
-//! in a [`StatisticsError`] why it cannot. [`Method`] names the models, [`forecast_each`] runs one over many series.
+//! in a [`StatisticsError`] why it cannot. [`Method`] names the models.
 //!
 //! How to choose:
 //!
@@ -20,7 +20,6 @@
 //! residual. Each kernel runs on one thread and every random number comes from a fixed seed, so the same request gives
 //! the same bits on any number of threads.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -250,12 +249,6 @@ impl Method {
             Method::Tsb => croston::Variant::Tsb.forecast(request),
         }
     }
-}
-
-/// One method over many series, in parallel. The results are in the order of `requests` and do not depend on the
-/// number of threads.
-pub fn forecast_each(method: Method, requests: &[Request]) -> Vec<Result<Predicted, StatisticsError>> {
-    requests.par_iter().map(|request| method.forecast(request)).collect()
 }
 
 /// A request that was checked, with missing values as NaN and the others rescaled so that their squares stay finite.

@@ -1,9 +1,10 @@
 //! What holds for every model and any series.
 
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 use super::testing::{LEVELS, ascending, gaussian_noise, request, two_seasons};
-use super::{HORIZON_MAX, Method, Request, StatisticsError, forecast_each};
+use super::{HORIZON_MAX, Method, Request, StatisticsError};
 
 /// Values as a meter or a fault might send them.
 fn any_value() -> impl Strategy<Value = f64> {
@@ -112,7 +113,7 @@ fn the_number_of_threads_changes_no_bit() {
     for method in Method::ALL {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| forecast_each(method, &requests))
+            pool.install(|| requests.par_iter().map(|request| method.forecast(request)).collect::<Vec<_>>())
         };
         let one = with(1);
         assert_eq!(one, with(4), "{method:?}");

@@ -3,6 +3,8 @@
 //! Away from the ends every window has the same tricube weights, computed once. A jump evaluates only some positions
 //! and joins them by straight lines, as Cleveland et al. (1990) do for STL.
 
+use crate::dense::dot;
+
 /// The polynomial that is fitted locally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Degree {
@@ -120,19 +122,6 @@ fn tricube(distance: f64, reach: f64) -> f64 {
     let share = (distance / reach).min(1.0);
     let rest = 1.0 - share * share * share;
     rest * rest * rest
-}
-
-/// Sum of products in four strands, so that they run at the same time.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 4];
-    let (chunks_a, chunks_b) = (a.chunks_exact(4), b.chunks_exact(4));
-    let rest: f64 = chunks_a.remainder().iter().zip(chunks_b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in chunks_a.zip(chunks_b) {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += a * b;
-        }
-    }
-    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
 }
 
 #[cfg(test)]

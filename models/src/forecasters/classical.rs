@@ -1,0 +1,105 @@
+//! The classical models of [`crate::statistics`] as forecasters: each fits itself to a series when it forecasts it.
+
+use meterline_schemas::Frequency;
+use meterline_schemas::quantiles::LEVELS;
+use rayon::prelude::*;
+
+use crate::data::{Known, Panel, Series};
+use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use crate::statistics::{Method, Request, StatisticsError};
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Classical {
+    /// Which.
+    pub method: Method,
+}
+
+impl Forecaster for Classical {
+    fn name(&self) -> &str {
+        self.method.name()
+    }
+
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        panel.series.par_iter().map(|series| self.forecast_series(panel, series, horizon)).collect()
+    }
+}
+
+impl Classical {
+    fn forecast_series(&self, panel: &Panel, series: &Series, horizon: usize) -> Result<SeriesForecast, NoForecast> {
+        let values: Vec<f64> = series.values.iter().map(|value| f64::from(*value)).collect();
+        let predicted = self.method.forecast(&Request {
+            values: &values,
+            periods: &periods(panel.frequency),
+            regressors: &regressors(panel, series, horizon),
+            horizon,
+            levels: &LEVELS,
+        });
+        let predicted = predicted.map_err(|error| no_forecast(&error, &values))?;
+        let quantiles = predicted.quantiles.iter().map(|row| row.as_slice().try_into());
+        let quantiles: Result<Vec<[f64; LEVELS.len()]>, _> = quantiles.collect();
+        Ok(SeriesForecast { mean: predicted.mean, quantiles: quantiles.map_err(|_| NoForecast::NotFinite)? })
+    }
+}
+
+/// Seasons of a frequency in intervals: a day and a week below a day.
+fn periods(frequency: Frequency) -> Vec<usize> {
+    let season = frequency.season();
+    match frequency {
+        Frequency::Seconds(_) => vec![season, 7 * season],
+        Frequency::Day | Frequency::Week | Frequency::Month => vec![season],
+    }
+}
+
+/// Covariates that are known over past and horizon without a gap.
+fn regressors(panel: &Panel, series: &Series, horizon: usize) -> Vec<Vec<f64>> {
+    let ahead =
+        panel.covariates.iter().zip(&series.covariates).filter(|(covariate, _)| covariate.known == Known::Ahead);
+    let length = (series.values.len() + horizon) as i64;
+    let column = |(_, column): (_, &crate::data::Column)| -> Vec<f64> {
+        (0..length).map(|interval| f64::from(column.at(interval))).collect()
+    };
+    ahead.map(column).filter(|column| column.iter().all(|value| value.is_finite())).collect()
+}
+
+fn no_forecast(error: &StatisticsError, values: &[f64]) -> NoForecast {
+    let present = values.iter().filter(|value| value.is_finite()).count();
+    match error {
+        StatisticsError::TooShort { needed, .. } => NoForecast::MissingContext { present, needed: *needed },
+        _ => NoForecast::NotFinite,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_schemas::quantiles::MEDIAN;
+
+    use super::*;
+
+    // Six weeks of hours, each day alike but Sundays.
+    fn panel() -> Panel {
+        let value = |hour: usize| (hour % 24) as f32 + if hour / 24 % 7 == 6 { 5.0 } else { 10.0 };
+        let series =
+            vec![Series::new("a", 0, (0..6 * 168).map(value).collect()), Series::new("none", 0, vec![f32::NAN; 500])];
+        Panel::new(Frequency::HOUR, TimeZone::UTC, series)
+    }
+
+    #[test]
+    fn a_season_that_repeats_itself_is_found_and_nothing_has_no_forecast() {
+        for method in [Method::SeasonalNaive, Method::Mstl, Method::Harmonic] {
+            let found = Classical { method }.forecast(&panel(), 48);
+            let forecast = found[0].as_ref().unwrap();
+            for (hour, quantiles) in forecast.quantiles.iter().enumerate() {
+                let expected = (hour % 24) as f64 + 10.0;
+                assert!(
+                    (quantiles[MEDIAN] - expected).abs() < 1.0,
+                    "{} hour {hour}: {}",
+                    method.name(),
+                    quantiles[MEDIAN]
+                );
+            }
+            assert!(found[1].is_err(), "{}", method.name());
+        }
+    }
+}

@@ -119,8 +119,13 @@ fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<Va
 
 fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<dyn Forecaster>, String> {
     let task = Task { horizon: protocol.horizon, seed, holidays: Holidays::none() };
+    let mut shown = -1;
     let mut progress = |share: f64| {
-        eprint!("\r{} {name} {:3.0} % ", protocol.name, 100.0 * share);
+        let tenths = (10.0 * share) as i32;
+        if tenths > shown {
+            shown = tenths;
+            eprint!("\r{} {name} {:3} % ", protocol.name, 10 * tenths);
+        }
         ControlFlow::Continue(())
     };
     let of = |model: &dyn Model, progress: &mut dyn FnMut(f64) -> ControlFlow<()>| {

@@ -1,7 +1,8 @@
 //! The real data of the end-to-end tests, where it is there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::checkout;
 use crate::skip::note;
 
 /// Where the real data lies.
@@ -14,7 +15,7 @@ impl RealData {
     /// The folder `METERLINE_DATA`, else `../shared/data` beside the project. `None`, with a visible line, where it
     /// is absent: the fleet then takes its place.
     pub fn find() -> Option<RealData> {
-        let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+        let beside = || checkout::root().join("../shared/data");
         let folder = std::env::var_os("METERLINE_DATA").map_or_else(beside, PathBuf::from);
         let found = RealData { folder };
         if found.hourly().exists() && found.substations().is_dir() {

@@ -9,10 +9,11 @@
 //!   faults after which both must be equal;
 //! * [`reader`]: the lake as Python and DuckDB see it; [`data`]: the real data, where it is there;
 //! * [`dice`]: random choices that can be made again; [`ports`]: places to listen; [`guard`], [`wait`], [`skip`]:
-//!   nothing is left behind, nothing hangs, nothing is skipped in silence.
+//!   nothing is left behind, nothing hangs, nothing is skipped in silence; [`checkout`]: where scripts and data are.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod checkout;
 pub mod crash;
 pub mod data;
 pub mod dice;

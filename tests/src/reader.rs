@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::checkout;
 use crate::skip::{Skip, prepared};
 use crate::wait;
 
@@ -39,5 +40,5 @@ impl Reader {
 }
 
 fn here() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
+    checkout::root().join("tests/python")
 }

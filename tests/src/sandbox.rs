@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
+use crate::checkout;
 use crate::guard::{self, Guarded};
 use crate::s3::{ACCESS_KEY_ID, BUCKET, S3, SECRET_ACCESS_KEY};
 use crate::skip::note;
@@ -37,7 +38,7 @@ pub fn meterline() -> PathBuf {
                 build.arg("--release");
             }
             let target = profile.parent().expect("the profile's folder lies in the target folder");
-            build.env("CARGO_TARGET_DIR", target).current_dir(env!("CARGO_MANIFEST_DIR"));
+            build.env("CARGO_TARGET_DIR", target).current_dir(checkout::root());
             assert!(build.status().is_ok_and(|s| s.success()), "could not build meterline");
             profile.join("meterline")
         })

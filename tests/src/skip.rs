@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+
+use crate::checkout;
 
 /// Why a test cannot run on this machine.
 #[derive(Debug, Clone)]
@@ -20,7 +22,7 @@ impl fmt::Display for Skip {
 /// # Errors
 /// [`Skip`] with what it said.
 pub fn prepared(script: &str) -> Result<PathBuf, Skip> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+    let script = checkout::root().join("tests").join(script);
     let done = Command::new(&script).output().map_err(|e| Skip(format!("cannot run {}: {e}", script.display())))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if done.status.success() { Ok(text(&done.stdout).into()) } else { Err(Skip(text(&done.stderr))) }

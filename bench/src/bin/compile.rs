@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Instant, SystemTime};
 
 use clap::Parser;
+use meterline_tests::checkout;
 use serde_json::{Value, json};
 
 /// What a newcomer compiles: number of crates, size of the binary, time, the slowest crates
@@ -74,7 +75,7 @@ fn build(target: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Lets cargo think that the engine's library and program have changed. Their content stays as it is.
 fn touch_engine() -> std::io::Result<()> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/src");
+    let sources = checkout::root().join("engine/src");
     for file in ["lib.rs", "main.rs"] {
         fs::File::options().append(true).open(sources.join(file))?.set_modified(SystemTime::now())?;
     }
@@ -83,7 +84,7 @@ fn touch_engine() -> std::io::Result<()> {
 
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+    command.current_dir(checkout::root());
     command
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arrow::array::AsArray;
 use arrow::compute::kernels::aggregate::sum;
 use arrow::datatypes::Float64Type;
+use meterline_tests::checkout;
 use meterline_tests::guard::Guarded;
 use meterline_tests::sandbox::Sandbox;
 use parquet::arrow::ProjectionMask;
@@ -44,7 +45,7 @@ pub struct Flinked {
 
 /// The class path of the job, made at the first call.
 pub fn prepare() -> Result<String, Failure> {
-    let fetch = Path::new(env!("CARGO_MANIFEST_DIR")).join("flink/fetch");
+    let fetch = checkout::root().join("bench/flink/fetch");
     let done = Command::new(&fetch).stderr(Stdio::inherit()).output()?;
     if !done.status.success() {
         return Err("Apache Flink cannot be prepared".into());

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use meterline_models::data::{Column, Covariate, Known, Panel};
 use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
+use meterline_tests::checkout;
 
 pub use baselines::Baseline;
 pub use ett::LongHorizon;
@@ -185,7 +186,7 @@ impl Protocol {
 /// # Errors
 /// Says where it was looked for, and what to set.
 pub fn data_folder() -> Result<PathBuf, String> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let beside = || checkout::root().join("../shared/data");
     let folder = std::env::var_os("METERLINE_DATA").map_or_else(beside, PathBuf::from);
     if folder.is_dir() {
         return Ok(folder);

@@ -9,7 +9,7 @@ use meterline_bench::report;
 use meterline_bench::soak::run::{Soak, run};
 
 /// Minutes of readings at half the maximum rate, with corrections, duplicates, housekeeping and SIGKILLs: exit status 1
-/// where memory, commit time or the number of files is not flat, where the stream falls behind, or where a reading is
+/// where memory, commit time or the number of files grows, where the stream falls behind, or where a reading is
 /// lost or doubled
 #[derive(Debug, Parser)]
 struct Args {

@@ -67,7 +67,7 @@ pub struct Soak {
     pub out: PathBuf,
 }
 
-/// Soaks; returns rows of the report, and whether memory, commit time and number of files are flat and the stream keeps
+/// Soaks; returns rows of the report, and whether memory, commit time and number of files do not grow and the stream keeps
 /// up.
 pub fn run(soak: &Soak) -> Result<(Vec<Value>, bool), Failure> {
     if soak.kill_every * 60.0 <= SETTLES.as_secs_f64() || soak.kill_every >= soak.minutes * KILLED {
@@ -263,19 +263,19 @@ fn judge(soak: &Soak, seen: &Seen, steady: f64, rate: f64) -> Result<(Vec<Value>
     for Figure { name, title, unit, samples, from } in figures(seen, from, steady) {
         let counted = since(samples, from);
         let trend = Trend::of(&counted).ok_or_else(|| format!("too few samples of {name}: soak longer"))?;
-        let drift = trend.relative().abs();
+        let drift = trend.relative();
         eprintln!(
             "{name}: median {:.3} {unit}, {:+.4} ± {:.4} a minute, {:+.1} % from minute {from:.1} on: {}",
             trend.median,
             trend.slope,
             trend.error,
             trend.relative() * 100.0,
-            if trend.flat() { "flat" } else { "NOT flat" }
+            trend.verdict()
         );
-        all_well &= trend.flat();
+        all_well &= !trend.grows();
         let mut row =
             compared(&format!("soak_{name}_drift"), drift, "the limit of what counts as flat", FLAT, "of the median");
-        // The less the better. No drift at all would be infinitely good, which JSON cannot say.
+        // The less the better. No growth at all would be infinitely good, which JSON cannot say.
         row["ratio"] = (FLAT / drift.max(1e-3)).into();
         rows.extend([
             row,

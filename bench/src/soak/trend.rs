@@ -1,6 +1,6 @@
 //! Whether a figure is flat: the straight line through its samples, by least squares.
 
-/// Part of the median that a figure may drift over the whole run, up or down, and still count as flat.
+/// Part of the median that a figure may drift over the whole run and still count as flat.
 pub const FLAT: f64 = 0.10;
 
 /// The line through samples of a figure.
@@ -50,9 +50,18 @@ impl Trend {
         }
     }
 
-    /// Whether it drifts by no more than [`FLAT`]. That a drift may be chance is no excuse: a noisy figure fails too.
-    pub fn flat(&self) -> bool {
-        self.relative().abs() <= FLAT
+    /// Whether it grows by more than [`FLAT`]. That this may be chance is no excuse: a noisy figure fails too.
+    pub fn grows(&self) -> bool {
+        self.relative() > FLAT
+    }
+
+    /// What to call it.
+    pub fn verdict(&self) -> &'static str {
+        match self.relative() {
+            _ if self.grows() => "GROWS",
+            drift if drift < -FLAT => "falls",
+            _ => "flat",
+        }
     }
 }
 
@@ -68,11 +77,12 @@ mod tests {
 
     #[test]
     fn growth_is_told_from_none() {
-        for (slope, flat) in [(0.0, true), (0.2, true), (-0.2, true), (0.4, false), (-0.4, false)] {
+        let verdicts = [(0.0, "flat"), (0.2, "flat"), (-0.2, "flat"), (0.4, "GROWS"), (-0.4, "falls")];
+        for (slope, verdict) in verdicts {
             let trend = line(slope);
             assert!((trend.slope - slope).abs() < 1e-9 && (trend.drift - 20.0 * slope).abs() < 1e-9, "{trend:?}");
             assert!(trend.error < 1e-9 && (trend.start - 50.0).abs() < 1e-9, "{trend:?}");
-            assert_eq!(trend.flat(), flat, "{slope}: {trend:?}");
+            assert_eq!((trend.verdict(), trend.grows()), (verdict, slope == 0.4), "{slope}: {trend:?}");
         }
         assert_eq!(Trend::of(&[(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]), None);
     }

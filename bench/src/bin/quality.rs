@@ -12,6 +12,7 @@ use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Model, Task};
 use meterline_models::forecasters::boosted_trees::BoostedTrees;
+use meterline_models::forecasters::calibrated::Calibrated;
 use meterline_models::forecasters::classical::Classical;
 use meterline_models::forecasters::linear_quantile::LinearQuantile;
 use meterline_models::forecasters::quantile_mlp::{TrainSpec, train};
@@ -132,8 +133,8 @@ fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<
         model.fit(known, &task, progress).map_err(|error| format!("{}: {error}", protocol.name))
     };
     let fitted = match name {
-        "linear_quantile" => of(&LinearQuantile::default(), &mut progress)?,
-        "boosted_trees" => of(&BoostedTrees::default(), &mut progress)?,
+        "linear_quantile" => of(&Calibrated::<LinearQuantile>::default(), &mut progress)?,
+        "boosted_trees" => of(&Calibrated::<BoostedTrees>::default(), &mut progress)?,
         "quantile_mlp" => {
             let spec = TrainSpec::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed);
             let trained = train(known, &spec, &mut |at| {

@@ -43,22 +43,19 @@ pub trait Forecaster {
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>>;
 }
 
+/// Is told the share of a fit that is done. Where it breaks, the best so far is the result.
+pub type Progress<'a> = &'a mut dyn FnMut(f64) -> ControlFlow<()>;
+
 /// A kind of model with its settings, not fitted yet.
 pub trait Model: Send + Sync {
     /// Name in tables, configuration and logs.
     fn name(&self) -> &str;
 
     /// Fits it to a panel, all of which counts as known: cut it at the origin before which everything may be used.
-    /// `progress` is told the share that is done; where it breaks, the best so far is the result.
     ///
     /// # Errors
     /// There is too little to be learnt from, or a number that no model can use.
-    fn fit(
-        &self,
-        panel: &Panel,
-        task: &Task,
-        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<Box<dyn Forecaster>, FitError>;
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError>;
 }
 
 /// What a model is fitted for.

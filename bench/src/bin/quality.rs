@@ -1,6 +1,7 @@
 //! `bench/run quality [--json]`: our models beside both seasonal naives and published peers, on the load protocols P1 to
 //! P4.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use clap::Parser;
 use meterline_bench::quality::{Metric, Protocol, p1, p2, p3, p4};
 use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::data::Panel;
-use meterline_models::forecaster::{Forecaster, Model, Task};
+use meterline_models::forecaster::{Forecaster, Model, Progress, Task};
 use meterline_models::forecasters::boosted_trees::BoostedTrees;
 use meterline_models::forecasters::calibrated::Calibrated;
 use meterline_models::forecasters::classical::Classical;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 
 /// Days of context of the network.
 const CONTEXT_DAYS: usize = 28;
-/// Models that are measured if nothing else is asked for. Any of [`Method::ALL`] may be, too; those fit themselves anew at
+/// Models that are measured if nothing else is asked for; any of [`Method::ALL`] may be, too. Those fit themselves anew at
 /// each origin.
 const MODELS: [&str; 5] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees"];
 
@@ -129,7 +130,7 @@ fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<
         }
         ControlFlow::Continue(())
     };
-    let of = |model: &dyn Model, progress: &mut dyn FnMut(f64) -> ControlFlow<()>| {
+    let of = |model: &dyn Model, progress: Progress<'_>| {
         model.fit(known, &task, progress).map_err(|error| format!("{}: {error}", protocol.name))
     };
     let fitted = match name {
@@ -145,11 +146,10 @@ fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<
         _ => match Method::ALL.into_iter().find(|method| method.name() == name) {
             Some(method) => Box::new(Classical { method }),
             None => {
-                let classical = Method::ALL.map(Method::name).join(", ");
-                return Err(format!(
-                    "there is no model `{name}`: choose among {}, {classical}",
-                    MODELS[2..].join(", ")
-                ));
+                let mut names: BTreeSet<&str> = Method::ALL.map(Method::name).into();
+                names.extend(MODELS);
+                let names: Vec<&str> = names.into_iter().collect();
+                return Err(format!("there is no model `{name}`: choose among {}", names.join(", ")));
             }
         },
     };

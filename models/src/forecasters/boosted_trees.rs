@@ -3,8 +3,6 @@
 //! Trees find what lines do not: interactions of hour, day type and weather, and effects that end somewhere. They cannot
 //! say more than they saw; so targets are relative to the level of the last week.
 
-use std::ops::ControlFlow;
-
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,7 +11,7 @@ use super::direct::{check_length, each_row, forecast};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
 use crate::design::Design;
-use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 
 /// How the trees are fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,12 +48,7 @@ impl Model for BoostedTrees {
         NAME
     }
 
-    fn fit(
-        &self,
-        panel: &Panel,
-        task: &Task,
-        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<Box<dyn Forecaster>, FitError> {
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
         check_length(NAME, panel, &design, task.horizon)?;
         let rows = self.rows(panel, &design, task.horizon);

@@ -5,7 +5,6 @@
 //! forecasts are corrected. Corrections of the first count for the second because both see almost the same.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
@@ -13,7 +12,7 @@ use meterline_schemas::quantiles::LEVELS;
 use crate::calibrate::Rows;
 use crate::calibrate::conformal::{Conformal, Options};
 use crate::data::Panel;
-use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
 
 /// Most origins that corrections are learned from, a season (a day, where there are several intervals in it) apart.
@@ -36,12 +35,7 @@ impl<M: Model> Model for Calibrated<M> {
     }
 
     /// Where the history is too short to keep anything from the model, its quantiles stay as they are.
-    fn fit(
-        &self,
-        panel: &Panel,
-        task: &Task,
-        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<Box<dyn Forecaster>, FitError> {
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let origins = origins(panel, task.horizon);
         let conformal = match origins.first() {
             Some(first) => match self.model.fit(&panel.cut(*first), task, &mut |share| progress(share / 2.0)) {
@@ -178,6 +172,8 @@ impl FittedCalibrated {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use jiff::tz::TimeZone;
     use meterline_schemas::Frequency;
     use meterline_schemas::quantiles::MEDIAN;
@@ -197,12 +193,7 @@ mod tests {
             "sure"
         }
 
-        fn fit(
-            &self,
-            panel: &Panel,
-            _: &Task,
-            _: &mut dyn FnMut(f64) -> ControlFlow<()>,
-        ) -> Result<Box<dyn Forecaster>, FitError> {
+        fn fit(&self, panel: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
             let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
             match longest < 10 * DAY {
                 true => Err(FitError::TooShort { model: "sure".into(), needed: 10 * DAY, longest, series: 2 }),

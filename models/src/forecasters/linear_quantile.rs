@@ -6,7 +6,6 @@
 //! Nedellec 2016).
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::direct::{check_length, each_row, forecast};
 use crate::data::Panel;
 use crate::design::Design;
-use crate::forecaster::{FitError, Forecaster, Model, NoForecast, SeriesForecast, Task};
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
 
 /// Rows for each feature that a model should have: with fewer, parts of the day are joined.
@@ -56,12 +55,7 @@ impl Model for LinearQuantile {
         NAME
     }
 
-    fn fit(
-        &self,
-        panel: &Panel,
-        task: &Task,
-        progress: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<Box<dyn Forecaster>, FitError> {
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
         check_length(NAME, panel, &design, task.horizon)?;
         // One model failing (a series without enough values) leaves the others alone.

@@ -77,8 +77,11 @@ fn bucket(step: usize, horizon: usize) -> u32 {
 
 fn learn(fitted: &dyn Forecaster, panel: &Panel, origins: &[Micros], horizon: usize) -> Result<Conformal, FitError> {
     let mut learned = Learned::default();
-    for (block, origin) in origins.iter().enumerate() {
+    let apart = panel.frequency.season().max(1);
+    for (number, origin) in origins.iter().enumerate() {
         let known = panel.cut(*origin);
+        // Forecasts that overlap err alike.
+        let block = number * apart / horizon.max(apart);
         for (number, forecast) in fitted.forecast(&known, horizon).into_iter().enumerate() {
             let (Ok(forecast), Some(series)) = (forecast, panel.series.get(number)) else { continue };
             let from = known.series[number].values.len();

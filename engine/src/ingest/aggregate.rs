@@ -73,7 +73,7 @@ impl Series {
     pub fn restore(state: SeriesState) -> Series {
         let samples = match state.last_start {
             None if state.extra().last_register.is_none() => Samples::none_yet(),
-            _ => Samples::after(state.extra().last_register),
+            _ => Samples::after(state.extra().last_register.as_deref().copied()),
         };
         Series { state, memory: Memory::default(), samples }
     }

@@ -117,8 +117,8 @@ proptest! {
                 prop_assert_eq!(values, wanted);
             }
             None => {
-                let waiting: Vec<&PendingReading> = run.series.state.extra().pending.iter().collect();
-                let wanted: Vec<&PendingReading> = expected.into_values().collect();
+                let waiting: Vec<PendingReading> = run.series.state.extra().pending.iter().collect();
+                let wanted: Vec<PendingReading> = expected.into_values().copied().collect();
                 prop_assert_eq!(waiting, wanted);
             }
         }

@@ -61,17 +61,28 @@ pub struct Found {
 /// The native frequency that distinct stamps in ascending order tell, if they tell it clearly; with [`PENDING_MAX`]
 /// stamps in any case. `None`: wait for more.
 ///
-/// Meant to be called with each stamp that is added; it does nothing then for most counts, so that all calls for a
-/// series that is never clear together cost a few thousand steps for each candidate.
-pub fn settle(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
+/// Meant to be called with each stamp that is added, where these [may tell](may_settle): all calls for a series that is
+/// never clear together cost a few thousand steps for each candidate.
+pub fn settle(stamps: &[Micros], zone: &TimeZone) -> Option<Found> {
     let count = stamps.len();
     if !is_due(count) {
         return None;
     }
-    match detect(stamps.clone(), zone) {
+    match detect(stamps, zone) {
         None if count >= PENDING_MAX => guess(stamps, zone),
         clear => clear,
     }
+}
+
+/// Whether so many stamps, from the first to the last of which it is so long, may tell a frequency to [`settle`].
+pub fn may_settle(count: usize, span: Micros) -> bool {
+    is_due(count) && (count >= SUB_DAILY.0 || room(span, DAY) >= DAILY.1 as f64)
+}
+
+/// How many boundaries of a grid with so long a step a time may have. A tenth of a step more, because a month or a day
+/// may be shorter than its nominal length.
+fn room(span: Micros, step: Micros) -> f64 {
+    span as f64 / step as f64 + 1.1
 }
 
 /// Whether so many stamps are worth a look: the more there are, the more have to come before the next one.
@@ -80,16 +91,14 @@ pub fn is_due(count: usize) -> bool {
 }
 
 /// The native frequency that distinct stamps in ascending order tell, if they tell it clearly.
-pub fn detect(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
-    let span = span(stamps.clone())?;
+pub fn detect(stamps: &[Micros], zone: &TimeZone) -> Option<Found> {
+    let span = span(stamps)?;
     for frequency in STANDARD.into_iter().rev() {
         let (stamps_min, cells_min) = if frequency.nominal_micros() >= DAY { DAILY } else { SUB_DAILY };
-        // A tenth of a step, because a month or a day may be shorter than its nominal length.
-        let room = span as f64 / frequency.nominal_micros() as f64 + 1.1;
-        if stamps.len() < stamps_min || room < cells_min as f64 {
+        if stamps.len() < stamps_min || room(span, frequency.nominal_micros()) < cells_min as f64 {
             continue;
         }
-        let fit = Fit::of(frequency, stamps.clone(), zone);
+        let fit = Fit::of(frequency, stamps, zone);
         // Of few cells each one counts.
         let share_min = if stamps.len() < SUB_DAILY.0 { 1.0 } else { FIT_MIN };
         if fit.fitting >= cells_min && fit.share() >= share_min {
@@ -102,14 +111,14 @@ pub fn detect(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &Time
 /// The grid that fits, however sparse; else the one with the best product of fit and density; and where that says
 /// nothing, the longest frequency that is not longer than the median gap, so that two readings seldom fall into one
 /// interval.
-fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone) -> Option<Found> {
-    let span = span(stamps.clone())?;
+fn guess(stamps: &[Micros], zone: &TimeZone) -> Option<Found> {
+    let span = span(stamps)?;
     let mut best: Option<(f64, Found)> = None;
     for frequency in STANDARD.into_iter().rev() {
         if span < 4 * frequency.nominal_micros() {
             continue;
         }
-        let fit = Fit::of(frequency, stamps.clone(), zone);
+        let fit = Fit::of(frequency, stamps, zone);
         if fit.density() < GUESS_DENSE_MIN {
             continue;
         }
@@ -124,7 +133,7 @@ fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone)
     if let Some((_, found)) = best {
         return Some(found);
     }
-    let mut gaps: Vec<Micros> = stamps.clone().zip(stamps.clone().skip(1)).map(|(a, b)| b - a).collect();
+    let mut gaps: Vec<Micros> = stamps.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let middle = gaps.len() / 2;
     let (_, gap, _) = gaps.select_nth_unstable(middle);
     let frequency = STANDARD.into_iter().rev().find(|standard| standard.nominal_micros() <= *gap);
@@ -132,9 +141,8 @@ fn guess(stamps: impl ExactSizeIterator<Item = Micros> + Clone, zone: &TimeZone)
     Some(Found { spread: ANY_SPREAD, ..Fit::of(frequency, stamps, zone).found(frequency) })
 }
 
-fn span(mut stamps: impl Iterator<Item = Micros>) -> Option<Micros> {
-    let first = stamps.next()?;
-    Some(stamps.last()?.saturating_sub(first))
+fn span(stamps: &[Micros]) -> Option<Micros> {
+    Some(stamps.last()?.saturating_sub(*stamps.first()?))
 }
 
 /// How well stamps fit the grid of a frequency.
@@ -155,12 +163,12 @@ struct Fit {
 }
 
 impl Fit {
-    fn of(frequency: Frequency, stamps: impl Iterator<Item = Micros> + Clone, zone: &TimeZone) -> Fit {
-        let phase = phase(stamps.clone().map(|at| place(frequency, at, zone)));
+    fn of(frequency: Frequency, stamps: &[Micros], zone: &TimeZone) -> Fit {
+        let phase = phase(stamps.iter().map(|at| place(frequency, *at, zone)));
         let mut fit = Fit { phase, least: NEAR, most: -NEAR, ..Fit::default() };
         let (mut cell, mut fits) = (f64::NAN, false);
         for at in stamps {
-            let at = place(frequency, at, zone);
+            let at = place(frequency, *at, zone);
             let here = (at - phase).round();
             let distance = at - phase - here;
             let near = distance.abs() <= NEAR;

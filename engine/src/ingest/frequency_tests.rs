@@ -12,7 +12,7 @@ fn regular(n: i64, gap: Micros) -> Vec<Micros> {
 }
 
 fn settled(stamps: &[Micros]) -> Option<Frequency> {
-    settle(stamps.iter().copied(), &TimeZone::UTC).map(|found| found.frequency)
+    settle(stamps, &TimeZone::UTC).map(|found| found.frequency)
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn sub_daily_data_needs_twelve_stamps_and_daily_data_five() {
 
 #[test]
 fn confidence_is_what_the_rule_of_succession_says() {
-    let sure = |stamps: &[Micros]| detect(stamps.iter().copied(), &TimeZone::UTC).unwrap();
+    let sure = |stamps: &[Micros]| detect(stamps, &TimeZone::UTC).unwrap();
     let found = Found { frequency: Frequency::HOUR, confidence: 92, phase: 0, spread: 0 };
     assert_eq!(sure(&regular(12, HOUR)), found);
     assert_eq!(sure(&regular(98, HOUR)).confidence, 99);
@@ -52,7 +52,7 @@ fn after_two_hundred_stamps_the_best_guess_is_taken() {
 fn gaps_of_no_standard_length_take_the_next_finer_one() {
     assert_eq!(settled(&regular(200, 7 * MINUTE)), Some(Frequency::Seconds(300)));
     assert_eq!(settled(&regular(200, SECOND / 10)), Some(Frequency::Seconds(1)));
-    let guessed = settle(regular(200, 7 * MINUTE).into_iter(), &TimeZone::UTC).unwrap();
+    let guessed = settle(&regular(200, 7 * MINUTE), &TimeZone::UTC).unwrap();
     assert!(guessed.confidence < 40, "{guessed:?}");
 }
 
@@ -65,10 +65,10 @@ fn days_weeks_and_months_go_by_the_local_clock() {
             // Over a change of clocks.
             let first = frequency.floor(begin, &zone);
             let stamps: Vec<Micros> = (0..14).map(|i| frequency.advance(first, i, &zone)).collect();
-            let found = detect(stamps.iter().copied(), &zone).unwrap();
+            let found = detect(&stamps, &zone).unwrap();
             assert_eq!((found.frequency, found.phase, found.spread), (frequency, 0, 0), "{zone:?}");
             // At eight in the morning, for the day, week or month before.
-            let later = detect(stamps.iter().map(|at| at + 8 * HOUR), &zone).unwrap();
+            let later = detect(&stamps.iter().map(|at| at + 8 * HOUR).collect::<Vec<_>>(), &zone).unwrap();
             assert_eq!(later.frequency, frequency, "{zone:?}");
         }
     }
@@ -98,7 +98,7 @@ fn dirt() -> impl Strategy<Value = Dirt> {
 }
 
 /// Stamps of a meter: `noise` are random numbers in 0..1.
-fn stamps(frequency: Frequency, zone: &TimeZone, steps: usize, dirt: &Dirt, noise: &[f64]) -> BTreeSet<Micros> {
+fn stamps(frequency: Frequency, zone: &TimeZone, steps: usize, dirt: &Dirt, noise: &[f64]) -> Vec<Micros> {
     let mut noise = noise.iter().copied().cycle();
     let mut random = move || noise.next().unwrap_or(0.5);
     let length = frequency.nominal_micros() as f64;
@@ -119,7 +119,7 @@ fn stamps(frequency: Frequency, zone: &TimeZone, steps: usize, dirt: &Dirt, nois
             stamps.extend((0..dirt.bursts).map(|i| boundary + ((at + i as f64 * 0.002) * length) as Micros));
         }
     }
-    stamps
+    stamps.into_iter().collect()
 }
 
 proptest! {
@@ -134,7 +134,7 @@ proptest! {
     ) {
         let (frequency, zone) = (STANDARD[number], TimeZone::get(zone).unwrap());
         let stamps = stamps(frequency, &zone, steps, &dirt, &noise);
-        let found = detect(stamps.iter().copied(), &zone);
+        let found = detect(&stamps, &zone);
         prop_assert_eq!(found.map(|found| found.frequency), Some(frequency), "{:?}", found);
     }
 
@@ -149,7 +149,7 @@ proptest! {
         let dirt = Dirt { bursts: dirt.bursts.min(1), missing: dirt.missing / 3.0, ..dirt };
         let stamps = stamps(frequency, &zone, steps, &dirt, &noise);
         for count in 0..=stamps.len() {
-            let found = settle(stamps.iter().copied().take(count).collect::<Vec<_>>().into_iter(), &zone);
+            let found = settle(&stamps[..count], &zone);
             if let Some(found) = found {
                 prop_assert_eq!(found.frequency, frequency, "{} stamps", count);
             }

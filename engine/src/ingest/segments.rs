@@ -10,7 +10,6 @@
 //! Of series, which all may change in each commit, a frame has columns (`columns`), of the rest records.
 
 mod columns;
-mod numbers;
 mod runs;
 
 use std::collections::HashSet;
@@ -27,7 +26,7 @@ use super::series::SeriesState;
 /// What a segment begins with: its format, and the version of that.
 pub type Magic = [u8; 8];
 /// States of series.
-pub const SERIES: &Magic = b"MLSERIE3";
+pub const SERIES: &Magic = b"MLSERIE4";
 /// What roll-ups remember of series.
 pub const MEMBERS: &Magic = b"MLMEMBR1";
 /// Labels that hold from the next epoch on.
@@ -275,7 +274,7 @@ mod tests {
         all[5].recent = u128::MAX - 7;
         let position = Position { timestamp_ms: 1, partition: 2, offset: 3 };
         let reading = PendingReading { at: -4, value: 0.1, scale: Scale::AsIs, quality: Quality::Estimated, position };
-        all[7].extra_mut().pending.push(reading);
+        all[7].extra_mut().pending.put(reading);
         let mut frames = Frames::default();
         for part in all.chunks(FRAME - 1) {
             frames.append(Frames::of(part.iter()).unwrap());
@@ -285,7 +284,7 @@ mod tests {
         let mut found = Vec::new();
         decode(&bytes, |series| found.push(series)).unwrap();
         assert_eq!(found, all);
-        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE2".as_slice()]
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..SERIES.len() + 3], &bytes[1..], b"", b"MLSERIE3".as_slice()]
         {
             assert!(decode(damaged, |_| {}).is_err(), "{}", damaged.len());
         }

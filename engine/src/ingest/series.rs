@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::eras::Era;
 use super::frequency::Found;
+use super::pending::Pending;
 use super::rollup::saved::NamedLabels;
 
 /// State of one series. What readings need comes first and lies together: of a million series hardly one is in the
@@ -57,12 +58,13 @@ pub struct Extra {
     /// Greatest position of a row made from several readings (kinds `counter` and `gauge`): later rows are placed
     /// above it, so that of two rows of one interval the later always wins.
     pub last_position: Option<Position>,
-    /// Readings that wait for the native frequency, or are held in doubt of it; by stamp.
-    pub pending: Vec<PendingReading>,
+    /// Readings that wait for the native frequency, or are held in doubt of it. Files have them apart.
+    #[serde(skip)]
+    pub pending: Pending,
     /// Labels of those readings, by their positions, where roll-ups need them.
     pub pending_labels: Vec<(Position, NamedLabels)>,
     /// Of a counter: the last register. None comes after it.
-    pub last_register: Option<PendingReading>,
+    pub last_register: Option<Box<PendingReading>>,
     /// Eras before the present one, the oldest first.
     pub eras: Vec<Era>,
     /// Before it, in the present era, the table may have rows that were taken away.
@@ -76,7 +78,7 @@ pub struct Extra {
 static NOTHING: Extra = Extra {
     unwritten: Vec::new(),
     last_position: None,
-    pending: Vec::new(),
+    pending: Pending::NONE,
     pending_labels: Vec::new(),
     last_register: None,
     eras: Vec::new(),
@@ -151,7 +153,7 @@ impl SeriesState {
     pub fn waiting_bytes(&self) -> usize {
         let Some(extra) = self.extra.as_ref().filter(|extra| !extra.pending.is_empty()) else { return 0 };
         size_of::<Extra>()
-            + extra.pending.capacity() * size_of::<PendingReading>()
+            + extra.pending.bytes()
             + extra.pending_labels.capacity() * size_of::<(Position, NamedLabels)>()
     }
 }

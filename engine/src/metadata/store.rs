@@ -150,29 +150,35 @@ impl MetadataStore {
     }
 
     async fn migrate(&self) -> Result<(), MetadataError> {
-        let found = self
-            .retry("migrating", || async {
-                let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-                let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
-                let found = usize::try_from(found).unwrap_or(0);
-                for statements in MIGRATIONS.iter().skip(found) {
-                    for statement in *statements {
-                        sqlx::query(*statement).execute(&mut *transaction).await?;
-                    }
-                }
-                if found < MIGRATIONS.len() {
-                    // A pragma takes no parameters; the number is ours.
-                    let version = format!("PRAGMA user_version = {}", MIGRATIONS.len());
-                    sqlx::query(sqlx::AssertSqlSafe(version)).execute(&mut *transaction).await?;
-                }
-                transaction.commit().await?;
-                Ok(found)
-            })
-            .await?;
+        // Mostly there is nothing to do, and then nobody is waited for: an engine that takes over from one that stands
+        // still must not need the lock with which that may have been stopped.
+        let version = || async { sqlx::query_scalar("PRAGMA user_version").fetch_one(&self.pool).await };
+        let mut found = number(self.retry("reading its version", version).await?);
+        if found < MIGRATIONS.len() {
+            found = self.retry("migrating", || self.migrate_once()).await?;
+        }
         if found > MIGRATIONS.len() {
             return Err(MetadataError::Newer { path: self.path.to_string(), found, known: MIGRATIONS.len() });
         }
         Ok(())
+    }
+
+    // Returns the version that it had.
+    async fn migrate_once(&self) -> Result<usize, sqlx::Error> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let found = number(sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?);
+        for statements in MIGRATIONS.iter().skip(found) {
+            for statement in *statements {
+                sqlx::query(*statement).execute(&mut *transaction).await?;
+            }
+        }
+        if found < MIGRATIONS.len() {
+            // A pragma takes no parameters; the number is ours.
+            let version = format!("PRAGMA user_version = {}", MIGRATIONS.len());
+            sqlx::query(sqlx::AssertSqlSafe(version)).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(found)
     }
 
     /// Runs `operation`, waiting while another process holds the database.
@@ -226,6 +232,11 @@ impl MetadataStore {
     fn bad_row(&self, doing: &'static str, error: &serde_json::Error) -> MetadataError {
         MetadataError::Row { path: self.path.to_string(), doing, reason: error.to_string() }
     }
+}
+
+// A schema version as we count them; others never wrote a negative one.
+fn number(version: i64) -> usize {
+    usize::try_from(version).unwrap_or(0)
 }
 
 fn pool(path: &Path) -> SqlitePool {
@@ -293,6 +304,16 @@ pub(crate) mod tests {
         versions.sort_unstable();
         let expected: Vec<String> = (1..=40).map(|n| format!("PT15M-{n:04}")).collect();
         assert_eq!(versions, expected);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_somebody_writes_to_is_opened_and_read_at_once() {
+        let (dir, store) = fresh().await;
+        let transaction = store.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let url = format!("sqlite:{}/metadata.db", dir.path().display());
+        let opened = tokio::time::timeout(BUSY_TIMEOUT / 2, MetadataStore::open(&url)).await;
+        assert!(opened.expect("it waits").unwrap().active_runs().await.unwrap().is_empty());
+        transaction.rollback().await.unwrap();
     }
 
     #[tokio::test]

@@ -91,7 +91,7 @@ impl Series {
             }
             return;
         }
-        let last = self.state.extra().last_register.map(|last| last.at);
+        let last = self.state.extra().last_register.as_ref().map(|last| last.at);
         if context.known == Known::Everything && last.is_none_or(|last| last <= right) {
             self.samples.extend_to(left);
         }
@@ -101,7 +101,11 @@ impl Series {
             context.stale(boundary);
         }
         if outcome != Outcome::Duplicate || self.samples.last().is_some_and(|last| last.at == boundary) {
-            self.state.extra_mut().last_register = self.samples.last().copied();
+            let (extra, last) = (self.state.extra_mut(), self.samples.last().copied());
+            match (extra.last_register.as_deref_mut(), last) {
+                (Some(known), Some(last)) => *known = last,
+                (_, last) => extra.last_register = last.map(Box::new),
+            }
         }
         context.count(&reading, outcome, boundary);
     }

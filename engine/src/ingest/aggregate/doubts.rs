@@ -280,21 +280,20 @@ impl Series {
 
     // How many of the readings that are held an instant has passed.
     fn held_by(&self, watermark: Micros) -> usize {
-        self.state.extra().pending.partition_point(|reading| reading.at <= watermark)
+        self.state.extra().pending.iter().take_while(|reading| reading.at <= watermark).count()
     }
 
-    // The first so many of the readings that are held, by runs: with few intervals between one and the next.
+    // Readings that are held, by runs: with few intervals between one and the next.
     fn runs<'s>(
         &'s self,
-        count: usize,
+        held: &'s [PendingReading],
         frequency: Frequency,
         zone: &'s TimeZone,
     ) -> impl Iterator<Item = &'s [PendingReading]> {
-        let held = &self.state.extra().pending;
         let are_near = move |a: &PendingReading, b: &PendingReading| {
             self.passed(a.at, b.at, frequency, zone).take(APART + 1).count() <= APART
         };
-        held[..count.min(held.len())].chunk_by(are_near)
+        held.chunk_by(are_near)
     }
 
     // Intervals after the one in which a stamp is, that were written and end by another instant.
@@ -321,7 +320,7 @@ impl Series {
         stamps.extend(run.iter().map(|reading| reading.at));
         stamps.sort_unstable();
         stamps.dedup();
-        detect(stamps.into_iter(), zone)
+        detect(&stamps, zone)
     }
 
     // What the readings that are held tell: those that the watermark has passed, else all of them if there are many.
@@ -336,7 +335,8 @@ impl Series {
     fn told_by(&self, count: usize, rules: &Rules, reached: Reached) -> Told {
         let Some(frequency) = self.state.frequency else { return Told::Nothing };
         let mut told = Told::Nothing;
-        for run in self.runs(count, frequency, &rules.zone).filter(|run| run.len() >= RUN_MIN) {
+        let held: Vec<PendingReading> = self.state.extra().pending.iter().take(count).collect();
+        for run in self.runs(&held, frequency, &rules.zone).filter(|run| run.len() >= RUN_MIN) {
             let Some(found) = self.look(run, frequency, rules) else { continue };
             let Some(fitting) = fitting(run, &found, &rules.zone) else { continue };
             if found.frequency < frequency {
@@ -397,7 +397,7 @@ impl Series {
         let passed = if sparse.len() < SPARSE_MAX { passed } else { sparse.len() };
         let stamp = |start: &Micros| self.stamp_of(*start, frequency.advance(*start, 1, zone), rules);
         let stamps: Vec<Micros> = sparse.get(..passed)?.iter().map(stamp).collect();
-        let found = detect(stamps.iter().copied(), zone).filter(|found| found.frequency > frequency)?;
+        let found = detect(&stamps, zone).filter(|found| found.frequency > frequency)?;
         // What is beside the new grid still belongs to the old one.
         let first = stamps.into_iter().find(|at| cell(&found, *at, zone).is_some())?;
         let start = Slot::at(&self.state, found.frequency, rules.label, zone, first).start;
@@ -444,7 +444,8 @@ impl Series {
     // How many of the readings that are held, from the first on, were followed by enough intervals without a doubt.
     fn strays(&self, rules: &Rules, watermark: Micros) -> usize {
         let Some(frequency) = self.state.frequency else { return 0 };
-        let (held, enough) = (&self.state.extra().pending, usize::from(enough(frequency)));
+        let held: Vec<PendingReading> = self.state.extra().pending.iter().collect();
+        let enough = usize::from(enough(frequency));
         let is_followed = |index: &usize| {
             let next = held.get(index + 1).map_or(watermark, |next| next.at.min(watermark));
             self.passed(held[*index].at, next, frequency, &rules.zone).take(enough).count() == enough
@@ -471,8 +472,7 @@ impl Series {
     pub(super) fn release(&mut self, count: usize, context: &mut Context<'_>) {
         let extra = self.state.extra_mut();
         extra.undisturbed = 0;
-        let kept = extra.pending.split_off(count.min(extra.pending.len()));
-        let held = std::mem::replace(&mut extra.pending, kept);
+        let held = extra.pending.take_first(count);
         self.state.tidy();
         for reading in held {
             context.out.tally.released(&reading);

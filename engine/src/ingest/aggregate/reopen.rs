@@ -70,7 +70,7 @@ impl Series {
         }
         let stamps: Vec<Micros> = old.iter().map(|row| self.stamp_of(row.start, row.end, rules)).collect();
         self.memory.forget_from(opening.from);
-        let held = std::mem::take(&mut self.state.extra_mut().pending);
+        let held = self.state.extra_mut().pending.take();
         eras::end(&mut self.state, opening.start, old.len() as u64);
         let extra = self.state.extra_mut();
         extra.undisturbed = 0;

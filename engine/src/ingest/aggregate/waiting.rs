@@ -1,7 +1,10 @@
 //! Readings that wait until the native frequency of their series is known.
 
-use super::super::frequency::settle;
+use meterline_schemas::Micros;
+
+use super::super::frequency::{may_settle, settle};
 use super::super::outcome::Outcome;
+use super::super::pending::Put;
 use super::super::series::PendingReading;
 use super::{Context, Series};
 
@@ -15,41 +18,30 @@ impl Series {
 
     // Keeps a reading for later; whether its stamp is a new one.
     pub(super) fn put_aside(&mut self, reading: PendingReading, context: &mut Context<'_>) -> bool {
-        let pending = &mut self.state.extra_mut().pending;
-        match pending.binary_search_by_key(&reading.at, |known| known.at) {
-            Ok(index) if pending[index].position >= reading.position => {
-                context.out.tally.count(&reading, Outcome::Duplicate, false);
-                false
-            }
-            Ok(index) => {
-                context.out.tally.count(&reading, Outcome::Waits, false);
-                let older = std::mem::replace(&mut pending[index], reading);
-                context.out.tally.released(&older);
-                context.out.tally.count(&older, Outcome::Duplicate, false);
-                false
-            }
-            Err(index) => {
-                context.out.tally.count(&reading, Outcome::Waits, false);
-                if pending.len() == pending.capacity() {
-                    // Of millions of series each waits for a few: what is reserved for nothing adds up.
-                    pending.reserve_exact(4 + pending.len() / 8);
-                }
-                pending.insert(index, reading);
-                true
-            }
+        let put = self.state.extra_mut().pending.put(reading);
+        let outcome = if put == Put::Known { Outcome::Duplicate } else { Outcome::Waits };
+        context.out.tally.count(&reading, outcome, false);
+        if let Put::Instead(older) = &put {
+            context.out.tally.released(older);
+            context.out.tally.count(older, Outcome::Duplicate, false);
         }
+        put == Put::New
     }
 
     fn settle(&mut self, context: &mut Context<'_>) {
         match context.rules.frequency {
             Some(frequency) => self.state.declare(frequency),
             None => {
-                let stamps = self.state.extra().pending.iter().map(|reading| reading.at);
-                let Some(found) = settle(stamps, &context.rules.zone) else { return };
+                let pending = &self.state.extra().pending;
+                if !may_settle(pending.len(), pending.span()) {
+                    return;
+                }
+                let stamps: Vec<Micros> = pending.iter().map(|reading| reading.at).collect();
+                let Some(found) = settle(&stamps, &context.rules.zone) else { return };
                 self.state.detected(found);
             }
         }
-        let waiting = std::mem::take(&mut self.state.extra_mut().pending);
+        let waiting = self.state.extra_mut().pending.take();
         self.state.tidy();
         for reading in waiting {
             context.out.tally.released(&reading);

@@ -164,15 +164,13 @@ mod tests {
             let (scale, quality) = (Unit::KWH.scale(), Quality::Measured);
             // Two stamps, again and again.
             let at: Micros = 900 * (offset % 2);
-            let pending = &mut state.extra_mut().pending;
-            pending.retain(|one| one.at != at);
-            pending.push(PendingReading { at, value: 1.0, scale, quality, position });
+            state.extra_mut().pending.put(PendingReading { at, value: 1.0, scale, quality, position });
             rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
             // The same reading once more.
             rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
             assert!(state.extra().pending_labels.len() <= state.extra().pending.len());
         }
-        state.extra_mut().pending.clear();
+        state.extra_mut().pending.take();
         rollups.released(0, 0, &mut state);
         let last = |offset| (0u32, Position { timestamp_ms: 1, partition: 0, offset });
         assert!([98, 99].into_iter().all(|offset| rollups.labels.get(&last(offset)) == Some(&labels)));
@@ -188,11 +186,11 @@ mod tests {
             PendingReading { at: 900 * offset, value: 1.0, scale, quality, position: position(offset) }
         };
         for offset in 0..3 {
-            state.extra_mut().pending.push(waiting(offset));
+            state.extra_mut().pending.put(waiting(offset));
             rollups.read(0, 0, &mut state, position(offset), Arc::clone(&labels));
         }
         // The fourth reading tells the frequency of the others, but is held itself.
-        state.extra_mut().pending = vec![waiting(3)];
+        state.extra_mut().pending = [waiting(3)].into_iter().collect();
         rollups.read(0, 0, &mut state, position(3), Arc::clone(&labels));
         assert!((0..3).all(|offset| rollups.labels.get(&(0, position(offset))) == Some(&labels)));
         assert_eq!(state.extra().pending_labels.len(), 1);
@@ -204,13 +202,13 @@ mod tests {
         let position = Position { timestamp_ms: 1, partition: 0, offset: 1 };
         let (at, scale, quality): (Micros, _, _) = (900, Unit::KWH.scale(), Quality::Measured);
         let mut state = SeriesState::new("m", "a", Unit::KWH);
-        state.extra_mut().pending.push(PendingReading { at, value: 1.0, scale, quality, position });
+        state.extra_mut().pending.put(PendingReading { at, value: 1.0, scale, quality, position });
         let labels: LabelValues = [Some(Arc::from("s1"))].into();
         rollups.read(0, 0, &mut state, position, Arc::clone(&labels));
         assert_eq!(state.extra().pending_labels.len(), 1);
         // An era opens at the end of a later epoch.
         assert!(rollups.take().is_empty());
-        state.extra_mut().pending.clear();
+        state.extra_mut().pending.take();
         rollups.released(0, 0, &mut state);
         assert!(state.extra().pending_labels.is_empty());
         let mut rows = Rows::default();

@@ -12,16 +12,17 @@ use meterline_schemas::Frequency;
 use meterline_schemas::unit::Unit;
 use serde::{Deserialize, Serialize};
 
-use super::super::series::SeriesState;
-use super::numbers::{Damage, Rest, Steps, folded, put_number, put_part, unfolded};
+use super::super::numbers::{Damage, Rest, Steps, folded, put_number, put_part, unfolded};
+use super::super::pending::Pending;
+use super::super::series::{Extra, SeriesState};
 use super::runs::{Column, Written};
 use super::{FRAME, Feeds, intern};
 
 /// Numbers of each series, in this order: feed, unit and frequency as places in [`Shared`], flags, confidence, phase,
 /// spread, partition, the first and the last start and the number of intervals as steps from the series before, bytes
 /// that the identifier has in common with the one before and those after them, bytes of what few series need (0: it has
-/// none of that).
-const COLUMNS: usize = 14;
+/// none of that), bytes of readings that wait.
+const COLUMNS: usize = 15;
 
 // Flags: whether the frequency was declared, and whether there are starts.
 const DECLARED: u64 = 1;
@@ -49,7 +50,7 @@ struct Before {
 }
 
 fn codec() -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding()
+    bincode::DefaultOptions::new()
 }
 
 /// The bytes of series, and how many there are: [`FRAME`] at most.
@@ -62,6 +63,7 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
     let mut recent = Written::<u128>::default();
     let mut ids: Vec<u8> = Vec::new();
     let mut extras: Vec<u8> = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
     let mut before = Before::default();
     let (mut feed, mut unit, mut frequency) = (0, 0, 0);
     let mut id: &[u8] = &[];
@@ -74,8 +76,9 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
         let same = in_common(id, state.id.as_bytes());
         id = state.id.as_bytes();
         ids.extend_from_slice(&id[same..]);
-        let extras_before = extras.len();
+        let (extras_before, pending_before) = (extras.len(), pending.len());
         if let Some(extra) = &state.extra {
+            pending.extend_from_slice(extra.pending.packed());
             codec().serialize_into(&mut extras, &**extra).map_err(|error| error.to_string())?;
         }
         let row: [u64; COLUMNS] = [
@@ -93,6 +96,7 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
             same as u64,
             (id.len() - same) as u64,
             (extras.len() - extras_before) as u64,
+            (pending.len() - pending_before) as u64,
         ];
         for (column, number) in columns.iter_mut().zip(row) {
             column.push(number);
@@ -103,7 +107,7 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
     if count > FRAME as u64 {
         return Err(TOO_MANY.into());
     }
-    let mut plain = Vec::with_capacity(ids.len() + extras.len());
+    let mut plain = Vec::with_capacity(ids.len() + extras.len() + pending.len());
     put_number(&mut plain, count);
     put_part(&mut plain, &codec().serialize(&shared).map_err(|error| error.to_string())?);
     for column in columns {
@@ -112,6 +116,7 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
     recent.finish(&mut plain);
     put_part(&mut plain, &ids);
     put_part(&mut plain, &extras);
+    put_part(&mut plain, &pending);
     Ok((count, plain))
 }
 
@@ -134,7 +139,7 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
         *column = Column::of(&mut plain)?;
     }
     let mut recent = Column::<u128>::of(&mut plain)?;
-    let (mut ids, mut extras) = (plain.part()?, plain.part()?);
+    let (mut ids, mut extras, mut pending) = (plain.part()?, plain.part()?, plain.part()?);
     plain.end()?;
     let mut before = Before::default();
     let mut id: Vec<u8> = Vec::new();
@@ -158,12 +163,18 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
             same,
             others,
             extra,
+            waiting,
         ] = row;
         if flags > (DECLARED | FIRST_START | LAST_START) || same > id.len() as u64 {
             return Err(OUT_OF_RANGE.into());
         }
         id.truncate(same as usize);
         id.extend_from_slice(ids.bytes(others)?);
+        let extra = match (extra, waiting) {
+            (0, 0) => None,
+            (0, _) => return Err(OUT_OF_RANGE.into()),
+            (length, waiting) => Some(extra_of(extras.bytes(length)?, pending.bytes(waiting)?)?),
+        };
         take(SeriesState {
             feed: Arc::clone(at(&feeds, feed)?),
             id: std::str::from_utf8(&id).map_err(|_| "an identifier is no text")?.into(),
@@ -178,10 +189,7 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
             last_start: (flags & LAST_START != 0).then(|| before.last_start.by(last_start)),
             recent: recent.value()?,
             intervals: before.intervals.by(intervals) as u64,
-            extra: match extra {
-                0 => None,
-                length => Some(codec().deserialize(extras.bytes(length)?).map_err(|error| error.to_string())?),
-            },
+            extra,
         });
     }
     for column in columns {
@@ -190,7 +198,14 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
     recent.end()?;
     ids.end()?;
     extras.end()?;
+    pending.end()?;
     Ok(())
+}
+
+fn extra_of(rest: &[u8], pending: &[u8]) -> Result<Box<Extra>, String> {
+    let mut extra: Box<Extra> = codec().deserialize(rest).map_err(|error| error.to_string())?;
+    extra.pending = Pending::unpack(pending)?;
+    Ok(extra)
 }
 
 fn flags(state: &SeriesState) -> u64 {
@@ -238,7 +253,7 @@ mod tests {
     use proptest::sample::select;
 
     use super::super::super::eras::Era;
-    use super::super::super::series::{Extra, PendingReading};
+    use super::super::super::series::PendingReading;
     use super::super::{pack_series, unpack_series};
     use super::*;
 
@@ -419,9 +434,9 @@ mod tests {
             Extra {
                 unwritten,
                 last_position,
-                pending,
+                pending: pending.into_iter().collect(),
                 pending_labels,
-                last_register,
+                last_register: last_register.map(Box::new),
                 eras,
                 rewritten_to,
                 sparse,

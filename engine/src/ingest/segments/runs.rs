@@ -2,7 +2,7 @@
 //! last of them comes again, and so on. So a column that never changes takes a few bytes, and one that always does
 //! hardly more than its values.
 
-use super::numbers::{Damage, Rest, put_number, put_part};
+use super::super::numbers::{Damage, Rest, put_number, put_part};
 
 const EMPTY: Damage = "a frame has a run of no values";
 

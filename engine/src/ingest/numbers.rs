@@ -67,6 +67,11 @@ impl<'b> Rest<'b> {
         Rest(bytes)
     }
 
+    /// Whether there is nothing more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn byte(&mut self) -> Result<u8, Damage> {
         let (byte, rest) = self.0.split_first().ok_or(ENDS_EARLY)?;
         self.0 = rest;

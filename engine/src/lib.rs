@@ -17,6 +17,7 @@ pub mod environment;
 pub mod ingest;
 pub mod maintenance;
 pub mod metadata;
+pub mod offline;
 pub mod pipelines;
 pub mod server;
 pub mod service;

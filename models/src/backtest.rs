@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Panel;
 use crate::forecaster::{Forecaster, SeriesForecast};
+use crate::metrics::scoreboard::{Place, Point, Report, Rule, Scoreboard};
 use crate::metrics::{Sums, seasonal_scale};
 
 /// What a model scored. A figure that cannot be computed is `None`.
@@ -65,6 +66,43 @@ pub fn compare(models: &[&dyn Forecaster], panel: &Panel, origins: &[Micros], ho
         left_out += score_origin(models, panel, *origin, horizon, &mut scores);
     }
     models.iter().zip(scores).map(|(model, scores)| scores.finish(model.name(), left_out)).collect()
+}
+
+/// Scores several models by every figure of `rule`, on identical points, in the order of `models`: those of windows for
+/// which each of them has a forecast. Series have the numbers of their places in the panel; a series' scale is that of
+/// MASE in [`compare`]. A point whose value counts less than others ([`Series::weight`](crate::data::Series::weight))
+/// is in the group `estimated`, any other in `measured`.
+pub fn score(
+    models: &[&dyn Forecaster],
+    panel: &Panel,
+    origins: &[Micros],
+    horizon: usize,
+    rule: &Rule,
+) -> Vec<Report> {
+    let scales = Scores::new(panel, origins, horizon).scales;
+    let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
+    for origin in origins {
+        let known = panel.cut(*origin);
+        let forecasts: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
+        for (i, series) in panel.series.iter().enumerate() {
+            let from = known.series[i].values.len();
+            let actuals = series.values.get(from..).unwrap_or_default();
+            let found = forecasts.iter().map(|f| f.get(i).and_then(|f| f.as_ref().ok()));
+            let Some(found) = found.collect::<Option<Vec<&SeriesForecast>>>() else { continue };
+            for (board, forecast) in boards.iter_mut().zip(found) {
+                for (step, actual) in actuals.iter().take(horizon).enumerate() {
+                    let (Some(mean), Some(quantiles)) = (forecast.mean.get(step), forecast.quantiles.get(step)) else {
+                        continue;
+                    };
+                    let group = if series.weight(from + step) < 1.0 { "estimated" } else { "measured" };
+                    let place = Place { series: i as u64, step: step as u32 + 1, groups: &[group] };
+                    let actual = f64::from(*actual);
+                    board.add(&place, &Point { actual, mean: *mean, quantiles, scale: scales[i] });
+                }
+            }
+        }
+    }
+    boards.iter().map(Scoreboard::report).collect()
 }
 
 fn score_origin(

@@ -10,6 +10,7 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use meterline_schemas::Frequency;
 use meterline_schemas::time::{DAY, HOUR};
 
 use crate::data::{Known, Panel, Series};
@@ -31,6 +32,8 @@ const YEAR_HARMONICS: usize = 2;
 const YEAR_DAYS_MIN: i64 = 380;
 /// Hours over which the means of a covariate before the target are taken.
 const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
+/// Days before the origin that the spread is taken from, the most that a row looks back.
+const SPREAD_DAYS: usize = 56;
 /// Hours in which what the newest values tell fades.
 const FADING_HOURS: [f64; 2] = [3.0, 12.0];
 
@@ -53,7 +56,7 @@ pub struct Design {
 pub struct Normal {
     /// Mean of the last week before the origin.
     pub level: f64,
-    /// Standard deviation of the whole series.
+    /// Standard deviation of the last eight weeks before the origin.
     pub spread: f64,
 }
 
@@ -61,7 +64,7 @@ pub struct Normal {
 struct Prepared {
     filled: Vec<f32>,
     sums: Vec<f64>,
-    spread: f64,
+    squares: Vec<f64>,
     days: Vec<Day>,
     // By interval: its day, and the share of the local day that has passed.
     of_day: Vec<(u32, f32)>,
@@ -85,7 +88,7 @@ struct Smooth {
 
 impl Smooth {
     fn new(values: Vec<f32>) -> Smooth {
-        Smooth { sums: sums(&values), values }
+        Smooth { sums: sums(values.iter().map(|value| f64::from(*value))), values }
     }
 
     fn at(&self, interval: i64) -> f32 {
@@ -99,33 +102,40 @@ impl Smooth {
     }
 }
 
-fn sums(values: &[f32]) -> Vec<f64> {
+// Sums of those before each.
+fn sums(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut sum = 0.0;
-    std::iter::once(0.0)
-        .chain(values.iter().map(|value| {
-            sum += f64::from(*value);
-            sum
-        }))
-        .collect()
+    let sums = values.map(|value| {
+        sum += value;
+        sum
+    });
+    std::iter::once(0.0).chain(sums).collect()
 }
 
-// Mean of the `count` values before `end`.
+// Mean of the `count` values before `end`; of fewer at the beginning.
 fn mean_of(sums: &[f64], end: usize, count: usize) -> f32 {
+    exact_mean_of(sums, end, count) as f32
+}
+
+fn exact_mean_of(sums: &[f64], end: usize, count: usize) -> f64 {
     let begin = end.saturating_sub(count);
     match (sums.get(begin), sums.get(end)) {
-        (Some(from), Some(to)) if end > begin => ((to - from) / (end - begin) as f64) as f32,
-        _ => f32::NAN,
+        (Some(from), Some(to)) if end > begin => (to - from) / (end - begin) as f64,
+        _ => f64::NAN,
     }
 }
 
 impl Prepared {
+    // Of the `count` values before `end`.
+    fn spread(&self, end: usize, count: usize) -> f64 {
+        let (mean, square) = (exact_mean_of(&self.sums, end, count), exact_mean_of(&self.squares, end, count));
+        // A series that stands still has some all the same, to be divided by.
+        (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
+    }
+
     fn new(panel: &Panel, series: &Series, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
         let season = panel.frequency.season();
         let filled = fill_missing(&series.values, &[7 * season, season])?;
-        let count = filled.len() as f64;
-        let mean = filled.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-        let size = filled.iter().map(|v| f64::from(v.abs())).sum::<f64>() / count;
-        let variance = filled.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
         let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
         let column = |(known, column): (Known, &crate::data::Column)| {
             let end = match known {
@@ -137,8 +147,8 @@ impl Prepared {
         };
         let known = panel.covariates.iter().map(|covariate| covariate.known);
         Some(Prepared {
-            sums: sums(&filled),
-            spread: variance.sqrt().max(0.02 * size).max(1e-6),
+            sums: sums(filled.iter().map(|value| f64::from(*value))),
+            squares: sums(filled.iter().map(|value| f64::from(*value).powi(2))),
             days,
             of_day,
             covariates: known.zip(&series.covariates).map(column).collect(),
@@ -170,39 +180,56 @@ fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -
     (days, of_day)
 }
 
+/// Values before its origin that a row looks at, at most.
+pub fn lookback(frequency: Frequency) -> usize {
+    SPREAD_DAYS * frequency.season()
+}
+
 impl Design {
     /// The rows that forecasts of `horizon` steps of the series of a panel need. The panel may end after the origins that
     /// rows are asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead.
     pub fn new(panel: &Panel, horizon: usize, holidays: &Holidays) -> Design {
+        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let with_year = longest as i64 * panel.frequency.nominal_micros() >= YEAR_DAYS_MIN * DAY;
+        Design::with(panel, horizon, holidays, with_year)
+    }
+
+    /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them: that had a
+    /// year, or not ([`Design::with_year`]). The newest [`lookback`] values of the panel are enough.
+    pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, with_year: bool) -> Design {
         let prepared = panel.series.iter().map(|series| {
             // A series without a value has no row.
             Prepared::new(panel, series, holidays, horizon).unwrap_or_else(|| Prepared {
                 filled: Vec::new(),
                 sums: vec![0.0],
-                spread: 1.0,
+                squares: vec![0.0],
                 days: Vec::new(),
                 of_day: Vec::new(),
                 covariates: Vec::new(),
             })
         });
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
         let mut design = Design {
             season: panel.frequency.season(),
             horizon,
             names: Vec::new(),
             bent: Vec::new(),
-            with_year: longest as i64 * panel.frequency.nominal_micros() >= YEAR_DAYS_MIN * DAY,
+            with_year,
             ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
             hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
         let covariates = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
-        let bent: Vec<String> =
-            covariates.flat_map(|covariate| [covariate.name.clone(), format!("{}_mean_24h", covariate.name)]).collect();
+        let bent = |name: &str| [name.to_owned(), format!("{name}_mean_24h"), format!("{name}_last_week")];
+        let bent: Vec<String> = covariates.flat_map(|covariate| bent(&covariate.name)).collect();
         let places = (0..).zip(&design.names).filter(|(_, name)| bent.contains(name));
         design.bent = places.map(|(place, _)| place).collect();
         design
+    }
+
+    /// Whether the time of year is among what is known.
+    pub fn with_year(&self) -> bool {
+        self.with_year
     }
 
     /// Names of the features, in their order.
@@ -232,6 +259,11 @@ impl Design {
         self.prepared.get(series).map_or(&[], |prepared| &prepared.filled)
     }
 
+    /// Standard deviation of all values of a series.
+    pub fn spread(&self, series: usize) -> f64 {
+        self.prepared.get(series).map_or(1.0, |prepared| prepared.spread(prepared.filled.len(), usize::MAX))
+    }
+
     /// First origin of a series for which a row says enough, as an index: two weeks of values, or two seasons.
     pub fn first_origin(&self) -> usize {
         14 * self.season
@@ -259,7 +291,7 @@ impl Design {
                 Known::Ahead => {
                     let mut ahead = vec![name.clone(), format!("{name}_next"), format!("{name}_before")];
                     ahead.extend(SMOOTHED_HOURS.map(|hours| format!("{name}_mean_{hours}h")));
-                    ahead.extend([format!("{name}_since_1d"), format!("{name}_since_1w")]);
+                    ahead.extend(["since_1d", "since_1w", "last_week"].map(|what| format!("{name}_{what}")));
                     ahead
                 }
                 Known::Past => vec![format!("{name}_last"), format!("{name}_last_day"), format!("{name}_lag_1d")],
@@ -277,7 +309,8 @@ impl Design {
         }
         let target = origin + step;
         let (season, week) = (self.season, 7 * self.season);
-        let normal = Normal { level: f64::from(mean_of(&prepared.sums, origin, week)), spread: prepared.spread };
+        let level = exact_mean_of(&prepared.sums, origin, week);
+        let normal = Normal { level, spread: prepared.spread(origin, SPREAD_DAYS * season) };
         let scaled = |value: f32| ((f64::from(value) - normal.level) / normal.spread) as f32;
         let mean = |end: usize, count: usize| scaled(mean_of(&prepared.sums, end, count));
         let value = |back: usize| target.checked_sub(back).map_or(f32::NAN, |i| scaled(prepared.filled[i]));
@@ -380,6 +413,8 @@ impl Design {
                 put.push(now - covariate.at(at - days * season));
                 let weeks = (target - origin) as i64 / week + 1;
                 put.push(now - covariate.at(at - weeks * week));
+                // What the level is relative to.
+                put.push(covariate.mean(origin as i64 - 1, 7 * self.season));
             } else {
                 let last = origin as i64 - 1;
                 let days = (target - origin) as i64 / season + 1;
@@ -505,13 +540,30 @@ mod tests {
         for step in [0, 1, 23, 24, 47] {
             let (before, normal) = row(&plain, origin, step);
             let (after, of_poisoned) = row(&poisoned, origin, step);
-            assert_eq!(normal.level, of_poisoned.level);
-            // The spread is that of the whole panel, which a forecast is cut at.
+            assert_eq!(normal, of_poisoned);
             let design = Design::new(&plain, 48, &Holidays::none());
             for ((name, before), after) in design.names().iter().zip(before).zip(after) {
-                let restored = |value: f32, normal: Normal| f64::from(value) * normal.spread;
-                let is_of_values = restored(before, normal) - restored(after, of_poisoned);
-                assert!(before == after || is_of_values.abs() < 1e-2 * normal.spread.max(1.0), "{name} of step {step}");
+                assert_eq!(before, after, "{name} of step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_values_are_enough_for_a_row() {
+        let panel = panel();
+        let origin = 59 * 24 + 5;
+        let cut = panel.cut(origin as i64 * HOUR);
+        let newest = cut.newest(lookback(Frequency::HOUR));
+        assert!(newest.series[0].values.len() < origin);
+        for step in [0, 1, 23, 24, 47] {
+            let ((all, of_all), (some, of_some)) = (row(&cut, origin, step), row(&newest, 56 * 24, step));
+            assert!((of_all.level - of_some.level).abs() < 1e-9 && (of_all.spread - of_some.spread).abs() < 1e-6);
+            let design = Design::new(&cut, 48, &Holidays::none());
+            for ((name, all), some) in design.names().iter().zip(all).zip(some) {
+                assert!(
+                    (all - some).abs() < 1e-4 || (all.is_nan() && some.is_nan()),
+                    "{name} of step {step}: {all} {some}"
+                );
             }
         }
     }

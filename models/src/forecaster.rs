@@ -4,8 +4,10 @@
 use std::ops::ControlFlow;
 
 use meterline_schemas::quantiles::LEVELS;
+use serde::{Deserialize, Serialize};
 
 use crate::data::Panel;
+use crate::device::Device;
 use crate::holidays::Holidays;
 
 /// The forecast of one series from its origin.
@@ -34,17 +36,48 @@ pub enum NoForecast {
 }
 
 /// A fitted forecaster. Global: one object forecasts every series of a panel in one batch.
-pub trait Forecaster {
+pub trait Forecaster: Send + Sync {
     /// Name in tables and logs.
     fn name(&self) -> &str;
 
     /// Forecasts `horizon` steps of every series of the panel from its origin (the end of its values), in the
     /// panel's order.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>>;
+
+    /// As bytes from which the [registry](crate::registry::load) makes it again; `None` for one that is not to be kept.
+    fn artifact(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// In a sentence or two: what it is made of and why, where that was chosen.
+    fn report(&self) -> Option<String> {
+        None
+    }
 }
 
-/// Is told the share of a fit that is done. Where it breaks, the best so far is the result.
-pub type Progress<'a> = &'a mut dyn FnMut(f64) -> ControlFlow<()>;
+/// How far a fit is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Done<'f> {
+    /// The share of it that is done, 0 to 1.
+    pub share: f64,
+    /// What is known of it by then, such as a loss, by name.
+    pub figures: &'f [(&'static str, f64)],
+}
+
+impl Done<'_> {
+    /// A share, and nothing else.
+    pub const fn share(share: f64) -> Done<'static> {
+        Done { share, figures: &[] }
+    }
+
+    /// The same where this fit is the part of a whole from one share of it to another.
+    pub fn within(self, from: f64, to: f64) -> Self {
+        Done { share: from + (to - from) * self.share, ..self }
+    }
+}
+
+/// Is told how far a fit is. Where it breaks, the best so far is the result.
+pub type Progress<'a> = &'a mut dyn FnMut(Done<'_>) -> ControlFlow<()>;
 
 /// A kind of model with its settings, not fitted yet.
 pub trait Model: Send + Sync {
@@ -59,14 +92,25 @@ pub trait Model: Send + Sync {
 }
 
 /// What a model is fitted for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// Steps that are forecast, in native intervals.
     pub horizon: usize,
+    /// Values before the origin that a model with a context of a given length looks at, in native intervals.
+    pub context: usize,
     /// Of everything that is random: the same seed and panel give the same model.
     pub seed: u64,
     /// Days off.
     pub holidays: Holidays,
+    /// Where networks are trained, and where they forecast.
+    pub device: Device,
+}
+
+impl Task {
+    /// A task on the processors, without holidays.
+    pub fn new(horizon: usize, context: usize, seed: u64) -> Task {
+        Task { horizon, context, seed, holidays: Holidays::none(), device: Device::Cpu }
+    }
 }
 
 /// Why a model could not be fitted.

@@ -7,13 +7,49 @@ use std::collections::BTreeSet;
 use holidays_rs::{Calendar, Country};
 use jiff::ToSpan;
 use jiff::civil::{Date, Weekday};
+use serde::{Deserialize, Serialize};
 
 /// Days off of one place.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct Holidays {
     country: Option<Country>,
     added: BTreeSet<Date>,
     removed: BTreeSet<Date>,
+}
+
+/// As they are kept: names and dates as texts.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    country: Option<String>,
+    added: Vec<String>,
+    removed: Vec<String>,
+}
+
+impl From<Holidays> for Stored {
+    fn from(holidays: Holidays) -> Stored {
+        let texts = |days: BTreeSet<Date>| days.into_iter().map(|day| day.to_string()).collect();
+        Stored {
+            country: holidays.country.map(|country| country.name().to_owned()),
+            added: texts(holidays.added),
+            removed: texts(holidays.removed),
+        }
+    }
+}
+
+impl TryFrom<Stored> for Holidays {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Holidays, String> {
+        let dates = |texts: Vec<String>| -> Result<Vec<Date>, String> {
+            texts.iter().map(|text| text.parse().map_err(|error| format!("the day off `{text}`: {error}"))).collect()
+        };
+        let all = match stored.country {
+            Some(country) => Holidays::of(&country).map_err(|error| error.to_string())?,
+            None => Holidays::none(),
+        };
+        Ok(all.with(dates(stored.added)?).without(dates(stored.removed)?))
+    }
 }
 
 /// What kind of day a date is, by the load that is usual on it.

@@ -3,9 +3,9 @@
 //! * [`data`]: series on a regular grid, with what is known beside them, cut at their origins;
 //! * [`forecaster`]: the traits that every model implements, and what it returns;
 //! * [`fill`], [`scaling`], [`calendar`], [`holidays`], [`features`], [`design`]: what a model sees;
-//! * [`forecasters`]: one file or folder a model;
+//! * [`forecasters`]: one file or folder a model; [`registry`]: all of them by name; [`artifact`]: fitted ones as bytes;
 //! * [`statistics`]: classical models of one series; [`linear`]: linear quantile regression;
-//! * [`metrics`], [`backtest`]: rolling-origin evaluation;
+//! * [`metrics`], [`backtest`], [`rolling`]: rolling-origin evaluation;
 //! * [`booster`]: gradient-boosted trees for all quantiles at once;
 //! * [`calibrate`], [`combine`]: quantiles that keep what they promise, and several models as one;
 //! * [`reconcile`]: forecasts of parts and of their sums that agree;
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
+pub mod artifact;
 pub mod backtest;
 pub mod booster;
 pub mod calendar;
@@ -33,8 +34,15 @@ pub mod holidays;
 pub mod linear;
 pub mod metrics;
 pub mod reconcile;
+pub mod registry;
+pub mod rolling;
 pub mod scaling;
 pub mod search;
 pub mod statistics;
 
 pub use metrics::seasonal_scale;
+
+/// The example of a model in it.
+#[cfg(doctest)]
+#[doc = include_str!("../../ARCHITECTURE.md")]
+pub struct Architecture;

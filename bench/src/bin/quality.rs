@@ -11,14 +11,10 @@ use clap::Parser;
 use meterline_bench::quality::{Metric, Protocol, p1, p2, p3, p4};
 use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::data::Panel;
-use meterline_models::forecaster::{Forecaster, Model, Progress, Task};
-use meterline_models::forecasters::boosted_trees::BoostedTrees;
-use meterline_models::forecasters::calibrated::Calibrated;
+use meterline_models::forecaster::{Done, Forecaster, Task};
 use meterline_models::forecasters::classical::Classical;
-use meterline_models::forecasters::linear_quantile::LinearQuantile;
-use meterline_models::forecasters::quantile_mlp::{TrainSpec, train};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
-use meterline_models::holidays::Holidays;
+use meterline_models::registry;
 use meterline_models::statistics::Method;
 use serde_json::{Value, json};
 
@@ -26,7 +22,7 @@ use serde_json::{Value, json};
 const CONTEXT_DAYS: usize = 28;
 /// Models that are measured if nothing else is asked for; any of [`Method::ALL`] may be, too. Those fit themselves anew at
 /// each origin.
-const MODELS: [&str; 5] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees"];
+const MODELS: [&str; 6] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees", "auto"];
 
 /// Measures the forecasters on real load, with published figures of peers beside them.
 #[derive(Parser)]
@@ -120,40 +116,33 @@ fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<Va
 }
 
 fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<dyn Forecaster>, String> {
-    let task = Task { horizon: protocol.horizon, seed, holidays: Holidays::none() };
+    let task = Task {
+        holidays: protocol.holidays.clone(),
+        ..Task::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed)
+    };
     let mut shown = -1;
-    let mut progress = |share: f64| {
-        let tenths = (10.0 * share) as i32;
+    let mut progress = |done: Done<'_>| {
+        let tenths = (10.0 * done.share) as i32;
         if tenths > shown {
             shown = tenths;
             eprint!("\r{} {name} {:3} % ", protocol.name, 10 * tenths);
         }
         ControlFlow::Continue(())
     };
-    let of = |model: &dyn Model, progress: Progress<'_>| {
-        model.fit(known, &task, progress).map_err(|error| format!("{}: {error}", protocol.name))
+    let kind = registry::find(name).map(registry::Kind::model);
+    let method = || Method::ALL.into_iter().find(|method| method.name() == name);
+    let model = kind.or_else(|| Some(Box::new(Classical { method: method()? })));
+    let Some(model) = model else {
+        let mut names: BTreeSet<&str> = Method::ALL.map(Method::name).into();
+        names.extend(registry::KINDS.iter().map(|kind| kind.name));
+        let names: Vec<&str> = names.into_iter().collect();
+        return Err(format!("there is no model `{name}`: choose among {}", names.join(", ")));
     };
-    let fitted = match name {
-        "linear_quantile" => of(&Calibrated::<LinearQuantile>::default(), &mut progress)?,
-        "boosted_trees" => of(&Calibrated::<BoostedTrees>::default(), &mut progress)?,
-        "quantile_mlp" => {
-            let spec = TrainSpec::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed);
-            let trained = train(known, &spec, &mut |at| {
-                if at.batch == 0 { progress(at.done()) } else { ControlFlow::Continue(()) }
-            });
-            Box::new(trained.map_err(|error| format!("{}: {error}", protocol.name))?)
-        }
-        _ => match Method::ALL.into_iter().find(|method| method.name() == name) {
-            Some(method) => Box::new(Classical { method }),
-            None => {
-                let mut names: BTreeSet<&str> = Method::ALL.map(Method::name).into();
-                names.extend(MODELS);
-                let names: Vec<&str> = names.into_iter().collect();
-                return Err(format!("there is no model `{name}`: choose among {}", names.join(", ")));
-            }
-        },
-    };
+    let fitted = model.fit(known, &task, &mut progress).map_err(|error| format!("{}: {error}", protocol.name))?;
     eprintln!();
+    if let Some(report) = fitted.report() {
+        eprintln!("{} {name}: {report}", protocol.name);
+    }
     Ok(fitted)
 }
 

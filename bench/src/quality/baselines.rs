@@ -143,6 +143,7 @@ fn rolling(protocol: &Protocol, baseline: Baseline) -> Option<Vec<(PointSums, Op
 mod tests {
     use jiff::tz::TimeZone;
     use meterline_models::data::{Panel, Series};
+    use meterline_models::holidays::Holidays;
     use meterline_schemas::Frequency;
     use meterline_schemas::time::DAY;
 
@@ -170,6 +171,7 @@ mod tests {
             title: "",
             panel: Panel::new(Frequency::Seconds(43_200), TimeZone::UTC, series),
             covariates: vec![],
+            holidays: Holidays::none(),
             train_until: origins.first().copied().unwrap_or(0),
             origins,
             horizon: 2,

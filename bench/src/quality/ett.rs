@@ -24,6 +24,7 @@ use std::path::Path;
 
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 
@@ -186,6 +187,7 @@ pub fn fev_ett_15t(data: &Path) -> Result<Protocol, String> {
         title: "fev-bench ETT_15T, ETTm1 alone, a day ahead",
         panel: Panel::new(frequency, TimeZone::UTC, series),
         covariates: vec![],
+        holidays: Holidays::none(),
         train_until: first,
         origins,
         horizon: 96,

@@ -26,6 +26,7 @@ use jiff::ToSpan;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 
@@ -56,6 +57,7 @@ pub fn p4(data: &Path) -> Result<Protocol, String> {
         name: "P4",
         title: "GEFCom2014 load, hourly, a week ahead, temperature known",
         panel: Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("GEFCom2014-L", LOAD_START, load)]),
+        holidays: Holidays::of("United States").map_err(|error| format!("protocol P4: {error}"))?,
         covariates: vec![CovariateColumn { name: "temperature", series: None, values: temperature }],
         origins: (0..WEEKS).map(|week| FIRST + 7 * week * DAY).collect(),
         horizon: 168,

@@ -33,6 +33,7 @@ mod zip;
 use std::path::{Path, PathBuf};
 
 use meterline_models::data::{Column, Covariate, Known, Panel};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
 use meterline_tests::checkout;
@@ -62,6 +63,8 @@ pub struct Protocol {
     pub panel: Panel,
     /// What is known ahead.
     pub covariates: Vec<CovariateColumn>,
+    /// Public holidays, which every calendar has ahead.
+    pub holidays: Holidays,
     /// Test origins, oldest first.
     pub origins: Vec<Micros>,
     /// Steps of each forecast, in native intervals.

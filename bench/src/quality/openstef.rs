@@ -17,6 +17,7 @@ use std::path::Path;
 
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 
@@ -53,6 +54,7 @@ pub fn p2(data: &Path) -> Result<Protocol, String> {
         name: "P2",
         title: "9 Dutch substations, quarter-hourly, a day ahead, weather known",
         panel: Panel::new(Frequency::QUARTER_HOUR, TimeZone::UTC, series),
+        holidays: Holidays::of("Netherlands").map_err(|error| format!("protocol P2: {error}"))?,
         covariates,
         origins: (0..DAYS).map(|day| FIRST + day * DAY).collect(),
         horizon: 96,

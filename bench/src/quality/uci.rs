@@ -17,6 +17,7 @@ use std::path::Path;
 
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 
@@ -86,6 +87,7 @@ fn midnights(data: &Path, first: Micros, days: i64) -> Result<Protocol, String> 
         title: "",
         panel: Panel::new(Frequency::HOUR, TimeZone::UTC, clients(data)?),
         covariates: vec![],
+        holidays: Holidays::of("Portugal").map_err(|error| format!("protocol P1: {error}"))?,
         origins: (0..days).map(|day| first + day * DAY).collect(),
         horizon: 24,
         season: 24,

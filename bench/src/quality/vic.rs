@@ -18,6 +18,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use meterline_models::data::{Panel, Series};
+use meterline_models::holidays::Holidays;
 use meterline_schemas::{Frequency, Micros};
 
 use super::grid::{Stamped, interpolate, on_grid};
@@ -51,12 +52,18 @@ pub fn p3(data: &Path) -> Result<Protocol, String> {
     let [demand, mut temperature, mut holiday] = found.columns;
     interpolate(&mut temperature);
     interpolate(&mut holiday);
+    let local = |place: usize| {
+        let at = HALF_HOUR.advance(found.start, place as i64, &zone);
+        Timestamp::from_microsecond(at).map(|at| zone.to_datetime(at).date()).unwrap_or_default()
+    };
+    let holidays: Vec<Date> = (0..holiday.len()).filter(|place| holiday[*place] == 1.0).map(local).collect();
     let origins = origins(&zone).map_err(|e| format!("protocol P3: midnights of Melbourne: {e}"))?;
     let check = |baseline, metric, expected, digits| Check { baseline, metric, expected, digits };
     Protocol {
         name: "P3",
         title: "demand of Victoria, half-hourly, a day ahead, temperature and holidays known",
         panel: Panel::new(HALF_HOUR, zone, vec![Series::new("Victoria", found.start, demand)]),
+        holidays: Holidays::none().with(holidays),
         covariates: vec![
             CovariateColumn { name: "temperature", series: None, values: temperature },
             CovariateColumn { name: "holiday", series: None, values: holiday },

@@ -5,14 +5,17 @@
 //! configuration. A group, version or run that does not exist is a wrong argument.
 
 mod backfill;
+mod backtest;
 mod context;
 mod demo;
 mod error;
 mod execute_run;
+mod forecast;
 mod generate;
 mod logging;
 mod maintain;
 mod models;
+mod offline;
 mod reforecast;
 mod replay;
 mod retrain;
@@ -74,6 +77,10 @@ enum Command {
     Triggers(triggers::Args),
     /// Query readings, forecasts and history
     Sql(sql::Args),
+    /// Forecast the series of plain files; needs no configuration
+    Forecast(forecast::Args),
+    /// How good models would have been on plain files; needs no configuration
+    Backtest(backtest::Args),
     /// Execute one run; started by the service
     #[command(hide = true)]
     ExecuteRun(execute_run::Args),
@@ -104,6 +111,8 @@ impl Command {
             Command::Runs(args) => runs::run(args, context).await,
             Command::Triggers(args) => triggers::run(args, context).await,
             Command::Sql(args) => sql::run(args, context).await,
+            Command::Forecast(args) => forecast::run(args, context).await,
+            Command::Backtest(args) => backtest::run(args, context).await,
             Command::ExecuteRun(args) => execute_run::run(args, context).await,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use meterline_models::registry::KINDS;
 use meterline_schemas::time::format_micros;
 use serde_json::{Value, json};
 
@@ -34,6 +35,8 @@ enum Action {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// The kinds of models that there are, for `[policy.NAME.model] kind`
+    Kinds,
     /// Let a version serve; the newest approved version of a group is its champion
     Approve(Judgement),
     /// Keep a version from serving
@@ -67,6 +70,16 @@ struct Judgement {
 /// The configuration or the metadata database cannot be read; the version or group is unknown.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
     match args.action {
+        Action::Kinds => {
+            if context.json {
+                let kinds: Vec<Value> =
+                    KINDS.iter().map(|kind| json!({ "kind": kind.name, "about": kind.about })).collect();
+                return context.print_json(&kinds);
+            }
+            let rows: Vec<Vec<String>> =
+                KINDS.iter().map(|kind| vec![kind.name.to_owned(), kind.about.to_owned()]).collect();
+            context.print(&render(&["kind", "what it is"], &rows))
+        }
         Action::List { config } => {
             let env = Environment::open(&config.config).await?;
             let models = env.metadata.models().await?;

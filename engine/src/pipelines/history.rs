@@ -8,7 +8,9 @@ use arrow::datatypes::DataType;
 use futures::StreamExt;
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
+use meterline_models::forecaster::Task;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::registry;
 use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::tables;
 use meterline_schemas::time::format_micros;
@@ -185,10 +187,12 @@ fn downcast<'a, T: 'static>(array: &'a arrow::array::ArrayRef, name: &str) -> Re
         .ok_or_else(|| StepError::failed("reading intervals", format!("the column {name} has an unexpected type")))
 }
 
-/// Intervals before the origin of each series that an infer run shows its models: the policy's context, or what
-/// seasonal naive, the baseline and the fallback, makes use of, where that is more.
+/// Intervals before the origin of each series that an infer run shows its models: the policy's context, or what the
+/// policy's model, or seasonal naive, the baseline and the fallback, makes use of, where that is more.
 pub fn shown(policy: &ResolvedPolicy) -> usize {
-    policy.context.max(SeasonalNaive::history(policy.frequency, policy.horizon))
+    let task = Task::new(policy.horizon, policy.context, policy.seed);
+    let of_model = registry::find(&policy.model).map_or(0, |kind| kind.lookback(policy.frequency, &task));
+    policy.context.max(of_model).max(SeasonalNaive::history(policy.frequency, policy.horizon))
 }
 
 /// Reads the group's intervals with `from <= start` and `end <= until`, and none that ends after the origin, at the

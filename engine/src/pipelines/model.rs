@@ -1,8 +1,9 @@
 //! Registered models as forecasters again.
 
 use meterline_connectors::lake::LakeError;
-use meterline_models::device;
-use meterline_models::forecasters::quantile_mlp::{ArtifactError, QuantileMlp};
+use meterline_models::artifact::ArtifactError;
+use meterline_models::forecaster::Forecaster;
+use meterline_models::{device, registry};
 
 use super::context::StepContext;
 use super::error::{Doing, StepError};
@@ -15,7 +16,7 @@ pub async fn load(
     ctx: &StepContext,
     version: &str,
     artifact: &str,
-) -> Result<Result<QuantileMlp, StepError>, StepError> {
+) -> Result<Result<Box<dyn Forecaster>, StepError>, StepError> {
     let doing = format!(
         "loading the model {version} from {artifact} (`meterline models reject` takes it out of service if it is damaged)"
     );
@@ -27,7 +28,7 @@ pub async fn load(
     let wanted = ctx.spec.device.clone();
     ctx.blocking(move || {
         let device = device::resolve(&wanted).doing(|| format!("taking the device `{wanted}`"))?;
-        match QuantileMlp::from_bytes(&bytes, &device) {
+        match registry::load(&bytes, device) {
             Err(error @ ArtifactError::Device(_)) => Err(StepError::failed(doing, error)),
             loaded => Ok(loaded.doing(|| doing)),
         }

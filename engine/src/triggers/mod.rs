@@ -10,6 +10,7 @@ pub mod predicate;
 pub mod service;
 
 use arrow::datatypes::SchemaRef;
+use meterline_models::registry;
 use meterline_schemas::config::{Config, ConfigError, ResolvedPolicy, ResolvedTrigger};
 use meterline_schemas::facts::fact_schema;
 
@@ -50,8 +51,20 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
             Predicate::compile(sql, schema)
                 .map_err(|e| ConfigError::of_key(text, &format!("policy.{name}.{key}"), &e.to_string()))?;
         }
+        let kind = policy.model.kind.as_deref().filter(|kind| registry::find(kind).is_none());
+        if let Some(unknown) = kind {
+            return Err(ConfigError::of_key(text, &format!("policy.{name}.model.kind"), &no_such_kind(unknown)));
+        }
     }
     Ok(())
+}
+
+/// That there is no model of this name, which there is instead, and how to see all.
+pub(crate) fn no_such_kind(name: &str) -> String {
+    let likeness = |kind: &&registry::Kind| strsim::jaro_winkler(name, kind.name);
+    let nearest = registry::KINDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let meant = nearest.map(|kind| format!("did you mean `{}`? ", kind.name)).unwrap_or_default();
+    format!("there is no model `{name}`; {meant}`meterline models kinds` lists all")
 }
 
 #[cfg(test)]
@@ -74,6 +87,9 @@ mod tests {
             let error = check_policies(&text, &parse(&text).unwrap()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.model]\nkind = \"boosted_tree\"\n";
+        let error = check_policies(text, &parse(text).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("line 4: policy.a.model.kind: ") && error.contains("`boosted_trees`?"), "{error}");
         let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nrequire = \"\"\n";
         check_policies(text, &parse(text).unwrap()).unwrap();
     }

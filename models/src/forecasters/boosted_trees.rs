@@ -1,17 +1,22 @@
 //! Gradient-boosted trees on the rows of [`Design`]: one model for all series, steps and quantile levels.
 //!
 //! Trees find what lines do not: interactions of hour, day type and weather, and effects that end somewhere. They cannot
-//! say more than they saw; so targets are relative to the level of the last week.
+//! say more than they saw; so targets are relative to the level of the last week, or to the median of a linear model
+//! ([`BoostedSpec::residuals_of`]), which can.
+
+use std::collections::BTreeMap;
 
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{check_length, each_row, forecast};
+use super::direct::{Ahead, ahead, check_length, each_row, restored};
+use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
+use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
-use crate::design::Design;
-use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::design::{Design, lookback};
+use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 
 /// How the trees are fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,11 +27,28 @@ pub struct BoostedSpec {
     pub origins_a_day: usize,
     /// Rows that are trained on at most; of more, origins further apart are taken.
     pub rows_max: usize,
+    /// The linear model whose errors they learn, if not the values themselves.
+    pub residuals_of: Option<LinearSpec>,
+}
+
+/// Slow and small steps of trees that see a part of the features and of the days each: better than the booster's defaults
+/// on days before the test windows of P1 and P2 of `bench/run quality`.
+fn gentle() -> Params {
+    Params {
+        rounds: 400,
+        learning_rate: 0.05,
+        leaves_max: 15,
+        leaf_rows_min: 100,
+        leaf_l2: 10.0,
+        feature_fraction: 0.3,
+        bagging_fraction: 0.6,
+        ..Params::default()
+    }
 }
 
 impl Default for BoostedSpec {
     fn default() -> BoostedSpec {
-        BoostedSpec { params: Params::default(), origins_a_day: 1, rows_max: 500_000 }
+        BoostedSpec { params: gentle(), origins_a_day: 1, rows_max: 300_000, residuals_of: None }
     }
 }
 
@@ -37,28 +59,58 @@ pub struct BoostedTrees {
     pub spec: BoostedSpec,
 }
 
-const NAME: &str = "boosted_trees";
+/// Names of the kinds.
+pub(crate) const NAME: &str = "boosted_trees";
+pub(crate) const NAME_OF_RESIDUALS: &str = "boosted_residuals";
+/// Raised whenever the features or what is kept of a model changes.
+const FORMAT: u32 = 1;
 
 fn failed(error: BoosterError) -> FitError {
     FitError::Failed { model: NAME.into(), reason: error.to_string() }
 }
 
+impl BoostedTrees {
+    /// Trees on the errors of a linear model.
+    pub fn on_residuals() -> BoostedTrees {
+        // A line for each hour would leave less to be learnt, and more by chance.
+        let smooth = LinearSpec { parts: 4, penalty: 10.0, ..LinearSpec::default() };
+        BoostedTrees { spec: BoostedSpec { residuals_of: Some(smooth), ..BoostedSpec::default() } }
+    }
+}
+
 impl Model for BoostedTrees {
     fn name(&self) -> &str {
-        NAME
+        if self.spec.residuals_of.is_some() { NAME_OF_RESIDUALS } else { NAME }
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        check_length(NAME, panel, &design, task.horizon)?;
-        let rows = self.rows(panel, &design, task.horizon);
+        check_length(self.name(), panel, &design, task.horizon)?;
+        let linear = match &self.spec.residuals_of {
+            Some(spec) => {
+                let linear = LinearQuantile { spec: spec.clone() };
+                Some(linear.fit_to(panel, &design, task, &mut |done| progress(done.within(0.0, 0.25)))?)
+            }
+            None => None,
+        };
+        let rows = self.rows(panel, &design, linear.as_ref(), task.horizon);
         let matrix = Matrix::from_columns(&rows.columns).and_then(|matrix| matrix.with_names(rows.names));
         let matrix = matrix.map_err(failed)?;
         let data = Dataset::new(&matrix, &rows.targets).with_weights(&rows.weights).with_groups(&rows.groups);
         let params = Params { seed: task.seed, ..self.spec.params.clone() };
         let objective = Objective::Quantiles(LEVELS.to_vec());
-        let booster = train(&data, None, &params, &objective, &mut |at| progress(at.round as f64 / at.rounds as f64));
-        Ok(Box::new(FittedTrees { task: task.clone(), booster: booster.map_err(failed)? }))
+        let before = if linear.is_some() { 0.25 } else { 0.0 };
+        let booster = train(&data, None, &params, &objective, &mut |at| {
+            progress(Done::share(at.round as f64 / at.rounds as f64).within(before, 1.0))
+        });
+        let numbers = panel.series.iter().enumerate().map(|(number, series)| (series.id.clone(), number as u32));
+        Ok(Box::new(FittedTrees {
+            task: task.clone(),
+            with_year: design.with_year(),
+            numbers: numbers.collect(),
+            linear,
+            booster: booster.map_err(failed)?,
+        }))
     }
 }
 
@@ -72,7 +124,7 @@ struct Rows {
 }
 
 impl BoostedTrees {
-    fn rows(&self, panel: &Panel, design: &Design, horizon: usize) -> Rows {
+    fn rows(&self, panel: &Panel, design: &Design, linear: Option<&FittedLinear>, horizon: usize) -> Rows {
         let season = panel.frequency.season();
         let origins: usize =
             panel.series.iter().map(|series| series.values.len().saturating_sub(design.first_origin())).sum();
@@ -82,6 +134,7 @@ impl BoostedTrees {
         }
         let mut names: Vec<String> = design.names().to_vec();
         names.push("series".into());
+        names.extend(linear.map(|_| "linear".to_owned()));
         let mut rows = Rows {
             columns: vec![Vec::new(); names.len()],
             names,
@@ -89,12 +142,20 @@ impl BoostedTrees {
             weights: Vec::new(),
             groups: Vec::new(),
         };
-        for number in 0..panel.series.len() {
+        let mut wide = Vec::new();
+        for (number, series) in panel.series.iter().enumerate() {
             let before = rows.groups.last().map_or(0, |last| last + 1);
             each_row(panel, design, number, (apart, horizon), |row| {
-                let features = row.features.iter().copied().chain([number as f32]);
+                let phase = design.phase(number, row.interval);
+                let base = linear.map(|linear| linear.median(&series.id, row.features, (phase, row.step), &mut wide));
+                // A series that the linear model does not know has no errors to be learnt.
+                if base == Some(None) {
+                    return;
+                }
+                let base = base.flatten();
+                let features = row.features.iter().copied().chain([number as f32]).chain(base);
                 rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
-                rows.targets.push(row.target);
+                rows.targets.push(row.target - base.unwrap_or(0.0));
                 rows.weights.push(row.weight);
                 rows.groups.push(before + row.origin as u32);
             });
@@ -104,20 +165,39 @@ impl BoostedTrees {
 }
 
 /// Fitted ones.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FittedTrees {
     task: Task,
+    with_year: bool,
+    // Numbers by which they know series.
+    numbers: BTreeMap<String, u32>,
+    linear: Option<FittedLinear>,
     booster: Booster,
+}
+
+impl FittedTrees {
+    /// Reads an artifact of trees on values or on the errors of a linear model.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn from_bytes(bytes: &[u8]) -> Result<FittedTrees, ArtifactError> {
+        artifact::decode(bytes, artifact::kind_of(bytes)?, FORMAT)
+    }
 }
 
 impl Forecaster for FittedTrees {
     fn name(&self) -> &str {
-        NAME
+        if self.linear.is_some() { NAME_OF_RESIDUALS } else { NAME }
     }
 
-    /// A series is known by its place in the panel, which has to be that of the panel that was fitted to.
+    fn artifact(&self) -> Option<Vec<u8>> {
+        Some(artifact::encode(self.name(), FORMAT, self))
+    }
+
+    /// A series that they were not fitted to gets what holds for all; but none on the errors of a linear model.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let design = Design::new(panel, horizon, &self.task.holidays);
+        let panel = &panel.newest(lookback(panel.frequency));
+        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
     }
@@ -131,13 +211,24 @@ impl FittedTrees {
         number: usize,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
-        forecast(panel, design, number, horizon, |row, _| {
-            let row: Vec<f32> = row.iter().copied().chain([number as f32]).collect();
-            let features = row.len();
-            let predicted = Matrix::new(row, 1, features).and_then(|row| self.booster.predict(&row, None));
-            let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
-            let quantiles: [f32; LEVELS.len()] = predicted.try_into().map_err(|_| NoForecast::NotFinite)?;
-            Ok(quantiles.map(f64::from))
-        })
+        let id = &panel.series[number].id;
+        let known_as = self.numbers.get(id).map_or(f32::NAN, |number| *number as f32);
+        let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
+        let unknown = || NoForecast::MissingContext { present: 0, needed: design.first_origin() };
+        let mut columns = vec![Vec::with_capacity(horizon); design.width() + 1 + usize::from(self.linear.is_some())];
+        let (mut bases, mut wide) = (Vec::new(), Vec::new());
+        for (step, row) in rows.chunks_exact(design.width()).enumerate() {
+            let phase = design.phase(number, origin + step);
+            let linear = self.linear.as_ref();
+            let base = linear.map(|linear| linear.median(id, row, (phase, step), &mut wide).ok_or_else(unknown));
+            let base = base.transpose()?;
+            let features = row.iter().copied().chain([known_as]).chain(base);
+            columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
+            bases.push(base.unwrap_or(0.0));
+        }
+        let predicted = Matrix::from_columns(&columns).and_then(|rows| self.booster.predict(&rows, None));
+        let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
+        let (rows, _) = predicted.as_chunks::<{ LEVELS.len() }>();
+        restored(normal, rows.iter().zip(bases).map(|(row, base)| row.map(|quantile| f64::from(quantile + base))))
     }
 }

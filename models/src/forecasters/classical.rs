@@ -1,12 +1,18 @@
-//! The classical models of [`crate::statistics`] as forecasters: each fits itself to a series when it forecasts it.
+//! The classical models of [`crate::statistics`] as forecasters: each fits itself to a series when it forecasts it, to
+//! the end of what there is of it.
 
 use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 
+use crate::artifact::{self, ArtifactError};
 use crate::data::{Known, Panel, Series};
-use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::statistics::{Method, Request, StatisticsError};
+
+/// Seasons that they look back: sixteen weeks of hours, two years of days. What is older takes time and says little.
+const SEASONS: usize = 112;
+const FORMAT: u32 = 1;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,17 +21,48 @@ pub struct Classical {
     pub method: Method,
 }
 
+/// Values before its origin that a forecast looks at, at most.
+pub fn lookback(frequency: Frequency) -> usize {
+    SEASONS * frequency.season()
+}
+
+impl Model for Classical {
+    fn name(&self) -> &str {
+        self.method.name()
+    }
+
+    fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        Ok(Box::new(*self))
+    }
+}
+
 impl Forecaster for Classical {
     fn name(&self) -> &str {
         self.method.name()
     }
 
+    fn artifact(&self) -> Option<Vec<u8>> {
+        Some(artifact::begun(self.method.name(), FORMAT))
+    }
+
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let panel = &panel.newest(lookback(panel.frequency));
         panel.series.par_iter().map(|series| self.forecast_series(panel, series, horizon)).collect()
     }
 }
 
 impl Classical {
+    /// Reads an artifact.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Classical, ArtifactError> {
+        let kind = artifact::kind_of(bytes)?;
+        artifact::rest_of(bytes, kind, FORMAT)?;
+        let method = Method::ALL.into_iter().find(|method| method.name() == kind);
+        method.map(|method| Classical { method }).ok_or_else(|| ArtifactError::Kind(kind.to_owned()))
+    }
+
     fn forecast_series(&self, panel: &Panel, series: &Series, horizon: usize) -> Result<SeriesForecast, NoForecast> {
         let values: Vec<f64> = series.values.iter().map(|value| f64::from(*value)).collect();
         let predicted = self.method.forecast(&Request {

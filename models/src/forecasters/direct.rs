@@ -15,6 +15,8 @@ pub(super) struct Row<'a> {
     pub weight: f32,
     /// The interval of the series that it is about.
     pub interval: usize,
+    /// Step of its forecast, from 0.
+    pub step: usize,
     /// Number of its origin among those of the series: rows of one depend on each other.
     pub origin: usize,
 }
@@ -55,23 +57,28 @@ pub(super) fn each_row(
             };
             let interval = known + step;
             let target = ((f64::from(*value) - normal.level) / normal.spread) as f32;
-            take(Row { features: &features, target, weight: series.weight(interval), interval, origin });
+            // What is lost is counted in the unit of the series, not in what its spread was at the time.
+            let weight = series.weight(interval) * (normal.spread / design.spread(number)) as f32;
+            take(Row { features: &features, target, weight, interval, step, origin });
         }
     }
 }
 
-/// The forecast of a series, of which `predict` says the quantiles of each step, normalised, from its row and its
-/// interval.
+/// The rows of the forecast of a series.
+pub(super) struct Ahead {
+    /// Features of each step, one row after the other.
+    pub rows: Vec<f32>,
+    /// By which they are normalised.
+    pub normal: Normal,
+    /// The interval of the series that the first one is about.
+    pub origin: usize,
+}
+
+/// The rows of the forecast of a series from the end of its values.
 ///
 /// # Errors
-/// The series is too short, or `predict` has no answer or one that is not finite.
-pub(super) fn forecast(
-    panel: &Panel,
-    design: &Design,
-    number: usize,
-    horizon: usize,
-    mut predict: impl FnMut(&[f32], usize) -> Result<[f64; LEVELS.len()], NoForecast>,
-) -> Result<SeriesForecast, NoForecast> {
+/// The series is too short.
+pub(super) fn ahead(panel: &Panel, design: &Design, number: usize, horizon: usize) -> Result<Ahead, NoForecast> {
     let values = panel.series.get(number).map_or(&[][..], |series| &series.values);
     let origin = values.len();
     let none = || NoForecast::MissingContext {
@@ -81,11 +88,26 @@ pub(super) fn forecast(
     if origin < design.first_origin() {
         return Err(none());
     }
-    let mut forecast = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
-    let mut features = vec![0.0; design.width()];
-    for step in 0..horizon {
-        let Normal { level, spread } = design.row(number, origin, step, &mut features).ok_or_else(none)?;
-        let quantiles = predict(&features, origin + step)?.map(|quantile| quantile * spread + level);
+    let width = design.width();
+    let mut rows = vec![0.0; horizon * width];
+    let mut normal = None;
+    for (step, row) in rows.chunks_exact_mut(width).enumerate() {
+        normal = Some(design.row(number, origin, step, row).ok_or_else(none)?);
+    }
+    Ok(Ahead { rows, normal: normal.ok_or_else(none)?, origin })
+}
+
+/// A forecast from the normalised quantiles of each step.
+///
+/// # Errors
+/// A median is not finite.
+pub(super) fn restored(
+    normal: Normal,
+    quantiles: impl Iterator<Item = [f64; LEVELS.len()]>,
+) -> Result<SeriesForecast, NoForecast> {
+    let mut forecast = SeriesForecast { mean: Vec::new(), quantiles: Vec::new() };
+    for quantiles in quantiles {
+        let quantiles = quantiles.map(|quantile| quantile * normal.spread + normal.level);
         if !quantiles[MEDIAN].is_finite() {
             return Err(NoForecast::NotFinite);
         }

@@ -1,26 +1,31 @@
-//! Linear quantile regression on the rows of [`Design`]: for each series, and each part of the day, one model a level.
+//! Linear quantile regression on the rows of [`Design`]: for each series, part of the day, and day ahead, one model a
+//! level.
 //!
 //! Load is nearly linear in its own lags, the calendar and functions of the weather; what is not (heating below a
 //! temperature, cooling above one) is made so by pieces of lines between knots. A model of its own for each part of the
 //! day lets every effect differ by hour, which is what wins load competitions (Hong, Wang, White 2015; Gaillard, Goude,
-//! Nedellec 2016).
+//! Nedellec 2016). One for each day ahead, because what was yesterday says less of the day after tomorrow.
 
 use std::collections::BTreeMap;
 
-use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{check_length, each_row, forecast};
+use super::direct::{Ahead, ahead, check_length, each_row, restored};
+use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
-use crate::design::Design;
-use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::design::{Design, lookback};
+use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
 
-/// Rows for each feature that a model should have: with fewer, parts of the day are joined.
+/// Rows for each feature that a model should have: with fewer, parts of the day are joined. Those of one hour and day
+/// count as one: they hardly differ.
 const ROWS_PER_FEATURE: usize = 4;
+/// Part of the range of all targets by which a prediction may lie outside of it: a line leads anywhere, a load does not.
+const BEYOND: f64 = 0.5;
 /// Values of a covariate between which the pieces of a line have their knots, as levels of what training saw.
-const KNOTS: [f64; 4] = [0.2, 0.4, 0.6, 0.8];
+const KNOTS: [f64; 6] = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95];
 
 /// How a linear model is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,7 +53,10 @@ pub struct LinearQuantile {
     pub spec: LinearSpec,
 }
 
-const NAME: &str = "linear_quantile";
+/// Name of the kind.
+pub(crate) const NAME: &str = "linear_quantile";
+/// Raised whenever the features or what is kept of a model changes.
+const FORMAT: u32 = 1;
 
 impl Model for LinearQuantile {
     fn name(&self) -> &str {
@@ -57,18 +65,31 @@ impl Model for LinearQuantile {
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        check_length(NAME, panel, &design, task.horizon)?;
+        Ok(Box::new(self.fit_to(panel, &design, task, progress)?))
+    }
+}
+
+impl LinearQuantile {
+    /// Fits it to the rows of a design of the panel.
+    pub(super) fn fit_to(
+        &self,
+        panel: &Panel,
+        design: &Design,
+        task: &Task,
+        progress: Progress<'_>,
+    ) -> Result<FittedLinear, FitError> {
+        check_length(NAME, panel, design, task.horizon)?;
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
         for (number, series) in panel.series.iter().enumerate() {
-            if let Some(parts) = self.fit_series(panel, &design, number, task)? {
+            if let Some(parts) = self.fit_series(panel, design, number, task)? {
                 fitted.insert(series.id.clone(), parts);
             }
-            if progress((number + 1) as f64 / panel.series.len() as f64).is_break() {
+            if progress(Done::share((number + 1) as f64 / panel.series.len() as f64)).is_break() {
                 break;
             }
         }
-        Ok(Box::new(FittedLinear { task: task.clone(), season: panel.frequency.season(), fitted }))
+        Ok(FittedLinear { task: task.clone(), with_year: design.with_year(), fitted })
     }
 }
 
@@ -76,8 +97,48 @@ impl Model for LinearQuantile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Parts {
     basis: Basis,
-    // One for each part of the day.
+    // That predictions do not leave.
+    range: (f64, f64),
+    split: Split,
+    // One for each of its places.
     models: Vec<LinearQuantiles>,
+}
+
+/// Which rows share a model: those of a part of the day and of some days ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Split {
+    // Intervals of a day, and steps of a forecast.
+    season: usize,
+    horizon: usize,
+    parts: usize,
+    leads: usize,
+}
+
+impl Split {
+    /// So many places that each has rows enough of `rows`; days ahead come first, because what a lag means depends on
+    /// them. `None` where there are too few rows for one.
+    fn new(rows: usize, features: usize, parts_max: usize, (season, horizon): (usize, usize)) -> Option<Split> {
+        if rows < 2 * features {
+            return None;
+        }
+        let most = rows / (ROWS_PER_FEATURE * features).max(1);
+        let days = horizon.div_ceil(season.max(1)).max(1);
+        let leads = if most >= days { days } else { 1 };
+        let even = (1..=parts_max.min(season)).filter(|parts| season.is_multiple_of(*parts));
+        let parts = even.filter(|parts| *parts <= (most / leads).max(1)).max().unwrap_or(1);
+        Some(Split { season, horizon, parts, leads })
+    }
+
+    fn places(&self) -> usize {
+        self.parts * self.leads
+    }
+
+    // The place of a row, by its time of day in intervals and its step.
+    fn place(&self, phase: usize, step: usize) -> usize {
+        let days = self.horizon.div_ceil(self.season.max(1)).max(1);
+        let lead = (step / self.season.max(1)).min(days - 1) * self.leads / days;
+        (phase * self.parts / self.season.max(1)) * self.leads + lead
+    }
 }
 
 /// What becomes of a row before it meets the model.
@@ -126,8 +187,8 @@ struct Rows {
     features: Vec<f32>,
     targets: Vec<f32>,
     weights: Vec<f32>,
-    // Time of day of the target, in intervals.
-    phases: Vec<usize>,
+    // Of the target: its time of day, in intervals, and its step.
+    places: Vec<(usize, usize)>,
 }
 
 impl LinearQuantile {
@@ -142,20 +203,21 @@ impl LinearQuantile {
         let rows = self.rows(panel, design, number, task.horizon);
         let width = design.width();
         let basis = Basis::of(&rows.features, width, design.bent());
-        let parts = self.parts_of(rows.targets.len(), basis.width(), season);
-        if parts == 0 {
+        let in_hour = (season / 24).max(1);
+        let count = rows.targets.len() / in_hour;
+        let Some(split) = Split::new(count, basis.width(), self.spec.parts, (season, task.horizon)) else {
             return Ok(None);
-        }
-        let part_of = |phase: usize| phase * parts / season;
+        };
         let names: Vec<String> = (0..basis.width()).map(|feature| format!("f{feature}")).collect();
         let mut options = QuantileOptions::new(&LEVELS);
-        options.penalty = Penalty::LikeRidge(self.spec.penalty);
-        let models: Result<Vec<LinearQuantiles>, FitError> = (0..parts)
+        // Of rows that hardly differ the ridge takes each for news.
+        options.penalty = Penalty::LikeRidge(self.spec.penalty * in_hour as f64);
+        let models: Result<Vec<LinearQuantiles>, FitError> = (0..split.places())
             .into_par_iter()
-            .map(|part| {
+            .map(|place| {
                 let (mut features, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-                for (row, phase) in rows.phases.iter().enumerate() {
-                    if part_of(*phase) == part {
+                for (row, (phase, step)) in rows.places.iter().enumerate() {
+                    if split.place(*phase, *step) == place {
                         basis.write(&rows.features[row * width..(row + 1) * width], &mut features);
                         targets.push(rows.targets[row]);
                         weights.push(rows.weights[row]);
@@ -170,38 +232,34 @@ impl LinearQuantile {
                 Ok(quantile_fit(&problem, &names, &options).map_err(failed)?.model)
             })
             .collect();
-        Ok(Some(Parts { basis, models: models? }))
-    }
-
-    // So many parts of the day that each has rows enough; 0 where there are too few for one.
-    fn parts_of(&self, rows: usize, features: usize, season: usize) -> usize {
-        let most = rows / (ROWS_PER_FEATURE * features).max(1);
-        let even = (1..=self.spec.parts.min(season)).filter(|parts| season.is_multiple_of(*parts));
-        let parts = even.filter(|parts| *parts <= most.max(1)).max().unwrap_or(1);
-        if rows < 2 * features { 0 } else { parts }
+        let (low, high) = rows.targets.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), target| {
+            (low.min(f64::from(*target)), high.max(f64::from(*target)))
+        });
+        let beyond = BEYOND * (high - low);
+        Ok(Some(Parts { basis, range: (low - beyond, high + beyond), split, models: models? }))
     }
 
     fn rows(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Rows {
         let season = panel.frequency.season();
         let length = panel.series[number].values.len();
         let apart = season / self.spec.origins_a_day.max(1);
-        let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], phases: vec![] };
+        let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], places: vec![] };
         each_row(panel, design, number, (apart, horizon), |row| {
             let age = (length - row.interval) as f64 / season as f64;
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);
             rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
-            rows.phases.push(design.phase(number, row.interval));
+            rows.places.push((design.phase(number, row.interval), row.step));
         });
         rows
     }
 }
 
 /// A fitted one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FittedLinear {
     task: Task,
-    season: usize,
+    with_year: bool,
     fitted: BTreeMap<String, Parts>,
 }
 
@@ -216,16 +274,51 @@ impl FittedLinear {
         // It was not there, or too short, when the model was fitted.
         let unknown = NoForecast::MissingContext { present: 0, needed: design.first_origin() };
         let parts = self.fitted.get(&panel.series[number].id).ok_or(unknown)?;
+        let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
         let mut wide = Vec::new();
-        forecast(panel, design, number, horizon, |row, interval| {
-            wide.clear();
-            parts.basis.write(row, &mut wide);
-            let part = design.phase(number, interval) * parts.models.len() / self.season;
-            let model = parts.models.get(part).ok_or(NoForecast::NotFinite)?;
-            let mut quantiles = [0.0; LEVELS.len()];
-            model.predict_row(&wide, &mut quantiles).map_err(|_| NoForecast::NotFinite)?;
-            Ok(quantiles)
-        })
+        let mut all = Vec::with_capacity(horizon);
+        for (step, row) in rows.chunks_exact(design.width()).enumerate() {
+            let phase = design.phase(number, origin + step);
+            all.push(parts.quantiles(row, phase, step, &mut wide).ok_or(NoForecast::NotFinite)?);
+        }
+        restored(normal, all.into_iter())
+    }
+}
+
+impl Parts {
+    // The normalised quantiles of a row; `wide` is room to work in.
+    fn quantiles(&self, row: &[f32], phase: usize, step: usize, wide: &mut Vec<f32>) -> Option<[f64; LEVELS.len()]> {
+        wide.clear();
+        self.basis.write(row, wide);
+        let mut quantiles = [0.0; LEVELS.len()];
+        self.models.get(self.split.place(phase, step))?.predict_row(wide, &mut quantiles).ok()?;
+        let (low, high) = self.range;
+        Some(quantiles.map(|quantile| quantile.max(low).min(high)))
+    }
+}
+
+impl FittedLinear {
+    /// The normalised median of one row of a series, as [`Design`] has it, by its time of day in intervals and its step;
+    /// `wide` is room to work in. `None` where the series is not known.
+    pub(super) fn median(
+        &self,
+        series: &str,
+        row: &[f32],
+        (phase, step): (usize, usize),
+        wide: &mut Vec<f32>,
+    ) -> Option<f32> {
+        let quantiles = self.fitted.get(series)?.quantiles(row, phase, step, wide)?;
+        Some(quantiles[MEDIAN] as f32).filter(|median| median.is_finite())
+    }
+}
+
+impl FittedLinear {
+    /// Reads an artifact.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn from_bytes(bytes: &[u8]) -> Result<FittedLinear, ArtifactError> {
+        artifact::decode(bytes, NAME, FORMAT)
     }
 }
 
@@ -234,9 +327,14 @@ impl Forecaster for FittedLinear {
         NAME
     }
 
+    fn artifact(&self) -> Option<Vec<u8>> {
+        Some(artifact::encode(NAME, FORMAT, self))
+    }
+
     /// Series that it was not fitted to have no forecast.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let design = Design::new(panel, horizon, &self.task.holidays);
+        let panel = &panel.newest(lookback(panel.frequency));
+        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
     }

@@ -1,7 +1,7 @@
 //! One file or folder a model.
 
+pub mod auto;
 pub mod boosted_trees;
-pub mod calibrated;
 pub mod classical;
 mod direct;
 pub mod linear_quantile;

@@ -3,10 +3,12 @@
 use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
+use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::fill::fill_missing;
-use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::metrics::empirical_quantile;
 
 /// With fewer errors than this at one phase of the season, the errors of all phases are pooled.
@@ -14,14 +16,40 @@ const ERRORS_MIN: usize = 5;
 /// Most recent errors that a quantile is taken from; they bound the time per forecast step.
 const ERRORS_MAX: usize = 400;
 
+/// Name of the kind.
+pub(crate) const NAME: &str = "seasonal_naive";
+const FORMAT: u32 = 1;
+
+/// Which season is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Rule {
+    Short,
+    Long,
+    Usual,
+}
+
+/// The kind of model: the usual baseline.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Naive;
+
+impl Model for Naive {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn fit(&self, panel: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        Ok(Box::new(SeasonalNaive::for_frequency(panel.frequency)))
+    }
+}
+
 /// The baseline that every model must beat, and the labelled fallback where a model has no forecast.
 ///
 /// The median is the value one season before (two seasons, where one season before is after the origin, and so on);
 /// the other quantiles add the empirical quantiles of the errors that this rule made in the series' own past, at the
 /// same phase of the shortest season and the same number of seasons ahead, centred on their median.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeasonalNaive {
-    name: &'static str,
+    rule: Rule,
     /// Phases that errors are grouped by.
     phases: usize,
     /// Seasons in intervals, the preferred one first; a series uses the first of which it has two, else the last.
@@ -32,20 +60,20 @@ impl SeasonalNaive {
     /// The season of one day below a day, of a week for days, of a year for weeks and months.
     pub fn short(frequency: Frequency) -> SeasonalNaive {
         let season = frequency.season();
-        SeasonalNaive { name: "seasonal_naive_short", phases: season, seasons: vec![season] }
+        SeasonalNaive { rule: Rule::Short, phases: season, seasons: vec![season] }
     }
 
     /// The season of one week below a day, where the series has at least one week; otherwise as
     /// [`SeasonalNaive::short`].
     pub fn long(frequency: Frequency) -> SeasonalNaive {
         let season = frequency.season();
-        SeasonalNaive { name: "seasonal_naive_long", phases: season, seasons: seasons(frequency) }
+        SeasonalNaive { rule: Rule::Long, phases: season, seasons: seasons(frequency) }
     }
 
     /// The usual baseline: below a day, each series with at least two weeks of values uses the season of one week (load
     /// follows the working week, and errors of at least one week are known then), any other the season of one day.
     pub fn for_frequency(frequency: Frequency) -> SeasonalNaive {
-        SeasonalNaive { name: "seasonal_naive", ..SeasonalNaive::long(frequency) }
+        SeasonalNaive { rule: Rule::Usual, ..SeasonalNaive::long(frequency) }
     }
 
     /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step
@@ -54,6 +82,14 @@ impl SeasonalNaive {
     pub fn history(frequency: Frequency, horizon: usize) -> usize {
         let longest = seasons(frequency).first().copied().unwrap_or(1);
         longest * (horizon.div_ceil(longest).max(1) + 2)
+    }
+
+    /// Reads an artifact.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn from_bytes(bytes: &[u8]) -> Result<SeasonalNaive, ArtifactError> {
+        artifact::decode(bytes, NAME, FORMAT)
     }
 
     fn forecast_series(&self, values: &[f32], horizon: usize) -> Result<SeriesForecast, NoForecast> {
@@ -143,7 +179,15 @@ fn mean(errors: &[f64]) -> f64 {
 
 impl Forecaster for SeasonalNaive {
     fn name(&self) -> &str {
-        self.name
+        match self.rule {
+            Rule::Short => "seasonal_naive_short",
+            Rule::Long => "seasonal_naive_long",
+            Rule::Usual => NAME,
+        }
+    }
+
+    fn artifact(&self) -> Option<Vec<u8>> {
+        Some(artifact::encode(NAME, FORMAT, self))
     }
 
     /// Fails only for a series without a single value. A series without any past error has quantiles that are all

@@ -83,6 +83,9 @@ pub enum Approval {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
+    /// Which model is trained: `auto` (several, weighted by what they forecast of days that they had not seen), or one of
+    /// those that `meterline models kinds` lists. Default `quantile_mlp`.
+    pub kind: Option<String>,
     /// Longest training time. Default `10m`; the best weights so far are kept.
     pub train_time: Option<Span>,
     /// Most history that is trained on. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
@@ -126,6 +129,9 @@ pub struct ResolvedPolicy {
     pub accept_if: String,
     /// See [`GateConfig::approval`].
     pub approval: Approval,
+    /// See [`ModelConfig::kind`].
+    #[serde(default = "default_kind")]
+    pub model: String,
     /// See [`ModelConfig::train_time`].
     pub train_time: Span,
     /// Longest history in native intervals.
@@ -134,6 +140,10 @@ pub struct ResolvedPolicy {
     pub evaluate_windows: usize,
     /// See [`ModelConfig::seed`].
     pub seed: u64,
+}
+
+fn default_kind() -> String {
+    "quantile_mlp".to_owned()
 }
 
 /// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
@@ -192,6 +202,7 @@ pub fn resolve_policy(
             .clone()
             .unwrap_or_else(|| "wql <= naive_wql and wql <= 1.02 * champion_wql".into()),
         approval: policy.gate.approval.unwrap_or_default(),
+        model: policy.model.kind.clone().unwrap_or_else(default_kind),
         train_time: policy.model.train_time.unwrap_or(Span(10 * crate::time::MINUTE)),
         history: policy.model.history.map_or(defaults.history, steps).max(history_min),
         evaluate_windows,

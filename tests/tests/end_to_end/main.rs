@@ -14,6 +14,7 @@ mod harness;
 mod housekeeping;
 mod memory;
 mod metrics;
+mod offline;
 mod rollups;
 mod s3;
 mod spine;

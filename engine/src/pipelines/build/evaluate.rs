@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
-use meterline_models::forecasters::quantile_mlp::QuantileMlp;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
@@ -54,8 +53,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             stop.check()?;
             let length = history::shown(&spec.policy);
             let naive = SeasonalNaive::for_frequency(spec.frequency);
-            let mut models = vec![Shown { model: &candidate, length }, Shown { model: &naive, length }];
-            models.extend(champion.as_ref().map(|(_, model)| Shown { model, length }));
+            let mut models = vec![Shown { model: &*candidate, length }, Shown { model: &naive, length }];
+            models.extend(champion.as_ref().map(|(_, model)| Shown { model: &**model, length }));
             let models: Vec<&dyn Forecaster> = models.iter().map(|m| m as &dyn Forecaster).collect();
             Ok(compare(&models, &history.panel, &windows, spec.policy.horizon))
         })
@@ -102,7 +101,10 @@ impl Forecaster for Shown<'_> {
 }
 
 // The group's champion with its version, if it can be loaded. `first` is the origin of the first window.
-async fn champion(ctx: &StepContext, first: Option<Micros>) -> Result<Option<(String, QuantileMlp)>, StepError> {
+async fn champion(
+    ctx: &StepContext,
+    first: Option<Micros>,
+) -> Result<Option<(String, Box<dyn Forecaster>)>, StepError> {
     let group = &ctx.spec.group_id;
     let record = ctx.env.metadata.champion(group).await.doing(|| format!("finding the champion of {group}"))?;
     let Some(record) = record else { return Ok(None) };

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use meterline_models::device;
-use meterline_models::forecasters::quantile_mlp::{self, TrainProgress, TrainSpec};
+use meterline_models::forecaster::{Done, Task};
+use meterline_models::{device, registry};
+use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use super::{preprocess, trained_from, trained_until};
 use crate::pipelines::artifacts;
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
+use crate::triggers;
 
 /// Progress is recorded at most this often.
 const RECORD_EVERY: Duration = Duration::from_millis(250);
@@ -41,27 +43,34 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let zone = ctx.zone()?;
     let until = trained_until(&ctx.spec, &zone);
     let step = ctx.clone();
-    let (weights, pace) = ctx
+    let (weights, forecaster, pace) = ctx
         .blocking(move || {
             let spec = &step.spec;
             let device = device::resolve(&spec.device).doing(|| format!("taking the device `{}`", spec.device))?;
-            step.info(format!("training on {device} for at most {}", spec.policy.train_time));
+            let kind = registry::find(&spec.policy.model)
+                .ok_or_else(|| StepError::failed("choosing the model", triggers::no_such_kind(&spec.policy.model)))?;
+            step.info(format!("training {} on {device} for at most {}", kind.name, spec.policy.train_time));
             let from = trained_from(spec, &zone);
             let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
             history.keep_from(from);
             let panel = history.panel.cut(until);
             drop(history);
             step.stop.check()?;
-            let defaults = TrainSpec::new(spec.policy.horizon, spec.policy.context, spec.policy.seed);
-            let train_spec = TrainSpec { device, ..defaults };
-            let mut pace = Pace::new(spec.policy.train_time.to_std());
-            let trained = quantile_mlp::train(&panel, &train_spec, &mut |progress| pace.observe(&step, &progress));
+            let ResolvedPolicy { horizon, context, seed, train_time, .. } = spec.policy;
+            let task = Task { device, ..Task::new(horizon, context, seed) };
+            let mut pace = Pace::new(train_time.to_std());
+            let trained = kind.model().fit(&panel, &task, &mut |done| pace.observe(&step, done));
             // Whatever training returned after the request to stop, it is not a finished model.
             step.stop.check()?;
-            let model = trained.doing(|| {
+            let doing = || {
                 format!("training on {} series of {} until {}", panel.series.len(), spec.group_id, format_micros(until))
-            })?;
-            Ok((model.to_bytes(), pace))
+            };
+            let model = trained.doing(doing)?;
+            if let Some(report) = model.report() {
+                step.info(report);
+            }
+            let weights = model.artifact().ok_or_else(|| StepError::failed(doing(), "this model cannot be kept"))?;
+            Ok((weights, kind.name, pace))
         })
         .await?;
     let path = ctx.artifact("model.weights");
@@ -74,7 +83,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     ctx.info(format!("trained for {seconds:.1} s{why}; {size} bytes of weights"));
     output(&Output {
         weights: path,
-        forecaster: "quantile_mlp".to_owned(),
+        forecaster: forecaster.to_owned(),
         trained_until: format_micros(until),
         seconds,
         out_of_time: pace.out_of_time,
@@ -87,33 +96,24 @@ struct Pace {
     began: Instant,
     limit: Duration,
     recorded: Option<Instant>,
-    // Network and epoch whose losses were recorded last.
-    epoch: Option<(usize, usize)>,
     out_of_time: bool,
 }
 
 impl Pace {
     fn new(limit: Duration) -> Pace {
-        Pace { began: Instant::now(), limit, recorded: None, epoch: None, out_of_time: false }
+        Pace { began: Instant::now(), limit, recorded: None, out_of_time: false }
     }
 
-    fn observe(&mut self, ctx: &StepContext, progress: &TrainProgress) -> ControlFlow<()> {
+    fn observe(&mut self, ctx: &StepContext, done: Done<'_>) -> ControlFlow<()> {
         let elapsed = self.began.elapsed();
         if self.recorded.is_none_or(|at| at.elapsed() >= RECORD_EVERY) {
             self.recorded = Some(Instant::now());
-            let (share, left) = forecast_end(elapsed, self.limit, progress.done());
+            let (share, left) = forecast_end(elapsed, self.limit, done.share);
             ctx.metric("progress", share);
             ctx.metric("seconds_left", left);
-            // Losses change with the epoch; progress with every batch.
-            if self.epoch != Some((progress.member, progress.epoch)) {
-                self.epoch = Some((progress.member, progress.epoch));
-                for (name, loss) in [("train_loss", progress.train_loss), ("validation_loss", progress.validation_loss)]
-                {
-                    if let Some(loss) = loss {
-                        ctx.metric(name, loss);
-                    }
-                }
-            }
+        }
+        for (name, figure) in done.figures {
+            ctx.metric(name, *figure);
         }
         self.out_of_time = elapsed >= self.limit;
         if self.out_of_time || ctx.stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

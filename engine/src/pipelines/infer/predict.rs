@@ -52,7 +52,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         .blocking(move || {
             let history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
             stop.check()?;
-            let champion = champion.as_ref().map(|c| (version.as_str(), c as &dyn Forecaster));
+            let champion = champion.as_deref().map(|champion| (version.as_str(), champion));
             let found = predict(&history, champion, spec.policy.horizon);
             stop.check()?;
             Ok((artifacts::predictions_to_parquet(&found.predictions)?, found))

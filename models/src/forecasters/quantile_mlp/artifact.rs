@@ -1,37 +1,20 @@
 //! The artifact: one line of magic and version, one line of JSON, then the weights as little-endian `f32`.
 
-use super::{Header, QuantileMlp};
+use super::{Header, NAME, QuantileMlp};
+use crate::artifact::{self, ArtifactError};
 use crate::device::{Device, DeviceError};
 
-const MAGIC: &str = "meterline quantile_mlp";
 /// Raised whenever features, layers or their order change: an artifact means nothing to any other version.
 const VERSION: u32 = 1;
-
-/// Why bytes are not a usable network.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// Something else, or cut off.
-    #[error("the model artifact is damaged: {0}; retrain the group, or roll back to another model version")]
-    Damaged(String),
-    /// Written by another version of the program.
-    #[error(
-        "the model artifact has format {found}, and this program reads format {VERSION}: retrain the group, or use the program that wrote it"
-    )]
-    Version {
-        /// The format's version.
-        found: u32,
-    },
-    /// The device is not there.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-}
 
 impl QuantileMlp {
     /// The artifact, see the module.
     pub fn to_bytes(&self) -> Vec<u8> {
         // The header is plain data of our own; its serialisation cannot fail.
         let header = serde_json::to_string(&self.header).unwrap_or_default();
-        let mut bytes = format!("{MAGIC} {VERSION}\n{header}\n").into_bytes();
+        let mut bytes = artifact::begun(NAME, VERSION);
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.push(b'\n');
         for weight in self.weights.iter().flatten() {
             bytes.extend_from_slice(&weight.to_le_bytes());
         }
@@ -41,12 +24,7 @@ impl QuantileMlp {
     /// Reads an artifact and puts it on `device`, whatever it was trained on.
     pub fn from_bytes(bytes: &[u8], device: &Device) -> Result<QuantileMlp, ArtifactError> {
         let damaged = |what: &str| ArtifactError::Damaged(what.to_owned());
-        let (first, rest) = line(bytes).ok_or_else(|| damaged("it has no first line"))?;
-        let version = first.strip_prefix(MAGIC).ok_or_else(|| damaged("its first line is not that of a network"))?;
-        let found: u32 = version.trim().parse().map_err(|_| damaged("its first line has no version"))?;
-        if found != VERSION {
-            return Err(ArtifactError::Version { found });
-        }
+        let rest = artifact::rest_of(bytes, NAME, VERSION)?;
         let (json, rest) = line(rest).ok_or_else(|| damaged("it has no header"))?;
         let header: Header = serde_json::from_str(json).map_err(|e| damaged(&format!("its header is wrong: {e}")))?;
         let layout = header.layout();

@@ -21,12 +21,10 @@ use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use serde::{Deserialize, Serialize};
 
-pub use artifact::ArtifactError;
-
 use crate::data::Panel;
 use crate::device::Device;
 use crate::features::{Layout, Window};
-use crate::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
 use network::{Network, OUTPUTS, Shape};
 use training::{Constants, Fitted, Samples, fit};
@@ -35,6 +33,8 @@ use windows::{Batch, Grid, Pick};
 #[cfg(feature = "cuda")]
 use burn::backend::{Cuda, cuda::CudaDevice};
 
+/// Name of the kind.
+pub(crate) const NAME: &str = "quantile_mlp";
 /// Rows of one batch of a forecast.
 const FORECAST_ROWS: usize = 32_768;
 /// Share of the panel's time, at its end, that is kept for validation; at least a horizon, at most a quarter.
@@ -235,6 +235,38 @@ pub struct QuantileMlp {
     networks: Networks,
 }
 
+/// The kind of model, with the defaults of [`TrainSpec::new`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mlp;
+
+impl Model for Mlp {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        let defaults = TrainSpec::new(task.horizon, task.context, task.seed);
+        let spec = TrainSpec { device: task.device, ..defaults };
+        // Losses change with the epoch, all else with every batch.
+        let mut told = None;
+        let trained = train(panel, &spec, &mut |at| {
+            let mut figures = Vec::new();
+            if told.replace((at.member, at.epoch)) != Some((at.member, at.epoch)) {
+                figures.extend(at.train_loss.map(|loss| ("train_loss", loss)));
+                figures.extend(at.validation_loss.map(|loss| ("validation_loss", loss)));
+            }
+            progress(Done { share: at.done(), figures: &figures })
+        });
+        match trained {
+            Ok(network) => Ok(Box::new(network)),
+            Err(TrainError::NoWindows { needed, longest, series }) => {
+                Err(FitError::TooShort { model: NAME.into(), needed, longest, series })
+            }
+            Err(error) => Err(FitError::Failed { model: NAME.into(), reason: error.to_string() }),
+        }
+    }
+}
+
 /// Trains a network on `panel`, all of which counts as known: cut it at the origin before which everything may be used.
 ///
 /// The last part of the panel is never trained on; the weights with the least loss there are kept. `progress` is called
@@ -377,7 +409,11 @@ fn predict<B: Backend>(
 
 impl Forecaster for QuantileMlp {
     fn name(&self) -> &str {
-        "quantile_mlp"
+        NAME
+    }
+
+    fn artifact(&self) -> Option<Vec<u8>> {
+        Some(self.to_bytes())
     }
 
     /// A horizon beyond the trained one is extrapolated; it is better to train for the horizon that is needed. A series

@@ -104,7 +104,7 @@ fn a_damaged_artifact_is_refused_with_its_reason() {
     poisoned[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     for (bytes, reason) in [
         (&b""[..], "no first line"),
-        (b"PAR1....\n{}\n", "not that of a network"),
+        (b"PAR1....\n{}\n", "not that of a model"),
         (&newer, "format 9"),
         (&bytes[..30], "no header"),
         (&bytes[..bytes.len() - 8], "not whole networks"),

@@ -1,0 +1,127 @@
+//! `meterline forecast`: a plain file in, forecasts out; no broker, no lake.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use meterline_models::data::Panel;
+use meterline_models::forecaster::{NoForecast, SeriesForecast};
+use meterline_schemas::Micros;
+use meterline_schemas::quantiles::{COLUMNS, LEVELS};
+use meterline_schemas::time::format_micros;
+use serde::Serialize;
+
+use super::offline::OfflineArgs;
+use super::{CommandError, CommandResult, Context};
+
+/// Arguments of `meterline forecast`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    offline: OfflineArgs,
+    /// The model; `meterline models kinds` lists all
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    model: String,
+    /// Write the forecasts to this CSV file instead of standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// One forecast value.
+#[derive(Serialize)]
+struct Row<'a> {
+    series_id: &'a str,
+    start: String,
+    end: String,
+    mean: f64,
+    quantiles: [f64; LEVELS.len()],
+}
+
+/// Fits the model to all that the files have, and writes what comes next.
+pub async fn run(args: Args, context: &Context) -> CommandResult {
+    let Args { offline, model, out } = args;
+    let json = context.json;
+    let text = tokio::task::spawn_blocking(move || forecast(&offline, &model, json));
+    let text = text.await.map_err(|error| CommandError::failed(format!("forecasting ended: {error}")))??;
+    match out {
+        Some(path) => std::fs::write(&path, text)
+            .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display()))),
+        None => context.print(text.trim_end()),
+    }
+}
+
+fn forecast(offline: &OfflineArgs, model: &str, json: bool) -> Result<String, CommandError> {
+    let kind = offline.kind(model)?;
+    let mut texts = Vec::new();
+    let mut documents = Vec::new();
+    let mut without = 0;
+    for panel in offline.panels()? {
+        let task = offline.task(panel.frequency);
+        let mut shown = offline.shown(format!("{model}, {}", panel.frequency));
+        let fitted = kind.model().fit(&panel, &task, &mut |done| shown.step(done))?;
+        if let Some(report) = fitted.report() {
+            eprintln!("{model}: {report}");
+        }
+        let forecasts = fitted.forecast(&panel, task.horizon);
+        let refused = forecasts.iter().zip(&panel.series).filter_map(|(f, series)| Some((series, f.as_ref().err()?)));
+        for (series, reason) in refused {
+            eprintln!("series `{}` has no forecast: {reason}", series.id);
+            without += 1;
+        }
+        match json {
+            true => documents.extend(rows(&panel, &forecasts).iter().filter_map(|row| serde_json::to_value(row).ok())),
+            false => texts.extend(rows(&panel, &forecasts).iter().map(csv)),
+        }
+    }
+    if texts.is_empty() && documents.is_empty() {
+        return Err(CommandError::failed(format!("none of the {without} series has a forecast")));
+    }
+    if json {
+        return Ok(serde_json::to_string_pretty(&documents)?);
+    }
+    Ok(format!("series_id,start,end,mean,{}\n{}", COLUMNS.join(","), texts.concat()))
+}
+
+fn rows<'p>(panel: &'p Panel, forecasts: &[Result<SeriesForecast, NoForecast>]) -> Vec<Row<'p>> {
+    let there =
+        panel.series.iter().zip(forecasts).filter_map(|(series, forecast)| Some((series, forecast.as_ref().ok()?)));
+    let mut rows = Vec::new();
+    for (series, forecast) in there {
+        let origin = series.origin(panel.frequency, &panel.zone);
+        let at = |step: usize| -> Micros { panel.frequency.advance(origin, step as i64, &panel.zone) };
+        for (step, (mean, quantiles)) in forecast.mean.iter().zip(&forecast.quantiles).enumerate() {
+            rows.push(Row {
+                series_id: &series.id,
+                start: format_micros(at(step)),
+                end: format_micros(at(step + 1)),
+                mean: *mean,
+                quantiles: *quantiles,
+            });
+        }
+    }
+    rows
+}
+
+fn csv(row: &Row<'_>) -> String {
+    let quoted = match row.series_id.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", row.series_id.replace('"', "\"\"")),
+        false => row.series_id.to_owned(),
+    };
+    let mut line = format!("{quoted},{},{},{}", row.start, row.end, row.mean);
+    for quantile in row.quantiles {
+        let _ = write!(line, ",{quantile}");
+    }
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_break_a_row_is_quoted() {
+        let row = |series_id| Row { series_id, start: "a".into(), end: "b".into(), mean: 0.5, quantiles: [1.0; 9] };
+        assert_eq!(csv(&row("m1")), "m1,a,b,0.5,1,1,1,1,1,1,1,1,1\n");
+        assert!(csv(&row("m\"1, left")).starts_with("\"m\"\"1, left\",a"));
+    }
+}

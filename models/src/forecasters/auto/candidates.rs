@@ -1,0 +1,50 @@
+//! The models among which `auto` chooses, the cheapest first.
+
+use crate::booster::Params;
+use crate::data::Panel;
+use crate::forecaster::{FitError, Forecaster, Model, Progress, Task};
+use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
+use crate::forecasters::classical::Classical;
+use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec};
+use crate::forecasters::seasonal_naive::Naive;
+use crate::statistics::Method;
+
+/// All of them.
+pub(super) fn standard() -> Vec<Box<dyn Model>> {
+    let linear = LinearSpec::default();
+    let linear_smooth = LinearSpec { parts: 4, penalty: 10.0, ..linear.clone() };
+    let linear_plain = LinearSpec { parts: 1, penalty: 100.0, ..linear.clone() };
+    let linear_recent = LinearSpec { half_life_days: 90.0, ..linear.clone() };
+    // Long histories bear larger trees.
+    let deep = Params { feature_fraction: 0.5, bagging_fraction: 0.8, ..Params::default() };
+    let deep = BoostedSpec { params: deep, ..BoostedSpec::default() };
+    let deep_residuals = BoostedSpec { residuals_of: Some(linear.clone()), ..deep.clone() };
+    vec![
+        Box::new(Naive),
+        Box::new(Classical { method: Method::Mstl }),
+        Box::new(LinearQuantile { spec: linear }),
+        Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth } }),
+        Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
+        Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
+        Box::new(BoostedTrees::default()),
+        Box::new(BoostedTrees::on_residuals()),
+        Box::new(Named { name: "boosted_deep", model: BoostedTrees { spec: deep } }),
+        Box::new(Named { name: "residuals_deep", model: BoostedTrees { spec: deep_residuals } }),
+    ]
+}
+
+/// A model under another name: with other settings it is another candidate.
+struct Named<M> {
+    name: &'static str,
+    model: M,
+}
+
+impl<M: Model> Model for Named<M> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        self.model.fit(panel, task, progress)
+    }
+}

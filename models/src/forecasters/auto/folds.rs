@@ -1,0 +1,88 @@
+//! Which part of the history chooses between models. Pure.
+
+use meterline_schemas::Micros;
+
+use crate::data::Panel;
+
+/// Parts of the end of the history that are forecast by models that have not seen them.
+const FOLDS: usize = 4;
+/// Days of one fold: at most, and so many of the whole history.
+const DAYS_MAX: usize = 28;
+const DAYS_OF: usize = 14;
+/// Days from the end of one fold to that of the next, at most: four of them see all seasons of a year.
+const APART_MAX: usize = 91;
+/// The same, of the whole history.
+const APART_OF: usize = 16;
+/// Days of a fold with which anything can be chosen.
+const DAYS_MIN: usize = 3;
+
+/// Origins whose forecasts can be compared with all that came after them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fold {
+    /// The end of what models are fitted to.
+    pub cut: Micros,
+    /// Origins, the oldest first; that is `cut`.
+    pub origins: Vec<Micros>,
+}
+
+/// The folds of a panel, the oldest first; none where the history is too short to keep anything from a model. Origins
+/// are a season (a day, where there are several intervals in one) apart.
+pub(super) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
+    let (frequency, zone) = (panel.frequency, &panel.zone);
+    let Some(end) = panel.series.iter().map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
+    let season = frequency.season().max(1);
+    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let days = (longest / season).saturating_sub(horizon.div_ceil(season));
+    let of_fold = (days / DAYS_OF).min(DAYS_MAX);
+    if of_fold < DAYS_MIN {
+        return Vec::new();
+    }
+    let apart = (days / APART_OF).min(APART_MAX).max(of_fold);
+    let origin = |back: usize| frequency.advance(end, -((horizon + back * season) as i64), zone);
+    let fold = |number: usize| {
+        let last = number * apart;
+        let origins: Vec<Micros> = (last..last + of_fold).rev().map(origin).collect();
+        Fold { cut: origin(last + of_fold - 1), origins }
+    };
+    (0..FOLDS).rev().map(fold).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+    use meterline_schemas::time::{DAY, HOUR};
+
+    use super::*;
+    use crate::data::Series;
+
+    fn of(days: i64, horizon: usize) -> Vec<Fold> {
+        let values = vec![1.0; 24 * days as usize];
+        folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("a", 0, values)]), horizon)
+    }
+
+    #[test]
+    fn folds_end_before_what_is_not_known_and_see_all_seasons_of_long_histories() {
+        for (days, horizon) in [(43, 24), (100, 24), (200, 48), (400, 24), (1500, 36), (4000, 168)] {
+            let folds = of(days, horizon);
+            assert_eq!(folds.len(), FOLDS, "{days}");
+            let mut before = 0;
+            for fold in &folds {
+                assert_eq!(fold.cut, fold.origins[0]);
+                assert!(fold.cut > before, "{days}");
+                before = *fold.origins.last().unwrap();
+            }
+            assert_eq!(before, days * DAY - horizon as i64 * HOUR);
+            assert!(folds[0].cut >= days * DAY * 3 / 5, "{days}: {}", folds[0].cut / DAY);
+        }
+        let long = of(1500, 24);
+        assert_eq!(long[3].cut - long[0].cut, 3 * 91 * DAY);
+        assert_eq!(long[0].origins.len(), 28);
+    }
+
+    #[test]
+    fn a_short_history_is_not_divided() {
+        assert_eq!(of(42, 24), []);
+        assert_eq!(folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()), 24), []);
+    }
+}

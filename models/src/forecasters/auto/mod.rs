@@ -1,0 +1,263 @@
+//! `auto`: several models as one, with weights learned from forecasts of days that none of them had seen, and quantiles
+//! that were as often above the actual values of those days as they say.
+//!
+//! 1. Each candidate is fitted to the history before each of four parts of its end (`folds`) and forecasts those from
+//!    each of their origins.
+//! 2. From these forecasts the weights are learned ([`combine`](crate::combine::combine)), by part of the horizon and of
+//!    the distribution, or it is found that the equal mean or a single model does better.
+//! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`).
+//! 4. The candidates that have a weight are fitted to the whole history.
+//!
+//! All of this is deterministic for a seed, and [`Forecaster::report`] says what was chosen and why. New data need no new
+//! fit: forecasts are made of what the models see at their origin, with the same weights.
+
+mod calibration;
+mod candidates;
+mod folds;
+mod validation;
+
+use std::collections::BTreeMap;
+
+use meterline_schemas::quantiles::LEVELS;
+use serde::{Deserialize, Serialize};
+
+use self::calibration::Correction;
+use self::validation::{Validated, bucket, validate};
+use crate::artifact::{self, ArtifactError};
+use crate::combine::{Combination, Options, combine};
+use crate::data::Panel;
+use crate::device::Device;
+use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::metrics::mean_of_quantiles;
+use crate::registry;
+
+/// Name of the kind.
+pub(crate) const NAME: &str = "auto";
+/// Raised whenever what is kept changes.
+const FORMAT: u32 = 1;
+/// Share of the whole time that validation takes, about: four fits of five.
+const VALIDATION: f64 = 0.8;
+
+/// The kind of model.
+pub struct Auto {
+    name: String,
+    candidates: Vec<Box<dyn Model>>,
+}
+
+impl Default for Auto {
+    fn default() -> Auto {
+        Auto::of(NAME, candidates::standard())
+    }
+}
+
+impl Auto {
+    /// Of other candidates, the cheapest first, with different names.
+    pub fn of(name: impl Into<String>, candidates: Vec<Box<dyn Model>>) -> Auto {
+        Auto { name: name.into(), candidates }
+    }
+
+    /// One model by its own name, calibrated.
+    pub fn calibrated(model: impl Model + 'static) -> Auto {
+        Auto::of(model.name().to_owned(), vec![Box::new(model)])
+    }
+
+    fn fit_all(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<FittedAuto, FitError> {
+        let to_validation = &mut |done: Done<'_>| progress(done.within(0.0, VALIDATION));
+        let validated = validate(&self.candidates, panel, task, to_validation)?;
+        let learned = match &validated {
+            Some(validated) => Some(Learned::from(validated)?),
+            None => None,
+        };
+        let wanted: Vec<&dyn Model> = match &learned {
+            Some(learned) => {
+                let named = |name: &String| self.candidates.iter().find(|candidate| candidate.name() == name);
+                learned.combination.models().iter().filter_map(named).map(|model| &**model).collect()
+            }
+            None => self.candidates.iter().map(|model| &**model).collect(),
+        };
+        let mut members = Vec::new();
+        let mut too_short = None;
+        for (number, model) in wanted.iter().enumerate() {
+            let part = |done: usize| VALIDATION + (1.0 - VALIDATION) * done as f64 / wanted.len() as f64;
+            let (from, to) = (part(number), part(number + 1));
+            match model.fit(panel, task, &mut |done| progress(done.within(from, to))) {
+                Ok(fitted) => members.push(Some(fitted)),
+                Err(error @ FitError::TooShort { .. }) => {
+                    members.push(None);
+                    too_short = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match too_short {
+            Some(error) if members.iter().all(Option::is_none) => Err(error),
+            _ => Ok(FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon }),
+        }
+    }
+}
+
+impl Model for Auto {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where `progress` breaks, no further candidate is tried.
+    fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        Ok(Box::new(self.fit_all(panel, task, progress)?))
+    }
+}
+
+/// What validation taught.
+#[derive(Serialize, Deserialize)]
+struct Learned {
+    combination: Combination,
+    correction: Correction,
+    // Numbers of the series by which corrections were learned.
+    groups: BTreeMap<String, u32>,
+}
+
+impl Learned {
+    fn from(validated: &Validated) -> Result<Learned, FitError> {
+        let failed = |reason: String| FitError::Failed { model: NAME.into(), reason };
+        let candidates = validated.candidates();
+        let combination = combine(&validated.for_weights(&candidates), &Options::default());
+        let combination = combination.map_err(|error| failed(format!("weights: {error}")))?;
+        let correction = Correction::learn(validated, &validated.combined(&combination));
+        let correction = correction.map_err(|error| failed(format!("calibration: {error}")))?;
+        Ok(Learned { combination, correction, groups: validated.groups() })
+    }
+}
+
+/// Several fitted models as one.
+pub struct FittedAuto {
+    name: String,
+    // In the order of the combination; `None` for one that the history is too short for.
+    members: Vec<Option<Box<dyn Forecaster>>>,
+    // `None` where the history is too short to learn anything: the mean of all.
+    learned: Option<Learned>,
+    horizon: usize,
+}
+
+impl FittedAuto {
+    /// Reads an artifact; `device` is where networks are put.
+    ///
+    /// # Errors
+    /// It is none of these, or what it is made of cannot be read.
+    pub fn from_bytes(bytes: &[u8], device: Device) -> Result<FittedAuto, ArtifactError> {
+        let Stored::<Learned> { name, members, learned, horizon } = artifact::decode(bytes, NAME, FORMAT)?;
+        let load = |bytes: Option<Vec<u8>>| bytes.map(|bytes| registry::load(&bytes, device)).transpose();
+        let members = members.into_iter().map(load).collect::<Result<_, _>>()?;
+        Ok(FittedAuto { name, members, learned, horizon })
+    }
+
+    fn combined(&self, group: u32, forecasts: &[Option<&SeriesForecast>], horizon: usize) -> Option<SeriesForecast> {
+        let mut combined = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
+        for step in 0..horizon {
+            let rows: Vec<Option<&[f64; LEVELS.len()]>> =
+                forecasts.iter().map(|forecast| forecast.and_then(|forecast| forecast.quantiles.get(step))).collect();
+            let quantiles = match &self.learned {
+                Some(learned) => learned.quantiles(group, bucket(step, self.horizon), &rows)?,
+                None => mean_of(&rows)?,
+            };
+            combined.mean.push(mean_of_quantiles(&quantiles));
+            combined.quantiles.push(quantiles);
+        }
+        Some(combined)
+    }
+}
+
+impl Learned {
+    fn quantiles(&self, group: u32, step: u32, rows: &[Option<&[f64; LEVELS.len()]>]) -> Option<[f64; LEVELS.len()]> {
+        let rows: Vec<Option<&[f64]>> = rows.iter().map(|row| row.map(<[f64; LEVELS.len()]>::as_slice)).collect();
+        let mut quantiles = [0.0; LEVELS.len()];
+        self.combination.apply(step, &rows, &mut quantiles).ok()?;
+        self.correction.apply(group, step, &mut quantiles)?;
+        Some(quantiles)
+    }
+}
+
+fn mean_of(rows: &[Option<&[f64; LEVELS.len()]>]) -> Option<[f64; LEVELS.len()]> {
+    let there: Vec<&[f64; LEVELS.len()]> = rows.iter().copied().flatten().collect();
+    let mean = |level: usize| there.iter().map(|row| row[level]).sum::<f64>() / there.len() as f64;
+    (!there.is_empty()).then(|| std::array::from_fn(mean))
+}
+
+/// As it is kept.
+#[derive(Serialize, Deserialize)]
+struct Stored<L> {
+    name: String,
+    members: Vec<Option<Vec<u8>>>,
+    learned: Option<L>,
+    horizon: usize,
+}
+
+impl Forecaster for FittedAuto {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn artifact(&self) -> Option<Vec<u8>> {
+        let members = self.members.iter().map(|member| match member {
+            Some(member) => member.artifact().map(Some),
+            None => Some(None),
+        });
+        let learned = self.learned.as_ref();
+        let stored = Stored {
+            name: self.name.clone(),
+            members: members.collect::<Option<_>>()?,
+            learned,
+            horizon: self.horizon,
+        };
+        Some(artifact::encode(NAME, FORMAT, &stored))
+    }
+
+    /// What was chosen, why, and what each candidate scored on days that it had not seen.
+    fn report(&self) -> Option<String> {
+        let Some(learned) = &self.learned else {
+            let all = "the history is too short to compare models: the mean of all that it is long enough for";
+            return Some(all.to_owned());
+        };
+        let combination = &learned.combination;
+        let losses = combination.losses();
+        let scored = losses.singles.iter().map(|(name, loss)| (name.as_str(), *loss));
+        let ways = scored.chain([("equal mean", losses.equal)]).chain(losses.weighted.map(|loss| ("weights", loss)));
+        let ways: Vec<String> = ways.map(|(name, loss)| format!("{name} {:.4}", loss / losses.equal)).collect();
+        let median = LEVELS.len() / 2;
+        let models = combination.models().iter().zip(combination.weights(u32::MAX, median));
+        let weights: Vec<String> = models.map(|(name, weight)| format!("{name} {weight:.2}")).collect();
+        Some(format!(
+            "{:?}, because {:?}; losses on {} rows of {} blocks beside the equal mean: {}; weights of the median: {}; \
+             calibrated: {}",
+            combination.choice(),
+            combination.reason(),
+            losses.rows,
+            losses.blocks,
+            ways.join(", "),
+            weights.join(", "),
+            learned.correction.report()
+        ))
+    }
+
+    /// A model without a forecast of a series leaves it to the others.
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let forecast =
+            |member: &Option<Box<dyn Forecaster>>| member.as_ref().map(|member| member.forecast(panel, horizon));
+        let forecasts: Vec<Option<Vec<_>>> = self.members.iter().map(forecast).collect();
+        let of_series = |number: usize| {
+            let of = |member: &Option<Vec<Result<SeriesForecast, NoForecast>>>| member.as_ref()?.get(number).cloned();
+            let all: Vec<Option<Result<SeriesForecast, NoForecast>>> = forecasts.iter().map(of).collect();
+            let there: Vec<Option<&SeriesForecast>> = all.iter().map(|one| one.as_ref()?.as_ref().ok()).collect();
+            // A series that is new gets what holds for all together.
+            let id = &panel.series[number].id;
+            let group = self.learned.as_ref().and_then(|learned| learned.groups.get(id)).copied().unwrap_or(u32::MAX);
+            self.combined(group, &there, horizon).ok_or_else(|| {
+                let why = all.into_iter().flatten().find_map(Result::err);
+                why.unwrap_or(NoForecast::NotFinite)
+            })
+        };
+        (0..panel.series.len()).map(of_series).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use std::ops::ControlFlow;
+
+use jiff::tz::TimeZone;
+use meterline_schemas::Frequency;
+use meterline_schemas::quantiles::MEDIAN;
+
+use super::*;
+use crate::booster::Params;
+use crate::data::Series;
+use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
+use crate::forecasters::linear_quantile::LinearQuantile;
+use crate::forecasters::seasonal_naive::Naive;
+
+const HOURS: usize = 24;
+
+// What is always right within a twentieth, or as far beside that as is said.
+#[derive(Clone)]
+struct Beside {
+    name: &'static str,
+    by: f64,
+}
+
+fn truth(hour: usize) -> f32 {
+    10.0 + (hour % HOURS) as f32 + 3.0 * ((hour / HOURS) % 7) as f32 + ((hour * 7919) % 11) as f32 / 100.0
+}
+
+fn panel(days: usize) -> Panel {
+    let values: Vec<f32> = (0..days * HOURS).map(truth).collect();
+    let twice = values.iter().map(|value| 2.0 * value).collect();
+    let series = vec![Series::new("a", 0, values), Series::new("b", 0, twice)];
+    Panel::new(Frequency::HOUR, TimeZone::UTC, series)
+}
+
+impl Model for Beside {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Forecaster for Beside {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let of = |(number, series): (usize, &Series)| {
+            let factor = 1.0 + number as f64;
+            let value = |step: usize| factor * f64::from(truth(series.values.len() + step)) + self.by;
+            let quantiles = |step| std::array::from_fn(|level| value(step) + (level as f64 - MEDIAN as f64) / 100.0);
+            Ok(SeriesForecast {
+                mean: (0..horizon).map(value).collect(),
+                quantiles: (0..horizon).map(quantiles).collect(),
+            })
+        };
+        panel.series.iter().enumerate().map(of).collect()
+    }
+}
+
+fn fitted(auto: &Auto, days: usize) -> FittedAuto {
+    auto.fit_all(&panel(days), &Task::new(HOURS, 7 * HOURS, 1), &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn what_was_right_before_is_what_counts() {
+    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let auto = Auto::of("some", vec![of("wrong", 9.0), of("right", 0.0), of("worse", -20.0)]);
+    let fitted = fitted(&auto, 80);
+    let report = fitted.report().unwrap();
+    assert!(report.contains("right 1.00"), "{report}");
+    let forecast = fitted.forecast(&panel(80), HOURS).remove(1).unwrap();
+    let wanted = 2.0 * f64::from(truth(80 * HOURS + 5));
+    assert!((forecast.quantiles[5][MEDIAN] - wanted).abs() < 0.1, "{forecast:?} {wanted}");
+}
+
+#[test]
+fn with_a_short_history_all_count_alike() {
+    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let auto = Auto::of("some", vec![of("above", 2.0), of("below", -4.0)]);
+    let fitted = fitted(&auto, 20);
+    assert!(fitted.report().unwrap().contains("too short"));
+    let forecast = fitted.forecast(&panel(20), HOURS).remove(0).unwrap();
+    let wanted = f64::from(truth(20 * HOURS)) - 1.0;
+    assert!((forecast.quantiles[0][MEDIAN] - wanted).abs() < 1e-6, "{forecast:?} {wanted}");
+}
+
+#[test]
+fn out_of_time_no_further_candidate_is_tried() {
+    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let auto = Auto::of("some", vec![of("first", 0.5), of("second", 0.0)]);
+    let mut told = 0.0;
+    let fitted = auto.fit_all(&panel(80), &Task::new(HOURS, 7 * HOURS, 1), &mut |done| {
+        assert!(done.share >= told, "{} after {told}", done.share);
+        told = done.share;
+        ControlFlow::Break(())
+    });
+    let report = fitted.unwrap().report().unwrap();
+    assert!(report.contains("first 1.00") && !report.contains("second"), "{report}");
+}
+
+#[test]
+fn what_is_kept_forecasts_the_same_and_the_same_seed_gives_the_same() {
+    let params = Params { rounds: 20, ..Params::default() };
+    let trees = |residuals_of| BoostedTrees {
+        spec: BoostedSpec { params: params.clone(), residuals_of, ..BoostedSpec::default() },
+    };
+    let auto = || {
+        let models: Vec<Box<dyn Model>> = vec![
+            Box::new(Naive),
+            Box::new(LinearQuantile::default()),
+            Box::new(trees(None)),
+            Box::new(trees(Some(Default::default()))),
+        ];
+        Auto::of("some", models)
+    };
+    let one = fitted(&auto(), 80);
+    let bytes = one.artifact().unwrap();
+    let kept = registry::load(&bytes, Device::Cpu).unwrap();
+    assert_eq!((kept.name(), kept.report()), ("some", one.report()));
+    let forecasts = one.forecast(&panel(80), HOURS);
+    assert_eq!(kept.forecast(&panel(80), HOURS), forecasts);
+    assert_eq!(fitted(&auto(), 80).artifact().unwrap(), bytes);
+    for forecast in forecasts {
+        let forecast = forecast.unwrap();
+        assert!(forecast.quantiles.iter().all(|row| row.is_sorted()));
+    }
+    assert!(FittedAuto::from_bytes(&bytes[..bytes.len() - 1], Device::Cpu).is_err());
+}

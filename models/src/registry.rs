@@ -1,0 +1,215 @@
+//! All kinds of models by name. To add one: a file below `forecasters/` with a [`Model`] and its fitted [`Forecaster`],
+//! and a line in [`KINDS`].
+
+use meterline_schemas::Frequency;
+
+use crate::artifact::{ArtifactError, kind_of};
+use crate::design;
+use crate::device::Device;
+use crate::forecaster::{Forecaster, Model, Task};
+use crate::forecasters::auto::{Auto, FittedAuto};
+use crate::forecasters::boosted_trees::{BoostedTrees, FittedTrees};
+use crate::forecasters::classical::{self, Classical};
+use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile};
+use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
+use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
+use crate::forecasters::{auto, boosted_trees, linear_quantile, quantile_mlp, seasonal_naive};
+use crate::statistics::Method;
+
+/// Reads an artifact; networks are put on the device.
+pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
+
+/// One kind of model.
+pub struct Kind {
+    /// Its name in the configuration, in tables and in artifacts.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Makes one with its usual settings, calibrated where it does not see to that itself.
+    pub model: fn() -> Box<dyn Model>,
+    /// Reads an artifact of this kind.
+    pub load: Load,
+    /// Values before its origin that a forecast looks at, at most.
+    pub lookback: fn(Frequency, &Task) -> usize,
+}
+
+impl Kind {
+    /// One with its usual settings.
+    pub fn model(&self) -> Box<dyn Model> {
+        (self.model)()
+    }
+
+    /// Values before its origin that a forecast looks at, at most: with fewer it may be another one.
+    pub fn lookback(&self, frequency: Frequency, task: &Task) -> usize {
+        (self.lookback)(frequency, task)
+    }
+}
+
+/// All kinds, by name.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: auto::NAME,
+        about: "several models, weighted by what they forecast of days that they had not seen, and calibrated",
+        model: || Box::new(Auto::default()),
+        load: |bytes, device| Ok(Box::new(FittedAuto::from_bytes(bytes, device)?)),
+        lookback: |frequency, _| classical::lookback(frequency).max(design::lookback(frequency)),
+    },
+    Kind {
+        name: boosted_trees::NAME_OF_RESIDUALS,
+        about: "gradient-boosted trees on the errors of the linear model",
+        model: || Box::new(Auto::calibrated(BoostedTrees::on_residuals())),
+        load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+    },
+    Kind {
+        name: boosted_trees::NAME,
+        about: "gradient-boosted trees for all series, steps and quantiles at once",
+        model: || Box::new(Auto::calibrated(BoostedTrees::default())),
+        load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+    },
+    classical("ets", "exponential smoothing", || Box::new(Classical { method: Method::Ets })),
+    classical("harmonic", "Fourier terms with autoregressive errors", || {
+        Box::new(Classical { method: Method::Harmonic })
+    }),
+    Kind {
+        name: linear_quantile::NAME,
+        about: "linear quantile regression of each series and part of the day",
+        model: || Box::new(Auto::calibrated(LinearQuantile::default())),
+        load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+    },
+    classical("mstl", "decomposition into several seasons, trend and rest", || {
+        Box::new(Classical { method: Method::Mstl })
+    }),
+    classical("prophet", "piecewise linear trend, Fourier terms and holidays", || {
+        Box::new(Classical { method: Method::Prophet })
+    }),
+    Kind {
+        name: quantile_mlp::NAME,
+        about: "a network without recurrence for all series at once; the one that uses a GPU",
+        model: || Box::new(Mlp),
+        load: |bytes, device| Ok(Box::new(QuantileMlp::from_bytes(bytes, &device)?)),
+        lookback: |_, task| task.context,
+    },
+    Kind {
+        name: seasonal_naive::NAME,
+        about: "what was one season ago comes again: the baseline",
+        model: || Box::new(Naive),
+        load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
+        lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
+    },
+    classical("theta", "dynamic optimised Theta", || Box::new(Classical { method: Method::Theta })),
+];
+
+const fn classical(name: &'static str, about: &'static str, model: fn() -> Box<dyn Model>) -> Kind {
+    Kind {
+        name,
+        about,
+        model,
+        load: |bytes, _| Ok(Box::new(Classical::from_bytes(bytes)?)),
+        lookback: |frequency, _| classical::lookback(frequency),
+    }
+}
+
+/// The kind of this name.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// Reads an artifact of any kind; `device` is where networks are put.
+///
+/// # Errors
+/// It is none, or damaged, or of another program.
+pub fn load(bytes: &[u8], device: Device) -> Result<Box<dyn Forecaster>, ArtifactError> {
+    let name = kind_of(bytes)?;
+    match find(name) {
+        Some(kind) => (kind.load)(bytes, device),
+        None => Err(ArtifactError::Kind(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::ops::ControlFlow;
+
+    use jiff::tz::TimeZone;
+    use meterline_schemas::quantiles::MEDIAN;
+    use meterline_schemas::time::HOUR;
+
+    use super::*;
+    use crate::data::{Column, Covariate, Known, Panel, Series};
+
+    const DAYS: i64 = 70;
+    const HORIZON: usize = 24;
+
+    // Load that follows the hour, the day of the week and the temperature, which is known ahead.
+    fn panel() -> Panel {
+        let hours = 24 * (DAYS + 3);
+        let temperature = |hour: i64| 10.0 + 8.0 * (hour as f32 / 200.0).sin() + ((hour * 7919) % 13) as f32 / 10.0;
+        let load = |hour: i64, size: f32| {
+            let of_day = ((hour % 24) as f32 / 24.0 * std::f32::consts::TAU).sin();
+            size * (20.0 + 5.0 * of_day + ((hour / 24) % 7) as f32 - 0.3 * temperature(hour))
+        };
+        let series = |id: &str, size: f32| {
+            let mut series = Series::new(id, 0, (0..hours).map(|hour| load(hour, size)).collect());
+            series.covariates = vec![Column { offset: 0, values: (0..hours).map(temperature).collect() }];
+            series
+        };
+        Panel {
+            covariates: vec![Covariate { name: "temperature".into(), known: Known::Ahead }],
+            ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 1.0), series("b", 10.0)])
+        }
+    }
+
+    // The same, but for what a forecast from the end of the 70th day must not see.
+    fn poisoned() -> Panel {
+        let mut panel = panel();
+        let end = 24 * DAYS as usize;
+        for series in &mut panel.series {
+            series.values[end..].fill(1e9);
+            let mut temperature = series.covariates[0].values.to_vec();
+            temperature[end + HORIZON..].fill(-1e9);
+            series.covariates[0].values = temperature.into();
+        }
+        panel
+    }
+
+    #[test]
+    fn names_are_their_own_and_in_order() {
+        let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+        assert_eq!(names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(), names);
+        assert!(find("crystal_ball").is_none());
+    }
+
+    #[test]
+    fn every_kind_forecasts_sees_no_future_and_is_kept() {
+        let origin = DAYS * 24 * HOUR;
+        let task = Task::new(HORIZON, 7 * 24, 1);
+        for kind in KINDS {
+            let fit = |panel: &Panel| {
+                kind.model().fit(&panel.cut(origin), &task, &mut |_| ControlFlow::Continue(())).unwrap()
+            };
+            let fitted = fit(&panel());
+            let forecasts = fitted.forecast(&panel().cut(origin), HORIZON);
+            for forecast in &forecasts {
+                let forecast = forecast.as_ref().unwrap();
+                assert_eq!((forecast.mean.len(), forecast.quantiles.len()), (HORIZON, HORIZON), "{}", kind.name);
+            }
+            assert_eq!(fit(&poisoned()).forecast(&poisoned().cut(origin), HORIZON), forecasts, "{}", kind.name);
+            let kept = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap();
+            assert_eq!(kept.forecast(&panel().cut(origin), HORIZON), forecasts, "{}", kind.name);
+            // As much history as it says it needs is enough.
+            let newest = panel().cut(origin).newest(kind.lookback(Frequency::HOUR, &task));
+            for (all, some) in forecasts.iter().zip(kept.forecast(&newest, HORIZON)) {
+                let (all, some) = (all.as_ref().unwrap(), some.unwrap());
+                // The baseline knows of more errors, which its median does not look at.
+                for (all, some) in all.quantiles.iter().zip(&some.quantiles) {
+                    let (all, some) = (all[MEDIAN], some[MEDIAN]);
+                    assert!((all - some).abs() < 0.02 * all.abs(), "{}: {all} {some}", kind.name);
+                }
+            }
+        }
+    }
+}

@@ -413,8 +413,9 @@ impl Design {
                 put.push(now - covariate.at(at - days * season));
                 let weeks = (target - origin) as i64 / week + 1;
                 put.push(now - covariate.at(at - weeks * week));
-                // What the level is relative to.
-                put.push(covariate.mean(origin as i64 - 1, 7 * self.season));
+                // What the level is relative to; a few weeks know too little of what moves so slowly.
+                let last_week = || covariate.mean(origin as i64 - 1, 7 * self.season);
+                put.push(if self.with_year { last_week() } else { 0.0 });
             } else {
                 let last = origin as i64 - 1;
                 let days = (target - origin) as i64 / season + 1;

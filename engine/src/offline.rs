@@ -1,6 +1,7 @@
 //! Series of plain files as panels, without a lake: what `meterline forecast` and `meterline backtest` work on.
 //!
-//! Values stay in the unit of the file. Of two rows for one interval the later one counts.
+//! Values stay in the unit of the file. Of two rows of one stamp the later one counts, of two stamps in one interval the later
+//! stamp.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

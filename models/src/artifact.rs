@@ -1,5 +1,6 @@
 //! Fitted models as bytes: one line that says of which kind and format they are, and what that kind makes of the rest.
 
+use bincode::Options;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -86,7 +87,9 @@ pub fn rest_of<'b>(bytes: &'b [u8], kind: &str, format: u32) -> Result<&'b [u8],
 /// # Errors
 /// It is none, or of another kind or format, or damaged.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], kind: &str, format: u32) -> Result<T, ArtifactError> {
-    bincode::deserialize(rest_of(bytes, kind, format)?).map_err(ArtifactError::damaged)
+    // As `bincode::serialize_into` writes, and nothing after it.
+    let options = bincode::DefaultOptions::new().with_fixint_encoding();
+    options.deserialize(rest_of(bytes, kind, format)?).map_err(ArtifactError::damaged)
 }
 
 fn first_line(bytes: &[u8]) -> Result<(&str, u32, &[u8]), ArtifactError> {

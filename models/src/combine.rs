@@ -293,6 +293,16 @@ impl Weights {
 }
 
 impl Combination {
+    /// Whether all of it goes together, as what was read from somewhere may not.
+    pub fn is_sound(&self) -> bool {
+        let Weights { horizon_groups, level_groups, cells } = &self.weights;
+        let groups = level_groups.iter().max().map_or(1, |last| last.saturating_add(1));
+        level_groups.len() == self.levels.len()
+            && level_groups.last() == level_groups.iter().max()
+            && Some(cells.len()) == groups.checked_mul(horizon_groups.len() + 1)
+            && cells.iter().all(|weights| weights.len() == self.models.len())
+    }
+
     /// The combined models, in the order that [`Combination::apply`] takes their forecasts in.
     pub fn models(&self) -> &[String] {
         &self.models

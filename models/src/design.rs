@@ -264,7 +264,7 @@ impl Design {
         self.prepared.get(series).map_or(1.0, |prepared| prepared.spread(prepared.filled.len(), usize::MAX))
     }
 
-    /// First origin of a series for which a row says enough, as an index: two weeks of values, or two seasons.
+    /// First origin of a series for which a row says enough, as an index: fourteen seasons, of which each is a day below a day.
     pub fn first_origin(&self) -> usize {
         14 * self.season
     }

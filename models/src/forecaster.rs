@@ -30,6 +30,9 @@ pub enum NoForecast {
         /// Intervals that are needed.
         needed: usize,
     },
+    /// The model was fitted to other series, and knows nothing of this one.
+    #[error("the model was not fitted to this series, which was not there, or too short, at the time")]
+    Unknown,
     /// The model's output was not finite.
     #[error("the model's output is not finite")]
     NotFinite,

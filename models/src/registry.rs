@@ -25,7 +25,7 @@ pub struct Kind {
     pub name: &'static str,
     /// What it is, in a line.
     pub about: &'static str,
-    /// Makes one with its usual settings, calibrated where it does not see to that itself.
+    /// Makes one with its usual settings.
     pub model: fn() -> Box<dyn Model>,
     /// Reads an artifact of this kind.
     pub load: Load,

@@ -18,7 +18,9 @@ impl Rolling {
 }
 
 fn origin_of(panel: &Panel) -> Micros {
-    let origins = panel.series.iter().map(|series| series.origin(panel.frequency, &panel.zone));
+    // One that begins later has no origin yet.
+    let begun = panel.series.iter().filter(|series| !series.values.is_empty());
+    let origins = begun.map(|series| series.origin(panel.frequency, &panel.zone));
     origins.max().unwrap_or(Micros::MIN)
 }
 

@@ -81,7 +81,12 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     let mut scored = Vec::new();
     for panel in args.offline.panels()? {
         let task = args.offline.task(panel.frequency);
-        let delay = args.delay.map_or(0, |delay| steps(delay, panel.frequency));
+        // What is younger than the delay in part is not known either.
+        let delay = args.delay.map_or(0, |delay| {
+            let step = panel.frequency.nominal_micros();
+            usize::try_from(delay.micros().div_euclid(step) + i64::from(delay.micros().rem_euclid(step) > 0))
+                .unwrap_or(0)
+        });
         let origins = origins(args, &panel, task.horizon)?;
         let naive = SeasonalNaive::for_frequency(panel.frequency);
         let mut models: Vec<(Box<dyn Forecaster>, f64)> = vec![(Box::new(Delayed { model: naive, delay }), 0.0)];
@@ -114,9 +119,11 @@ fn origins(args: &Args, panel: &Panel, horizon: usize) -> Result<Vec<Micros>, Co
     let end = ends.max().unwrap_or(Micros::MIN);
     let origin = |window: usize| frequency.advance(end, -((horizon + window * step) as i64), zone);
     let first = panel.series.iter().map(|series| series.start).min().unwrap_or(end);
-    let origins: Vec<Micros> = (0..args.windows.max(1)).rev().map(origin).collect();
-    match origins.first() {
-        Some(oldest) if *oldest > first => Ok(origins),
+    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let windows = args.windows.max(1);
+    let back = windows.checked_mul(step).and_then(|back| back.checked_add(horizon));
+    match back {
+        Some(back) if back - step < longest => Ok((0..windows).rev().map(origin).collect()),
         _ => Err(CommandError::usage(format!(
             "{} origins of {horizon} intervals of {frequency} reach back to before the first reading ({}): use fewer \
              --windows, or a shorter --horizon or --step",

@@ -215,7 +215,16 @@ pub fn decode_records<T: DeserializeOwned>(magic: &Magic, bytes: &[u8], take: im
 }
 
 fn without<'b>(magic: &Magic, bytes: &'b [u8]) -> Result<&'b [u8], String> {
-    bytes.strip_prefix(magic).ok_or_else(|| "it does not begin as a file with states does".to_owned())
+    let (of, version) = magic.split_at(magic.len() - 1);
+    bytes.strip_prefix(magic).ok_or_else(|| match bytes.strip_prefix(of) {
+        Some([found, ..]) if found.is_ascii_digit() => format!(
+            "another version of meterline wrote it (format {}, and this one reads {}): go on with that version, or build \
+             the lake anew from the topics",
+            char::from(*found),
+            version.escape_ascii()
+        ),
+        _ => "it does not begin as a file with states does".to_owned(),
+    })
 }
 
 // Each frame's compressed bytes.

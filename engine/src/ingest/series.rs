@@ -144,6 +144,7 @@ impl SeriesState {
                 + extra.unwritten.capacity() * size_of::<(Micros, Micros)>()
                 + extra.eras.capacity() * size_of::<Era>()
                 + extra.sparse.capacity() * size_of::<Micros>()
+                + extra.last_register.as_ref().map_or(0, |_| size_of::<PendingReading>())
         });
         let id = if self.id.is_heap_allocated() { self.id.capacity() } else { 0 };
         size_of::<SeriesState>() + id + extra

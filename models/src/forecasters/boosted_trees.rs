@@ -10,7 +10,7 @@ use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, ahead, check_length, each_row, restored};
+use super::direct::{Ahead, ahead, check_length, each_row, restored, too_short};
 use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
@@ -65,10 +65,6 @@ pub(crate) const NAME_OF_RESIDUALS: &str = "boosted_residuals";
 /// Raised whenever the features or what is kept of a model changes.
 const FORMAT: u32 = 1;
 
-fn failed(error: BoosterError) -> FitError {
-    FitError::Failed { model: NAME.into(), reason: error.to_string() }
-}
-
 impl BoostedTrees {
     /// Trees on the errors of a linear model.
     pub fn on_residuals() -> BoostedTrees {
@@ -93,7 +89,12 @@ impl Model for BoostedTrees {
             }
             None => None,
         };
+        let failed =
+            |error: BoosterError| FitError::Failed { model: self.name().to_owned(), reason: error.to_string() };
         let rows = self.rows(panel, &design, linear.as_ref(), task.horizon);
+        if rows.targets.is_empty() {
+            return Err(too_short(self.name(), panel, &design, task.horizon));
+        }
         let matrix = Matrix::from_columns(&rows.columns).and_then(|matrix| matrix.with_names(rows.names));
         let matrix = matrix.map_err(failed)?;
         let data = Dataset::new(&matrix, &rows.targets).with_weights(&rows.weights).with_groups(&rows.groups);
@@ -129,9 +130,14 @@ impl BoostedTrees {
         let origins: usize =
             panel.series.iter().map(|series| series.values.len().saturating_sub(design.first_origin())).sum();
         let mut apart = (season / self.spec.origins_a_day.max(1)).max(1);
-        while origins / apart * horizon > self.spec.rows_max.max(1) {
+        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let farthest = longest.saturating_sub(design.first_origin()).max(season);
+        while origins / apart * horizon > self.spec.rows_max.max(1) && apart + season <= farthest {
             apart += season;
         }
+        // Where even one origin of each series is too much, some series stand for all.
+        let rows = (origins / apart * horizon).max(panel.series.len() * horizon);
+        let every = (rows / (2 * self.spec.rows_max.max(1))).max(1);
         let mut names: Vec<String> = design.names().to_vec();
         names.push("series".into());
         names.extend(linear.map(|_| "linear".to_owned()));
@@ -143,7 +149,7 @@ impl BoostedTrees {
             groups: Vec::new(),
         };
         let mut wide = Vec::new();
-        for (number, series) in panel.series.iter().enumerate() {
+        for (number, series) in panel.series.iter().enumerate().step_by(every) {
             let before = rows.groups.last().map_or(0, |last| last + 1);
             each_row(panel, design, number, (apart, horizon), |row| {
                 let phase = design.phase(number, row.interval);
@@ -214,13 +220,12 @@ impl FittedTrees {
         let id = &panel.series[number].id;
         let known_as = self.numbers.get(id).map_or(f32::NAN, |number| *number as f32);
         let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
-        let unknown = || NoForecast::MissingContext { present: 0, needed: design.first_origin() };
         let mut columns = vec![Vec::with_capacity(horizon); design.width() + 1 + usize::from(self.linear.is_some())];
         let (mut bases, mut wide) = (Vec::new(), Vec::new());
         for (step, row) in rows.chunks_exact(design.width()).enumerate() {
             let phase = design.phase(number, origin + step);
             let linear = self.linear.as_ref();
-            let base = linear.map(|linear| linear.median(id, row, (phase, step), &mut wide).ok_or_else(unknown));
+            let base = linear.map(|linear| linear.median(id, row, (phase, step), &mut wide).ok_or(NoForecast::Unknown));
             let base = base.transpose()?;
             let features = row.iter().copied().chain([known_as]).chain(base);
             columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));

@@ -26,12 +26,18 @@ pub(super) struct Row<'a> {
 /// # Errors
 /// None is.
 pub(super) fn check_length(model: &str, panel: &Panel, design: &Design, horizon: usize) -> Result<(), FitError> {
-    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-    let needed = design.first_origin() + horizon;
-    match longest < needed {
-        true => Err(FitError::TooShort { model: model.into(), needed, longest, series: panel.series.len() }),
-        false => Ok(()),
+    match too_short(model, panel, design, horizon) {
+        FitError::TooShort { needed, longest, .. } if longest >= needed => Ok(()),
+        error => Err(error),
     }
+}
+
+/// That no series is long enough, or has values enough.
+pub(super) fn too_short(model: &str, panel: &Panel, design: &Design, horizon: usize) -> FitError {
+    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    // The first forecast that is trained on ends a day or more after its origin.
+    let needed = design.first_origin() + horizon.max(panel.frequency.season());
+    FitError::TooShort { model: model.into(), needed, longest, series: panel.series.len() }
 }
 
 /// Hands the rows of a series to `take`, those of the oldest origin first. Origins are `apart` intervals from each other

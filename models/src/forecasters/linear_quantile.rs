@@ -12,7 +12,7 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, ahead, check_length, each_row, restored};
+use super::direct::{Ahead, ahead, check_length, each_row, restored, too_short};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, lookback};
@@ -82,12 +82,15 @@ impl LinearQuantile {
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
         for (number, series) in panel.series.iter().enumerate() {
-            if let Some(parts) = self.fit_series(panel, design, number, task)? {
+            if let Some(parts) = self.fit_series(panel, design, number, task) {
                 fitted.insert(series.id.clone(), parts);
             }
             if progress(Done::share((number + 1) as f64 / panel.series.len() as f64)).is_break() {
                 break;
             }
+        }
+        if fitted.is_empty() {
+            return Err(too_short(NAME, panel, design, task.horizon));
         }
         Ok(FittedLinear { task: task.clone(), with_year: design.with_year(), fitted })
     }
@@ -106,6 +109,7 @@ struct Parts {
 
 /// Which rows share a model: those of a part of the day and of some days ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoredSplit")]
 struct Split {
     // Intervals of a day, and steps of a forecast.
     season: usize,
@@ -114,19 +118,50 @@ struct Split {
     leads: usize,
 }
 
+/// One as it is read, before it is checked.
+#[derive(Deserialize)]
+struct StoredSplit {
+    season: usize,
+    horizon: usize,
+    parts: usize,
+    leads: usize,
+}
+
+impl TryFrom<StoredSplit> for Split {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredSplit) -> Result<Split, &'static str> {
+        let StoredSplit { season, horizon, parts, leads } = stored;
+        let sound = (1..=1 << 20).contains(&season) && horizon <= 1 << 30 && parts <= season && leads <= horizon.max(1);
+        if sound { Ok(Split { season, horizon, parts, leads }) } else { Err("a split of rows that cannot be") }
+    }
+}
+
 impl Split {
-    /// So many places that each has rows enough of `rows`; days ahead come first, because what a lag means depends on
-    /// them. `None` where there are too few rows for one.
-    fn new(rows: usize, features: usize, parts_max: usize, (season, horizon): (usize, usize)) -> Option<Split> {
-        if rows < 2 * features {
-            return None;
-        }
-        let most = rows / (ROWS_PER_FEATURE * features).max(1);
+    /// So many places that each has rows enough; days ahead come first, because what a lag means depends on them. So many
+    /// rows in a row (`alike`) count as one. `None` where there are too few for one place.
+    fn new(
+        rows: &Rows,
+        alike: usize,
+        features: usize,
+        parts_max: usize,
+        (season, horizon): (usize, usize),
+    ) -> Option<Split> {
         let days = horizon.div_ceil(season.max(1)).max(1);
-        let leads = if most >= days { days } else { 1 };
-        let even = (1..=parts_max.min(season)).filter(|parts| season.is_multiple_of(*parts));
-        let parts = even.filter(|parts| *parts <= (most / leads).max(1)).max().unwrap_or(1);
-        Some(Split { season, horizon, parts, leads })
+        let divisors = |most: usize| (1..=most.min(season).max(1)).rev().filter(|parts| season.is_multiple_of(*parts));
+        let all = [days, 1].into_iter().flat_map(|leads| divisors(parts_max).map(move |parts| (parts, leads)));
+        let splits = all.map(|(parts, leads)| Split { season, horizon, parts, leads });
+        // Not each time of day is in each forecast, and a meter may always be silent at some hour.
+        let least = |split: &Split| {
+            let mut counts = vec![0; split.places()];
+            for ((phase, step), weight) in rows.places.iter().zip(&rows.weights) {
+                counts[split.place(*phase, *step)] += usize::from(*weight > 0.0);
+            }
+            counts.into_iter().min().unwrap_or(0) / alike
+        };
+        let found = splits.filter(|split| split.places() == 1 || least(split) >= ROWS_PER_FEATURE * features);
+        let best = found.max_by_key(|split| (split.leads > 1, split.parts));
+        best.filter(|split| split.places() > 1 || least(split) >= 2 * features)
     }
 
     fn places(&self) -> usize {
@@ -192,27 +227,18 @@ struct Rows {
 }
 
 impl LinearQuantile {
-    fn fit_series(
-        &self,
-        panel: &Panel,
-        design: &Design,
-        number: usize,
-        task: &Task,
-    ) -> Result<Option<Parts>, FitError> {
+    fn fit_series(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Option<Parts> {
         let season = panel.frequency.season();
         let rows = self.rows(panel, design, number, task.horizon);
         let width = design.width();
         let basis = Basis::of(&rows.features, width, design.bent());
         let in_hour = (season / 24).max(1);
-        let count = rows.targets.len() / in_hour;
-        let Some(split) = Split::new(count, basis.width(), self.spec.parts, (season, task.horizon)) else {
-            return Ok(None);
-        };
+        let split = Split::new(&rows, in_hour, basis.width(), self.spec.parts, (season, task.horizon))?;
         let names: Vec<String> = (0..basis.width()).map(|feature| format!("f{feature}")).collect();
         let mut options = QuantileOptions::new(&LEVELS);
         // Of rows that hardly differ the ridge takes each for news.
         options.penalty = Penalty::LikeRidge(self.spec.penalty * in_hour as f64);
-        let models: Result<Vec<LinearQuantiles>, FitError> = (0..split.places())
+        let models: Option<Vec<LinearQuantiles>> = (0..split.places())
             .into_par_iter()
             .map(|place| {
                 let (mut features, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
@@ -223,20 +249,16 @@ impl LinearQuantile {
                         weights.push(rows.weights[row]);
                     }
                 }
-                let failed = |error: crate::linear::LinearError| FitError::Failed {
-                    model: NAME.into(),
-                    reason: format!("series `{}`: {error}", panel.series[number].id),
-                };
-                let matrix = Matrix::new(&features, basis.width()).map_err(failed)?;
+                let matrix = Matrix::new(&features, basis.width()).ok()?;
                 let problem = Problem { design: matrix, target: &targets, weights: Some(&weights) };
-                Ok(quantile_fit(&problem, &names, &options).map_err(failed)?.model)
+                Some(quantile_fit(&problem, &names, &options).ok()?.model)
             })
             .collect();
         let (low, high) = rows.targets.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), target| {
             (low.min(f64::from(*target)), high.max(f64::from(*target)))
         });
         let beyond = BEYOND * (high - low);
-        Ok(Some(Parts { basis, range: (low - beyond, high + beyond), split, models: models? }))
+        Some(Parts { basis, range: (low - beyond, high + beyond), split, models: models? })
     }
 
     fn rows(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Rows {
@@ -272,8 +294,7 @@ impl FittedLinear {
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
         // It was not there, or too short, when the model was fitted.
-        let unknown = NoForecast::MissingContext { present: 0, needed: design.first_origin() };
-        let parts = self.fitted.get(&panel.series[number].id).ok_or(unknown)?;
+        let parts = self.fitted.get(&panel.series[number].id).ok_or(NoForecast::Unknown)?;
         let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
         let mut wide = Vec::new();
         let mut all = Vec::with_capacity(horizon);
@@ -337,5 +358,53 @@ impl Forecaster for FittedLinear {
         let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+
+    use super::*;
+    use crate::data::Series;
+
+    fn panel(frequency: Frequency, zone: &str, count: usize) -> Panel {
+        let value = |at: usize| (at % 24) as f32 + (at / 24 % 7) as f32 + ((at * 7919) % 13) as f32 / 50.0;
+        let series = Series::new("a", 0, (0..count).map(value).collect());
+        Panel::new(frequency, TimeZone::get(zone).unwrap(), vec![series])
+    }
+
+    // Not each place that a row may have has rows.
+    #[test]
+    fn any_horizon_frequency_and_zone_can_be_fitted() {
+        for (frequency, zone, count, horizon) in [
+            (Frequency::HOUR, "UTC", 90 * 24, 6),
+            (Frequency::HOUR, "UTC", 90 * 24, 30),
+            (Frequency::HOUR, "UTC", 400 * 24, 36),
+            (Frequency::HOUR, "Asia/Kolkata", 120 * 24, 24),
+            (Frequency::Day, "UTC", 5 * 365, 14),
+            (Frequency::QUARTER_HOUR, "UTC", 40 * 96, 96),
+        ] {
+            let panel = panel(frequency, zone, count);
+            let task = Task::new(horizon, horizon, 1);
+            let fitted = LinearQuantile::default().fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
+            let forecast = fitted.forecast(&panel, horizon).remove(0).unwrap();
+            assert_eq!(forecast.quantiles.len(), horizon, "{frequency} {horizon}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_is_too_short_says_so() {
+        for days in [10, 15, 17] {
+            let fit = LinearQuantile::default().fit(
+                &panel(Frequency::HOUR, "UTC", days * 24),
+                &Task::new(24, 24, 1),
+                &mut |_| ControlFlow::Continue(()),
+            );
+            assert!(matches!(fit.err(), Some(FitError::TooShort { .. })), "{days}");
+        }
     }
 }

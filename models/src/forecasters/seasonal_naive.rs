@@ -89,7 +89,11 @@ impl SeasonalNaive {
     /// # Errors
     /// It is none of these.
     pub fn from_bytes(bytes: &[u8]) -> Result<SeasonalNaive, ArtifactError> {
-        artifact::decode(bytes, NAME, FORMAT)
+        let naive: SeasonalNaive = artifact::decode(bytes, NAME, FORMAT)?;
+        match naive.phases > 0 && !naive.seasons.is_empty() && !naive.seasons.contains(&0) {
+            true => Ok(naive),
+            false => Err(ArtifactError::damaged("it has no season")),
+        }
     }
 
     fn forecast_series(&self, values: &[f32], horizon: usize) -> Result<SeriesForecast, NoForecast> {

@@ -29,7 +29,8 @@ pub(super) struct Fold {
 /// are a season (a day, where there are several intervals in one) apart.
 pub(super) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
-    let Some(end) = panel.series.iter().map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
+    let begun = panel.series.iter().filter(|series| !series.values.is_empty());
+    let Some(end) = begun.map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
     let season = frequency.season().max(1);
     let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let days = (longest / season).saturating_sub(horizon.div_ceil(season));

@@ -22,9 +22,9 @@ use meterline_schemas::quantiles::LEVELS;
 use serde::{Deserialize, Serialize};
 
 use self::calibration::Correction;
-use self::validation::{Validated, bucket, validate};
+use self::validation::{Outcome, Validated, bucket, validate};
 use crate::artifact::{self, ArtifactError};
-use crate::combine::{Combination, Options, combine};
+use crate::combine::{Combination, CombineError, Options, combine};
 use crate::data::Panel;
 use crate::device::Device;
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
@@ -63,18 +63,27 @@ impl Auto {
 
     fn fit_all(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<FittedAuto, FitError> {
         let to_validation = &mut |done: Done<'_>| progress(done.within(0.0, VALIDATION));
-        let validated = validate(&self.candidates, panel, task, to_validation)?;
+        let Outcome { validated, fits, is_cut_short } = validate(&self.candidates, panel, task, to_validation)?;
         let learned = match &validated {
-            Some(validated) => Some(Learned::from(validated)?),
+            Some(validated) => {
+                Learned::from(validated).map_err(|reason| FitError::Failed { model: self.name.clone(), reason })?
+            }
             None => None,
         };
-        let wanted: Vec<&dyn Model> = match &learned {
-            Some(learned) => {
-                let named = |name: &String| self.candidates.iter().find(|candidate| candidate.name() == name);
-                learned.combination.models().iter().filter_map(named).map(|model| &**model).collect()
-            }
-            None => self.candidates.iter().map(|model| &**model).collect(),
+        // In the order in which weights go by.
+        let names: Vec<String> = match &learned {
+            Some(learned) => learned.combination.models().to_vec(),
+            None if is_cut_short => fits.iter().map(|(name, _)| name.clone()).collect(),
+            None => self.candidates.iter().map(|model| model.name().to_owned()).collect(),
         };
+        let fitted = |members| FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon };
+        if is_cut_short {
+            // There is no time to fit them anew; those before the newest fold know nearly as much.
+            let mut fits: BTreeMap<String, Option<Box<dyn Forecaster>>> = fits.into_iter().collect();
+            return Ok(fitted(names.iter().map(|name| fits.remove(name).flatten()).collect()));
+        }
+        let named = |name: &String| self.candidates.iter().find(|candidate| candidate.name() == name);
+        let wanted: Vec<&dyn Model> = names.iter().filter_map(named).map(|model| &**model).collect();
         let mut members = Vec::new();
         let mut too_short = None;
         for (number, model) in wanted.iter().enumerate() {
@@ -91,7 +100,7 @@ impl Auto {
         }
         match too_short {
             Some(error) if members.iter().all(Option::is_none) => Err(error),
-            _ => Ok(FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon }),
+            _ => Ok(fitted(members)),
         }
     }
 }
@@ -101,7 +110,7 @@ impl Model for Auto {
         &self.name
     }
 
-    /// Where `progress` breaks, no further candidate is tried.
+    /// Where `progress` breaks, no further candidate is tried, and those that were tried forecast as they were fitted last.
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         Ok(Box::new(self.fit_all(panel, task, progress)?))
     }
@@ -117,14 +126,17 @@ struct Learned {
 }
 
 impl Learned {
-    fn from(validated: &Validated) -> Result<Learned, FitError> {
-        let failed = |reason: String| FitError::Failed { model: NAME.into(), reason };
+    // Nothing where no candidate has forecasts of enough rows; why not, where there is a number that cannot be used.
+    fn from(validated: &Validated) -> Result<Option<Learned>, String> {
         let candidates = validated.candidates();
-        let combination = combine(&validated.for_weights(&candidates), &Options::default());
-        let combination = combination.map_err(|error| failed(format!("weights: {error}")))?;
+        let combination = match combine(&validated.for_weights(&candidates), &Options::default()) {
+            Ok(combination) => combination,
+            Err(CombineError::NoModel { .. } | CombineError::NoRow) => return Ok(None),
+            Err(error) => return Err(format!("weights: {error}")),
+        };
         let correction = Correction::learn(validated, &validated.combined(&combination));
-        let correction = correction.map_err(|error| failed(format!("calibration: {error}")))?;
-        Ok(Learned { combination, correction, groups: validated.groups() })
+        let correction = correction.map_err(|error| format!("calibration: {error}"))?;
+        Ok(Some(Learned { combination, correction, groups: validated.groups() }))
     }
 }
 
@@ -133,7 +145,7 @@ pub struct FittedAuto {
     name: String,
     // In the order of the combination; `None` for one that the history is too short for.
     members: Vec<Option<Box<dyn Forecaster>>>,
-    // `None` where the history is too short to learn anything: the mean of all.
+    // `None` where the history is too short to learn anything, or lacks too much: the mean of all.
     learned: Option<Learned>,
     horizon: usize,
 }
@@ -145,6 +157,11 @@ impl FittedAuto {
     /// It is none of these, or what it is made of cannot be read.
     pub fn from_bytes(bytes: &[u8], device: Device) -> Result<FittedAuto, ArtifactError> {
         let Stored::<Learned> { name, members, learned, horizon } = artifact::decode(bytes, NAME, FORMAT)?;
+        if learned.as_ref().is_some_and(|learned| {
+            !learned.combination.is_sound() || learned.combination.models().len() != members.len()
+        }) {
+            return Err(ArtifactError::damaged("its weights do not go together"));
+        }
         let load = |bytes: Option<Vec<u8>>| bytes.map(|bytes| registry::load(&bytes, device)).transpose();
         let members = members.into_iter().map(load).collect::<Result<_, _>>()?;
         Ok(FittedAuto { name, members, learned, horizon })
@@ -214,7 +231,7 @@ impl Forecaster for FittedAuto {
     /// What was chosen, why, and what each candidate scored on days that it had not seen.
     fn report(&self) -> Option<String> {
         let Some(learned) = &self.learned else {
-            let all = "the history is too short to compare models: the mean of all that it is long enough for";
+            let all = "the history is too short to compare models, or lacks too much: the mean of all that it is long enough for";
             return Some(all.to_owned());
         };
         let combination = &learned.combination;

@@ -3,6 +3,7 @@ use std::ops::ControlFlow;
 use jiff::tz::TimeZone;
 use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::MEDIAN;
+use meterline_schemas::time::HOUR;
 
 use super::*;
 use crate::booster::Params;
@@ -128,4 +129,19 @@ fn what_is_kept_forecasts_the_same_and_the_same_seed_gives_the_same() {
         assert!(forecast.quantiles.iter().all(|row| row.is_sorted()));
     }
     assert!(FittedAuto::from_bytes(&bytes[..bytes.len() - 1], Device::Cpu).is_err());
+}
+
+#[test]
+fn series_that_have_just_begun_keep_nobody_from_a_model() {
+    let mut panel = panel(80);
+    // Six of eight are a week old.
+    for number in 0..6 {
+        let values = (73 * HOURS..80 * HOURS).map(truth).collect();
+        panel.series.push(Series::new(format!("young {number}"), (73 * HOURS) as i64 * HOUR, values));
+    }
+    let models: Vec<Box<dyn Model>> = vec![Box::new(Naive), Box::new(LinearQuantile::default())];
+    let task = Task::new(HOURS, 7 * HOURS, 1);
+    let auto = Auto::of("some", models);
+    let fitted = auto.fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(fitted.forecast(&panel, HOURS).iter().all(Result::is_ok));
 }

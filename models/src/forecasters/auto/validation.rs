@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use meterline_schemas::quantiles::LEVELS;
 
-use super::folds::folds;
+use super::folds::{Fold, folds};
 use crate::calibrate::Rows;
-use crate::combine::{Candidate, Combination, Validation};
+use crate::combine::{Candidate, Combination, Options, Validation};
 use crate::data::Panel;
 use crate::forecaster::{Done, FitError, Forecaster, Model, Progress, Task};
 use crate::metrics::pinball;
@@ -15,6 +15,8 @@ use crate::metrics::pinball;
 const BUCKETS: usize = 8;
 /// Share by which the loss of a candidate may be greater than the least.
 const FAR_BEHIND: f64 = 0.25;
+/// Share of the time of a fold that fitting takes, about.
+const FITTING: f64 = 0.7;
 /// Rows (series, origin, step) that are kept at most; of more, evenly spread ones.
 const ROWS_MAX: usize = 200_000;
 
@@ -71,7 +73,9 @@ impl Grid<'_> {
     // Hands (series, step, actual value) of the rows of an origin to `take`.
     fn each(&self, known: &Panel, origin: usize, mut take: impl FnMut(usize, usize, f64)) {
         for (number, (series, known)) in self.panel.series.iter().zip(&known.series).enumerate() {
-            let actuals = series.values.get(known.values.len()..).unwrap_or_default();
+            // Of a series that has not begun, nothing is known of what comes next.
+            let from = if known.values.is_empty() { series.values.len() } else { known.values.len() };
+            let actuals = series.values.get(from..).unwrap_or_default();
             for step in 0..self.horizon {
                 // Another step each time.
                 if !(number + origin + step).is_multiple_of(self.every) {
@@ -83,74 +87,74 @@ impl Grid<'_> {
     }
 }
 
-/// Fits each candidate before each fold, and forecasts its origins. `None` where the history is too short, or for every
-/// candidate before every fold.
+/// What came of validation.
+pub(super) struct Outcome {
+    /// `None` where the history is too short, or was for every candidate before every fold.
+    pub validated: Option<Validated>,
+    /// The candidates that were tried, each with its fit before the newest fold.
+    pub fits: Vec<(String, Option<Box<dyn Forecaster>>)>,
+    /// Whether it ended early, because it was told to.
+    pub is_cut_short: bool,
+}
+
+/// Fits each candidate before each fold, and forecasts its origins. Once `progress` breaks, candidates that were not tried
+/// to the end are left out, but for the first.
 ///
 /// # Errors
-/// A candidate fails for another reason.
+/// A candidate fails for another reason than that the history is too short.
 pub(super) fn validate(
     candidates: &[Box<dyn Model>],
     panel: &Panel,
     task: &Task,
     progress: Progress<'_>,
-) -> Result<Option<Validated>, FitError> {
+) -> Result<Outcome, FitError> {
     let folds = folds(panel, task.horizon);
     let origins: usize = folds.iter().map(|fold| fold.origins.len()).sum();
+    let mut outcome = Outcome { validated: None, fits: Vec::new(), is_cut_short: false };
     if origins == 0 {
-        return Ok(None);
+        return Ok(outcome);
     }
     let all = origins * panel.series.len() * task.horizon;
     let grid = Grid { panel, horizon: task.horizon, every: all.div_ceil(ROWS_MAX).max(1) };
-    let mut validated = Validated {
-        ids: panel.series.iter().map(|series| series.id.clone()).collect(),
-        quantiles: vec![Vec::new(); candidates.len()],
-        ..Validated::default()
-    };
-    // Forecasts that overlap err alike.
-    let season = panel.frequency.season().max(1);
-    let days_of_block = task.horizon.div_ceil(season).max(1);
-    let shown: Vec<Vec<Panel>> =
-        folds.iter().map(|fold| fold.origins.iter().map(|origin| panel.cut(*origin)).collect()).collect();
-    let mut number = 0;
-    for (fold, shown) in (0..).zip(&shown) {
-        for known in shown {
-            grid.each(known, number, |series, step, actual| {
-                validated.actuals.push(actual);
-                validated.series.push(series as u32);
-                validated.steps.push(bucket(step, task.horizon));
-                validated.blocks.push((number / days_of_block) as u32);
-                validated.folds.push(fold);
-            });
-            number += 1;
-        }
-    }
-    let mut tried = 0;
-    for (candidate, quantiles) in candidates.iter().zip(&mut validated.quantiles) {
-        let mut number = 0;
-        let mut ends = false;
-        for (place, (fold, shown)) in folds.iter().zip(&shown).enumerate() {
-            let part = |done: usize| (tried * folds.len() + done) as f64 / (candidates.len() * folds.len()) as f64;
-            let (from, to) = (part(place), part(place + 1));
-            let fitted = match candidate.fit(&panel.cut(fold.cut), task, &mut |done| progress(done.within(from, to))) {
-                Ok(fitted) => Some(fitted),
-                Err(FitError::TooShort { .. }) => None,
-                Err(error) => return Err(error),
+    let mut validated = Validated::of(&grid, &folds);
+    for candidate in candidates {
+        let part = |done: f64| (outcome.fits.len() as f64 + done / folds.len() as f64) / candidates.len() as f64;
+        let (mut quantiles, mut newest, mut number) = (Vec::new(), None, 0);
+        for (place, fold) in folds.iter().enumerate() {
+            let (from, to) = (part(place as f64), part(place as f64 + FITTING));
+            let fitted = match outcome.is_cut_short {
+                true => None,
+                false => {
+                    let known = panel.cut(fold.cut);
+                    match candidate.fit(&known, task, &mut |done| progress(done.within(from, to))) {
+                        Ok(fitted) => Some(fitted),
+                        Err(FitError::TooShort { .. }) => None,
+                        Err(error) => return Err(error),
+                    }
+                }
             };
-            for known in shown {
-                forecast(fitted.as_deref(), known, &grid, number, quantiles);
+            for (done, origin) in fold.origins.iter().enumerate() {
+                let share = FITTING + (1.0 - FITTING) * done as f64 / fold.origins.len() as f64;
+                outcome.is_cut_short |= progress(Done::share(part(place as f64 + share))).is_break();
+                let fitted = fitted.as_deref().filter(|_| !outcome.is_cut_short);
+                forecast(fitted, &panel.cut(*origin), &grid, number, &mut quantiles);
                 number += 1;
             }
-            ends |= progress(Done::share(to)).is_break();
+            newest = fitted.or(newest);
+        }
+        if outcome.is_cut_short && !outcome.fits.is_empty() {
+            break;
         }
         validated.names.push(candidate.name().to_owned());
-        tried += 1;
-        if ends {
+        validated.quantiles.push(quantiles);
+        outcome.fits.push((candidate.name().to_owned(), newest));
+        if outcome.is_cut_short {
             break;
         }
     }
-    validated.quantiles.truncate(tried);
     let is_there = validated.quantiles.iter().any(|of| of.iter().any(|quantile| quantile.is_finite()));
-    Ok(is_there.then_some(validated))
+    outcome.validated = is_there.then_some(validated);
+    Ok(outcome)
 }
 
 fn forecast(fitted: Option<&dyn Forecaster>, known: &Panel, grid: &Grid<'_>, number: usize, quantiles: &mut Vec<f64>) {
@@ -165,28 +169,57 @@ fn forecast(fitted: Option<&dyn Forecaster>, known: &Panel, grid: &Grid<'_>, num
 }
 
 impl Validated {
-    /// The candidates that are not far behind the best one: weights are shrunk towards equal ones, and what errs wildly
-    /// must not have a part in those.
-    pub fn candidates(&self) -> Vec<Candidate<'_>> {
-        let losses: Vec<f64> = self.quantiles.iter().map(|quantiles| self.loss(quantiles)).collect();
-        let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
-        let all = self.names.iter().zip(&self.quantiles).zip(losses);
-        let near = all.filter(|(_, loss)| *loss <= least * (1.0 + FAR_BEHIND));
-        near.map(|((name, quantiles), _)| Candidate { name, quantiles }).collect()
-    }
-
-    // Mean pinball loss of the rows that a candidate has a forecast of.
-    fn loss(&self, quantiles: &[f64]) -> f64 {
-        let (rows, _) = quantiles.as_chunks::<{ LEVELS.len() }>();
-        let (mut sum, mut count) = (0.0, 0.0);
-        for (row, actual) in rows.iter().zip(&self.actuals) {
-            let loss: f64 = LEVELS.iter().zip(row).map(|(level, quantile)| pinball(*actual, *quantile, *level)).sum();
-            if loss.is_finite() {
-                sum += loss;
-                count += 1.0;
+    // The rows of all folds, without a candidate.
+    fn of(grid: &Grid<'_>, folds: &[Fold]) -> Validated {
+        let panel = grid.panel;
+        let mut validated =
+            Validated { ids: panel.series.iter().map(|series| series.id.clone()).collect(), ..Validated::default() };
+        // Forecasts that overlap err alike.
+        let days_of_block = grid.horizon.div_ceil(panel.frequency.season().max(1)).max(1);
+        let mut number = 0;
+        for (fold, of) in (0..).zip(folds) {
+            for origin in &of.origins {
+                grid.each(&panel.cut(*origin), number, |series, step, actual| {
+                    validated.actuals.push(actual);
+                    validated.series.push(series as u32);
+                    validated.steps.push(bucket(step, grid.horizon));
+                    validated.blocks.push((number / days_of_block) as u32);
+                    validated.folds.push(fold);
+                });
+                number += 1;
             }
         }
-        if count > 0.0 { sum / count } else { f64::INFINITY }
+        validated
+    }
+
+    /// The candidates that are not far behind the best one: weights are shrunk towards equal ones, and what errs wildly
+    /// must not have a part in those. One that has no forecast of many rows is compared with none.
+    pub fn candidates(&self) -> Vec<Candidate<'_>> {
+        let is_there = |quantiles: &[f64], row: usize| {
+            let of_row = quantiles.get(row * LEVELS.len()..(row + 1) * LEVELS.len());
+            of_row.is_some_and(|row| row.iter().all(|quantile| quantile.is_finite()))
+        };
+        let scored: Vec<usize> = (0..self.actuals.len()).filter(|row| self.actuals[*row].is_finite()).collect();
+        let all = self.names.iter().zip(&self.quantiles);
+        let complete: Vec<(&String, &Vec<f64>)> = all
+            .filter(|(_, quantiles)| {
+                let there = scored.iter().filter(|row| is_there(quantiles, **row)).count();
+                there as f64 >= Options::default().present_min * scored.len() as f64
+            })
+            .collect();
+        let common: Vec<usize> =
+            scored.into_iter().filter(|row| complete.iter().all(|(_, quantiles)| is_there(quantiles, *row))).collect();
+        let loss = |quantiles: &[f64]| -> f64 {
+            let of_row = |row: &usize| {
+                let quantiles = &quantiles[row * LEVELS.len()..(row + 1) * LEVELS.len()];
+                LEVELS.iter().zip(quantiles).map(|(level, q)| pinball(self.actuals[*row], *q, *level)).sum::<f64>()
+            };
+            common.iter().map(of_row).sum()
+        };
+        let losses: Vec<f64> = complete.iter().map(|(_, quantiles)| loss(quantiles)).collect();
+        let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+        let near = complete.into_iter().zip(losses).filter(|(_, loss)| *loss <= least * (1.0 + FAR_BEHIND));
+        near.map(|((name, quantiles), _)| Candidate { name, quantiles }).collect()
     }
 
     /// As weights are learned from it. Rows count as they are: what is measured is the loss of all energy together.

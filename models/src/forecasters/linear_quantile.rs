@@ -12,7 +12,7 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, ahead, check_length, each_row, restored, too_short};
+use super::direct::{Ahead, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, lookback};
@@ -90,7 +90,7 @@ impl LinearQuantile {
             }
         }
         if fitted.is_empty() {
-            return Err(too_short(NAME, panel, design, task.horizon));
+            return Err(self.too_short(panel, design, task.horizon));
         }
         Ok(FittedLinear { task: task.clone(), with_year: design.with_year(), fitted })
     }
@@ -227,6 +227,20 @@ struct Rows {
 }
 
 impl LinearQuantile {
+    // How much history has rows enough: one forecast a day, of which those of an hour count as one.
+    fn too_short(&self, panel: &Panel, design: &Design, horizon: usize) -> FitError {
+        let season = panel.frequency.season().max(1);
+        let features = design.width() + KNOTS.len() * design.bent().len();
+        let in_forecast = (horizon / (season / 24).max(1)).max(1);
+        let days = (2 * features).div_ceil(in_forecast) + horizon.div_ceil(season);
+        FitError::TooShort {
+            model: NAME.into(),
+            needed: design.first_origin() + days * season,
+            longest: panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0),
+            series: panel.series.len(),
+        }
+    }
+
     fn fit_series(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Option<Parts> {
         let season = panel.frequency.season();
         let rows = self.rows(panel, design, number, task.horizon);
@@ -404,7 +418,8 @@ mod tests {
                 &Task::new(24, 24, 1),
                 &mut |_| ControlFlow::Continue(()),
             );
-            assert!(matches!(fit.err(), Some(FitError::TooShort { .. })), "{days}");
+            let Some(FitError::TooShort { needed, longest, .. }) = fit.err() else { panic!("{days}") };
+            assert!(needed > longest, "{needed} {longest}");
         }
     }
 }

@@ -19,7 +19,7 @@ context = "P2D"
 [policy.hours.gate]
 accept_if = "wql >= 0"
 [policy.hours.model]
-kind = "linear_quantile"
+kind = "boosted_trees"
 train_time = "2s"
 "#;
 /// Four meters, three weeks of hours.
@@ -165,7 +165,7 @@ fn models_are_judged(sandbox: &Sandbox) {
     assert_eq!((&models[0]["version"], &models[0]["alias"]), (&"PT1H-0002".into(), &"champion".into()), "{models}");
     let (_, model) = both(sandbox, &["models", "show", "PT1H-0001"]);
     assert_eq!((&model["version"], &model["alias"]), (&"PT1H-0001".into(), &"previous".into()), "{model}");
-    assert_eq!(model["forecaster"], "linear_quantile", "{model}");
+    assert_eq!(model["forecaster"], "boosted_trees", "{model}");
 
     let (_, model) = both(sandbox, &["models", "reject", "PT1H-0002", "--reason", "worse in the field"]);
     assert_eq!((&model["approval"], &model["alias"]), (&"rejected".into(), &Value::Null), "{model}");

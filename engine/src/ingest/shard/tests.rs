@@ -282,7 +282,7 @@ fn the_census_has_series_whether_they_are_in_memory_or_not() {
 fn what_waits_for_a_frequency_is_charged_to_what_is_remembered_and_keeps_no_series_out() {
     let mut detected = feed("f");
     detected.rules.frequency = None;
-    let intervals = 20 * Remembered::BYTES;
+    let intervals = 10 * Remembered::BYTES;
     let mut shard = Shard::new([detected].into(), Budget { intervals, ..Budget::AMPLE });
     shard.apply(reading(0, "a", 1), Micros::MIN);
     shard.finish(PLACE).unwrap();

@@ -91,15 +91,23 @@ fn with_a_short_history_all_count_alike() {
 #[test]
 fn out_of_time_no_further_candidate_is_tried() {
     let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
-    let auto = Auto::of("some", vec![of("first", 0.5), of("second", 0.0)]);
-    let mut told = 0.0;
-    let fitted = auto.fit_all(&panel(80), &Task::new(HOURS, 7 * HOURS, 1), &mut |done| {
-        assert!(done.share >= told, "{} after {told}", done.share);
-        told = done.share;
-        ControlFlow::Break(())
-    });
-    let report = fitted.unwrap().report().unwrap();
-    assert!(report.contains("first 1.00") && !report.contains("second"), "{report}");
+    // Before anything was compared, and once the first candidate was.
+    for (end, compared) in [(0.0, false), (0.45, true)] {
+        let auto = Auto::of("some", vec![of("first", 0.5), of("second", 0.0)]);
+        let mut told = 0.0;
+        let fitted = auto.fit_all(&panel(80), &Task::new(HOURS, 7 * HOURS, 1), &mut |done| {
+            assert!(done.share >= told, "{} after {told}", done.share);
+            told = done.share;
+            if done.share >= end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let fitted = fitted.unwrap();
+        let report = fitted.report().unwrap();
+        assert!(report.contains("first 1.00") == compared && !report.contains("second"), "{report}");
+        let forecast = fitted.forecast(&panel(80), HOURS).remove(0).unwrap();
+        // What was compared was also corrected, and `second` never counts.
+        let beside = forecast.quantiles[0][MEDIAN] - f64::from(truth(80 * HOURS));
+        assert!(if compared { beside.abs() < 0.6 } else { (beside - 0.5).abs() < 1e-6 }, "{beside}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! 1. Each candidate is fitted to the history before each of four parts of its end (`folds`) and forecasts those from
 //!    each of their origins.
-//! 2. From these forecasts the weights are learned ([`combine`](crate::combine::combine)), by part of the horizon and of
+//! 2. From these forecasts the weights are learned ([`combine`]), by part of the horizon and of
 //!    the distribution, or it is found that the equal mean or a single model does better.
 //! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`).
 //! 4. The candidates that have a weight are fitted to the whole history.
@@ -18,13 +18,13 @@ mod validation;
 
 use std::collections::BTreeMap;
 
-use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use serde::{Deserialize, Serialize};
 
 use self::calibration::Correction;
 use self::validation::{Outcome, Validated, bucket, validate};
 use crate::artifact::{self, ArtifactError};
-use crate::combine::{Combination, CombineError, Options, combine};
+use crate::combine::{Choice, Combination, CombineError, Options, Reason, combine};
 use crate::data::Panel;
 use crate::device::Device;
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
@@ -239,14 +239,31 @@ impl Forecaster for FittedAuto {
         let scored = losses.singles.iter().map(|(name, loss)| (name.as_str(), *loss));
         let ways = scored.chain([("equal mean", losses.equal)]).chain(losses.weighted.map(|loss| ("weights", loss)));
         let ways: Vec<String> = ways.map(|(name, loss)| format!("{name} {:.4}", loss / losses.equal)).collect();
-        let median = LEVELS.len() / 2;
-        let models = combination.models().iter().zip(combination.weights(u32::MAX, median));
+        let models = combination.models().iter().zip(combination.weights(u32::MAX, MEDIAN));
         let weights: Vec<String> = models.map(|(name, weight)| format!("{name} {weight:.2}")).collect();
+        let choice = match combination.choice() {
+            Choice::Single(name) => format!("{name} alone"),
+            Choice::Equal => "the equal mean".to_owned(),
+            Choice::Weighted { by_group: true, .. } => {
+                "weights by part of the horizon and of the distribution".to_owned()
+            }
+            Choice::Weighted { by_group: false, .. } => "weights".to_owned(),
+        };
+        let why = match combination.reason() {
+            Reason::OnlyModel => "no other model has forecasts of enough days".to_owned(),
+            Reason::TooFewBlocks { found, needed } => {
+                format!("there are {found} of the {needed} days that weights are learned from")
+            }
+            Reason::LeastLoss { gain } => {
+                format!("it lost {:.1} % less than any other way on days that it had not seen", 100.0 * gain)
+            }
+            Reason::GainTooSmall { gain, .. } => {
+                format!("weights would have lost only {:.1} % less on days that they had not seen", 100.0 * gain)
+            }
+        };
         Some(format!(
-            "{:?}, because {:?}; losses on {} rows of {} blocks beside the equal mean: {}; weights of the median: {}; \
-             calibrated: {}",
-            combination.choice(),
-            combination.reason(),
+            "{choice}: {why} ({} values of {} days or blocks of days; losses by that of the equal mean: {}). Weights of the median: {}. \
+             Calibrated: {}.",
             losses.rows,
             losses.blocks,
             ways.join(", "),
@@ -255,7 +272,6 @@ impl Forecaster for FittedAuto {
         ))
     }
 
-    /// A model without a forecast of a series leaves it to the others.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let forecast =
             |member: &Option<Box<dyn Forecaster>>| member.as_ref().map(|member| member.forecast(panel, horizon));

@@ -2,7 +2,6 @@ use std::ops::ControlFlow;
 
 use jiff::tz::TimeZone;
 use meterline_schemas::Frequency;
-use meterline_schemas::quantiles::MEDIAN;
 use meterline_schemas::time::HOUR;
 
 use super::*;

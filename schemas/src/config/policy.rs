@@ -86,7 +86,7 @@ pub struct ModelConfig {
     /// Which model is trained: `auto` (several, weighted by what they forecast of days that they had not seen), or one of
     /// those that `meterline models kinds` lists. Default `quantile_mlp`.
     pub kind: Option<String>,
-    /// Longest training time. Default `10m`; the best weights so far are kept.
+    /// Longest training time. Default `10m`; what was learned by then is kept.
     pub train_time: Option<Span>,
     /// Most history that is trained on. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
     /// months.

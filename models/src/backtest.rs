@@ -231,6 +231,28 @@ mod tests {
     }
 
     #[test]
+    fn every_figure_is_of_the_points_that_a_comparison_scores_and_quality_is_told_apart() {
+        let mut panel = panel(30);
+        // Every second value of the first series was estimated.
+        panel.series[0].weights = (0..30 * 24).map(|hour| if hour % 2 == 0 { 0.5 } else { 1.0 }).collect();
+        let origins = [27 * DAY, 28 * DAY, 29 * DAY];
+        let rule = Rule::new(&meterline_schemas::quantiles::LEVELS).unwrap();
+        let (short, long) = (SeasonalNaive::short(panel.frequency), SeasonalNaive::long(panel.frequency));
+        let models: [&dyn Forecaster; 2] = [&short, &long];
+        let compared = compare(&models, &panel, &origins, 24);
+        for (evaluation, report) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule)) {
+            assert_eq!(report.overall.points, evaluation.points);
+            for (one, other) in [(report.overall.wql, evaluation.wql), (report.overall.mase, evaluation.mase)] {
+                assert!((one.unwrap() - other.unwrap()).abs() < 1e-9, "{one:?} {other:?}");
+            }
+            let points: Vec<(&str, usize)> =
+                report.by_group.iter().map(|(group, figures)| (group.as_str(), figures.points)).collect();
+            assert_eq!(points, [("estimated", 3 * 12), ("measured", 3 * 24 * 3 - 3 * 12)]);
+            assert_eq!((report.by_series.len(), report.by_step.len()), (3, 24));
+        }
+    }
+
+    #[test]
     fn no_value_from_after_the_origin_reaches_a_model() {
         let panel = panel(20);
         let origin = 15 * DAY + 7 * HOUR;

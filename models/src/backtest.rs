@@ -21,8 +21,10 @@ pub struct Evaluation {
     /// Mean absolute scaled error of the median: per series, then the mean over series. The scale is the mean absolute
     /// seasonal difference before the first origin.
     pub mase: Option<f64>,
-    /// Share of actuals within the first and last quantile; 0.8 is right.
+    /// Share of actuals within the central 80 % interval; 0.8 is right.
     pub coverage: Option<f64>,
+    /// Share of actuals within the central 90 % interval; 0.9 is right.
+    pub coverage_90: Option<f64>,
     /// Scored (series, origin, step) points: those with an actual value for which every compared model had a forecast.
     pub points: usize,
     /// Scored (series, origin) windows.
@@ -40,7 +42,7 @@ pub struct StepScore {
     pub wql: Option<f64>,
     /// Normalised deviation of the median.
     pub nd: Option<f64>,
-    /// Share of actuals within the first and last quantile.
+    /// Share of actuals within the central 80 % interval.
     pub coverage: Option<f64>,
 }
 
@@ -181,6 +183,7 @@ impl Scores {
             nd: total.nd(),
             mase: (!scaled.is_empty()).then(|| scaled.iter().sum::<f64>() / scaled.len() as f64),
             coverage: total.coverage(),
+            coverage_90: total.coverage_90(),
             points: total.points,
             windows: self.windows,
             windows_without_forecast,

@@ -7,7 +7,7 @@
 
 pub mod scoreboard;
 
-use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use meterline_schemas::quantiles::{CENTRAL_80, CENTRAL_90, LEVELS, MEDIAN};
 
 /// Levels that differ by less than this are the same level.
 const SAME_LEVEL: f64 = 1e-9;
@@ -156,15 +156,6 @@ pub fn mean_at_levels(levels: &[f64], quantiles: &[f64]) -> f64 {
     inner + below * low + above * high
 }
 
-/// Index of the level 0.1 in [`LEVELS`]; 0.9 is as far from their end.
-const TENTH: usize = {
-    let mut i = 0;
-    while LEVELS[i] < 0.1 {
-        i += 1;
-    }
-    i
-};
-
 /// Running sums over scored points. One point is one (series, origin, step) with an actual value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sums {
@@ -178,6 +169,8 @@ pub struct Sums {
     pub pinball: [f64; LEVELS.len()],
     /// Points within the central 80 % interval, both ends included.
     pub covered: usize,
+    /// Points within the central 90 % interval, both ends included.
+    pub covered_90: usize,
 }
 
 impl Sums {
@@ -189,9 +182,9 @@ impl Sums {
         for ((sum, level), quantile) in self.pinball.iter_mut().zip(LEVELS).zip(quantiles) {
             *sum += pinball(actual, *quantile, level);
         }
-        if quantiles[TENTH] <= actual && actual <= quantiles[LEVELS.len() - 1 - TENTH] {
-            self.covered += 1;
-        }
+        let within = |(low, high): (usize, usize)| usize::from(quantiles[low] <= actual && actual <= quantiles[high]);
+        self.covered += within(CENTRAL_80);
+        self.covered_90 += within(CENTRAL_90);
     }
 
     /// Adds the points of `other`.
@@ -203,6 +196,7 @@ impl Sums {
             *sum += more;
         }
         self.covered += other.covered;
+        self.covered_90 += other.covered_90;
     }
 
     /// Normalised deviation of the median: Σ|y − ŷ| / Σ|y|. `None` when nothing was scored or all actuals are zero.
@@ -221,6 +215,11 @@ impl Sums {
     /// Share of the points within the central 80 % interval; 0.8 is right.
     pub fn coverage(&self) -> Option<f64> {
         (self.points > 0).then(|| self.covered as f64 / self.points as f64)
+    }
+
+    /// Share of the points within the central 90 % interval; 0.9 is right.
+    pub fn coverage_90(&self) -> Option<f64> {
+        (self.points > 0).then(|| self.covered_90 as f64 / self.points as f64)
     }
 
     /// Mean absolute error of the median, in the series' unit.
@@ -250,7 +249,7 @@ mod tests {
         assert_eq!(sums.nd(), Some(0.1));
         // Pinball of the first point is 2 × level; the mean of the deciles is 0.5.
         assert!((sums.wql().unwrap() - 2.0 * 1.0 / 20.0).abs() < 1e-12);
-        assert_eq!(sums.coverage(), Some(0.5));
+        assert_eq!((sums.coverage(), sums.coverage_90()), (Some(0.5), Some(0.5)));
         assert_eq!(sums.mae(), Some(1.0));
         let mut twice = sums.clone();
         twice.merge(&sums);

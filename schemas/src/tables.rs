@@ -97,7 +97,9 @@ pub fn forecasts() -> SchemaRef {
         field("step", DataType::Int32),
         field("mean", DataType::Float64),
     ];
-    fields.extend(quantiles::COLUMNS.map(|name| field(name, DataType::Float64)));
+    // The deciles were there from the beginning. What has come since is null in rows of before.
+    let decile = |name: &str| !name.contains('_') && name.ends_with('0');
+    fields.extend(quantiles::COLUMNS.map(|name| Field::new(name, DataType::Float64, !decile(name))));
     fields.extend([
         field("unit", DataType::Utf8),
         Field::new("scale", DataType::Float64, true),

@@ -12,6 +12,7 @@
 
 mod columns;
 mod disk;
+mod evolve;
 mod files;
 mod merge;
 mod owner;
@@ -106,6 +107,16 @@ pub enum LakeError {
         /// The library's answer.
         source: Box<deltalake_core::DeltaTableError>,
     },
+    /// A table was made by an earlier version of the program, without columns that every row must have.
+    #[error(
+        "the table `{table}` was made by an earlier version of the program and has no column {columns}: use the version that made it, or give `lake.url` a new place and read the topics again"
+    )]
+    Outdated {
+        /// The table.
+        table: String,
+        /// The columns that it does not have.
+        columns: String,
+    },
     /// A data file does not hold what was written.
     #[error(
         "`{path}` cannot be read, of which {wanted} was wanted: {reason}; restore the file from a backup of the lake"
@@ -147,6 +158,7 @@ impl LakeError {
             LakeError::Url { .. }
             | LakeError::Unusable { .. }
             | LakeError::NotFound { .. }
+            | LakeError::Outdated { .. }
             | LakeError::Unreadable { .. }
             | LakeError::NotSorted { .. }
             | LakeError::Encode { .. } => false,

@@ -12,6 +12,7 @@ use deltalake_core::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
 use object_store::PutPayload;
 
+use super::evolve::evolved;
 use super::protocol::{Attempt, End, Goal, PUTS_MAX, Seen, Standing, Step, is_fenced};
 use super::snapshot::{data_file, delta, load};
 use super::{DataFile, FileSet, Lake, LakeError, Rewrite, TableDefinition};
@@ -130,10 +131,11 @@ impl TableOwner {
     ///
     /// # Errors
     ///
-    /// [`LakeError::Delta`] if the log cannot be read or written.
+    /// [`LakeError::Delta`] if the log cannot be read or written; [`LakeError::Outdated`] where an earlier version of the
+    /// program made the table, and this one cannot go on with it.
     pub async fn open(lake: &Lake, definition: &TableDefinition) -> Result<TableOwner, LakeError> {
         let table = match load(lake, definition.name, None).await? {
-            Some(table) => table,
+            Some(table) => evolved(table, definition).await?,
             None => create(lake, definition).await?,
         };
         Ok(TableOwner { lake: lake.clone(), definition: definition.clone(), table, transactions: HashMap::new() })

@@ -120,8 +120,14 @@ mod tests {
 
     #[test]
     fn a_name_that_would_break_a_row_is_quoted() {
-        let row = |series_id| Row { series_id, start: "a".into(), end: "b".into(), mean: 0.5, quantiles: [1.0; 9] };
-        assert_eq!(csv(&row("m1")), "m1,a,b,0.5,1,1,1,1,1,1,1,1,1\n");
+        let row = |series_id| Row {
+            series_id,
+            start: "a".into(),
+            end: "b".into(),
+            mean: 0.5,
+            quantiles: [1.0; LEVELS.len()],
+        };
+        assert_eq!(csv(&row("m1")), format!("m1,a,b,0.5{}\n", ",1".repeat(LEVELS.len())));
         assert!(csv(&row("m\"1, left")).starts_with("\"m\"\"1, left\",a"));
     }
 }

@@ -12,7 +12,7 @@ use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_schemas::Micros;
-use meterline_schemas::quantiles::{COLUMNS, LEVELS, MEDIAN};
+use meterline_schemas::quantiles::{CENTRAL_80, COLUMNS, LEVELS, MEDIAN};
 use meterline_schemas::time::{DAY, format_micros};
 
 use super::chart::Chart;
@@ -191,9 +191,9 @@ impl Published {
         Some(Chart {
             actual: starts.iter().map(|at| self.actual(series, *at)).collect(),
             origin: self.horizon,
-            lower: quantile(0),
+            lower: quantile(CENTRAL_80.0),
             median: quantile(MEDIAN),
-            upper: quantile(LEVELS.len() - 1),
+            upper: quantile(CENTRAL_80.1),
             labels: [0, self.horizon / 2, self.horizon, self.horizon * 3 / 2].into_iter().map(label).collect(),
             unit: self.unit.clone(),
         })
@@ -213,9 +213,9 @@ impl Published {
             lines.push(format!(
                 "  {:<17} {:>10.3} {:>10.3} {:>10.3} {actual:>10}",
                 minute(*start),
-                q[0],
+                q[CENTRAL_80.0],
                 q[MEDIAN],
-                q[LEVELS.len() - 1]
+                q[CENTRAL_80.1]
             ));
         }
         lines

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use meterline_models::metrics::is_decile;
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
 use meterline_schemas::{Micros, tables};
 
@@ -90,9 +91,10 @@ pub(super) const FORECASTS_LATEST: &str = "SELECT f.* FROM forecasts f JOIN \
 pub(super) fn forecast_scores() -> String {
     let terms: Vec<String> = LEVELS
         .iter()
-        // The deciles are symmetrical: 1 − level, without its rounding error.
+        // Levels are symmetrical: 1 − level, without its rounding error.
         .zip(LEVELS.iter().rev())
         .zip(COLUMNS)
+        .filter(|((level, _), _)| is_decile(**level))
         .map(|((level, rest), q)| {
             format!("CASE WHEN i.value >= f.{q} THEN {level} * (i.value - f.{q}) ELSE {rest} * (f.{q} - i.value) END")
         })
@@ -100,12 +102,13 @@ pub(super) fn forecast_scores() -> String {
     format!(
         "SELECT f.series_id, f.group_id, f.origin, f.start, f.\"end\", f.step, i.value AS actual, f.mean, f.q50, \
            abs(i.value - f.q50) AS abs_error, 2.0 * ({}) / {} AS pinball, \
-           i.value >= f.q10 AND i.value <= f.q90 AS covered_80, f.scale, \
+           i.value >= f.q10 AND i.value <= f.q90 AS covered_80, \
+           i.value >= f.q5 AND i.value <= f.q95 AS covered_90, f.scale, \
            CASE WHEN f.scale > 0 THEN abs(i.value - f.q50) / f.scale END AS scaled_error, \
            f.model_version, f.substituted, f.run_id \
          FROM forecasts f JOIN intervals i \
            ON f.series_id = i.series_id AND f.start = i.start AND f.\"end\" = i.\"end\"",
         terms.join(" + "),
-        LEVELS.len()
+        terms.len()
     )
 }

@@ -136,7 +136,7 @@ impl Predicate {
 
 /// The figures that a gate's `accept_if` looks at, all nullable.
 pub fn gate_schema() -> SchemaRef {
-    let names = ["wql", "nd", "mase", "coverage"];
+    let names = ["wql", "nd", "mase", "coverage", "coverage_90"];
     let fields = ["", "naive_", "champion_"]
         .iter()
         .flat_map(|prefix| names.iter().map(move |n| Field::new(format!("{prefix}{n}"), DataType::Float64, true)))

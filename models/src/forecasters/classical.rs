@@ -12,7 +12,7 @@ use crate::statistics::{Method, Request, StatisticsError};
 
 /// Seasons that they look back: sixteen weeks of hours, two years of days. What is older takes time and says little.
 const SEASONS: usize = 112;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -18,7 +18,7 @@ const ERRORS_MAX: usize = 400;
 
 /// Name of the kind.
 pub(crate) const NAME: &str = "seasonal_naive";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Which season is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::data::Series;
     use jiff::tz::TimeZone;
-    use meterline_schemas::quantiles::MEDIAN;
+    use meterline_schemas::quantiles::{CENTRAL_80, MEDIAN};
 
     fn forecast(
         model: &SeasonalNaive,
@@ -263,7 +263,7 @@ mod tests {
         // Hour 0 alternates by ±1 from day to day, every other hour is certain.
         let values: Vec<f32> = (0..24 * 40).map(|h| if h % 24 == 0 { ((h / 24) % 2) as f32 } else { 5.0 }).collect();
         let found = forecast(&SeasonalNaive::short(Frequency::HOUR), Frequency::HOUR, values, 24).unwrap();
-        let spread = |step: usize| found.quantiles[step][8] - found.quantiles[step][0];
+        let spread = |step: usize| found.quantiles[step][CENTRAL_80.1] - found.quantiles[step][CENTRAL_80.0];
         assert_eq!(spread(0), 2.0);
         assert!((1..24).all(|step| spread(step) == 0.0));
     }

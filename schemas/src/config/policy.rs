@@ -59,10 +59,10 @@ pub struct TriggerConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateConfig {
-    /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) of the candidate, the
-    /// same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the champion.
-    /// A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default `wql <=
-    /// naive_wql and wql <= 1.02 * champion_wql`.
+    /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) and `coverage_90` of the
+    /// candidate, the same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the
+    /// champion. A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default
+    /// `wql <= naive_wql and wql <= 1.02 * champion_wql`.
     pub accept_if: Option<String>,
     /// `automatic` or `manual` (an accepted model waits for `meterline models approve`). Default `automatic`.
     pub approval: Option<Approval>,

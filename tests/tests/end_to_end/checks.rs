@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 type Row = Map<String, Value>;
 
 /// Columns of the published quantiles, ascending.
-const DECILES: [&str; 9] = ["q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90"];
+const QUANTILES: [&str; 13] =
+    ["q2_5", "q5", "q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90", "q95", "q97_5"];
 
 fn text(row: &Row, column: &str) -> String {
     row[column].as_str().unwrap_or_else(|| panic!("{column} is no text in {row:?}")).to_owned()
@@ -89,7 +90,7 @@ pub fn await_forecasts(sandbox: &Sandbox, engine: &mut Engine, limit: Duration) 
         assert!(Instant::now() < end, "no forecast from the last interval of all series: {}", forecast_state(sandbox));
         std::thread::sleep(Duration::from_millis(200));
     }
-    let crossing: Vec<String> = DECILES.windows(2).map(|pair| format!("{} > {}", pair[0], pair[1])).collect();
+    let crossing: Vec<String> = QUANTILES.windows(2).map(|pair| format!("{} > {}", pair[0], pair[1])).collect();
     let crossed = sandbox.sql(&format!("SELECT count(*) AS n FROM forecasts WHERE {}", crossing.join(" OR ")));
     assert_eq!(integer(&crossed[0], "n"), 0, "quantiles are ordered");
 }

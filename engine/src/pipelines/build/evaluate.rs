@@ -19,7 +19,7 @@ use crate::pipelines::{artifacts, history, model};
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// `wql`, `nd`, `mase`, `coverage` of the candidate, the same of seasonal naive with the prefix `naive_` and of the
+    /// `wql`, `nd`, `mase`, `coverage`, `coverage_90` of the candidate, the same of seasonal naive with the prefix `naive_` and of the
     /// champion with the prefix `champion_`. While there is no champion, seasonal naive is the champion.
     pub figures: BTreeMap<String, Option<f64>>,
     /// Version of the champion; none either where it cannot be loaded.
@@ -129,7 +129,9 @@ async fn champion(
 fn figures(candidate: &Evaluation, naive: &Evaluation, champion: Option<&Evaluation>) -> BTreeMap<String, Option<f64>> {
     let mut figures = BTreeMap::new();
     for (prefix, e) in [("", candidate), ("naive_", naive), ("champion_", champion.unwrap_or(naive))] {
-        for (name, value) in [("wql", e.wql), ("nd", e.nd), ("mase", e.mase), ("coverage", e.coverage)] {
+        for (name, value) in
+            [("wql", e.wql), ("nd", e.nd), ("mase", e.mase), ("coverage", e.coverage), ("coverage_90", e.coverage_90)]
+        {
             figures.insert(format!("{prefix}{name}"), value);
         }
     }
@@ -146,12 +148,13 @@ fn sentence(figures: &BTreeMap<String, Option<f64>>, champion: Option<&str>) -> 
         None => ", no champion to compare with".to_owned(),
     };
     format!(
-        "wQL {}, seasonal naive {}{against}; ND {}, MASE {}, coverage of the 80 % interval {}",
+        "wQL {}, seasonal naive {}{against}; ND {}, MASE {}, coverage of the 80 % interval {}, of the 90 % interval {}",
         show("wql"),
         show("naive_wql"),
         show("nd"),
         show("mase"),
-        show("coverage")
+        show("coverage"),
+        show("coverage_90")
     )
 }
 
@@ -172,6 +175,7 @@ mod tests {
             nd: None,
             mase: None,
             coverage: None,
+            coverage_90: None,
             points: 0,
             windows: 0,
             windows_without_forecast: 0,

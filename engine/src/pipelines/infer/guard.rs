@@ -153,6 +153,7 @@ mod tests {
     use super::*;
     use jiff::tz::TimeZone;
     use meterline_schemas::Frequency;
+    use meterline_schemas::quantiles::LEVELS;
 
     fn contexts() -> Panel {
         let values = (0..21 * 24).map(|h| (h % 24) as f32).collect();
@@ -172,7 +173,7 @@ mod tests {
             scale: None,
             model_version: "PT1H-0001".into(),
             substituted: false,
-            forecast: SeriesForecast { mean: vec![value; 24], quantiles: vec![[value; 9]; 24] },
+            forecast: SeriesForecast { mean: vec![value; 24], quantiles: vec![[value; LEVELS.len()]; 24] },
         }
     }
 
@@ -204,7 +205,8 @@ mod tests {
     #[test]
     fn crossing_quantiles_are_put_in_order() {
         let mut crossing = prediction("a", 5.0);
-        crossing.forecast.quantiles[3] = [5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0];
+        crossing.forecast.quantiles[3] = std::array::from_fn(|level| 4.0 + level as f64);
+        crossing.forecast.quantiles[3].swap(0, 1);
         let checked = guard(&contexts(), vec![crossing], 24);
         assert_eq!(checked.reordered, 1);
         assert!(checked.predictions[0].forecast.quantiles.iter().all(|q| q.is_sorted()));

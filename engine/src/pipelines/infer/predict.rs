@@ -146,6 +146,7 @@ mod tests {
     use meterline_models::data::{Panel, Series};
     use meterline_models::forecaster::{NoForecast, SeriesForecast};
     use meterline_schemas::Frequency;
+    use meterline_schemas::quantiles::LEVELS;
     use meterline_schemas::time::HOUR;
 
     /// Knows every series but those that begin with `x`.
@@ -157,7 +158,7 @@ mod tests {
         }
 
         fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-            let one = SeriesForecast { mean: vec![7.0; horizon], quantiles: vec![[7.0; 9]; horizon] };
+            let one = SeriesForecast { mean: vec![7.0; horizon], quantiles: vec![[7.0; LEVELS.len()]; horizon] };
             let answer = |s: &Series| if s.id.starts_with('x') { Err(NoForecast::NotFinite) } else { Ok(one.clone()) };
             panel.series.iter().map(answer).collect()
         }

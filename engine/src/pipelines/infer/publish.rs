@@ -166,7 +166,7 @@ mod tests {
             scale: None,
             model_version: "PT1H-0001".into(),
             substituted: false,
-            forecast: SeriesForecast { mean: vec![1.0; horizon], quantiles: vec![[1.0; 9]; horizon] },
+            forecast: SeriesForecast { mean: vec![1.0; horizon], quantiles: vec![[1.0; LEVELS.len()]; horizon] },
         }
     }
 

@@ -34,7 +34,7 @@ use crate::registry;
 /// Name of the kind.
 pub(crate) const NAME: &str = "auto";
 /// Raised whenever what is kept changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Share of the whole time that validation takes, about: four fits of five.
 const VALIDATION: f64 = 0.8;
 

@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use meterline_schemas::Frequency;
 use meterline_schemas::time::{DAY, HOUR};
+use serde::{Deserialize, Serialize};
 
-use crate::data::{Known, Panel, Series};
+use crate::data::{Column, Covariate, Known, Panel, Series};
 use crate::fill::fill_missing;
 use crate::holidays::{DayType, Holidays};
+use crate::metrics::empirical_quantile;
 
 /// Days back, at the time of day of the target; the first is the newest that is known.
 const DAY_LAGS: usize = 7;
@@ -32,6 +34,13 @@ const YEAR_HARMONICS: usize = 2;
 const YEAR_DAYS_MIN: i64 = 380;
 /// Hours over which the means of a covariate before the target are taken.
 const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
+/// Levels of what training saw of a covariate, above which its mean over the last week is told: what heating or cooling
+/// the level of that week holds already.
+const KNOTS: [f64; 6] = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95];
+/// Values of a covariate that its levels are taken from, about.
+const KNOT_VALUES: usize = 20_000;
+/// Parts of a season by which sums above levels are kept.
+const PARTS_OF_SEASON: usize = 6;
 /// Days before the origin that the spread is taken from, the most that a row looks back.
 const SPREAD_DAYS: usize = 56;
 /// Hours in which what the newest values tell fades.
@@ -43,12 +52,68 @@ pub struct Design {
     horizon: usize,
     names: Vec<String>,
     bent: Vec<usize>,
-    // Whether some series has a whole year: of less, a line through the time of year leads anywhere.
-    with_year: bool,
+    // Names of the covariates that are known ahead.
+    weather: Vec<String>,
+    seen: Seen,
     // By covariate: whether it is known over the horizon.
     ahead: Vec<bool>,
     hour: f64,
     prepared: Vec<Prepared>,
+}
+
+/// What rows have to know of the panel that a model was fitted to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    // Whether some series had a whole year: of less, a line through the time of year leads anywhere.
+    with_year: bool,
+    // Levels of each covariate that is known ahead, ascending; of a few weeks none: they know too little of what moves so
+    // slowly.
+    knots: Vec<Vec<f32>>,
+}
+
+/// Intervals of a year, and some days, from which on the time of year says something.
+pub fn year(frequency: Frequency) -> usize {
+    (YEAR_DAYS_MIN * DAY).div_euclid(frequency.nominal_micros()).unsigned_abs() as usize
+}
+
+impl Seen {
+    /// Whether it was a year or more.
+    pub fn has_year(&self) -> bool {
+        self.with_year
+    }
+
+    // By covariate; a model of before the panel had it knows none.
+    fn knots(&self) -> impl Iterator<Item = &[f32]> {
+        self.knots.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]))
+    }
+
+    fn of(panel: &Panel) -> Seen {
+        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let with_year = longest >= year(panel.frequency);
+        let of = |(number, covariate): (usize, &Covariate)| match covariate.known {
+            Known::Ahead if with_year => knots(panel, number),
+            Known::Ahead | Known::Past => Vec::new(),
+        };
+        Seen { with_year, knots: panel.covariates.iter().enumerate().map(of).collect() }
+    }
+}
+
+// Of the values of a covariate up to the end of each series.
+fn knots(panel: &Panel, number: usize) -> Vec<f32> {
+    let all: usize = panel.series.iter().map(|series| series.values.len()).sum();
+    // Coprime to any season, or only some times of day would count.
+    let every = (all / KNOT_VALUES).max(1) | 1;
+    let of = |series: &Series| -> Vec<f64> {
+        let column = series.covariates.get(number);
+        let intervals = (0..series.values.len() as i64).step_by(every);
+        intervals.filter_map(|interval| Some(f64::from(column?.at(interval)))).filter(|v| v.is_finite()).collect()
+    };
+    let mut values: Vec<f64> = panel.series.iter().flat_map(of).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let mut knots = KNOTS.map(|level| empirical_quantile(&values, level) as f32).to_vec();
+    knots.retain(|knot| knot.is_finite());
+    knots.dedup();
+    knots
 }
 
 /// The level and the spread by which the values of a row were normalised, in the unit of the series.
@@ -84,11 +149,53 @@ struct Day {
 struct Smooth {
     values: Vec<f32>,
     sums: Vec<f64>,
+    above: Vec<Above>,
+}
+
+// By how much values lie above a knot: sums of those before each `stride`-th.
+struct Above {
+    knot: f32,
+    stride: usize,
+    sums: Vec<f64>,
+}
+
+impl Above {
+    fn new(values: &[f32], knot: f32, stride: usize) -> Above {
+        let sums = sums(values.chunks(stride).map(|part| part.iter().map(|v| above(*v, knot)).sum::<f64>()));
+        Above { knot, stride, sums }
+    }
+
+    // Of those before `end`.
+    fn sum(&self, values: &[f32], end: usize) -> f64 {
+        let part = end / self.stride;
+        let rest = values.get(part * self.stride..end).unwrap_or_default();
+        self.sums.get(part).copied().unwrap_or(f64::NAN) + rest.iter().map(|v| above(*v, self.knot)).sum::<f64>()
+    }
+}
+
+fn above(value: f32, knot: f32) -> f64 {
+    // What is missing stays missing.
+    let beyond = f64::from(value - knot);
+    if beyond < 0.0 { 0.0 } else { beyond }
 }
 
 impl Smooth {
-    fn new(values: Vec<f32>) -> Smooth {
-        Smooth { sums: sums(values.iter().map(|value| f64::from(*value))), values }
+    fn new(values: Vec<f32>, knots: &[f32], stride: usize) -> Smooth {
+        Smooth {
+            sums: sums(values.iter().map(|value| f64::from(*value))),
+            above: knots.iter().map(|knot| Above::new(&values, *knot, stride)).collect(),
+            values,
+        }
+    }
+
+    // Means of what is above each knot, of the `count` intervals before `end`; of fewer at the beginning.
+    fn means_above(&self, end: usize, count: usize) -> impl Iterator<Item = f32> {
+        let (begin, end) = (end.saturating_sub(count), end.min(self.values.len()));
+        let mean = move |above: &Above| {
+            let sum = above.sum(&self.values, end) - above.sum(&self.values, begin);
+            (sum / end.saturating_sub(begin) as f64) as f32
+        };
+        self.above.iter().map(mean)
     }
 
     fn at(&self, interval: i64) -> f32 {
@@ -133,19 +240,20 @@ impl Prepared {
         (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
     }
 
-    fn new(panel: &Panel, series: &Series, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
+    fn new(panel: &Panel, series: &Series, seen: &Seen, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
         let season = panel.frequency.season();
         let filled = fill_missing(&series.values, &[7 * season, season])?;
         let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
-        let column = |(known, column): (Known, &crate::data::Column)| {
+        let stride = season.div_ceil(PARTS_OF_SEASON).max(1);
+        let column = |((known, knots), column): ((Known, &[f32]), &Column)| {
             let end = match known {
                 Known::Ahead => filled.len() + horizon,
                 Known::Past => filled.len(),
             };
             let raw: Vec<f32> = (0..end as i64).map(|interval| column.at(interval)).collect();
-            Smooth::new(fill_missing(&raw, &[season]).unwrap_or(raw))
+            Smooth::new(fill_missing(&raw, &[season]).unwrap_or(raw), knots, stride)
         };
-        let known = panel.covariates.iter().map(|covariate| covariate.known);
+        let known = panel.covariates.iter().map(|covariate| covariate.known).zip(seen.knots());
         Some(Prepared {
             sums: sums(filled.iter().map(|value| f64::from(*value))),
             squares: sums(filled.iter().map(|value| f64::from(*value).powi(2))),
@@ -189,17 +297,15 @@ impl Design {
     /// The rows that forecasts of `horizon` steps of the series of a panel need. The panel may end after the origins that
     /// rows are asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead.
     pub fn new(panel: &Panel, horizon: usize, holidays: &Holidays) -> Design {
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-        let with_year = longest as i64 * panel.frequency.nominal_micros() >= YEAR_DAYS_MIN * DAY;
-        Design::with(panel, horizon, holidays, with_year)
+        Design::with(panel, horizon, holidays, &Seen::of(panel))
     }
 
-    /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them: that had a
-    /// year, or not ([`Design::with_year`]). The newest [`lookback`] values of the panel are enough.
-    pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, with_year: bool) -> Design {
+    /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them
+    /// ([`Design::seen`]). The newest [`lookback`] values of the panel are enough.
+    pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, seen: &Seen) -> Design {
         let prepared = panel.series.iter().map(|series| {
             // A series without a value has no row.
-            Prepared::new(panel, series, holidays, horizon).unwrap_or_else(|| Prepared {
+            Prepared::new(panel, series, seen, holidays, horizon).unwrap_or_else(|| Prepared {
                 filled: Vec::new(),
                 sums: vec![0.0],
                 squares: vec![0.0],
@@ -208,28 +314,34 @@ impl Design {
                 covariates: Vec::new(),
             })
         });
+        let weather = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
         let mut design = Design {
             season: panel.frequency.season(),
             horizon,
             names: Vec::new(),
             bent: Vec::new(),
-            with_year,
+            weather: weather.map(|covariate| covariate.name.clone()).collect(),
+            seen: seen.clone(),
             ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
             hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
-        let covariates = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
-        let bent = |name: &str| [name.to_owned(), format!("{name}_mean_24h"), format!("{name}_last_week")];
-        let bent: Vec<String> = covariates.flat_map(|covariate| bent(&covariate.name)).collect();
+        let with_year = seen.with_year;
+        let bent = |name: &str| {
+            let mut bent = vec![name.to_owned(), format!("{name}_mean_24h")];
+            bent.extend(["lag_1d", "lag_1w"].iter().filter(|_| with_year).map(|lag| format!("{name}_{lag}")));
+            bent
+        };
+        let bent: Vec<String> = design.weather.iter().flat_map(|name| bent(name)).collect();
         let places = (0..).zip(&design.names).filter(|(_, name)| bent.contains(name));
         design.bent = places.map(|(place, _)| place).collect();
         design
     }
 
-    /// Whether the time of year is among what is known.
-    pub fn with_year(&self) -> bool {
-        self.with_year
+    /// What rows know of the panel that they were made of.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Names of the features, in their order.
@@ -276,22 +388,16 @@ impl Design {
         names.extend(SAME_TYPE.map(|days| format!("mean_of_{days}_like_days")));
         names.extend(["last_value", "last_day", "last_3_days", "last_4_weeks"].map(String::from));
         names.extend(FADING_HOURS.map(|hours| format!("newest_fading_{hours}h")));
-        for harmonic in 1..=DAY_HARMONICS {
-            names.extend([format!("day_sin_{harmonic}"), format!("day_cos_{harmonic}")]);
-        }
-        names.extend(["mo", "tu", "we", "th", "fr", "sa", "su"].map(|day| format!("is_{day}")));
-        names.extend(["is_workday", "is_holiday", "after_holiday", "before_holiday"].map(String::from));
-        for harmonic in 1..=YEAR_HARMONICS {
-            names.extend([format!("year_sin_{harmonic}"), format!("year_cos_{harmonic}")]);
-        }
+        names.extend(calendar_names());
         names.extend(["lead", "days_ahead"].map(String::from));
-        for covariate in &panel.covariates {
+        for (covariate, knots) in panel.covariates.iter().zip(self.seen.knots()) {
             let name = &covariate.name;
             names.extend(match covariate.known {
                 Known::Ahead => {
                     let mut ahead = vec![name.clone(), format!("{name}_next"), format!("{name}_before")];
                     ahead.extend(SMOOTHED_HOURS.map(|hours| format!("{name}_mean_{hours}h")));
-                    ahead.extend(["since_1d", "since_1w", "last_week"].map(|what| format!("{name}_{what}")));
+                    ahead.extend(["lag_1d", "lag_1w", "last_week"].map(|what| format!("{name}_{what}")));
+                    ahead.extend((1..=knots.len()).map(|knot| format!("{name}_above_{knot}_last_week")));
                     ahead
                 }
                 Known::Past => vec![format!("{name}_last"), format!("{name}_last_day"), format!("{name}_lag_1d")],
@@ -348,6 +454,38 @@ impl Design {
         Some(normal)
     }
 
+    /// Names of what [`Design::conditions`] writes, and the places of those whose effect need not be linear.
+    pub fn condition_names(&self) -> (Vec<String>, Vec<usize>) {
+        let mut names = calendar_names();
+        let calendar = names.len();
+        for covariate in &self.weather {
+            names.push(covariate.clone());
+            names.extend(SMOOTHED_HOURS.map(|hours| format!("{covariate}_mean_{hours}h")));
+        }
+        let bent = (calendar..names.len()).collect();
+        (names, bent)
+    }
+
+    /// Writes what is known of an interval of a series but for values of series: calendar, and covariates that are known
+    /// ahead. An interval may lie within the horizon after the last value.
+    pub fn conditions(&self, series: usize, interval: usize, out: &mut [f32]) {
+        let mut put = Put { out, at: 0 };
+        let Some(prepared) = self.prepared.get(series) else { return };
+        self.put_calendar(prepared, interval, &mut put);
+        let ahead = prepared.covariates.iter().zip(&self.ahead).filter(|(_, ahead)| **ahead);
+        for (covariate, _) in ahead {
+            put.push(covariate.at(interval as i64));
+            for hours in SMOOTHED_HOURS {
+                put.push(covariate.mean(interval as i64, self.intervals(hours)));
+            }
+        }
+    }
+
+    // In so many hours, at least one.
+    fn intervals(&self, hours: i64) -> usize {
+        ((hours as f64 / self.hour) as usize).max(1)
+    }
+
     // Means of the newest days of the type of the target, at its time of day.
     fn like_days(
         &self,
@@ -393,7 +531,7 @@ impl Design {
         put.flag(day.holiday);
         put.flag(day.beside.0);
         put.flag(day.beside.1);
-        put.harmonics(if self.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
+        put.harmonics(if self.seen.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
     }
 
     fn put_covariates(&self, prepared: &Prepared, origin: usize, target: usize, put: &mut Put<'_>) {
@@ -407,15 +545,16 @@ impl Design {
                 put.push(covariate.at((at + 1).min((origin + self.horizon) as i64 - 1)));
                 put.push(covariate.at(at - 1));
                 for hours in SMOOTHED_HOURS {
-                    put.push(covariate.mean(at, ((hours as f64 / self.hour) as usize).max(1)));
+                    put.push(covariate.mean(at, self.intervals(hours)));
                 }
                 let days = (target - origin) as i64 / season + 1;
-                put.push(now - covariate.at(at - days * season));
+                put.push(covariate.at(at - days * season));
                 let weeks = (target - origin) as i64 / week + 1;
-                put.push(now - covariate.at(at - weeks * week));
+                put.push(covariate.at(at - weeks * week));
                 // What the level is relative to; a few weeks know too little of what moves so slowly.
                 let last_week = || covariate.mean(origin as i64 - 1, 7 * self.season);
-                put.push(if self.with_year { last_week() } else { 0.0 });
+                put.push(if self.seen.with_year { last_week() } else { 0.0 });
+                covariate.means_above(origin, 7 * self.season).for_each(|mean| put.push(mean));
             } else {
                 let last = origin as i64 - 1;
                 let days = (target - origin) as i64 / season + 1;
@@ -425,6 +564,19 @@ impl Design {
             }
         }
     }
+}
+
+fn calendar_names() -> Vec<String> {
+    let mut names = Vec::new();
+    for harmonic in 1..=DAY_HARMONICS {
+        names.extend([format!("day_sin_{harmonic}"), format!("day_cos_{harmonic}")]);
+    }
+    names.extend(["mo", "tu", "we", "th", "fr", "sa", "su"].map(|day| format!("is_{day}")));
+    names.extend(["is_workday", "is_holiday", "after_holiday", "before_holiday"].map(String::from));
+    for harmonic in 1..=YEAR_HARMONICS {
+        names.extend([format!("year_sin_{harmonic}"), format!("year_cos_{harmonic}")]);
+    }
+    names
 }
 
 fn mean_known(values: &[f32]) -> f32 {
@@ -470,7 +622,6 @@ mod tests {
     use meterline_schemas::Frequency;
 
     use super::*;
-    use crate::data::{Column, Covariate};
 
     const HOURS: usize = 60 * 24;
 

@@ -7,13 +7,15 @@ use crate::artifact::{ArtifactError, kind_of};
 use crate::design;
 use crate::device::Device;
 use crate::forecaster::{Forecaster, Model, Task};
+use crate::forecasters::adjusted::{Adjusted, FittedAdjusted};
 use crate::forecasters::auto::{Auto, FittedAuto};
 use crate::forecasters::boosted_trees::{BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical};
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
-use crate::forecasters::{auto, boosted_trees, linear_quantile, quantile_mlp, seasonal_naive};
+use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
+use crate::forecasters::{adjusted, auto, boosted_trees, linear_quantile, quantile_mlp, seasonal_naive, window_linear};
 use crate::statistics::Method;
 
 /// Reads an artifact; networks are put on the device.
@@ -48,11 +50,28 @@ impl Kind {
 /// All kinds, by name.
 pub const KINDS: &[Kind] = &[
     Kind {
+        name: adjusted::NAME_OF_LINEAR,
+        about: "linear quantile regression of what calendar and weather leave; from a year on",
+        model: || Box::new(Auto::calibrated(Adjusted::linear())),
+        load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+    },
+    Kind {
+        name: adjusted::NAME_OF_TREES,
+        about: "gradient-boosted trees on what calendar and weather leave; from a year on",
+        model: || Box::new(Auto::calibrated(Adjusted::trees())),
+        load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+    },
+    Kind {
         name: auto::NAME,
         about: "several models, weighted by what they forecast of days that they had not seen, and calibrated",
         model: || Box::new(Auto::default()),
         load: |bytes, device| Ok(Box::new(FittedAuto::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| classical::lookback(frequency).max(design::lookback(frequency)),
+        lookback: |frequency, _| {
+            let of_windows = window_linear::lookback(frequency);
+            classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows)
+        },
     },
     Kind {
         name: boosted_trees::NAME_OF_RESIDUALS,
@@ -100,6 +119,13 @@ pub const KINDS: &[Kind] = &[
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
     },
     classical("theta", "dynamic optimised Theta", || Box::new(Classical { method: Method::Theta })),
+    Kind {
+        name: window_linear::NAME,
+        about: "one linear map from the newest values to all steps, for all series; from any time of day",
+        model: || Box::new(WindowLinear),
+        load: |bytes, _| Ok(Box::new(FittedWindow::from_bytes(bytes)?)),
+        lookback: |frequency, _| window_linear::lookback(frequency),
+    },
 ];
 
 const fn classical(name: &'static str, about: &'static str, model: fn() -> Box<dyn Model>) -> Kind {
@@ -141,7 +167,8 @@ mod tests {
     use super::*;
     use crate::data::{Column, Covariate, Known, Panel, Series};
 
-    const DAYS: i64 = 70;
+    // More than a year, which some kinds need.
+    const DAYS: i64 = 400;
     const HORIZON: usize = 24;
 
     // Load that follows the hour, the day of the week and the temperature, which is known ahead.

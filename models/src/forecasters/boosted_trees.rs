@@ -15,7 +15,7 @@ use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
-use crate::design::{Design, lookback};
+use crate::design::{Design, Seen, lookback};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 
 /// How the trees are fitted.
@@ -63,7 +63,7 @@ pub struct BoostedTrees {
 pub(crate) const NAME: &str = "boosted_trees";
 pub(crate) const NAME_OF_RESIDUALS: &str = "boosted_residuals";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 impl BoostedTrees {
     /// Trees on the errors of a linear model.
@@ -107,7 +107,7 @@ impl Model for BoostedTrees {
         let numbers = panel.series.iter().enumerate().map(|(number, series)| (series.id.clone(), number as u32));
         Ok(Box::new(FittedTrees {
             task: task.clone(),
-            with_year: design.with_year(),
+            seen: design.seen().clone(),
             numbers: numbers.collect(),
             linear,
             booster: booster.map_err(failed)?,
@@ -174,7 +174,7 @@ impl BoostedTrees {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FittedTrees {
     task: Task,
-    with_year: bool,
+    seen: Seen,
     // Numbers by which they know series.
     numbers: BTreeMap<String, u32>,
     linear: Option<FittedLinear>,
@@ -203,7 +203,7 @@ impl Forecaster for FittedTrees {
     /// A series that they were not fitted to gets what holds for all; but none on the errors of a linear model.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
     }

@@ -12,10 +12,11 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::basis::{Basis, KNOTS};
 use super::direct::{Ahead, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
-use crate::design::{Design, lookback};
+use crate::design::{Design, Seen, lookback};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
 
@@ -24,8 +25,6 @@ use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, Quantil
 const ROWS_PER_FEATURE: usize = 4;
 /// Part of the range of all targets by which a prediction may lie outside of it: a line leads anywhere, a load does not.
 const BEYOND: f64 = 0.5;
-/// Values of a covariate between which the pieces of a line have their knots, as levels of what training saw.
-const KNOTS: [f64; 6] = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95];
 
 /// How a linear model is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +55,7 @@ pub struct LinearQuantile {
 /// Name of the kind.
 pub(crate) const NAME: &str = "linear_quantile";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 impl Model for LinearQuantile {
     fn name(&self) -> &str {
@@ -92,7 +91,7 @@ impl LinearQuantile {
         if fitted.is_empty() {
             return Err(self.too_short(panel, design, task.horizon));
         }
-        Ok(FittedLinear { task: task.clone(), with_year: design.with_year(), fitted })
+        Ok(FittedLinear { task: task.clone(), seen: design.seen().clone(), fitted })
     }
 }
 
@@ -176,47 +175,6 @@ impl Split {
     }
 }
 
-/// What becomes of a row before it meets the model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Basis {
-    // By feature: what stands for a missing value.
-    means: Vec<f32>,
-    // Features that are not linear, with their knots.
-    knots: Vec<(usize, Vec<f32>)>,
-}
-
-impl Basis {
-    fn width(&self) -> usize {
-        self.means.len() + self.knots.iter().map(|(_, knots)| knots.len()).sum::<usize>()
-    }
-
-    fn of(rows: &[f32], width: usize, bent: &[usize]) -> Basis {
-        let column = |feature: usize| rows.iter().skip(feature).step_by(width).filter(|value| value.is_finite());
-        let mean = |feature: usize| {
-            let (sum, count) = column(feature).fold((0.0, 0.0), |(s, n), v| (s + f64::from(*v), n + 1.0));
-            if count > 0.0 { (sum / count) as f32 } else { 0.0 }
-        };
-        let knots = |feature: &usize| {
-            let mut sorted: Vec<f64> = column(*feature).map(|value| f64::from(*value)).collect();
-            sorted.sort_unstable_by(f64::total_cmp);
-            let mut knots = KNOTS.map(|level| crate::metrics::empirical_quantile(&sorted, level) as f32).to_vec();
-            knots.retain(|knot| knot.is_finite());
-            knots.dedup();
-            (*feature, knots)
-        };
-        Basis { means: (0..width).map(mean).collect(), knots: bent.iter().map(knots).collect() }
-    }
-
-    fn write(&self, row: &[f32], out: &mut Vec<f32>) {
-        let start = out.len();
-        out.extend(row.iter().zip(&self.means).map(|(value, mean)| if value.is_finite() { *value } else { *mean }));
-        for (feature, knots) in &self.knots {
-            let value = out.get(start + feature).copied().unwrap_or(0.0);
-            out.extend(knots.iter().map(|knot| (value - knot).max(0.0)));
-        }
-    }
-}
-
 // The rows of one series that are trained on.
 struct Rows {
     features: Vec<f32>,
@@ -295,7 +253,7 @@ impl LinearQuantile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FittedLinear {
     task: Task,
-    with_year: bool,
+    seen: Seen,
     fitted: BTreeMap<String, Parts>,
 }
 
@@ -369,7 +327,7 @@ impl Forecaster for FittedLinear {
     /// Series that it was not fitted to have no forecast.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
     }

@@ -1,9 +1,12 @@
 //! One file or folder a model.
 
+pub mod adjusted;
 pub mod auto;
+mod basis;
 pub mod boosted_trees;
 pub mod classical;
 mod direct;
 pub mod linear_quantile;
 pub mod quantile_mlp;
 pub mod seasonal_naive;
+pub mod window_linear;

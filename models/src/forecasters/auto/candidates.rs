@@ -3,10 +3,12 @@
 use crate::booster::Params;
 use crate::data::Panel;
 use crate::forecaster::{FitError, Forecaster, Model, Progress, Task};
+use crate::forecasters::adjusted::Adjusted;
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
 use crate::forecasters::classical::Classical;
 use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec};
 use crate::forecasters::seasonal_naive::Naive;
+use crate::forecasters::window_linear::WindowLinear;
 use crate::statistics::Method;
 
 /// All of them.
@@ -22,13 +24,17 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
     vec![
         Box::new(Naive),
         Box::new(Classical { method: Method::Mstl }),
+        Box::new(WindowLinear),
         Box::new(LinearQuantile { spec: linear }),
-        Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth } }),
+        Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth.clone() } }),
         Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
         Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
         Box::new(BoostedTrees::default()),
         Box::new(BoostedTrees::on_residuals()),
         Box::new(Named { name: "boosted_deep", model: BoostedTrees { spec: deep } }),
+        Box::new(Adjusted::linear()),
+        Box::new(Named { name: "adjusted_smooth", model: Adjusted::linear_of(linear_smooth.clone()) }),
+        Box::new(Adjusted::trees()),
         Box::new(Named { name: "residuals_deep", model: BoostedTrees { spec: deep_residuals } }),
     ]
 }

@@ -1,42 +1,45 @@
 //! `bench/run quality [--json]`: our models beside both seasonal naives and published peers, on the load protocols P1 to
-//! P4.
+//! P4, on M4 Hourly, and on ETT over long horizons.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use meterline_bench::quality::{Metric, Protocol, p1, p2, p3, p4};
+use meterline_bench::quality::competitions::{Table, long_horizon, m4_hourly};
+use meterline_bench::quality::ett::HORIZONS;
+use meterline_bench::quality::models::{Fitted, fit};
+use meterline_bench::quality::{Checked, LongHorizon, M4Hourly, Metric, Protocol, p1, p2, p3, p4};
 use meterline_models::backtest::{Evaluation, compare};
-use meterline_models::data::Panel;
-use meterline_models::forecaster::{Done, Forecaster, Task};
-use meterline_models::forecasters::classical::Classical;
+use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
-use meterline_models::registry;
-use meterline_models::statistics::Method;
 use serde_json::{Value, json};
 
 /// Days of context of the network.
 const CONTEXT_DAYS: usize = 28;
-/// Models that are measured if nothing else is asked for; any of [`Method::ALL`] may be, too. Those fit themselves anew at
-/// each origin.
+/// Models that are measured if nothing else is asked for; any other kind may be, and the classical ones, which fit
+/// themselves anew at each origin.
 const MODELS: [&str; 6] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees", "auto"];
+/// The same on M4, whose series are too short for some of those.
+const MODELS_M4: [&str; 5] = ["mstl", "theta", "window_linear", "boosted_trees", "auto"];
+/// The same on ETT, where a forecast is made from every step.
+const MODELS_ETT: [&str; 1] = ["window_linear"];
+/// What is measured.
+const PROTOCOLS: [&str; 7] = ["P1", "P2", "P3", "P4", "M4", "ETTm1", "ETTh1"];
 
 /// Measures the forecasters on real load, with published figures of peers beside them.
 #[derive(Parser)]
 #[command(name = "bench/run quality")]
 struct Arguments {
     /// Folder with the protocols' data (`uci_electricity`, `openstef_substations`, `vic_electricity`,
-    /// `gefcom2014_load`). Default: the environment variable METERLINE_DATA.
+    /// `gefcom2014_load`, `m4_hourly`, `ett`). Default: the environment variable METERLINE_DATA.
     #[arg(long)]
     data: Option<PathBuf>,
     /// Protocols.
-    #[arg(long, value_delimiter = ',', default_values_t = ["P1", "P2", "P3", "P4"].map(String::from))]
+    #[arg(long, value_delimiter = ',', default_values_t = PROTOCOLS.map(String::from))]
     protocols: Vec<String>,
-    /// Models beside the seasonal naives.
-    #[arg(long, value_delimiter = ',', default_values_t = MODELS.map(String::from))]
+    /// Models beside the seasonal naives. Default: some that suit each protocol.
+    #[arg(long, value_delimiter = ',')]
     models: Vec<String>,
     /// Seed of whatever is random.
     #[arg(long, default_value_t = 1)]
@@ -44,6 +47,15 @@ struct Arguments {
     /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+impl Arguments {
+    fn models_for(&self, usual: &[&str]) -> Vec<String> {
+        match self.models.is_empty() {
+            true => usual.iter().copied().map(String::from).collect(),
+            false => self.models.clone(),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -60,7 +72,7 @@ fn main() -> ExitCode {
 fn measure(arguments: &Arguments) -> Result<(), String> {
     let data = arguments.data.clone().or_else(|| std::env::var_os("METERLINE_DATA").map(PathBuf::from)).ok_or(
         "no data: set METERLINE_DATA (or --data) to the folder that holds uci_electricity/, openstef_substations/, \
-         vic_electricity/ and gefcom2014_load/",
+         vic_electricity/, gefcom2014_load/, m4_hourly/ and ett/",
     )?;
     let mut rows = Vec::new();
     for name in &arguments.protocols {
@@ -69,7 +81,19 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
             "P2" => p2(&data)?,
             "P3" => p3(&data)?,
             "P4" => p4(&data)?,
-            _ => return Err(format!("there is no protocol `{name}`: choose among P1, P2, P3, P4")),
+            "M4" => {
+                rows.extend(measure_m4(&M4Hourly::load(&data)?, arguments)?);
+                continue;
+            }
+            "ETTM1" => {
+                rows.extend(measure_ett(&LongHorizon::ettm1(&data)?, arguments)?);
+                continue;
+            }
+            "ETTH1" => {
+                rows.extend(measure_ett(&LongHorizon::etth1(&data)?, arguments)?);
+                continue;
+            }
+            _ => return Err(format!("there is no protocol `{name}`: choose among {}", PROTOCOLS.join(", "))),
         };
         rows.extend(measure_protocol(&protocol, arguments)?);
     }
@@ -79,29 +103,80 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// A fitted model and how long that took.
-struct Fitted {
-    model: Box<dyn Forecaster>,
-    seconds: f64,
+// A harness that does not reproduce the known figures measures something else.
+fn hold(name: &str, checks: Vec<Checked>) -> Result<(), String> {
+    match checks.iter().find(|checked| !checked.holds()) {
+        Some(checked) => Err(format!("{name}: {checked}")),
+        None => Ok(()),
+    }
+}
+
+fn measure_m4(data: &M4Hourly, arguments: &Arguments) -> Result<Vec<Value>, String> {
+    hold("M4", data.check_all())?;
+    Ok(shown(&m4_hourly(data, &arguments.models_for(&MODELS_M4), arguments.seed)?, arguments))
+}
+
+fn measure_ett(data: &LongHorizon, arguments: &Arguments) -> Result<Vec<Value>, String> {
+    hold(data.name, data.check_all())?;
+    let mut rows = Vec::new();
+    for horizon in HORIZONS {
+        let table = long_horizon(data, horizon, &arguments.models_for(&MODELS_ETT), arguments.seed)?;
+        rows.extend(shown(&table, arguments));
+    }
+    Ok(rows)
+}
+
+/// Prints a table, where that is asked for, and gives its rows as JSON: one a model, figure and peer.
+fn shown(table: &Table, arguments: &Arguments) -> Vec<Value> {
+    let metrics: Vec<Metric> = table.rows.first().map_or(Vec::new(), |row| row.figures.iter().map(|f| f.0).collect());
+    let line = |model: &str, of: &dyn Fn(Metric) -> Option<f64>, seconds: Option<f64>| {
+        let cell = |figure: Option<f64>, digits| figure.map_or("-".to_owned(), |figure| format!("{figure:.digits$}"));
+        let cells: Vec<String> = metrics.iter().map(|metric| format!("{:>9}", cell(of(*metric), 3))).collect();
+        println!("{model:<36} {} {:>8}", cells.join(" "), cell(seconds, 1));
+    };
+    if !arguments.json {
+        println!("{}: {}", table.name, table.title);
+        let header: Vec<String> = metrics.iter().map(|metric| format!("{:>9}", metric.name())).collect();
+        println!("{:<36} {} {:>8}", "model", header.join(" "), "train s");
+        for row in &table.rows {
+            let of = |metric| row.figures.iter().find(|(known, _)| *known == metric).map(|(_, figure)| *figure);
+            line(&row.model, &of, Some(row.seconds));
+        }
+        table.peers.iter().for_each(|peer| line(&format!("{} (published)", peer.model), &|m| peer.get(m), None));
+        println!();
+    }
+    let mut rows = Vec::new();
+    for row in &table.rows {
+        let name = |what: &str| format!("{}_{}_{what}", table.name.to_lowercase(), row.model);
+        for (metric, ours) in &row.figures {
+            for peer in &table.peers {
+                let theirs = peer.get(*metric);
+                rows.push(json!({
+                    "name": name(metric.name()), "ours": ours, "against": format!("{}, published", peer.model),
+                    "theirs": theirs, "unit": "1", "ratio": theirs.map(|theirs| theirs / ours)
+                }));
+            }
+        }
+        rows.push(json!({
+            "name": name("train"), "ours": row.seconds, "against": null, "theirs": null, "unit": "s", "ratio": null
+        }));
+    }
+    rows
 }
 
 fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<Value>, String> {
-    // A harness that does not reproduce the known figures measures something else.
-    for checked in protocol.check_all() {
-        if !checked.holds() {
-            return Err(format!("{}: {checked}", protocol.name));
-        }
-    }
+    hold(protocol.name, protocol.check_all())?;
     let panel = protocol.panel_with_covariates();
     // Nothing that ends after the first origin is trained on, and nothing of the test window chooses anything.
     let known = panel.cut(protocol.train_until);
     let naive = [SeasonalNaive::short(panel.frequency), SeasonalNaive::long(panel.frequency)];
-    let mut fitted = Vec::new();
-    for name in &arguments.models {
-        let begun = Instant::now();
-        let model = fit(name, protocol, &known, arguments.seed)?;
-        fitted.push(Fitted { model, seconds: begun.elapsed().as_secs_f64() });
-    }
+    let task = Task {
+        holidays: protocol.holidays.clone(),
+        ..Task::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), arguments.seed)
+    };
+    let names = arguments.models_for(&MODELS);
+    let fitted: Vec<Fitted> =
+        names.iter().map(|name| fit(name, protocol.name, &known, &task)).collect::<Result<_, _>>()?;
     let mut models: Vec<&dyn Forecaster> = naive.iter().map(|model| model as &dyn Forecaster).collect();
     models.extend(fitted.iter().map(|fitted| &*fitted.model));
     let begun = Instant::now();
@@ -115,39 +190,9 @@ fn measure_protocol(protocol: &Protocol, arguments: &Arguments) -> Result<Vec<Va
     Ok(json_rows(protocol, &found, &seconds))
 }
 
-fn fit(name: &str, protocol: &Protocol, known: &Panel, seed: u64) -> Result<Box<dyn Forecaster>, String> {
-    let task = Task {
-        holidays: protocol.holidays.clone(),
-        ..Task::new(protocol.horizon, CONTEXT_DAYS * known.frequency.per_day(), seed)
-    };
-    let mut shown = -1;
-    let mut progress = |done: Done<'_>| {
-        let tenths = (10.0 * done.share) as i32;
-        if tenths > shown {
-            shown = tenths;
-            eprint!("\r{} {name} {:3} % ", protocol.name, 10 * tenths);
-        }
-        ControlFlow::Continue(())
-    };
-    let kind = registry::find(name).map(registry::Kind::model);
-    let method = || Method::ALL.into_iter().find(|method| method.name() == name);
-    let model = kind.or_else(|| Some(Box::new(Classical { method: method()? })));
-    let Some(model) = model else {
-        let mut names: BTreeSet<&str> = Method::ALL.map(Method::name).into();
-        names.extend(registry::KINDS.iter().map(|kind| kind.name));
-        let names: Vec<&str> = names.into_iter().collect();
-        return Err(format!("there is no model `{name}`: choose among {}", names.join(", ")));
-    };
-    let fitted = model.fit(known, &task, &mut progress).map_err(|error| format!("{}: {error}", protocol.name))?;
-    eprintln!();
-    if let Some(report) = fitted.report() {
-        eprintln!("{} {name}: {report}", protocol.name);
-    }
-    Ok(fitted)
-}
-
 /// What is shown of each model, with its digits.
-const SHOWN: [(Metric, usize); 4] = [(Metric::Nd, 6), (Metric::Wql, 4), (Metric::Mase, 3), (Metric::Coverage, 3)];
+const SHOWN: [(Metric, usize); 5] =
+    [(Metric::Nd, 6), (Metric::Wql, 4), (Metric::Mase, 3), (Metric::Coverage, 3), (Metric::Coverage90, 3)];
 
 fn figure(evaluation: &Evaluation, metric: Metric) -> Option<f64> {
     match metric {
@@ -155,6 +200,7 @@ fn figure(evaluation: &Evaluation, metric: Metric) -> Option<f64> {
         Metric::Wql => evaluation.wql,
         Metric::Mase => evaluation.mase,
         Metric::Coverage => evaluation.coverage,
+        Metric::Coverage90 => evaluation.coverage_90,
         _ => None,
     }
 }
@@ -166,7 +212,8 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>
         println!("{model:<36} {} {:>8}", figures.join(" "), shown(seconds, 1));
     };
     println!("{}: {}, {} points", protocol.name, protocol.title, found.first().map_or(0, |e| e.points));
-    println!("{:<36} {:>9} {:>9} {:>9} {:>9} {:>8}", "model", "ND", "wQL", "MASE", "coverage", "train s");
+    let header = ["ND", "wQL", "MASE", "80 %", "90 %"].map(|name| format!("{name:>9}"));
+    println!("{:<36} {} {:>8}", "model", header.join(" "), "train s");
     for (evaluation, seconds) in found.iter().zip(seconds) {
         line(&evaluation.model, &|metric| figure(evaluation, metric), *seconds);
     }
@@ -193,9 +240,11 @@ fn json_rows(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>])
                 }));
             }
         }
-        for (what, value, unit) in
-            [("coverage_q10_q90", evaluation.coverage, "share, 0.8 is right"), ("train", *seconds, "s")]
-        {
+        for (what, value, unit) in [
+            ("coverage_q10_q90", evaluation.coverage, "share, 0.8 is right"),
+            ("coverage_q5_q95", evaluation.coverage_90, "share, 0.9 is right"),
+            ("train", *seconds, "s"),
+        ] {
             rows.push(json!({
                 "name": name(what), "ours": value, "against": null, "theirs": null, "unit": unit, "ratio": null
             }));

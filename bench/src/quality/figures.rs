@@ -18,6 +18,8 @@ pub enum Metric {
     Mase,
     /// Share of the actual values within [q0.1, q0.9]: 0.8 is right.
     Coverage,
+    /// Share of the actual values within [q0.05, q0.95]: 0.9 is right.
+    Coverage90,
     /// Symmetric mean absolute percentage error in percent, 200 |y − ŷ| / (|y| + |ŷ|); per series, then the mean
     /// (Makridakis et al. 2020).
     Smape,
@@ -43,6 +45,7 @@ impl Metric {
             Metric::P90Risk => "P90 risk",
             Metric::Mase => "MASE",
             Metric::Coverage => "coverage",
+            Metric::Coverage90 => "coverage of 90 %",
             Metric::Smape => "sMAPE",
             Metric::Owa => "OWA",
             Metric::Msis => "MSIS",

@@ -11,15 +11,19 @@
 //!   M4 competition measures by;
 //! * [`figures`]: metrics, checks and rows of peers; [`published`]: what others reached, as data.
 //!
+//! * [`models`]: ours by name, fitted; [`competitions`]: what they reach under the protocols of others.
+//!
 //! [`Protocol`] is what the sources with rolling origins share. A harness that does not get every figure of
 //! [`Protocol::check_all`] to its last digit measures something else than what is published.
 
 pub mod baselines;
+pub mod competitions;
 pub mod ett;
 pub mod figures;
 pub mod gefcom;
 mod grid;
 pub mod m4;
+pub mod models;
 pub mod naive2;
 pub mod openstef;
 pub mod published;

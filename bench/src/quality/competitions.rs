@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Task};
-use meterline_models::metrics::index_of;
+use meterline_models::metrics::{index_of, seasonal_scale};
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 
 use super::baselines::PointSums;
@@ -40,7 +40,7 @@ pub struct Table {
 /// # Errors
 /// A model that is not there, or has no forecast for some series.
 pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table, String> {
-    let panel = together(&data.panel);
+    let (panel, scales) = alike(&data.panel);
     let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let task = Task::new(m4::HORIZON, longest / 2, seed);
     let ends = [0.5 - m4::INTERVAL / 2.0, 0.5 + m4::INTERVAL / 2.0].map(|level| index_of(&LEVELS, level));
@@ -53,10 +53,10 @@ pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table,
         eprintln!("M4 {name}: forecast in {:.1} s", begun.elapsed().as_secs_f64());
         let mut medians = Vec::with_capacity(forecasts.len());
         let mut intervals = Vec::with_capacity(forecasts.len());
-        for (series, forecast) in panel.series.iter().zip(forecasts) {
+        for ((series, scale), forecast) in panel.series.iter().zip(&scales).zip(forecasts) {
             let forecast = forecast.map_err(|error| format!("M4 {name}: series {}: {error}", series.id))?;
-            medians.push(forecast.quantiles.iter().map(|q| q[MEDIAN]).collect());
-            intervals.push(forecast.quantiles.iter().map(|q| [q[low], q[high]]).collect());
+            medians.push(forecast.quantiles.iter().map(|q| scale * q[MEDIAN]).collect());
+            intervals.push(forecast.quantiles.iter().map(|q| [scale * q[low], scale * q[high]]).collect());
         }
         let (Some(points), Some(msis)) = (data.score(&medians), data.msis(&intervals)) else {
             return Err(format!("M4 {name}: forecasts of another length"));
@@ -82,29 +82,35 @@ pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table,
     Ok(Table { name: "M4".into(), title, rows, peers: data.peers.clone() })
 }
 
-// As competitors had them, who were given no time stamps: all series end at one time.
-fn together(panel: &Panel) -> Panel {
+// As the competition takes them: without time stamps, so that all end at one time, and each counts the same, in units of
+// its own seasonal differences.
+fn alike(panel: &Panel) -> (Panel, Vec<f64>) {
     let mut panel = panel.clone();
     let (frequency, zone) = (panel.frequency, panel.zone.clone());
     let end = panel.series.iter().map(|series| series.origin(frequency, &zone)).max().unwrap_or(0);
+    let mut scales = Vec::with_capacity(panel.series.len());
     for series in &mut panel.series {
         series.start = frequency.advance(end, -(series.values.len() as i64), &zone);
+        let scale = seasonal_scale(&series.values, m4::SEASON).unwrap_or(1.0);
+        series.values.iter_mut().for_each(|value| *value = (f64::from(*value) / scale) as f32);
+        scales.push(scale);
     }
-    panel
+    (panel, scales)
 }
 
-/// One file and horizon of the long-horizon protocol: fitted to the training part, with windows from every step of the
-/// test part.
+/// One file and horizon of the long-horizon protocol, with windows from every step of the test part. Each model is fitted
+/// twice: to all that is known before the first of them, as under every other protocol here, and to the training part
+/// alone, as what is published was, which chose on the validation part besides.
 ///
 /// # Errors
 /// A model that is not there, or has no forecast for some window.
 pub fn long_horizon(data: &LongHorizon, horizon: usize, models: &[String], seed: u64) -> Result<Table, String> {
     let name = format!("{}_{horizon}", data.name);
-    let known = data.panel.cut(data.origin(data.train.end));
     let task = Task::new(horizon, 14 * data.season, seed);
     let mut rows = Vec::new();
-    for model in models {
-        let fitted = fit(model, &name, &known, &task)?;
+    let parts = [("", data.validation.end), (", of the training part", data.train.end)];
+    for (model, (part, end)) in models.iter().flat_map(|model| parts.map(|part| (model, part))) {
+        let fitted = fit(model, &name, &data.panel.cut(data.origin(end)), &task)?;
         let begun = Instant::now();
         let sums = windows(data, horizon, &*fitted.model).map_err(|error| format!("{name} {model}: {error}"))?;
         eprintln!("{name} {model}: evaluated in {:.1} s", begun.elapsed().as_secs_f64());
@@ -112,7 +118,7 @@ pub fn long_horizon(data: &LongHorizon, horizon: usize, models: &[String], seed:
             return Err(format!("{name}: there is no window"));
         };
         let figures = vec![(Metric::Mse, mse), (Metric::Mae, mae)];
-        rows.push(Row { model: model.clone(), figures, seconds: fitted.seconds });
+        rows.push(Row { model: format!("{model}{part}"), figures, seconds: fitted.seconds });
     }
     let title = format!(
         "{} over {horizon} steps, {} channels, {} windows",
@@ -147,9 +153,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_without_stamps_end_together() {
-        let series = vec![Series::new("a", 5 * HOUR, vec![1.0; 3]), Series::new("b", 90 * HOUR, vec![1.0; 7])];
-        let panel = together(&Panel::new(Frequency::HOUR, TimeZone::UTC, series));
+    fn series_end_together_and_count_alike() {
+        let values = |size: f32| (0..60).map(|hour| size * (hour / 24) as f32).collect();
+        let series = vec![Series::new("a", 5 * HOUR, values(3.0)), Series::new("b", 37 * HOUR, values(0.5))];
+        let (panel, scales) = alike(&Panel::new(Frequency::HOUR, TimeZone::UTC, series));
+        assert_eq!((scales, &panel.series[0].values), (vec![3.0, 0.5], &panel.series[1].values));
         let ends: Vec<i64> = panel.series.iter().map(|s| s.origin(Frequency::HOUR, &TimeZone::UTC)).collect();
         assert_eq!(ends, [97 * HOUR; 2]);
     }

@@ -2,21 +2,23 @@
 //!
 //! A correction that was right for some weeks can be wrong for the weeks after: load moves with the seasons, and with it
 //! what a model misses. Widths of intervals last; medians less so. So corrections learned from the first folds are tried
-//! on the fold after them: none, of widths alone (the median stays where it is), or of everything. Of those whose loss
-//! is next to the least, the best calibrated is taken, and learned from all folds.
+//! on the fold after them: none, of widths alone (the median stays where it is), or of everything. What each leaves too
+//! narrow or too wide there is stretched ([`Stretch`]); that with the least loss then is taken, and learned from all folds.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use meterline_schemas::quantiles::{LEVELS, MEDIAN};
+use meterline_schemas::quantiles::{CENTRAL_80, LEVELS, MEDIAN};
 use serde::{Deserialize, Serialize};
 
+use super::stretch::Stretch;
 use super::validation::Validated;
 use crate::calibrate::conformal::{Conformal, Options};
 use crate::calibrate::{CalibrateError, Rows};
 use crate::metrics::pinball;
 
-/// Share of the loss that is given up for better calibration.
-const TOLERANCE: f64 = 0.01;
+/// Share of the loss by which anything has to be better than nothing.
+const GAIN_MIN: f64 = 0.002;
 
 /// What is corrected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,15 +44,28 @@ const ALL: [Which; 3] = [Which::Nothing, Which::Widths, Which::Everything];
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Correction {
     which: Which,
-    // Of each way: its loss on days after those that it was learned from, and the share within the outermost quantiles.
-    tried: Vec<(Which, f64, f64)>,
+    tried: Vec<Report>,
     conformal: Conformal,
+    stretch: Stretch,
+}
+
+/// What a way did on days after those that it was learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Report {
+    which: Which,
+    // By the least of all ways, after it was stretched.
+    loss: f64,
+    // Share within the 80 % interval before it was stretched, and by how much its ends were then.
+    inside: f64,
+    stretched: (f64, f64),
 }
 
 impl Correction {
     /// Corrects the quantiles of a row; `None` where they are not finite.
     pub fn apply(&self, group: u32, step: u32, quantiles: &mut [f64; LEVELS.len()]) -> Option<()> {
-        correct(&self.conformal, self.which, group, step, quantiles)
+        correct(&self.conformal, self.which, group, step, quantiles)?;
+        self.stretch.apply(quantiles);
+        Some(())
     }
 
     /// Learns what to do from what was `combined` of the rows that were forecast.
@@ -58,28 +73,45 @@ impl Correction {
     /// # Errors
     /// A number that nothing can be learned from.
     pub fn learn(validated: &Validated, combined: &[f64]) -> Result<Correction, CalibrateError> {
-        let mut tried = ALL.map(|_| Tried::default());
+        let mut later = ALL.map(|_| Vec::new());
+        let mut blocks = BTreeSet::new();
         for fold in 1..validated.folds() {
             let (before, after) = (validated.rows(combined, |of| of < fold), validated.rows(combined, |of| of == fold));
             let conformal = Conformal::fit(&LEVELS, &before.rows(), &Options::default())?;
-            for (which, tried) in ALL.into_iter().zip(&mut tried) {
-                tried.add(&conformal, which, &after.rows());
+            for (which, later) in ALL.into_iter().zip(&mut later) {
+                add(&conformal, which, &after.rows(), later);
             }
+            blocks.extend(after.rows().blocks.iter().copied());
         }
+        let stretches = later.each_ref().map(|rows| Stretch::learn(rows, blocks.len()));
+        let losses: Vec<f64> = later.iter().zip(&stretches).map(|(rows, stretch)| loss(rows, stretch)).collect();
+        let chosen = choose(&losses);
+        let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+        let report = |place: usize| {
+            let (low, high) = CENTRAL_80;
+            let inside = later[place].iter().filter(|(q, actual)| (q[low]..=q[high]).contains(actual)).count();
+            Report {
+                which: ALL[place],
+                loss: losses[place] / least,
+                inside: inside as f64 / later[place].len() as f64,
+                stretched: (stretches[place].of(low), stretches[place].of(high)),
+            }
+        };
+        let tried = (0..ALL.len()).filter(|place| !later[*place].is_empty()).map(report).collect();
         let all = validated.rows(combined, |_| true);
         let conformal = Conformal::fit(&LEVELS, &all.rows(), &Options::default())?;
-        let least = tried.iter().map(|tried| tried.loss).fold(f64::INFINITY, f64::min);
-        let figures = ALL.into_iter().zip(&tried).filter(|(_, tried)| tried.rows > 0.0);
-        let figures = figures.map(|(which, tried)| (which, tried.loss / least, tried.inside / tried.rows)).collect();
-        Ok(Correction { which: choose(&tried), tried: figures, conformal })
+        Ok(Correction { which: ALL[chosen], tried, conformal, stretch: stretches[chosen] })
     }
 
     /// What is corrected, and how each way did on later days.
     pub fn report(&self) -> String {
-        let one = |(which, loss, inside): &(Which, f64, f64)| format!("{which} {loss:.4} ({inside:.3})");
+        let one = |report: &Report| {
+            let Report { which, loss, inside, stretched: (low, high) } = report;
+            format!("{which} {loss:.4} ({inside:.3}, {low:.2} and {high:.2})")
+        };
         let tried: Vec<String> = self.tried.iter().map(one).collect();
         format!(
-            "{}, of the losses (and shares within the 80 % interval) on later days {}",
+            "{}, of the losses (shares within the 80 % interval, and by how much its ends were stretched for it) on later days {}",
             self.which,
             tried.join(", ")
         )
@@ -105,42 +137,33 @@ fn correct(
     Some(())
 }
 
-// How a correction did on days after those that it was learned from.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tried {
-    loss: f64,
-    inside: f64,
-    rows: f64,
-}
-
-impl Tried {
-    fn add(&mut self, conformal: &Conformal, which: Which, rows: &Rows<'_>) {
-        let (quantiles, _) = rows.quantiles.as_chunks::<{ LEVELS.len() }>();
-        for (row, actual) in rows.actuals.iter().enumerate().filter(|(_, actual)| actual.is_finite()) {
-            let mut quantiles = quantiles[row];
-            if !quantiles.iter().all(|quantile| quantile.is_finite())
-                || correct(conformal, which, rows.groups[row], rows.steps[row], &mut quantiles).is_none()
-            {
-                continue;
-            }
-            self.loss += LEVELS.iter().zip(&quantiles).map(|(level, q)| pinball(*actual, *q, *level)).sum::<f64>();
-            self.inside += f64::from(u8::from((quantiles[0]..=quantiles[LEVELS.len() - 1]).contains(actual)));
-            self.rows += 1.0;
+// Adds the corrected rows that something happened in.
+fn add(conformal: &Conformal, which: Which, rows: &Rows<'_>, to: &mut Vec<([f64; LEVELS.len()], f64)>) {
+    let (quantiles, _) = rows.quantiles.as_chunks::<{ LEVELS.len() }>();
+    for (row, actual) in rows.actuals.iter().enumerate().filter(|(_, actual)| actual.is_finite()) {
+        let mut quantiles = quantiles[row];
+        if quantiles.iter().all(|quantile| quantile.is_finite())
+            && correct(conformal, which, rows.groups[row], rows.steps[row], &mut quantiles).is_some()
+        {
+            to.push((quantiles, *actual));
         }
     }
-
-    // How far the share within the outermost quantiles is from what they promise.
-    fn gap(&self) -> f64 {
-        (self.inside / self.rows - (LEVELS[LEVELS.len() - 1] - LEVELS[0])).abs()
-    }
 }
 
-// Nothing, where nothing was tried.
-fn choose(tried: &[Tried; ALL.len()]) -> Which {
-    let least = tried.iter().map(|tried| tried.loss).fold(f64::INFINITY, f64::min);
-    let good = ALL.into_iter().zip(tried).filter(|(_, tried)| tried.loss <= least * (1.0 + TOLERANCE));
-    let best = good.filter(|(_, tried)| tried.rows > 0.0).min_by(|(_, a), (_, b)| a.gap().total_cmp(&b.gap()));
-    best.map_or(Which::Nothing, |(which, _)| which)
+fn loss(rows: &[([f64; LEVELS.len()], f64)], stretch: &Stretch) -> f64 {
+    let of_row = |(quantiles, actual): &([f64; LEVELS.len()], f64)| {
+        let mut quantiles = *quantiles;
+        stretch.apply(&mut quantiles);
+        LEVELS.iter().zip(&quantiles).map(|(level, q)| pinball(*actual, *q, *level)).sum::<f64>()
+    };
+    rows.iter().map(of_row).sum()
+}
+
+// The place of the way with the least loss. That of nothing, unless another is better by something.
+fn choose(losses: &[f64]) -> usize {
+    let best = losses.iter().enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b));
+    let nothing = losses.first().copied().unwrap_or(0.0);
+    best.filter(|(_, loss)| **loss < nothing * (1.0 - GAIN_MIN)).map_or(0, |(place, _)| place)
 }
 
 #[cfg(test)]
@@ -148,11 +171,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_calibrated_of_those_that_lose_little_is_taken() {
-        let tried = |loss: f64, inside: f64| Tried { loss, inside, rows: 100.0 };
-        assert_eq!(choose(&[tried(100.0, 70.0), tried(100.5, 78.0), tried(102.0, 80.0)]), Which::Widths);
-        assert_eq!(choose(&[tried(100.0, 81.0), tried(100.5, 78.0), tried(99.5, 70.0)]), Which::Nothing);
-        assert_eq!(choose(&[tried(120.0, 70.0), tried(120.0, 80.0), tried(99.0, 60.0)]), Which::Everything);
-        assert_eq!(choose(&[Tried::default(); 3]), Which::Nothing);
+    fn nothing_is_corrected_unless_that_is_better() {
+        for (losses, chosen) in [
+            ([100.0, 99.9, 100.5], 0),
+            ([100.0, 99.0, 98.0], 2),
+            ([100.0, 99.0, 99.5], 1),
+            ([0.0, 0.0, 0.0], 0),
+            ([100.0, f64::NAN, f64::NAN], 0),
+        ] {
+            assert_eq!(choose(&losses), chosen, "{losses:?}");
+        }
     }
 }

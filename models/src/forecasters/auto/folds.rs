@@ -13,8 +13,9 @@ const DAYS_OF: usize = 14;
 const APART_MAX: usize = 91;
 /// The same, of the whole history.
 const APART_OF: usize = 16;
-/// Days of a fold with which anything can be chosen.
-const DAYS_MIN: usize = 3;
+/// Days of a fold at the least, and of a history that bears folds of so few.
+const DAYS_MIN: usize = 2;
+const HISTORY_MIN: usize = 21;
 
 /// Origins whose forecasts can be compared with all that came after them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +35,10 @@ pub(super) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
     let season = frequency.season().max(1);
     let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
     let days = (longest / season).saturating_sub(horizon.div_ceil(season));
-    let of_fold = (days / DAYS_OF).min(DAYS_MAX);
-    if of_fold < DAYS_MIN {
+    if days < HISTORY_MIN {
         return Vec::new();
     }
+    let of_fold = (days / DAYS_OF).clamp(DAYS_MIN, DAYS_MAX);
     let apart = (days / APART_OF).min(APART_MAX).max(of_fold);
     let origin = |back: usize| frequency.advance(end, -((horizon + back * season) as i64), zone);
     let fold = |number: usize| {
@@ -64,7 +65,8 @@ mod tests {
 
     #[test]
     fn folds_end_before_what_is_not_known_and_see_all_seasons_of_long_histories() {
-        for (days, horizon) in [(43, 24), (100, 24), (200, 48), (400, 24), (1500, 36), (4000, 168)] {
+        for (days, horizon) in [(22, 24), (29, 48), (43, 24), (100, 24), (200, 48), (400, 24), (1500, 36), (4000, 168)]
+        {
             let folds = of(days, horizon);
             assert_eq!(folds.len(), FOLDS, "{days}");
             let mut before = 0;
@@ -74,7 +76,7 @@ mod tests {
                 before = *fold.origins.last().unwrap();
             }
             assert_eq!(before, days * DAY - horizon as i64 * HOUR);
-            assert!(folds[0].cut >= days * DAY * 3 / 5, "{days}: {}", folds[0].cut / DAY);
+            assert!(folds[0].cut >= days * DAY / 2, "{days}: {}", folds[0].cut / DAY);
         }
         let long = of(1500, 24);
         assert_eq!(long[3].cut - long[0].cut, 3 * 91 * DAY);
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_short_history_is_not_divided() {
-        assert_eq!(of(42, 24), []);
+        assert_eq!(of(21, 24), []);
         assert_eq!(folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()), 24), []);
     }
 }

@@ -5,7 +5,8 @@
 //!    each of their origins.
 //! 2. From these forecasts the weights are learned ([`combine`]), by part of the horizon and of
 //!    the distribution, or it is found that the equal mean or a single model does better.
-//! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`).
+//! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`), and stretched
+//!    until it does (`stretch`).
 //! 4. The candidates that have a weight are fitted to the whole history.
 //!
 //! All of this is deterministic for a seed, and [`Forecaster::report`] says what was chosen and why. New data need no new
@@ -14,6 +15,7 @@
 mod calibration;
 mod candidates;
 mod folds;
+mod stretch;
 mod validation;
 
 use std::collections::BTreeMap;

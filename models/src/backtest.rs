@@ -2,8 +2,10 @@
 //! the same points.
 
 use meterline_schemas::Micros;
+use meterline_schemas::quantiles::LEVELS;
 use serde::{Deserialize, Serialize};
 
+use crate::cost::{Cost, quantile_at};
 use crate::data::Panel;
 use crate::forecaster::{Forecaster, SeriesForecast};
 use crate::metrics::scoreboard::{Place, Point, Report, Rule, Scoreboard};
@@ -25,6 +27,8 @@ pub struct Evaluation {
     pub coverage: Option<f64>,
     /// Share of actuals within the central 90 % interval; 0.9 is right.
     pub coverage_90: Option<f64>,
+    /// Mean cost of a point, in cost × unit, of deciding for the quantile that costs least; where there are costs.
+    pub cost: Option<f64>,
     /// Scored (series, origin, step) points: those with an actual value for which every compared model had a forecast.
     pub points: usize,
     /// Scored (series, origin) windows.
@@ -48,7 +52,7 @@ pub struct StepScore {
 
 /// Scores one model; see [`compare`].
 pub fn evaluate(model: &dyn Forecaster, panel: &Panel, origins: &[Micros], horizon: usize) -> Evaluation {
-    let mut scores = Scores::new(panel, origins, horizon);
+    let mut scores = Scores::new(panel, origins, horizon, None);
     let mut left_out = 0;
     for origin in origins {
         left_out += score_origin(&[model], panel, *origin, horizon, std::slice::from_mut(&mut scores));
@@ -62,7 +66,18 @@ pub fn evaluate(model: &dyn Forecaster, panel: &Panel, origins: &[Micros], horiz
 /// for which any model has no forecast is scored for none of them, but counted. One origin's history is in memory
 /// twice at a time.
 pub fn compare(models: &[&dyn Forecaster], panel: &Panel, origins: &[Micros], horizon: usize) -> Vec<Evaluation> {
-    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(panel, origins, horizon)).collect();
+    compare_at_cost(models, panel, origins, horizon, None)
+}
+
+/// The same, with what each model's decisions cost ([`Evaluation::cost`]).
+pub fn compare_at_cost(
+    models: &[&dyn Forecaster],
+    panel: &Panel,
+    origins: &[Micros],
+    horizon: usize,
+    cost: Option<Cost>,
+) -> Vec<Evaluation> {
+    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(panel, origins, horizon, cost)).collect();
     let mut left_out = 0;
     for origin in origins {
         left_out += score_origin(models, panel, *origin, horizon, &mut scores);
@@ -81,7 +96,7 @@ pub fn score(
     horizon: usize,
     rule: &Rule,
 ) -> Vec<Report> {
-    let scales = Scores::new(panel, origins, horizon).scales;
+    let scales = Scores::new(panel, origins, horizon, None).scales;
     let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
     for origin in origins {
         let known = panel.cut(*origin);
@@ -143,10 +158,12 @@ struct Scores {
     by_step: Vec<Sums>,
     scales: Vec<Option<f64>>,
     windows: usize,
+    // With the sum over points.
+    cost: Option<(Cost, f64)>,
 }
 
 impl Scores {
-    fn new(panel: &Panel, origins: &[Micros], horizon: usize) -> Scores {
+    fn new(panel: &Panel, origins: &[Micros], horizon: usize, cost: Option<Cost>) -> Scores {
         let first = origins.iter().copied().min().unwrap_or(Micros::MIN);
         let season = panel.frequency.season();
         let scales = panel.series.iter().map(|s| {
@@ -158,6 +175,7 @@ impl Scores {
             by_step: vec![Sums::default(); horizon],
             scales: scales.collect(),
             windows: 0,
+            cost: cost.map(|cost| (cost, 0.0)),
         }
     }
 
@@ -167,6 +185,11 @@ impl Scores {
             if actual.is_finite() {
                 self.by_series[series].add(f64::from(*actual), quantiles);
                 by_step.add(f64::from(*actual), quantiles);
+                if let Some((cost, sum)) = &mut self.cost {
+                    let decision = quantile_at(&LEVELS, quantiles, cost.bounded_level());
+                    // Too large for a number: then so is the sum, which is no figure.
+                    *sum += cost.of(decision, f64::from(*actual)).unwrap_or(f64::INFINITY);
+                }
             }
         }
     }
@@ -184,6 +207,7 @@ impl Scores {
             mase: (!scaled.is_empty()).then(|| scaled.iter().sum::<f64>() / scaled.len() as f64),
             coverage: total.coverage(),
             coverage_90: total.coverage_90(),
+            cost: self.cost.map(|(_, sum)| sum / total.points as f64).filter(|cost| cost.is_finite()),
             points: total.points,
             windows: self.windows,
             windows_without_forecast,
@@ -253,6 +277,22 @@ mod tests {
             assert_eq!(points, [("estimated", 3 * 12), ("measured", 3 * 24 * 3 - 3 * 12)]);
             assert_eq!((report.by_series.len(), report.by_step.len()), (3, 24));
         }
+    }
+
+    #[test]
+    fn a_decision_costs_the_same_in_a_comparison_and_in_a_report() {
+        let (panel, origins) = (panel(30), [28 * DAY, 29 * DAY]);
+        let naive = SeasonalNaive::short(panel.frequency);
+        let of = |under: f64, over: f64| {
+            let cost = Cost::new(under, over).unwrap();
+            let rule = Rule::new(&LEVELS).unwrap().with_cost(cost);
+            let reported = score(&[&naive], &panel, &origins, 24, &rule)[0].overall.cost.unwrap();
+            let compared = compare_at_cost(&[&naive], &panel, &origins, 24, Some(cost))[0].cost.unwrap();
+            assert!((compared - reported).abs() < 1e-9, "{compared} {reported}");
+            compared
+        };
+        assert!((of(6.0, 2.0) - 2.0 * of(3.0, 1.0)).abs() < 1e-9);
+        assert_eq!(evaluate(&naive, &panel, &origins, 24).cost, None);
     }
 
     #[test]

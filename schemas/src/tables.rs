@@ -87,7 +87,9 @@ pub fn samples() -> SchemaRef {
 
 /// One row is one forecast interval of one series from one origin. `scale` is the in-sample mean absolute error of
 /// seasonal naive, the denominator of MASE (null where the context is too short). `substituted` marks seasonal naive
-/// standing in for a model; `model_version` is then `seasonal_naive`.
+/// standing in for a model; `model_version` is then `seasonal_naive`. `decision` is the forecast that costs least by
+/// `cost_under` and `cost_over`, the policy's at the time; the median where these are null, as it had none. Files of
+/// before there were these columns have null in all three.
 pub fn forecasts() -> SchemaRef {
     let mut fields = vec![
         field("series_id", DataType::Utf8),
@@ -100,6 +102,7 @@ pub fn forecasts() -> SchemaRef {
     // The deciles were there from the beginning. What has come since is null in rows of before.
     let decile = |name: &str| !name.contains('_') && name.ends_with('0');
     fields.extend(quantiles::COLUMNS.map(|name| Field::new(name, DataType::Float64, !decile(name))));
+    fields.extend(["decision", "cost_under", "cost_over"].map(|name| Field::new(name, DataType::Float64, true)));
     fields.extend([
         field("unit", DataType::Utf8),
         Field::new("scale", DataType::Float64, true),

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use meterline_models::backtest::score;
+use meterline_models::cost::Cost;
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
@@ -41,6 +42,12 @@ pub struct Args {
     /// How late readings come: what is younger than this at an origin is not known there
     #[arg(long, value_name = "TIME")]
     delay: Option<Span>,
+    /// What each unit costs that comes above the forecast that is decided on: adds the mean cost of a point
+    #[arg(long, value_name = "COST", requires = "cost_over")]
+    cost_under: Option<f64>,
+    /// What each unit costs that the forecast is too high
+    #[arg(long, value_name = "COST", requires = "cost_under")]
+    cost_over: Option<f64>,
     /// Show the figures of each series or forecast step, too
     #[arg(long, value_name = "series|step")]
     by: Option<By>,
@@ -77,7 +84,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 
 fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     let kinds: Vec<&Kind> = args.models.iter().map(|name| args.offline.kind(name)).collect::<Result<_, _>>()?;
-    let rule = Rule::new(&LEVELS).map_err(|error| CommandError::failed(error.to_string()))?;
+    let mut rule = Rule::new(&LEVELS).map_err(|error| CommandError::failed(error.to_string()))?;
+    if let Some((under, over)) = args.cost_under.zip(args.cost_over) {
+        rule = rule.with_cost(Cost::new(under, over).map_err(|error| CommandError::usage(error.to_string()))?);
+    }
     let mut scored = Vec::new();
     for panel in args.offline.panels()? {
         let task = args.offline.task(panel.frequency);
@@ -171,6 +181,8 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
     };
     header.extend(group);
     header.extend(["wQL", "ND", "MASE", "sMAPE", "RMSE", "bias", "coverage", "points", "fit s"]);
+    let with_cost = scored.iter().any(|one| one.report.overall.cost.is_some());
+    header.extend(with_cost.then_some("cost"));
     let mut rows = Vec::new();
     for one in scored {
         let row = |group_value: Option<String>, figures: &Figures, seconds: String| {
@@ -182,6 +194,7 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
                 [figures.wql, figures.nd, figures.mase, figures.smape, figures.rmse, figures.bias, coverage].map(shown);
             cells.extend(all);
             cells.extend([figures.points.to_string(), seconds]);
+            cells.extend(with_cost.then(|| shown(figures.cost)));
             cells
         };
         rows.push(row(None, &one.report.overall, format!("{:.1}", one.fit_seconds)));

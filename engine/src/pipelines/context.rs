@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+use meterline_models::cost::Cost;
+use meterline_schemas::config::ResolvedPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -95,6 +97,12 @@ impl Inputs {
         let value = self.0.get(step).cloned().unwrap_or(Value::Null);
         serde_json::from_value(value).doing(|| format!("reading the output of the step {step}"))
     }
+}
+
+/// What a wrong forecast costs by the policy, if it says that.
+pub fn cost(policy: &ResolvedPolicy) -> Result<Option<Cost>, StepError> {
+    let cost = policy.costs.map(|costs| Cost::new(costs.cost_under, costs.cost_over));
+    cost.transpose().doing(|| format!("reading the costs of {}", policy.source))
 }
 
 /// A step's output as it is recorded.

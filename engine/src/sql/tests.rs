@@ -202,6 +202,7 @@ fn forecast(run: &str, origin: i64, start: i64, median: f64) -> RecordBatch {
         number(median),
     ];
     columns.extend(LEVELS.map(|level| number(median + level - 0.5)));
+    columns.extend([number(median + 0.25), number(3.0), number(1.0)]);
     columns.extend([
         text("kWh"),
         number(2.0),
@@ -239,6 +240,28 @@ async fn forecasts_are_scored_against_the_actuals_as_they_are_known_now() {
     assert!((pinball - expected).abs() < 1e-12, "{pinball} {expected}");
     append(&env, TableDefinition::intervals(), intervals(&[("a", 2, 5.0, 3, "rev")]), 10).await;
     assert_eq!(numbers(&env, scores, newest).await, [2.0, 0.0, 1.0]);
+}
+
+#[tokio::test]
+async fn a_decision_costs_what_it_cost_when_it_was_made_and_older_files_have_none() {
+    let (_dir, env) = environment().await;
+    let definition = TableDefinition::forecasts();
+    // As an earlier release wrote it, before there were these columns.
+    let all = forecast("r0", 2, 2, 5.0);
+    let names: Vec<usize> = (0..all.num_columns())
+        .filter(|i| !["decision", "cost_under", "cost_over"].contains(&all.schema().field(*i).name().as_str()))
+        .collect();
+    let old = all.project(&names).unwrap();
+    append(&env, TableDefinition { schema: old.schema(), ..definition.clone() }, old, 1).await;
+    append(&env, definition.clone(), forecast("r1", 2, 2, 5.0), 2).await;
+    append(&env, definition, forecast("r2", 2, 2, 7.0), 3).await;
+    append(&env, TableDefinition::intervals(), intervals(&[("a", 2, 6.0, 1, "base")]), 9).await;
+    let newest = TableVersions::default();
+    // 3 for each unit too little, 1 for each too much.
+    let costs = "SELECT cost FROM forecast_scores WHERE cost IS NOT NULL ORDER BY run_id";
+    assert_eq!(numbers(&env, costs, newest).await, [3.0 * 0.75, 1.25]);
+    let none = "SELECT count(*) FROM forecast_scores WHERE run_id = 'r0' AND cost IS NULL AND decision IS NULL";
+    assert_eq!(count(&env, none).await, 1);
 }
 
 /// Explains a query; the result says how many data files it reads, too.

@@ -87,7 +87,8 @@ pub(super) const FORECASTS_LATEST: &str = "SELECT f.* FROM forecasts f JOIN \
      ON f.series_id = newest_series AND f.origin = newest_origin AND f.run_id = newest_run";
 
 /// Forecasts against actuals, as they are known now: a correction changes its scores. `pinball` is twice the mean
-/// pinball loss over the deciles, so that Σ pinball / Σ |actual| is the weighted quantile loss.
+/// pinball loss over the deciles, so that Σ pinball / Σ |actual| is the weighted quantile loss. `cost` is that of the
+/// decision, by the costs that the policy had when it was made; null where it had none.
 pub(super) fn forecast_scores() -> String {
     let terms: Vec<String> = LEVELS
         .iter()
@@ -104,7 +105,9 @@ pub(super) fn forecast_scores() -> String {
            abs(i.value - f.q50) AS abs_error, 2.0 * ({}) / {} AS pinball, \
            i.value >= f.q10 AND i.value <= f.q90 AS covered_80, \
            i.value >= f.q5 AND i.value <= f.q95 AS covered_90, f.scale, \
-           CASE WHEN f.scale > 0 THEN abs(i.value - f.q50) / f.scale END AS scaled_error, \
+           CASE WHEN f.scale > 0 THEN abs(i.value - f.q50) / f.scale END AS scaled_error, f.decision, \
+           CASE WHEN i.value >= f.decision THEN f.cost_under * (i.value - f.decision) \
+             ELSE f.cost_over * (f.decision - i.value) END AS cost, \
            f.model_version, f.substituted, f.run_id \
          FROM forecasts f JOIN intervals i \
            ON f.series_id = i.series_id AND f.start = i.start AND f.\"end\" = i.\"end\"",

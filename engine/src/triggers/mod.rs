@@ -10,8 +10,9 @@ pub mod predicate;
 pub mod service;
 
 use arrow::datatypes::SchemaRef;
+use meterline_models::cost::Cost;
 use meterline_models::registry;
-use meterline_schemas::config::{Config, ConfigError, ResolvedPolicy, ResolvedTrigger};
+use meterline_schemas::config::{Config, ConfigError, PolicyConfig, ResolvedPolicy, ResolvedTrigger};
 use meterline_schemas::facts::fact_schema;
 
 pub use facts::{FactsError, facts_table};
@@ -28,7 +29,7 @@ pub fn trigger_of(policy: &ResolvedPolicy, pipeline: Pipeline) -> &ResolvedTrigg
     }
 }
 
-/// Checks every predicate that the configuration `text` has in its policies.
+/// Checks every predicate, model and cost that the configuration `text` has in its policies.
 ///
 /// # Errors
 ///
@@ -48,8 +49,17 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
             let Some(sql) = sql.as_deref().filter(|sql| !(key.ends_with("require") && sql.trim().is_empty())) else {
                 continue;
             };
-            Predicate::compile(sql, schema)
-                .map_err(|e| ConfigError::of_key(text, &format!("policy.{name}.{key}"), &e.to_string()))?;
+            let refused = |why: &str| ConfigError::of_key(text, &format!("policy.{name}.{key}"), why);
+            let predicate = Predicate::compile(sql, schema).map_err(|e| refused(&e.to_string()))?;
+            let looks_at_cost = predicate.columns().iter().any(|column| column.ends_with("cost"));
+            if looks_at_cost && policy.cost_under.is_none() {
+                return Err(refused(
+                    "it looks at a cost, and the policy has none, which would reject each model: set cost_under and cost_over",
+                ));
+            }
+        }
+        if let Some((key, why)) = wrong_cost(policy) {
+            return Err(ConfigError::of_key(text, &format!("policy.{name}.{key}"), &why));
         }
         let kind = policy.model.kind.as_deref().filter(|kind| registry::find(kind).is_none());
         if let Some(unknown) = kind {
@@ -57,6 +67,20 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// What is wrong with the costs of a policy, with the key.
+fn wrong_cost(policy: &PolicyConfig) -> Option<(&'static str, String)> {
+    let alone = |other: &str| format!("{other} is missing: set both, or neither, and the median decides");
+    match (policy.cost_under, policy.cost_over) {
+        (None, None) => None,
+        (Some(_), None) => Some(("cost_under", alone("cost_over"))),
+        (None, Some(_)) => Some(("cost_over", alone("cost_under"))),
+        (Some(under), Some(over)) => {
+            let wrong = Cost::new(under, over).err()?.to_string();
+            Some((if wrong.starts_with("cost_over") { "cost_over" } else { "cost_under" }, wrong))
+        }
+    }
 }
 
 /// That there is no model of this name, which there is instead, and how to see all.
@@ -92,6 +116,28 @@ mod tests {
         assert!(error.contains("line 4: policy.a.model.kind: ") && error.contains("`boosted_trees`?"), "{error}");
         let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nrequire = \"\"\n";
         check_policies(text, &parse(text).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn costs_are_there_together_and_before_a_gate_looks_at_them() {
+        for (keys, words) in [
+            ("cost_under = 3", "line 3: policy.a.cost_under: cost_over is missing: set both"),
+            ("cost_over = 0.5", "line 3: policy.a.cost_over: cost_under is missing: set both"),
+            ("cost_under = 0\ncost_over = 0.0", "line 3: policy.a.cost_under: cost_under and cost_over are both 0"),
+            (
+                "cost_under = 1\ncost_over = -2",
+                "line 4: policy.a.cost_over: cost_over is -2; a cost must not be negative",
+            ),
+            (
+                "[policy.a.gate]\naccept_if = \"cost < naive_cost\"",
+                "line 4: policy.a.gate.accept_if: it looks at a cost",
+            ),
+            ("cost_under = 3\ncost_over = 1\n[policy.a.gate]\naccept_if = \"cost <= 0.99 * champion_cost\"", ""),
+        ] {
+            let text = format!("[policy.a]\nfrequency = \"PT15M\"\n{keys}\n");
+            let found = check_policies(&text, &parse(&text).unwrap()).err().map(|error| error.to_string());
+            assert!(found.as_ref().map_or(words.is_empty(), |error| error.contains(words)), "{keys}: {found:?}");
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub struct Predicate {
     schema: SchemaRef,
     whole: Arc<dyn PhysicalExpr>,
     clauses: Vec<(String, Arc<dyn PhysicalExpr>)>,
+    columns: Vec<String>,
 }
 
 impl Predicate {
@@ -100,7 +101,15 @@ impl Predicate {
             .map(|leaf| Ok((leaf.clone(), physical(&state, sql, &leaf, &columns, schema)?)))
             .collect::<Result<_, _>>()?;
         let whole = physical(&state, sql, sql, &columns, schema)?;
-        Ok(Predicate { sql: sql.to_owned(), schema: Arc::clone(schema), whole, clauses })
+        let looked_at = state.create_logical_expr(sql, &columns).map_err(syntax)?;
+        let mut columns: Vec<String> = looked_at.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        columns.sort_unstable();
+        Ok(Predicate { sql: sql.to_owned(), schema: Arc::clone(schema), whole, clauses, columns })
+    }
+
+    /// The values that it looks at, by name.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
     }
 
     /// As it was written.
@@ -136,7 +145,7 @@ impl Predicate {
 
 /// The figures that a gate's `accept_if` looks at, all nullable.
 pub fn gate_schema() -> SchemaRef {
-    let names = ["wql", "nd", "mase", "coverage", "coverage_90"];
+    let names = ["wql", "nd", "mase", "coverage", "coverage_90", "cost"];
     let fields = ["", "naive_", "champion_"]
         .iter()
         .flat_map(|prefix| names.iter().map(move |n| Field::new(format!("{prefix}{n}"), DataType::Float64, true)))

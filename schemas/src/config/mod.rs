@@ -22,7 +22,8 @@ pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
-    Approval, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig, resolve_policy,
+    Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig,
+    resolve_policy,
 };
 pub use rollup::{LabelsConfig, RollupConfig, RollupFrequency, RollupValue};
 

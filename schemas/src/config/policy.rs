@@ -20,6 +20,14 @@ pub struct PolicyConfig {
     /// months.
     #[serde(default)]
     pub context: Option<Span>,
+    /// What each unit costs by which the actual value of an interval is above the forecast that was decided on: money, or
+    /// any weight, per unit of the series (kWh). With `cost_over`, or neither. Default none: the median decides.
+    #[serde(default)]
+    pub cost_under: Option<f64>,
+    /// The same for each unit by which the actual value is below it. The forecast that costs least, the column `decision`
+    /// of `forecasts`, is the quantile at `cost_under / (cost_under + cost_over)`, kept within 0.001 to 0.999.
+    #[serde(default)]
+    pub cost_over: Option<f64>,
     /// When every series is forecast again.
     #[serde(default)]
     pub reforecast: TriggerConfig,
@@ -60,9 +68,10 @@ pub struct TriggerConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct GateConfig {
     /// SQL predicate over the evaluation: `wql`, `nd`, `mase`, `coverage` (of the 80 % interval) and `coverage_90` of the
-    /// candidate, the same with the prefix `naive_` and `champion_`. While there is no champion, seasonal naive is the
-    /// champion. A missing figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default
-    /// `wql <= naive_wql and wql <= 1.02 * champion_wql`.
+    /// candidate, the same with the prefix `naive_` and `champion_`. Where the policy has `cost_under` and `cost_over`
+    /// also `cost`, the mean cost of an interval. While there is no champion, seasonal naive is the champion. A missing
+    /// figure rejects wherever the predicate looks at it, also in one branch of an `or`. Default `wql <= naive_wql and
+    /// wql <= 1.02 * champion_wql`.
     pub accept_if: Option<String>,
     /// `automatic` or `manual` (an accepted model waits for `meterline models approve`). Default `automatic`.
     pub approval: Option<Approval>,
@@ -97,6 +106,15 @@ pub struct ModelConfig {
     pub seed: Option<u64>,
 }
 
+/// What the policy's `cost_under` and `cost_over` say, where it has them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Costs {
+    /// See [`PolicyConfig::cost_under`].
+    pub cost_under: f64,
+    /// See [`PolicyConfig::cost_over`].
+    pub cost_over: f64,
+}
+
 /// One trigger with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResolvedTrigger {
@@ -121,6 +139,9 @@ pub struct ResolvedPolicy {
     pub horizon: usize,
     /// Context in native intervals, at least one season and one horizon.
     pub context: usize,
+    /// What a wrong forecast costs; without it the median decides.
+    #[serde(default)]
+    pub costs: Option<Costs>,
     /// When every series is forecast again.
     pub reforecast: ResolvedTrigger,
     /// When a new model is trained.
@@ -156,6 +177,8 @@ pub fn resolve_policy(
         frequency,
         horizon: None,
         context: None,
+        cost_under: None,
+        cost_over: None,
         reforecast: TriggerConfig::default(),
         retrain: TriggerConfig::default(),
         gate: GateConfig::default(),
@@ -181,7 +204,9 @@ pub fn resolve_policy(
     // Two seasons of targets after one context, and the windows that evaluation keeps to itself.
     let evaluate_windows = policy.model.evaluate_windows.unwrap_or(3).max(1);
     let history_min = context + 2 * season.max(horizon) + evaluate_windows * horizon;
+    let costs = policy.cost_under.zip(policy.cost_over);
     ResolvedPolicy {
+        costs: costs.map(|(cost_under, cost_over)| Costs { cost_under, cost_over }),
         reforecast: trigger(
             &policy.reforecast,
             format!("new_intervals >= {} or champion_is_new", defaults.reforecast_every),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meterline_models::backtest::{Evaluation, compare};
+use meterline_models::backtest::{Evaluation, compare_at_cost};
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{evaluated, evaluation_origins, preprocess, train};
-use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::context::{Inputs, StepContext, cost, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::{artifacts, history, model};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// `wql`, `nd`, `mase`, `coverage`, `coverage_90` of the candidate, the same of seasonal naive with the prefix `naive_` and of the
+    /// `wql`, `nd`, `mase`, `coverage`, `coverage_90` of the candidate, and `cost` where the policy has costs; the same
+    /// of seasonal naive with the prefix `naive_` and of the
     /// champion with the prefix `champion_`. While there is no champion, seasonal naive is the champion.
     pub figures: BTreeMap<String, Option<f64>>,
     /// Version of the champion; none either where it cannot be loaded.
@@ -46,6 +47,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let champion_version = champion.as_ref().map(|(version, _)| version.clone());
     let bytes = artifacts::get(&ctx.env.lake, &dataset.dataset).await?;
     let (stop, windows) = (ctx.stop.clone(), origins.clone());
+    let cost = cost(&spec.policy)?;
     let evaluations = ctx
         .blocking(move || {
             let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
@@ -56,13 +58,13 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let mut models = vec![Shown { model: &*candidate, length }, Shown { model: &naive, length }];
             models.extend(champion.as_ref().map(|(_, model)| Shown { model: &**model, length }));
             let models: Vec<&dyn Forecaster> = models.iter().map(|m| m as &dyn Forecaster).collect();
-            Ok(compare(&models, &history.panel, &windows, spec.policy.horizon))
+            Ok(compare_at_cost(&models, &history.panel, &windows, spec.policy.horizon, cost))
         })
         .await?;
     let [candidate, naive, rest @ ..] = &evaluations[..] else {
         return Err(StepError::failed("scoring the candidate", "the comparison gave no figures"));
     };
-    let figures = figures(candidate, naive, rest.first());
+    let figures = figures(candidate, naive, rest.first(), cost.is_some());
     for (name, value) in &figures {
         if let Some(value) = value {
             ctx.metric(name, *value);
@@ -126,12 +128,17 @@ async fn champion(
     Ok(Some((record.version, model)))
 }
 
-fn figures(candidate: &Evaluation, naive: &Evaluation, champion: Option<&Evaluation>) -> BTreeMap<String, Option<f64>> {
+fn figures(
+    candidate: &Evaluation,
+    naive: &Evaluation,
+    champion: Option<&Evaluation>,
+    with_cost: bool,
+) -> BTreeMap<String, Option<f64>> {
     let mut figures = BTreeMap::new();
     for (prefix, e) in [("", candidate), ("naive_", naive), ("champion_", champion.unwrap_or(naive))] {
-        for (name, value) in
-            [("wql", e.wql), ("nd", e.nd), ("mase", e.mase), ("coverage", e.coverage), ("coverage_90", e.coverage_90)]
-        {
+        let coverage = [("coverage", e.coverage), ("coverage_90", e.coverage_90)];
+        let always = [("wql", e.wql), ("nd", e.nd), ("mase", e.mase)].into_iter().chain(coverage);
+        for (name, value) in always.chain(with_cost.then_some(("cost", e.cost))) {
             figures.insert(format!("{prefix}{name}"), value);
         }
     }
@@ -147,8 +154,12 @@ fn sentence(figures: &BTreeMap<String, Option<f64>>, champion: Option<&str>) -> 
         Some(version) => format!(", champion {version} {}", show("champion_wql")),
         None => ", no champion to compare with".to_owned(),
     };
+    let cost = match figures.contains_key("cost") {
+        true => format!("; cost of an interval {}, of seasonal naive's {}", show("cost"), show("naive_cost")),
+        false => String::new(),
+    };
     format!(
-        "wQL {}, seasonal naive {}{against}; ND {}, MASE {}, coverage of the 80 % interval {}, of the 90 % interval {}",
+        "wQL {}, seasonal naive {}{against}; ND {}, MASE {}, coverage of the 80 % interval {}, of the 90 % interval {}{cost}",
         show("wql"),
         show("naive_wql"),
         show("nd"),
@@ -176,6 +187,7 @@ mod tests {
             mase: None,
             coverage: None,
             coverage_90: None,
+            cost: wql.map(|wql| 10.0 * wql),
             points: 0,
             windows: 0,
             windows_without_forecast: 0,
@@ -185,10 +197,13 @@ mod tests {
 
     #[test]
     fn without_a_champion_seasonal_naive_is_the_champion() {
-        let found = figures(&evaluation(Some(0.1)), &evaluation(Some(0.2)), None);
+        let found = figures(&evaluation(Some(0.1)), &evaluation(Some(0.2)), None, false);
+        assert!(!found.contains_key("cost"), "a policy without costs has no such figure");
         assert_eq!((found["wql"], found["naive_wql"], found["champion_wql"]), (Some(0.1), Some(0.2), Some(0.2)));
-        let found = figures(&evaluation(Some(0.1)), &evaluation(Some(0.2)), Some(&evaluation(None)));
+        let found = figures(&evaluation(Some(0.1)), &evaluation(Some(0.2)), Some(&evaluation(None)), true);
         assert_eq!(found["champion_wql"], None, "a champion that was not scored is a missing figure");
+        assert_eq!((found["cost"], found["naive_cost"], found["champion_cost"]), (Some(1.0), Some(2.0), None));
+        assert!(sentence(&found, Some("a-1")).contains("cost of an interval 1.0000, of seasonal naive's 2.0000"));
     }
 
     #[test]

@@ -2,9 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use datafusion::common::DFSchema;
-use datafusion::error::DataFusionError;
-use datafusion::prelude::SessionContext;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,19 +41,10 @@ pub fn decide(accept_if: &str, figures: &BTreeMap<String, Option<f64>>) -> Resul
         .into_iter()
         .map(|(clause, truth)| ClauseTruth { part: "accept_if".to_owned(), clause, truth })
         .collect();
-    let mut missing = columns(accept_if).doing(doing)?;
+    let mut missing = predicate.columns().to_vec();
     missing.retain(|name| !figures.get(name).copied().flatten().is_some_and(f64::is_finite));
     let accepted = truth == Truth::True && missing.is_empty();
     Ok(Output { accepted, reason: reason(accepted, &clauses, &missing), clauses })
-}
-
-/// The figures that a predicate looks at, in order.
-fn columns(accept_if: &str) -> Result<Vec<String>, DataFusionError> {
-    let columns = DFSchema::try_from(gate_schema())?;
-    let expression = SessionContext::new().state().create_logical_expr(accept_if, &columns)?;
-    let mut names: Vec<String> = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
-    names.sort_unstable();
-    Ok(names)
 }
 
 fn reason(accepted: bool, clauses: &[ClauseTruth], missing: &[String]) -> String {
@@ -105,6 +93,8 @@ mod tests {
             ("champion_wql is null or wql <= champion_wql", Some(0.10), None, None, false),
             ("wql < 0.2", Some(0.10), None, None, true),
             ("true", None, None, None, true),
+            // A policy without costs has no such figure.
+            ("cost <= naive_cost", Some(0.10), Some(0.12), Some(0.11), false),
         ] {
             let found =
                 decide(accept_if, &figures(&[("wql", wql), ("naive_wql", naive), ("champion_wql", champion)])).unwrap();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use jiff::tz::TimeZone;
 use meterline_connectors::lake::{DataFile, Lake, TableDefinition, TableOwner};
-use meterline_schemas::quantiles::LEVELS;
+use meterline_models::cost::Cost;
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use meterline_schemas::tables;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use super::guard;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::artifacts::{self, Prediction, instants};
-use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::context::{Inputs, StepContext, cost, output};
 use crate::pipelines::error::{Doing, StepError};
 
 /// Rows that are written at once; bounds the memory beside the predictions themselves.
@@ -107,6 +108,18 @@ async fn write(
     Ok(files)
 }
 
+/// The forecast that costs least of each step: by the policy's costs, and the median where it has none.
+fn decisions(cost: Option<Cost>, prediction: &Prediction) -> Result<Vec<f64>, StepError> {
+    let decide = |quantiles: &[f64; LEVELS.len()]| match cost {
+        Some(cost) => {
+            let doing = || format!("deciding for a forecast of {} by what errors cost", prediction.series_id);
+            cost.decide(&LEVELS, quantiles).doing(doing)
+        }
+        None => Ok(quantiles[MEDIAN]),
+    };
+    prediction.forecast.quantiles.iter().map(decide).collect()
+}
+
 /// Rows of the table `forecasts`: one a series and step, steps from 1.
 pub fn rows(spec: &RunSpec, zone: &TimeZone, predictions: &[Prediction]) -> Result<RecordBatch, StepError> {
     let each: Vec<(&Prediction, usize)> =
@@ -132,6 +145,12 @@ pub fn rows(spec: &RunSpec, zone: &TimeZone, predictions: &[Prediction]) -> Resu
         let values = each().map(|(p, step)| p.forecast.quantiles[step][level]);
         columns.push(Arc::new(Float64Array::from_iter_values(values)));
     }
+    let (costs, cost) = (spec.policy.costs, cost(&spec.policy)?);
+    let decisions: Vec<Vec<f64>> = predictions.iter().map(|p| decisions(cost, p)).collect::<Result<_, _>>()?;
+    columns.push(Arc::new(Float64Array::from_iter_values(decisions.into_iter().flatten())));
+    for of in [costs.map(|costs| costs.cost_under), costs.map(|costs| costs.cost_over)] {
+        columns.push(Arc::new(Float64Array::from(vec![of; count])));
+    }
     columns.extend([
         texts(|p| &p.unit),
         Arc::new(Float64Array::from_iter(each().map(|(p, _)| p.scale))) as ArrayRef,
@@ -149,11 +168,12 @@ pub fn rows(spec: &RunSpec, zone: &TimeZone, predictions: &[Prediction]) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::AsArray;
-    use arrow::datatypes::TimestampMicrosecondType;
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float64Type, TimestampMicrosecondType};
     use meterline_connectors::lake::snapshot;
     use meterline_models::forecaster::SeriesForecast;
     use meterline_schemas::Frequency;
+    use meterline_schemas::config::Costs;
     use meterline_schemas::time::{DAY, HOUR};
 
     use crate::pipelines::spec::tests::spec;
@@ -182,6 +202,23 @@ mod tests {
         let column = |i: usize| rows.column(i).as_primitive::<TimestampMicrosecondType>().values().to_vec();
         assert_eq!(column(2), [origin, origin + DAY, origin + 2 * DAY - HOUR]);
         assert_eq!(column(3), [origin + DAY, origin + 2 * DAY - HOUR, origin + 3 * DAY - HOUR]);
+    }
+
+    #[test]
+    fn the_decision_is_the_quantile_that_costs_least_and_without_costs_the_median() {
+        let mut prediction = prediction("a", 0, 1);
+        prediction.forecast.quantiles[0] = LEVELS.map(|level| 10.0 * level);
+        let mut spec = spec("r");
+        let (under, over) = (Some(3.0), Some(1.0));
+        for (costs, expected) in [(None, [Some(5.0), None, None]), (under.zip(over), [Some(7.5), under, over])] {
+            spec.policy.costs = costs.map(|(cost_under, cost_over)| Costs { cost_under, cost_over });
+            let rows = rows(&spec, &TimeZone::UTC, &[prediction.clone()]).unwrap();
+            let found = ["decision", "cost_under", "cost_over"].map(|name| {
+                let column = rows.column_by_name(name).unwrap().as_primitive::<Float64Type>();
+                column.is_valid(0).then(|| column.value(0))
+            });
+            assert_eq!(found, expected);
+        }
     }
 
     #[tokio::test]

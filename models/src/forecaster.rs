@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Panel;
 use crate::device::Device;
+use crate::explain::Explanation;
 use crate::holidays::Holidays;
 
 /// The forecast of one series from its origin.
@@ -55,6 +56,17 @@ pub trait Forecaster: Send + Sync {
     /// In a sentence or two: what it is made of and why, where that was chosen.
     fn report(&self) -> Option<String> {
         None
+    }
+
+    /// What it weighs and what it learned; nothing for a model that cannot say.
+    fn explain(&self) -> Vec<Explanation> {
+        Vec::new()
+    }
+
+    /// What its forecasts of `horizon` steps from the end of the panel are made of; nothing for a model that cannot say,
+    /// and of a series that it has no forecast for.
+    fn explain_forecast(&self, _panel: &Panel, _horizon: usize) -> Vec<Explanation> {
+        Vec::new()
     }
 }
 

@@ -9,6 +9,7 @@
 //! * [`booster`]: gradient-boosted trees for all quantiles at once;
 //! * [`calibrate`], [`combine`]: quantiles that keep what they promise, and several models as one;
 //! * [`reconcile`]: forecasts of parts and of their sums that agree;
+//! * [`explain`]: what models say of themselves and of their forecasts;
 //! * [`cost`]: what too high and too low cost, and which quantile to choose by it;
 //! * [`search`]: settings of a model by trial;
 //! * [`device`]: where tensors are computed.
@@ -26,6 +27,7 @@ pub mod data;
 mod dense;
 pub mod design;
 pub mod device;
+pub mod explain;
 pub mod features;
 pub mod fill;
 pub mod forecaster;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use meterline_models::data::Panel;
+use meterline_models::explain::{Explanation, bounded};
 use meterline_models::forecaster::{NoForecast, SeriesForecast};
 use meterline_schemas::Micros;
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
@@ -11,7 +12,7 @@ use meterline_schemas::time::format_micros;
 use serde::Serialize;
 
 use super::offline::OfflineArgs;
-use super::{CommandError, CommandResult, Context};
+use super::{CommandError, CommandResult, Context, explanation};
 
 /// Arguments of `meterline forecast`.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,10 @@ pub struct Args {
     /// Write the forecasts to this CSV file instead of standard output
     #[arg(long, short = 'o', value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Say what the model learned and what its forecasts are made of: on standard error, or on standard output where the
+    /// forecasts go to a file; with --json in one document with them
+    #[arg(long)]
+    explain: bool,
 }
 
 /// One forecast value.
@@ -36,23 +41,45 @@ struct Row<'a> {
     quantiles: [f64; LEVELS.len()],
 }
 
+/// With `--explain`.
+#[derive(Serialize)]
+struct Explained {
+    forecasts: Vec<serde_json::Value>,
+    explanations: Vec<Explanation>,
+}
+
+/// What is written where.
+struct Written {
+    forecasts: String,
+    // For people; empty where it is in the document, or was not asked for.
+    explanations: String,
+}
+
 /// Fits the model to all that the files have, and writes what comes next.
 pub async fn run(args: Args, context: &Context) -> CommandResult {
-    let Args { offline, model, out } = args;
+    let Args { offline, model, out, explain } = args;
     let json = context.json;
-    let text = tokio::task::spawn_blocking(move || forecast(&offline, &model, json));
-    let text = text.await.map_err(|error| CommandError::failed(format!("forecasting ended: {error}")))??;
+    let written = tokio::task::spawn_blocking(move || forecast(&offline, &model, json, explain));
+    let written = written.await.map_err(|error| CommandError::failed(format!("forecasting ended: {error}")))??;
+    let Written { forecasts: text, explanations } = written;
+    if out.is_none() && !explanations.is_empty() {
+        eprintln!("{explanations}");
+    }
     match out {
-        Some(path) => std::fs::write(&path, text)
-            .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display()))),
+        Some(path) => {
+            std::fs::write(&path, text)
+                .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?;
+            if explanations.is_empty() { Ok(()) } else { context.print(&explanations) }
+        }
         None => context.print(text.trim_end()),
     }
 }
 
-fn forecast(offline: &OfflineArgs, model: &str, json: bool) -> Result<String, CommandError> {
+fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Result<Written, CommandError> {
     let kind = offline.kind(model)?;
     let mut texts = Vec::new();
     let mut documents = Vec::new();
+    let mut explanations = Vec::new();
     let mut without = 0;
     for panel in offline.panels()? {
         let task = offline.task(panel.frequency);
@@ -62,6 +89,10 @@ fn forecast(offline: &OfflineArgs, model: &str, json: bool) -> Result<String, Co
             eprintln!("{model}: {report}");
         }
         let forecasts = fitted.forecast(&panel, task.horizon);
+        if explain {
+            explanations.extend(bounded(fitted.explain()));
+            explanations.extend(bounded(fitted.explain_forecast(&panel, task.horizon)));
+        }
         let refused = forecasts.iter().zip(&panel.series).filter_map(|(f, series)| Some((series, f.as_ref().err()?)));
         for (series, reason) in refused {
             eprintln!("series `{}` has no forecast: {reason}", series.id);
@@ -76,9 +107,19 @@ fn forecast(offline: &OfflineArgs, model: &str, json: bool) -> Result<String, Co
         return Err(CommandError::failed(format!("none of the {without} series has a forecast")));
     }
     if json {
-        return Ok(serde_json::to_string_pretty(&documents)?);
+        let document = match explain {
+            true => serde_json::to_string_pretty(&Explained { forecasts: documents, explanations })?,
+            false => serde_json::to_string_pretty(&documents)?,
+        };
+        return Ok(Written { forecasts: document, explanations: String::new() });
     }
-    Ok(format!("series_id,start,end,mean,{}\n{}", COLUMNS.join(","), texts.concat()))
+    let forecasts = format!("series_id,start,end,mean,{}\n{}", COLUMNS.join(","), texts.concat());
+    let explanations = match (explain, explanations.is_empty()) {
+        (false, _) => String::new(),
+        (true, true) => format!("{model} has nothing to tell of itself or of its forecasts"),
+        (true, false) => explanation::table(&explanations),
+    };
+    Ok(Written { forecasts, explanations })
 }
 
 fn rows<'p>(panel: &'p Panel, forecasts: &[Result<SeriesForecast, NoForecast>]) -> Vec<Row<'p>> {

@@ -10,6 +10,7 @@ mod context;
 mod demo;
 mod error;
 mod execute_run;
+mod explanation;
 mod forecast;
 mod generate;
 mod logging;

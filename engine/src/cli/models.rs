@@ -7,7 +7,7 @@ use meterline_schemas::time::format_micros;
 use serde_json::{Value, json};
 
 use super::table::render;
-use super::{CommandError, CommandResult, ConfigArg, Context};
+use super::{CommandError, CommandResult, ConfigArg, Context, explanation};
 use crate::environment::Environment;
 use crate::ingest::groups::groups;
 use crate::ingest::load_committed;
@@ -30,6 +30,13 @@ enum Action {
     },
     /// One version, with its figures and lineage
     Show {
+        /// Version, such as PT15M-0001
+        version: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// What a version says of itself: what it weighs, and what it learned
+    Explain {
         /// Version, such as PT15M-0001
         version: String,
         #[command(flatten)]
@@ -99,6 +106,22 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
                 return context.print_json(&with_alias(&models, model));
             }
             context.print(&show(&models, model))
+        }
+        Action::Explain { version, config } => {
+            let env = Environment::open(&config.config).await?;
+            if env.metadata.model(&version).await?.is_none() {
+                return Err(CommandError::unknown_version(&version));
+            }
+            let rows = env.metadata.explanation(&version).await?;
+            if context.json {
+                return context.print_json(&rows);
+            }
+            match rows.is_empty() {
+                true => context.print(&format!(
+                    "{version} says nothing of itself: its model has nothing to tell, or an earlier release built it"
+                )),
+                false => context.print(&explanation::table(&rows)),
+            }
         }
         Action::Approve(judgement) => judge(judgement, ApprovalState::Approved, context).await,
         Action::Reject(judgement) => judge(judgement, ApprovalState::Rejected, context).await,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use meterline_models::explain::Explanation;
+
 use super::records::{ApprovalState, ModelRecord};
 use super::{MetadataError, MetadataStore};
 
@@ -55,16 +57,19 @@ impl MetadataStore {
         Ok(format!("{group_id}-{number:04}"))
     }
 
-    /// Registers a version. A run registers one version: a second one of the same run changes nothing.
+    /// Registers a version with what it says of itself. A run registers one version: a second one of the same run changes
+    /// nothing.
     ///
     /// # Errors
     ///
     /// [`MetadataError`].
-    pub async fn register_model(&self, model: &ModelRecord) -> Result<(), MetadataError> {
+    pub async fn register_model(&self, model: &ModelRecord, explanation: &[Explanation]) -> Result<(), MetadataError> {
         let doing = "registering a model";
         let doc = self.to_document(doing, model)?;
+        let explained = self.to_document(doing, &explanation)?;
         self.retry(doing, || async {
-            sqlx::query(
+            let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            let added = sqlx::query(
                 "INSERT INTO models (version, group_id, run_id, approval, created_at, doc) VALUES (?, ?, ?, ?, ?, ?) \
                  ON CONFLICT (run_id) DO NOTHING",
             )
@@ -74,11 +79,50 @@ impl MetadataStore {
             .bind(model.approval.as_str())
             .bind(model.created_at)
             .bind(&doc)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
+            .execute(&mut *transaction)
+            .await?;
+            if added.rows_affected() > 0 {
+                sqlx::query("INSERT INTO explanations (version, doc) VALUES (?, ?)")
+                    .bind(&model.version)
+                    .bind(&explained)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await
         })
         .await
+    }
+
+    /// What each version says of itself, by version; not of versions that an earlier release registered.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn explanations(&self) -> Result<Vec<(String, Vec<Explanation>)>, MetadataError> {
+        let doing = "reading explanations of models";
+        let rows: Vec<(String, String)> = self
+            .retry(doing, || {
+                sqlx::query_as("SELECT version, doc FROM explanations ORDER BY version").fetch_all(&self.pool)
+            })
+            .await?;
+        rows.into_iter().map(|(version, doc)| Ok((version, self.parse(doing, &doc)?))).collect()
+    }
+
+    /// What a version says of itself; nothing where an earlier release registered it.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn explanation(&self, version: &str) -> Result<Vec<Explanation>, MetadataError> {
+        let doing = "reading the explanation of a model";
+        let doc: Option<String> = self
+            .retry(doing, || {
+                sqlx::query_scalar("SELECT doc FROM explanations WHERE version = ?")
+                    .bind(version)
+                    .fetch_optional(&self.pool)
+            })
+            .await?;
+        doc.map_or(Ok(Vec::new()), |doc| self.parse(doing, &doc))
     }
 
     /// All versions, newest first.
@@ -184,6 +228,8 @@ impl MetadataStore {
 
 #[cfg(test)]
 mod tests {
+    use meterline_models::explain::Part;
+
     use super::super::store::tests::fresh;
     use super::*;
 
@@ -209,7 +255,7 @@ mod tests {
         assert!(store.champion("PT15M").await.unwrap().is_none());
         for _ in 0..2 {
             let version = store.next_model_version("PT15M").await.unwrap();
-            store.register_model(&model(&version)).await.unwrap();
+            store.register_model(&model(&version), &[]).await.unwrap();
         }
         assert_eq!(store.champion("PT15M").await.unwrap().unwrap().version, "PT15M-0002");
         store.set_approval("PT15M-0002", ApprovalState::Rejected, "worse in the field").await.unwrap();
@@ -221,10 +267,14 @@ mod tests {
     async fn a_run_registers_one_version() {
         let (_dir, store) = fresh().await;
         let mut first = model("PT15M-0001");
-        store.register_model(&first).await.unwrap();
+        let told = [Explanation::new("auto", Part::Weight, "linear_quantile", 0.75)];
+        store.register_model(&first, &told).await.unwrap();
         first.version = "PT15M-0002".into();
-        store.register_model(&first).await.unwrap();
+        store.register_model(&first, &[]).await.unwrap();
         assert_eq!(store.models().await.unwrap().len(), 1);
         assert_eq!(store.model_of_run(&first.run_id).await.unwrap().unwrap().version, "PT15M-0001");
+        assert_eq!(store.explanation("PT15M-0001").await.unwrap(), told);
+        assert_eq!(store.explanations().await.unwrap(), [("PT15M-0001".to_owned(), told.to_vec())]);
+        assert!(store.explanation("PT15M-0002").await.unwrap().is_empty());
     }
 }

@@ -13,7 +13,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// Statements that bring a database from version i to i + 1.
-const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE];
+const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE, EXPLANATIONS];
+
+const EXPLANATIONS: &[&str] = &["CREATE TABLE explanations (version TEXT PRIMARY KEY, doc TEXT NOT NULL)"];
 
 const MAINTENANCE: &[&str] =
     &["CREATE TABLE maintenance (request_id TEXT PRIMARY KEY, status TEXT NOT NULL, doc TEXT NOT NULL)"];

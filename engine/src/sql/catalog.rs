@@ -25,7 +25,7 @@ use crate::ingest::state::IngestState;
 use crate::triggers;
 
 /// Every table, for help and suggestions.
-pub const TABLES: [&str; 16] = [
+pub const TABLES: [&str; 17] = [
     "intervals",
     "interval_revisions",
     "samples",
@@ -38,6 +38,7 @@ pub const TABLES: [&str; 16] = [
     "partitions",
     "dead_letters",
     "models",
+    "model_explanations",
     "runs",
     "steps",
     "trigger_facts",
@@ -114,6 +115,7 @@ impl Catalog {
             "feeds" => memory::feeds(self.state().await?)?,
             "partitions" => memory::partitions(self.state().await?)?,
             "models" => memory::models(&metadata.models().await?)?,
+            "model_explanations" => memory::explanations(&metadata.explanations().await?)?,
             "runs" => memory::runs(&metadata.runs(RECORDS_MAX).await?)?,
             "steps" => memory::steps(&metadata.all_steps().await?)?,
             "trigger_decisions" => memory::decisions(&metadata.decisions(RECORDS_MAX).await?)?,

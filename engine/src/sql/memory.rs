@@ -7,6 +7,7 @@ use arrow::array::{
 };
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use meterline_models::explain::Explanation;
 use meterline_schemas::Micros;
 
 use crate::ingest::series::SeriesState;
@@ -177,6 +178,24 @@ pub(super) fn models(records: &[ModelRecord]) -> Result<RecordBatch, ArrowError>
         number("naive_wql", rows().map(|m| m.metrics.get("naive_wql")?.as_f64())),
         text("metrics", rows().map(|m| serde_json::to_string(&m.metrics).ok())),
         instant("created_at", rows().map(|m| Some(m.created_at))),
+    ])
+}
+
+/// What each model version says of itself, a row a term. `series_id`, `level` and the range of steps are null where a row
+/// is about all of them.
+pub(super) fn explanations(versions: &[(String, Vec<Explanation>)]) -> Result<RecordBatch, ArrowError> {
+    let rows = || versions.iter().flat_map(|(version, rows)| rows.iter().map(move |row| (version.as_str(), row)));
+    let step = |step: usize| i64::try_from(step).ok();
+    batch(vec![
+        text("version", rows().map(|(version, _)| Some(version))),
+        text("model", rows().map(|(_, row)| Some(row.model.as_str()))),
+        text("part", rows().map(|(_, row)| Some(row.part.as_str()))),
+        text("series_id", rows().map(|(_, row)| row.series.as_deref())),
+        number("level", rows().map(|(_, row)| row.level)),
+        integer("first_step", rows().map(|(_, row)| step(row.steps?.0))),
+        integer("last_step", rows().map(|(_, row)| step(row.steps?.1))),
+        text("term", rows().map(|(_, row)| Some(row.term.as_str()))),
+        number("value", rows().map(|(_, row)| Some(row.value))),
     ])
 }
 

@@ -22,6 +22,15 @@ impl Basis {
         self.means.len() + self.knots.iter().map(|(_, knots)| knots.len()).sum::<usize>()
     }
 
+    /// Names of what is written, by those of the features.
+    pub fn names(&self, features: &[String]) -> Vec<String> {
+        let bent = self.knots.iter().flat_map(|(feature, knots)| {
+            let name = features.get(*feature).map_or("", String::as_str);
+            knots.iter().map(move |knot| format!("{name} above {knot}"))
+        });
+        features.iter().cloned().chain(bent).collect()
+    }
+
     /// From rows of so many features; those of `bent`, by their places, get knots.
     pub fn of(rows: &[f32], width: usize, bent: &[usize]) -> Basis {
         let column = |feature: usize| rows.iter().skip(feature).step_by(width).filter(|value| value.is_finite());

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,8 @@ use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
-use crate::design::{Design, Seen, lookback};
+use crate::design::{Design, Normal, Seen, lookback};
+use crate::explain::{Explanation, Part, SERIES_MAX, by_part, renamed};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 
 /// How the trees are fitted.
@@ -207,9 +208,67 @@ impl Forecaster for FittedTrees {
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
     }
+
+    /// The share of each feature in what all splits gained.
+    fn explain(&self) -> Vec<Explanation> {
+        let all: f64 = self.booster.gains().iter().sum();
+        let gains = self.booster.names().iter().zip(self.booster.gains()).filter(|(_, gain)| **gain > 0.0);
+        let gains = gains.map(|(name, gain)| Explanation::new(self.name(), Part::Gain, name.as_str(), gain / all));
+        let linear = self.linear.as_ref().map(|linear| self.of_linear(linear.name(), linear.explain()));
+        gains.chain(linear.unwrap_or_default()).collect()
+    }
+
+    /// What each feature adds to the median.
+    fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
+        let linear = self.linear.as_ref().map(|linear| {
+            let rows = linear.explain_forecast(panel, horizon);
+            self.of_linear(linear.name(), rows)
+        });
+        let panel = &panel.newest(lookback(panel.frequency));
+        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
+        let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
+        let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();
+        let rest = panel.series.len().saturating_sub(SERIES_MAX);
+        rows.extend((rest > 0).then(|| Explanation::left_out(self.name(), "series", rest)));
+        rows.extend(linear.unwrap_or_default());
+        rows
+    }
+}
+
+// What the trees see of a series, and what is added to what they say.
+struct Seen {
+    columns: Vec<Vec<f32>>,
+    bases: Vec<f32>,
+    normal: Normal,
 }
 
 impl FittedTrees {
+    // The linear model below them.
+    fn of_linear(&self, name: &str, rows: Vec<Explanation>) -> Vec<Explanation> {
+        renamed(rows, name, &format!("{}/{name}", self.name()))
+    }
+
+    fn explain_series(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Vec<Explanation> {
+        let Ok(Seen { columns, bases, normal }) = self.seen(panel, design, number, horizon) else { return Vec::new() };
+        let found = Matrix::from_columns(&columns).and_then(|rows| self.booster.contributions(&rows, None));
+        let Ok(found) = found else { return Vec::new() };
+        let names = self.booster.names().iter().cloned();
+        let names = ["level", "linear model"].into_iter().map(String::from).chain(names);
+        let mut terms: Vec<(String, Vec<f64>)> = names.map(|name| (name, Vec::with_capacity(horizon))).collect();
+        for (of_step, base) in found.iter().zip(bases) {
+            let bias = of_step.bias.get(MEDIAN).copied().unwrap_or(f64::NAN);
+            let features = of_step.features.get(MEDIAN).into_iter().flatten().copied();
+            let values = [normal.level / normal.spread + bias, f64::from(base)].into_iter().chain(features);
+            terms.iter_mut().zip(values).for_each(|((_, term), value)| term.push(value * normal.spread));
+        }
+        // Most features of most rows lead nowhere.
+        terms.retain(|(_, values)| values.iter().any(|value| *value != 0.0));
+        let like = Explanation::new(self.name(), Part::Contribution, "", 0.0);
+        let series = Some(panel.series[number].id.clone());
+        by_part(&Explanation { series, level: Some(LEVELS[MEDIAN]), ..like }, &terms)
+    }
+
     fn forecast_series(
         &self,
         panel: &Panel,
@@ -217,6 +276,14 @@ impl FittedTrees {
         number: usize,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
+        let Seen { columns, bases, normal } = self.seen(panel, design, number, horizon)?;
+        let predicted = Matrix::from_columns(&columns).and_then(|rows| self.booster.predict(&rows, None));
+        let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
+        let (rows, _) = predicted.as_chunks::<{ LEVELS.len() }>();
+        restored(normal, rows.iter().zip(bases).map(|(row, base)| row.map(|quantile| f64::from(quantile + base))))
+    }
+
+    fn seen(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Result<Seen, NoForecast> {
         let id = &panel.series[number].id;
         let known_as = self.numbers.get(id).map_or(f32::NAN, |number| *number as f32);
         let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
@@ -231,9 +298,41 @@ impl FittedTrees {
             columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
             bases.push(base.unwrap_or(0.0));
         }
-        let predicted = Matrix::from_columns(&columns).and_then(|rows| self.booster.predict(&rows, None));
-        let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
-        let (rows, _) = predicted.as_chunks::<{ LEVELS.len() }>();
-        restored(normal, rows.iter().zip(bases).map(|(row, base)| row.map(|quantile| f64::from(quantile + base))))
+        Ok(Seen { columns, bases, normal })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+
+    use super::*;
+    use crate::data::Series;
+
+    #[test]
+    fn gains_are_shares_and_what_features_add_is_the_median() {
+        let value = |at: usize| (at % 24) as f32 + 3.0 * (at / 24 % 7) as f32 + ((at * 7919) % 13) as f32 / 10.0;
+        let series = vec![Series::new("a", 0, (0..80 * 24).map(value).collect())];
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
+        for model in [BoostedTrees::default(), BoostedTrees::on_residuals()] {
+            let name = model.name().to_owned();
+            let params = Params { rounds: 30, ..model.spec.params.clone() };
+            let model = BoostedTrees { spec: BoostedSpec { params, ..model.spec } };
+            let fitted = model.fit(&panel, &Task::new(24, 24, 1), &mut |_| ControlFlow::Continue(())).unwrap();
+            let shares = fitted.explain();
+            let shares: f64 = shares.iter().filter(|row| row.part == Part::Gain).map(|row| row.value).sum();
+            assert!((shares - 1.0).abs() < 1e-9, "{name}");
+            let forecast = fitted.forecast(&panel, 24).remove(0).unwrap();
+            let median = forecast.quantiles[..3].iter().map(|row| row[MEDIAN]).sum::<f64>() / 3.0;
+            let rows = fitted.explain_forecast(&panel, 24);
+            let first = rows.iter().filter(|row| row.model == name && row.steps == Some((1, 3)));
+            let sum: f64 = first.map(|row| row.value).sum();
+            assert!((sum - median).abs() < 1e-3, "{name}: {sum} {median}");
+            let below = rows.iter().any(|row| row.model == "boosted_residuals/linear_quantile");
+            assert_eq!(below, name == NAME_OF_RESIDUALS);
+        }
     }
 }

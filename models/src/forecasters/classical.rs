@@ -6,9 +6,10 @@ use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 
 use crate::artifact::{self, ArtifactError};
-use crate::data::{Known, Panel, Series};
+use crate::data::{Column, Covariate, Known, Panel, Series};
+use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
-use crate::statistics::{Method, Request, StatisticsError};
+use crate::statistics::{Component, Method, Request, Source, StatisticsError};
 
 /// Seasons that they look back: sixteen weeks of hours, two years of days. What is older takes time and says little.
 const SEASONS: usize = 112;
@@ -49,6 +50,16 @@ impl Forecaster for Classical {
         let panel = &panel.newest(lookback(panel.frequency));
         panel.series.par_iter().map(|series| self.forecast_series(panel, series, horizon)).collect()
     }
+
+    fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
+        let panel = &panel.newest(lookback(panel.frequency));
+        let explained = panel.series.par_iter().take(SERIES_MAX);
+        let mut rows: Vec<Explanation> =
+            explained.map(|series| self.explain_series(panel, series, horizon)).collect::<Vec<_>>().concat();
+        let rest = panel.series.len().saturating_sub(SERIES_MAX);
+        rows.extend((rest > 0 && !rows.is_empty()).then(|| Explanation::left_out(self.name(), "series", rest)));
+        rows
+    }
 }
 
 impl Classical {
@@ -63,12 +74,38 @@ impl Classical {
         method.map(|method| Classical { method }).ok_or_else(|| ArtifactError::Kind(kind.to_owned()))
     }
 
+    fn explain_series(&self, panel: &Panel, series: &Series, horizon: usize) -> Vec<Explanation> {
+        let values: Vec<f64> = series.values.iter().map(|value| f64::from(*value)).collect();
+        let (names, regressors): (Vec<&str>, Vec<Vec<f64>>) = regressors(panel, series, horizon).into_iter().unzip();
+        let components = self.method.components(&Request {
+            values: &values,
+            periods: &periods(panel.frequency),
+            regressors: &regressors,
+            horizon,
+            levels: &LEVELS,
+        });
+        let named = |part: Component| {
+            let term = match part.source {
+                Source::Trend => "trend".to_owned(),
+                Source::Season(period) => format!("season of {period} intervals"),
+                Source::Regressor(place) => names.get(place).copied().unwrap_or_default().to_owned(),
+                Source::Errors => "newest errors".to_owned(),
+            };
+            (term, part.values)
+        };
+        let terms: Vec<(String, Vec<f64>)> = components.unwrap_or_default().into_iter().map(named).collect();
+        let like = Explanation::new(self.name(), Part::Component, "", 0.0);
+        by_part(&Explanation { series: Some(series.id.clone()), ..like }, &terms)
+    }
+
     fn forecast_series(&self, panel: &Panel, series: &Series, horizon: usize) -> Result<SeriesForecast, NoForecast> {
         let values: Vec<f64> = series.values.iter().map(|value| f64::from(*value)).collect();
+        let regressors: Vec<Vec<f64>> =
+            regressors(panel, series, horizon).into_iter().map(|(_, column)| column).collect();
         let predicted = self.method.forecast(&Request {
             values: &values,
             periods: &periods(panel.frequency),
-            regressors: &regressors(panel, series, horizon),
+            regressors: &regressors,
             horizon,
             levels: &LEVELS,
         });
@@ -88,15 +125,15 @@ fn periods(frequency: Frequency) -> Vec<usize> {
     }
 }
 
-/// Covariates that are known over past and horizon without a gap.
-fn regressors(panel: &Panel, series: &Series, horizon: usize) -> Vec<Vec<f64>> {
+/// Covariates that are known over past and horizon without a gap, by name.
+fn regressors<'p>(panel: &'p Panel, series: &Series, horizon: usize) -> Vec<(&'p str, Vec<f64>)> {
     let ahead =
         panel.covariates.iter().zip(&series.covariates).filter(|(covariate, _)| covariate.known == Known::Ahead);
     let length = (series.values.len() + horizon) as i64;
-    let column = |(_, column): (_, &crate::data::Column)| -> Vec<f64> {
-        (0..length).map(|interval| f64::from(column.at(interval))).collect()
+    let column = |(covariate, column): (&'p Covariate, &Column)| -> (&'p str, Vec<f64>) {
+        (&covariate.name, (0..length).map(|interval| f64::from(column.at(interval))).collect())
     };
-    ahead.map(column).filter(|column| column.iter().all(|value| value.is_finite())).collect()
+    ahead.map(column).filter(|(_, column)| column.iter().all(|value| value.is_finite())).collect()
 }
 
 fn no_forecast(error: &StatisticsError, values: &[f64]) -> NoForecast {

@@ -17,6 +17,7 @@ use super::direct::{Ahead, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, Seen, lookback};
+use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
 
@@ -91,7 +92,8 @@ impl LinearQuantile {
         if fitted.is_empty() {
             return Err(self.too_short(panel, design, task.horizon));
         }
-        Ok(FittedLinear { task: task.clone(), seen: design.seen().clone(), fitted })
+        let names = design.names().to_vec();
+        Ok(FittedLinear { task: task.clone(), seen: design.seen().clone(), names, fitted })
     }
 }
 
@@ -254,6 +256,8 @@ impl LinearQuantile {
 pub struct FittedLinear {
     task: Task,
     seen: Seen,
+    // Of the features.
+    names: Vec<String>,
     fitted: BTreeMap<String, Parts>,
 }
 
@@ -305,6 +309,43 @@ impl FittedLinear {
     }
 }
 
+impl Parts {
+    // Coefficients of the median: the mean over all places.
+    fn coefficients(&self) -> Vec<f64> {
+        let mut means = vec![0.0; self.basis.width()];
+        for model in &self.models {
+            let of_median = model.coefficients.get(MEDIAN).into_iter().flatten();
+            means.iter_mut().zip(of_median).for_each(|(mean, one)| *mean += one / self.models.len() as f64);
+        }
+        means
+    }
+}
+
+impl FittedLinear {
+    fn explain_series(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Vec<Explanation> {
+        let id = &panel.series[number].id;
+        let Some(parts) = self.fitted.get(id) else { return Vec::new() };
+        let Ok(Ahead { rows, normal, origin }) = ahead(panel, design, number, horizon) else { return Vec::new() };
+        let names = parts.basis.names(design.names());
+        let mut terms: Vec<(String, Vec<f64>)> =
+            ["level", "kept in reach"].into_iter().map(String::from).chain(names).map(|name| (name, vec![])).collect();
+        let mut wide = Vec::new();
+        for (step, row) in rows.chunks_exact(design.width()).enumerate() {
+            let phase = design.phase(number, origin + step);
+            let bounded = parts.quantiles(row, phase, step, &mut wide);
+            let model = parts.models.get(parts.split.place(phase, step));
+            let found = model.and_then(|model| model.contributions(&wide).ok()?.into_iter().nth(MEDIAN));
+            let (Some(bounded), Some(found)) = (bounded, found) else { return Vec::new() };
+            let free = found.base + found.features.iter().sum::<f64>();
+            let values = [normal.level / normal.spread + found.base, bounded[MEDIAN] - free];
+            let values = values.into_iter().chain(found.features);
+            terms.iter_mut().zip(values).for_each(|((_, term), value)| term.push(value * normal.spread));
+        }
+        let like = Explanation::new(NAME, Part::Contribution, "", 0.0);
+        by_part(&Explanation { series: Some(id.clone()), level: Some(LEVELS[MEDIAN]), ..like }, &terms)
+    }
+}
+
 impl FittedLinear {
     /// Reads an artifact.
     ///
@@ -330,6 +371,44 @@ impl Forecaster for FittedLinear {
         let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
         let numbers = 0..panel.series.len();
         numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
+    }
+
+    /// Coefficients of the median: of all series together those of the features, of each series also those of the pieces
+    /// of lines. Values of the series count relative to its level and spread.
+    fn explain(&self) -> Vec<Explanation> {
+        let like = |series| Explanation {
+            series,
+            level: Some(LEVELS[MEDIAN]),
+            ..Explanation::new(NAME, Part::Coefficient, "", 0.0)
+        };
+        let rows = |of: &Explanation, names: &[String], values: &[f64]| -> Vec<Explanation> {
+            let row = |(name, value): (&String, &f64)| Explanation { term: name.clone(), value: *value, ..of.clone() };
+            names.iter().zip(values).map(row).collect()
+        };
+        let mut means = vec![0.0; self.names.len()];
+        for parts in self.fitted.values() {
+            let coefficients = parts.coefficients();
+            means.iter_mut().zip(coefficients).for_each(|(mean, one)| *mean += one / self.fitted.len() as f64);
+        }
+        let mut all = rows(&like(None), &self.names, &means);
+        for (id, parts) in self.fitted.iter().take(SERIES_MAX) {
+            all.extend(rows(&like(Some(id.clone())), &parts.basis.names(&self.names), &parts.coefficients()));
+        }
+        let rest = self.fitted.len().saturating_sub(SERIES_MAX);
+        all.extend((rest > 0).then(|| Explanation::left_out(NAME, "series", rest)));
+        all
+    }
+
+    /// What each feature adds to the median.
+    fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
+        let panel = &panel.newest(lookback(panel.frequency));
+        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
+        let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
+        let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();
+        let rest = panel.series.len().saturating_sub(SERIES_MAX);
+        rows.extend((rest > 0).then(|| Explanation::left_out(NAME, "series", rest)));
+        rows
     }
 }
 
@@ -365,6 +444,27 @@ mod tests {
             let fitted = LinearQuantile::default().fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
             let forecast = fitted.forecast(&panel, horizon).remove(0).unwrap();
             assert_eq!(forecast.quantiles.len(), horizon, "{frequency} {horizon}");
+        }
+    }
+
+    #[test]
+    fn what_features_add_is_the_median_and_their_names_are_those_of_the_design() {
+        let panel = panel(Frequency::HOUR, "UTC", 90 * 24);
+        let fitted = LinearQuantile::default().fit(&panel, &Task::new(24, 24, 1), &mut |_| ControlFlow::Continue(()));
+        let fitted = fitted.unwrap();
+        let learned = fitted.explain();
+        let design = Design::new(&panel, 24, &Default::default());
+        assert_eq!(learned.len(), 2 * design.width(), "of all series, and of the one that there is");
+        assert!(
+            learned.iter().any(|row| row.term == "lag_1w" && row.series.as_deref() == Some("a") && row.value != 0.0)
+        );
+        let medians: Vec<f64> =
+            fitted.forecast(&panel, 24).remove(0).unwrap().quantiles.iter().map(|row| row[MEDIAN]).collect();
+        let explained = fitted.explain_forecast(&panel, 24);
+        for (part, medians) in medians.chunks(3).enumerate() {
+            let of_part = explained.iter().filter(|row| row.steps == Some((3 * part + 1, 3 * part + 3)));
+            let (sum, median) = (of_part.map(|row| row.value).sum::<f64>(), medians.iter().sum::<f64>() / 3.0);
+            assert!((sum - median).abs() < 1e-3, "{sum} {median}");
         }
     }
 

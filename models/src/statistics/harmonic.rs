@@ -11,7 +11,7 @@
 
 use super::autoregression::Autoregression;
 use super::linear::{Gram, Solution, Unit, aicc};
-use super::{Predicted, Prepared, Request, StatisticsError, check_regressors, fourier};
+use super::{Component, Predicted, Prepared, Request, Source, StatisticsError, check_regressors, fourier};
 
 const MODEL: &str = "harmonic";
 /// Values without which there is no regression.
@@ -41,6 +41,9 @@ pub struct Fitted {
     pub variance: f64,
     /// The regression over the past and the horizon, without the errors' process.
     regression: Vec<f64>,
+    /// Columns of the design with their coefficients, and what was taken from the values before.
+    terms: Vec<(usize, f64)>,
+    centre: f64,
     /// What the coefficients' uncertainty adds to the variance, relative to it, for each step after the last value.
     leverage: Vec<f64>,
 }
@@ -61,12 +64,9 @@ impl Harmonic {
         let prepared = self.prepare(request)?;
         let fitted = fit(&prepared, request)?;
         let past = prepared.values.len();
-        let residuals: Vec<f64> = prepared.values.iter().zip(&fitted.regression).map(|(v, r)| v - r).collect();
-        // Missing values at the end are the first steps of the errors' forecast.
-        let last = known_until(&residuals);
-        let late = past - last;
-        let errors = fitted.errors.forecast(&residuals[..last], late + request.horizon);
-        let mean = fitted.regression[past..].iter().zip(&errors[late..]).map(|(r, e)| r + e).collect();
+        let late = past - known_until(&prepared.values);
+        let errors = fitted.errors_ahead(&prepared, request.horizon);
+        let mean = fitted.regression[past..].iter().zip(errors).map(|(r, e)| r + e).collect();
         let mut sum = 0.0;
         let deviation: Vec<f64> = (fitted.errors.psi(late + request.horizon).iter().zip(&fitted.leverage))
             .map(|(psi, leverage)| {
@@ -76,6 +76,36 @@ impl Harmonic {
             .skip(late)
             .collect();
         prepared.gaussian(MODEL, request.levels, mean, &deviation)
+    }
+
+    /// What the mean of the forecast is the sum of: level and trend, each season, each regressor, and what the newest
+    /// errors say.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Harmonic::forecast`].
+    pub fn components(&self, request: &Request) -> Result<Vec<Component>, StatisticsError> {
+        let prepared = self.prepare(request)?;
+        let fitted = fit(&prepared, request)?;
+        let design = Design::new(&prepared, request);
+        let past = prepared.values.len();
+        let seasons = design.periods.iter().map(|period| Source::Season(*period as f64));
+        let regressors = (0..request.regressors.len()).map(Source::Regressor);
+        let sources = std::iter::once(Source::Trend).chain(seasons).chain(regressors);
+        let level = |source: Source| if source == Source::Trend { fitted.centre } else { 0.0 };
+        let mut components: Vec<Component> =
+            sources.map(|source| Component { source, values: vec![level(source); request.horizon] }).collect();
+        for (column, coefficient) in &fitted.terms {
+            let source = design.source(*column);
+            for part in components.iter_mut().filter(|part| part.source == source) {
+                let ahead = &design.columns[*column][past..];
+                part.values.iter_mut().zip(ahead).for_each(|(sum, x)| *sum += coefficient * x);
+            }
+        }
+        let errors = fitted.errors_ahead(&prepared, request.horizon);
+        components.push(Component { source: Source::Errors, values: errors });
+        components.iter_mut().flat_map(|part| &mut part.values).for_each(|value| *value *= prepared.scale);
+        Ok(components)
     }
 
     /// What is chosen and found for one series.
@@ -94,6 +124,17 @@ impl Harmonic {
     fn prepare(&self, request: &Request) -> Result<Prepared, StatisticsError> {
         check_regressors(request)?;
         Prepared::new(MODEL, request, VALUES_MIN + 3 * request.regressors.len())
+    }
+}
+
+impl Fitted {
+    /// What the errors' process expects of the steps after the series.
+    fn errors_ahead(&self, prepared: &Prepared, horizon: usize) -> Vec<f64> {
+        let residuals: Vec<f64> = prepared.values.iter().zip(&self.regression).map(|(v, r)| v - r).collect();
+        // Missing values at the end are the first steps of the errors' forecast.
+        let last = known_until(&residuals);
+        let late = prepared.values.len() - last;
+        self.errors.forecast(&residuals[..last], late + horizon).split_off(late)
     }
 }
 
@@ -154,6 +195,18 @@ impl Design {
             pairs.extend(wanted.iter().map(|harmonic| (index, *harmonic)));
         }
         Design { columns, fourier, pairs, periods, units }
+    }
+
+    /// What a column belongs to.
+    fn source(&self, column: usize) -> Source {
+        match column.checked_sub(self.fourier) {
+            Some(wave) => {
+                let period = self.pairs.get(wave / 2).and_then(|(index, _)| self.periods.get(*index));
+                Source::Season(period.map_or(f64::NAN, |period| *period as f64))
+            }
+            None if column < 2 => Source::Trend,
+            None => Source::Regressor(column - 2),
+        }
     }
 
     /// Columns with a trend or not and with the first harmonics of each period.
@@ -291,6 +344,8 @@ fn fit(prepared: &Prepared, request: &Request) -> Result<Fitted, StatisticsError
         regressors: design.units.iter().enumerate().map(|(i, unit)| coefficient(2 + i) * unit.per_one()).collect(),
         variance: solution.squares / freedom as f64,
         regression,
+        terms: columns.iter().copied().zip(solution.coefficients.iter().copied()).collect(),
+        centre,
         leverage: design.leverage(&columns, &solution, &errors, known_until(&values)),
         errors,
     })

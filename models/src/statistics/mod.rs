@@ -13,6 +13,8 @@
 //! * [`prophet`]: piecewise linear trend, Fourier terms and holidays, with a table for each component;
 //! * [`croston`]: demand that is mostly zero.
 //!
+//! [`Method::components`] says what the forecasts of some of them are the sums of.
+//!
 //! What they share: [`linear`] (least squares), [`autoregression`], [`optimise`] (Nelder-Mead), [`classical`] (seasonal
 //! indices), [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
 //!
@@ -25,6 +27,7 @@ use thiserror::Error;
 
 pub mod autoregression;
 pub mod classical;
+mod components;
 pub mod croston;
 pub mod decompose;
 pub mod drift;
@@ -37,6 +40,8 @@ pub mod optimise;
 pub mod prophet;
 pub mod quantiles;
 pub mod theta;
+
+pub use components::{Component, Source};
 
 #[cfg(test)]
 mod properties;

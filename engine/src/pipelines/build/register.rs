@@ -71,6 +71,11 @@ async fn register(
     let metadata = &ctx.env.metadata;
     let doing = || format!("registering the model of {}", spec.group_id);
     let weights = artifacts::get(&ctx.env.lake, &trained.weights).await?;
+    let explanation = match &trained.explanation {
+        Some(path) => serde_json::from_slice(&artifacts::get(&ctx.env.lake, path).await?).doing(doing)?,
+        // An earlier release trained it.
+        None => Vec::new(),
+    };
     let metrics = evaluated.figures.iter().map(|(name, value)| (name.clone(), Value::from(*value))).collect();
     let version = metadata.next_model_version(&spec.group_id).await.doing(doing)?;
     let artifact = format!("models/{version}/weights");
@@ -88,7 +93,7 @@ async fn register(
         approval_reason: reason,
         created_at: now(),
     };
-    metadata.register_model(&record).await.doing(doing)?;
+    metadata.register_model(&record, &explanation).await.doing(doing)?;
     Ok(record)
 }
 

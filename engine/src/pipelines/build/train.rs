@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use meterline_models::explain::bounded;
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::{device, registry};
 use meterline_schemas::config::ResolvedPolicy;
@@ -34,6 +35,9 @@ pub struct Output {
     pub out_of_time: bool,
     /// Size of the weights in bytes.
     pub bytes: usize,
+    /// Path of what the model says of itself below the lake's root.
+    #[serde(default)]
+    pub explanation: Option<String>,
 }
 
 /// Executes the step.
@@ -43,7 +47,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let zone = ctx.zone()?;
     let until = trained_until(&ctx.spec, &zone);
     let step = ctx.clone();
-    let (weights, forecaster, pace) = ctx
+    let (weights, explanation, forecaster, pace) = ctx
         .blocking(move || {
             let spec = &step.spec;
             let device = device::resolve(&spec.device).doing(|| format!("taking the device `{}`", spec.device))?;
@@ -70,12 +74,17 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
                 step.info(report);
             }
             let weights = model.artifact().ok_or_else(|| StepError::failed(doing(), "this model cannot be kept"))?;
-            Ok((weights, kind.name, pace))
+            let explanation = bounded(model.explain());
+            let explanation =
+                serde_json::to_vec(&explanation).doing(|| format!("explaining the model of {}", spec.group_id))?;
+            Ok((weights, explanation, kind.name, pace))
         })
         .await?;
     let path = ctx.artifact("model.weights");
     let size = weights.len();
     artifacts::put(&ctx.env.lake, &path, weights.into()).await?;
+    let explained = ctx.artifact("explanation.json");
+    artifacts::put(&ctx.env.lake, &explained, explanation.into()).await?;
     ctx.metric("progress", 1.0);
     ctx.metric("seconds_left", 0.0);
     let seconds = pace.began.elapsed().as_secs_f64();
@@ -88,6 +97,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         seconds,
         out_of_time: pace.out_of_time,
         bytes: size,
+        explanation: Some(explained),
     })
 }
 

@@ -29,8 +29,9 @@ use crate::artifact::{self, ArtifactError};
 use crate::combine::{Choice, Combination, CombineError, Options, Reason, combine};
 use crate::data::Panel;
 use crate::device::Device;
+use crate::explain::{self, Explanation, Part, renamed};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
-use crate::metrics::mean_of_quantiles;
+use crate::metrics::{index_of, mean_of_quantiles};
 use crate::registry;
 
 /// Name of the kind.
@@ -169,6 +170,16 @@ impl FittedAuto {
         Ok(FittedAuto { name, members, learned, horizon })
     }
 
+    // Its models by the names that they have here: with other settings one is another.
+    fn named(&self) -> impl Iterator<Item = (&str, &dyn Forecaster)> {
+        let names = self.learned.as_ref().map_or(&[][..], |learned| learned.combination.models());
+        let members = self.members.iter().enumerate();
+        members.filter_map(|(place, member)| {
+            let member = member.as_deref()?;
+            Some((names.get(place).map_or_else(|| member.name(), String::as_str), member))
+        })
+    }
+
     fn combined(&self, group: u32, forecasts: &[Option<&SeriesForecast>], horizon: usize) -> Option<SeriesForecast> {
         let mut combined = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
         for step in 0..horizon {
@@ -185,7 +196,42 @@ impl FittedAuto {
     }
 }
 
+/// Levels whose weights are told, where those of the tails are others than those between.
+const TOLD: [f64; 3] = [0.1, 0.5, 0.9];
+
 impl Learned {
+    fn explain(&self, model: &str, horizon: usize) -> Vec<Explanation> {
+        let combination = &self.combination;
+        let losses = combination.losses();
+        let mut rows = Vec::new();
+        if matches!(combination.models(), [only] if only == model) {
+            return rows;
+        }
+        let weights = |group: u32, level: usize, like: &Explanation| -> Vec<Explanation> {
+            let there = combination.models().iter().zip(combination.weights(group, level).iter().copied());
+            let none = combination.left_out().iter().map(|out| (&out.model, 0.0));
+            there.chain(none).map(|(name, value)| Explanation { term: name.clone(), value, ..like.clone() }).collect()
+        };
+        let like = Explanation::new(model, Part::Weight, "", 0.0);
+        match combination.choice() {
+            Choice::Weighted { by_group: true, .. } => {
+                for (group, steps) in (0..).zip(explain::parts(horizon)) {
+                    for level in TOLD {
+                        let Some(place) = index_of(&LEVELS, level) else { continue };
+                        let steps = Some((steps.start + 1, steps.end));
+                        let like = Explanation { level: Some(level), steps, ..like.clone() };
+                        rows.extend(weights(group, place, &like));
+                    }
+                }
+            }
+            _ => rows.extend(weights(u32::MAX, MEDIAN, &like)),
+        }
+        let singles = losses.singles.iter().map(|(name, loss)| (name.as_str(), *loss));
+        let ways = singles.chain([("equal mean", losses.equal)]).chain(losses.weighted.map(|loss| ("weights", loss)));
+        rows.extend(ways.map(|(name, loss)| Explanation::new(model, Part::Loss, name, loss / losses.equal)));
+        rows
+    }
+
     fn quantiles(&self, group: u32, step: u32, rows: &[Option<&[f64; LEVELS.len()]>]) -> Option<[f64; LEVELS.len()]> {
         let rows: Vec<Option<&[f64]>> = rows.iter().map(|row| row.map(<[f64; LEVELS.len()]>::as_slice)).collect();
         let mut quantiles = [0.0; LEVELS.len()];
@@ -272,6 +318,21 @@ impl Forecaster for FittedAuto {
             weights.join(", "),
             learned.correction.report()
         ))
+    }
+
+    /// The weights of its models and what they lost, and what these say of themselves.
+    fn explain(&self) -> Vec<Explanation> {
+        let own = self.learned.as_ref().map(|learned| learned.explain(&self.name, self.horizon));
+        let members = self.named().flat_map(|(name, member)| renamed(member.explain(), member.name(), name));
+        own.unwrap_or_default().into_iter().chain(members).collect()
+    }
+
+    /// What each of its models says of its own forecast, before they are combined and calibrated.
+    fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
+        let members = self.named();
+        members
+            .flat_map(|(name, member)| renamed(member.explain_forecast(panel, horizon), member.name(), name))
+            .collect()
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {

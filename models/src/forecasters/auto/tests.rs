@@ -71,6 +71,10 @@ fn what_was_right_before_is_what_counts() {
     let fitted = fitted(&auto, 80);
     let report = fitted.report().unwrap();
     assert!(report.contains("right 1.00"), "{report}");
+    let told = fitted.explain();
+    let weight = |name: &str| told.iter().find(|row| row.part == Part::Weight && row.term == name).unwrap().value;
+    assert_eq!((weight("right"), told[0].model.as_str()), (1.0, "some"));
+    assert!(told.iter().any(|row| row.part == Part::Loss && row.term == "right" && row.value <= 1.0));
     let forecast = fitted.forecast(&panel(80), HOURS).remove(1).unwrap();
     let wanted = 2.0 * f64::from(truth(80 * HOURS + 5));
     assert!((forecast.quantiles[5][MEDIAN] - wanted).abs() < 0.1, "{forecast:?} {wanted}");
@@ -125,6 +129,8 @@ fn what_is_kept_forecasts_the_same_and_the_same_seed_gives_the_same() {
         Auto::of("some", models)
     };
     let one = fitted(&auto(), 80);
+    let told = one.explain();
+    assert!(told.iter().any(|row| row.part == Part::Weight), "{told:?}");
     let bytes = one.artifact().unwrap();
     let kept = registry::load(&bytes, Device::Cpu).unwrap();
     assert_eq!((kept.name(), kept.report()), ("some", one.report()));

@@ -8,11 +8,10 @@ use super::folds::{Fold, folds};
 use crate::calibrate::Rows;
 use crate::combine::{Candidate, Combination, Options, Validation};
 use crate::data::Panel;
+use crate::explain::PARTS;
 use crate::forecaster::{Done, FitError, Forecaster, Model, Progress, Task};
 use crate::metrics::pinball;
 
-/// Parts of the horizon that are weighted and calibrated apart.
-const BUCKETS: usize = 8;
 /// Share by which the loss of a candidate may be greater than the least.
 const FAR_BEHIND: f64 = 0.25;
 /// Share of the time of a fold that fitting takes, about.
@@ -20,9 +19,9 @@ const FITTING: f64 = 0.7;
 /// Rows (series, origin, step) that are kept at most; of more, evenly spread ones.
 const ROWS_MAX: usize = 200_000;
 
-/// Part of the horizon that a step is in.
+/// Part of the horizon that a step is in: they are weighted and calibrated apart.
 pub(super) fn bucket(step: usize, horizon: usize) -> u32 {
-    (step.min(horizon.saturating_sub(1)) * BUCKETS.min(horizon) / horizon.max(1)) as u32
+    (step.min(horizon.saturating_sub(1)) * PARTS.min(horizon) / horizon.max(1)) as u32
 }
 
 /// Forecasts of all candidates, row by row.

@@ -2,7 +2,7 @@
 
 use super::super::ets::{Fitted, filter};
 use super::super::quantiles::sample_quantile;
-use super::super::{Predicted, Prepared, Request, StatisticsError};
+use super::super::{Component, Predicted, Prepared, Request, Source, StatisticsError};
 use super::stl::seasonal_weight;
 use super::{Decomposition, MODEL, Mstl, Seasonal};
 
@@ -52,6 +52,25 @@ impl Mstl {
         };
         let quantiles = errors.into_iter().zip(&mean).map(quantiles).collect();
         prepared.finish(MODEL, mean, quantiles)
+    }
+
+    /// What the mean of the forecast is the sum of: the smoothed rest, and each season.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Mstl::forecast`].
+    pub fn forecast_components(&self, request: &Request) -> Result<Vec<Component>, StatisticsError> {
+        let prepared = Prepared::new(MODEL, request, VALUES_MIN)?;
+        let parts = self.components(&prepared);
+        let rest = self.rest.fit(&parts.adjusted(), 1)?.mean(request.horizon);
+        let season = |season: &Seasonal| Component {
+            source: Source::Season(season.period as f64),
+            values: (0..request.horizon).map(|step| season.continued(prepared.values.len() + step)).collect(),
+        };
+        let trend = Component { source: Source::Trend, values: rest };
+        let mut components: Vec<Component> = std::iter::once(trend).chain(parts.seasonal.iter().map(season)).collect();
+        components.iter_mut().flat_map(|part| &mut part.values).for_each(|value| *value *= prepared.scale);
+        Ok(components)
     }
 }
 

@@ -11,7 +11,7 @@
 //! * [`reconcile`]: forecasts of parts and of their sums that agree;
 //! * [`explain`]: what models say of themselves and of their forecasts;
 //! * [`cost`]: what too high and too low cost, and which quantile to choose by it;
-//! * [`search`]: settings of a model by trial;
+//! * [`tuning`], [`search`]: settings of a model, and good ones by trial;
 //! * [`device`]: where tensors are computed.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
@@ -41,6 +41,7 @@ pub mod rolling;
 pub mod scaling;
 pub mod search;
 pub mod statistics;
+pub mod tuning;
 
 pub use metrics::seasonal_scale;
 

@@ -2,6 +2,7 @@
 //! and a line in [`KINDS`].
 
 use meterline_schemas::Frequency;
+use meterline_schemas::settings::Settings;
 
 use crate::artifact::{ArtifactError, kind_of};
 use crate::design;
@@ -9,14 +10,15 @@ use crate::device::Device;
 use crate::forecaster::{Forecaster, Model, Task};
 use crate::forecasters::adjusted::{Adjusted, FittedAdjusted};
 use crate::forecasters::auto::{Auto, FittedAuto};
-use crate::forecasters::boosted_trees::{BoostedTrees, FittedTrees};
+use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical};
-use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile};
+use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
 use crate::forecasters::{adjusted, auto, boosted_trees, linear_quantile, quantile_mlp, seasonal_naive, window_linear};
 use crate::statistics::Method;
+use crate::tuning::{SettingsError, Tuning};
 
 /// Reads an artifact; networks are put on the device.
 pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
@@ -33,12 +35,26 @@ pub struct Kind {
     pub load: Load,
     /// Values before its origin that a forecast looks at, at most.
     pub lookback: fn(Frequency, &Task) -> usize,
+    /// What can be set of it, and searched for; `None` for one without settings.
+    pub tuning: Option<Tuning>,
 }
 
 impl Kind {
     /// One with its usual settings.
     pub fn model(&self) -> Box<dyn Model> {
         (self.model)()
+    }
+
+    /// One with these settings, and the usual ones for the rest.
+    ///
+    /// # Errors
+    /// It has no such setting, or one is outside its range.
+    pub fn with(&self, settings: &Settings) -> Result<Box<dyn Model>, SettingsError> {
+        if settings.is_empty() {
+            return Ok(self.model());
+        }
+        let tuning = self.tuning.as_ref().ok_or(SettingsError::NoSettings { kind: self.name })?;
+        Ok(tuning.finished(self.name, &tuning.configuration(self.name, settings)?))
     }
 
     /// Values before its origin that a forecast looks at, at most: with fewer it may be another one.
@@ -55,6 +71,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::linear())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: |frequency, _| design::lookback(frequency),
+        tuning: None,
     },
     Kind {
         name: adjusted::NAME_OF_TREES,
@@ -62,6 +79,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::trees())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: |frequency, _| design::lookback(frequency),
+        tuning: None,
     },
     Kind {
         name: auto::NAME,
@@ -72,6 +90,7 @@ pub const KINDS: &[Kind] = &[
             let of_windows = window_linear::lookback(frequency);
             classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows)
         },
+        tuning: None,
     },
     Kind {
         name: boosted_trees::NAME_OF_RESIDUALS,
@@ -79,6 +98,14 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(BoostedTrees::on_residuals())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
         lookback: |frequency, _| design::lookback(frequency),
+        tuning: Some(Tuning {
+            parameters: BoostedSpec::parameters,
+            model: |settings| {
+                let spec = BoostedTrees::on_residuals().spec.with(settings);
+                Box::new(BoostedTrees { spec })
+            },
+            calibrated: true,
+        }),
     },
     Kind {
         name: boosted_trees::NAME,
@@ -86,6 +113,14 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(BoostedTrees::default())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
         lookback: |frequency, _| design::lookback(frequency),
+        tuning: Some(Tuning {
+            parameters: BoostedSpec::parameters,
+            model: |settings| {
+                let spec = BoostedTrees::default().spec.with(settings);
+                Box::new(BoostedTrees { spec })
+            },
+            calibrated: true,
+        }),
     },
     classical("ets", "exponential smoothing", || Box::new(Classical { method: Method::Ets })),
     classical("harmonic", "Fourier terms with autoregressive errors", || {
@@ -97,6 +132,11 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(LinearQuantile::default())),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
         lookback: |frequency, _| design::lookback(frequency),
+        tuning: Some(Tuning {
+            parameters: LinearSpec::parameters,
+            model: |settings| Box::new(LinearQuantile { spec: LinearSpec::with(settings) }),
+            calibrated: true,
+        }),
     },
     classical("mstl", "decomposition into several seasons, trend and rest", || {
         Box::new(Classical { method: Method::Mstl })
@@ -107,9 +147,14 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: quantile_mlp::NAME,
         about: "a network without recurrence for all series at once; the one that uses a GPU",
-        model: || Box::new(Mlp),
+        model: || Box::new(Mlp::default()),
         load: |bytes, device| Ok(Box::new(QuantileMlp::from_bytes(bytes, &device)?)),
         lookback: |_, task| task.context,
+        tuning: Some(Tuning {
+            parameters: Mlp::parameters,
+            model: |settings| Box::new(Mlp::with(settings)),
+            calibrated: false,
+        }),
     },
     Kind {
         name: seasonal_naive::NAME,
@@ -117,6 +162,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Naive),
         load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
+        tuning: None,
     },
     classical("theta", "dynamic optimised Theta", || Box::new(Classical { method: Method::Theta })),
     Kind {
@@ -125,6 +171,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(WindowLinear),
         load: |bytes, _| Ok(Box::new(FittedWindow::from_bytes(bytes)?)),
         lookback: |frequency, _| window_linear::lookback(frequency),
+        tuning: None,
     },
 ];
 
@@ -135,6 +182,7 @@ const fn classical(name: &'static str, about: &'static str, model: fn() -> Box<d
         model,
         load: |bytes, _| Ok(Box::new(Classical::from_bytes(bytes)?)),
         lookback: |frequency, _| classical::lookback(frequency),
+        tuning: None,
     }
 }
 

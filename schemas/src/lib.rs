@@ -7,6 +7,7 @@
 //! * [`frequency`] is the arithmetic of native intervals: flooring, rounding, stepping;
 //! * [`mod@unit`] turns power into the energy of an interval;
 //! * [`tables`] are the Arrow schemas of the lake's tables;
+//! * [`settings`] are those of a kind of model;
 //! * [`facts`] are what trigger policies look at, one row per model group and pipeline.
 //!
 //! Nothing here does I/O or reads a clock. Instants are [`Micros`]: microseconds since the Unix epoch, UTC.
@@ -20,6 +21,7 @@ pub mod frequency;
 pub mod labels;
 pub mod quantiles;
 pub mod reading;
+pub mod settings;
 pub mod tables;
 pub mod time;
 pub mod unit;

@@ -27,6 +27,7 @@ mod sql;
 mod table;
 mod transfer;
 mod triggers;
+mod tune;
 mod validate;
 mod values;
 
@@ -82,6 +83,8 @@ enum Command {
     Forecast(forecast::Args),
     /// How good models would have been on plain files; needs no configuration
     Backtest(backtest::Args),
+    /// Search for good settings of a model on plain files; needs no configuration
+    Tune(tune::Args),
     /// Execute one run; started by the service
     #[command(hide = true)]
     ExecuteRun(execute_run::Args),
@@ -114,6 +117,7 @@ impl Command {
             Command::Sql(args) => sql::run(args, context).await,
             Command::Forecast(args) => forecast::run(args, context).await,
             Command::Backtest(args) => backtest::run(args, context).await,
+            Command::Tune(args) => tune::run(args, context).await,
             Command::ExecuteRun(args) => execute_run::run(args, context).await,
         }
     }

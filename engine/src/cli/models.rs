@@ -1,8 +1,8 @@
 //! `meterline models`: the registry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use meterline_models::registry::KINDS;
+use meterline_models::registry::{KINDS, Kind};
 use meterline_schemas::time::format_micros;
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ enum Action {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// The kinds of models that there are, for `[policy.NAME.model] kind`
+    /// The kinds of models that there are, for `[policy.NAME.model] kind`, and their settings
     Kinds,
     /// Let a version serve; the newest approved version of a group is its champion
     Approve(Judgement),
@@ -79,13 +79,22 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     match args.action {
         Action::Kinds => {
             if context.json {
-                let kinds: Vec<Value> =
-                    KINDS.iter().map(|kind| json!({ "kind": kind.name, "about": kind.about })).collect();
-                return context.print_json(&kinds);
+                let kinds = KINDS
+                    .iter()
+                    .map(|kind| json!({ "kind": kind.name, "about": kind.about, "settings": settings(kind) }));
+                return context.print_json(&kinds.collect::<Vec<Value>>());
             }
             let rows: Vec<Vec<String>> =
                 KINDS.iter().map(|kind| vec![kind.name.to_owned(), kind.about.to_owned()]).collect();
-            context.print(&render(&["kind", "what it is"], &rows))
+            let of_settings = KINDS.iter().flat_map(|kind| {
+                settings(kind).into_iter().map(|(name, range)| vec![kind.name.to_owned(), name, range])
+            });
+            let of_settings: Vec<Vec<String>> = of_settings.collect();
+            context.print(&format!(
+                "{}\n\n{}",
+                render(&["kind", "what it is"], &rows),
+                render(&["kind", "setting", "what it may be"], &of_settings)
+            ))
         }
         Action::List { config } => {
             let env = Environment::open(&config.config).await?;
@@ -139,6 +148,12 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             context.print(&format!("{} is rejected; from the next forecast on {now} serves {group}", champion.version))
         }
     }
+}
+
+/// The settings of a kind, each with what it may be.
+fn settings(kind: &Kind) -> BTreeMap<String, String> {
+    let parameters = kind.tuning.as_ref().map(|tuning| (tuning.parameters)()).unwrap_or_default();
+    parameters.into_iter().map(|parameter| (parameter.name, parameter.domain.to_string())).collect()
 }
 
 async fn judge(judgement: Judgement, approval: ApprovalState, context: &Context) -> CommandResult {

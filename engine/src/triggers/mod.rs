@@ -12,7 +12,8 @@ pub mod service;
 use arrow::datatypes::SchemaRef;
 use meterline_models::cost::Cost;
 use meterline_models::registry;
-use meterline_schemas::config::{Config, ConfigError, PolicyConfig, ResolvedPolicy, ResolvedTrigger};
+use meterline_models::tuning::SettingsError;
+use meterline_schemas::config::{Config, ConfigError, PolicyConfig, ResolvedPolicy, ResolvedTrigger, resolve_policy};
 use meterline_schemas::facts::fact_schema;
 
 pub use facts::{FactsError, facts_table};
@@ -29,7 +30,7 @@ pub fn trigger_of(policy: &ResolvedPolicy, pipeline: Pipeline) -> &ResolvedTrigg
     }
 }
 
-/// Checks every predicate, model and cost that the configuration `text` has in its policies.
+/// Checks every predicate, model, setting and cost that the configuration `text` has in its policies.
 ///
 /// # Errors
 ///
@@ -61,9 +62,14 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
         if let Some((key, why)) = wrong_cost(policy) {
             return Err(ConfigError::of_key(text, &format!("policy.{name}.{key}"), &why));
         }
-        let kind = policy.model.kind.as_deref().filter(|kind| registry::find(kind).is_none());
-        if let Some(unknown) = kind {
-            return Err(ConfigError::of_key(text, &format!("policy.{name}.model.kind"), &no_such_kind(unknown)));
+        let ResolvedPolicy { model, settings, .. } = resolve_policy(policy.frequency, &config.policy);
+        let Some(kind) = registry::find(&model) else {
+            return Err(ConfigError::of_key(text, &format!("policy.{name}.model.kind"), &no_such_kind(&model)));
+        };
+        if let Err(wrong) = kind.with(&settings) {
+            let key = wrong.name().map(|setting| format!(".{setting}")).unwrap_or_default();
+            let key = format!("policy.{name}.model.settings{key}");
+            return Err(ConfigError::of_key(text, &key, &wrong_setting(&wrong)));
         }
     }
     Ok(())
@@ -83,6 +89,15 @@ fn wrong_cost(policy: &PolicyConfig) -> Option<(&'static str, String)> {
     }
 }
 
+/// What is wrong with a setting, with the nearest known one where its name is.
+fn wrong_setting(wrong: &SettingsError) -> String {
+    let SettingsError::Unknown { name, known, .. } = wrong else { return wrong.to_string() };
+    let likeness = |known: &&String| strsim::jaro_winkler(name, known);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let meant = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
+    format!("{wrong}{meant}")
+}
+
 /// That there is no model of this name, which there is instead, and how to see all.
 pub(crate) fn no_such_kind(name: &str) -> String {
     let likeness = |kind: &&registry::Kind| strsim::jaro_winkler(name, kind.name);
@@ -93,7 +108,7 @@ pub(crate) fn no_such_kind(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use meterline_schemas::config::{parse, resolve_policy};
+    use meterline_schemas::config::parse;
     use meterline_schemas::frequency::STANDARD;
 
     use super::*;
@@ -116,6 +131,30 @@ mod tests {
         assert!(error.contains("line 4: policy.a.model.kind: ") && error.contains("`boosted_trees`?"), "{error}");
         let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\nrequire = \"\"\n";
         check_policies(text, &parse(text).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn settings_of_a_model_are_checked_against_what_the_kind_has() {
+        let check = |kind: &str, setting: &str| {
+            let text = format!(
+                "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.model]\nkind = \"{kind}\"\n[policy.a.model.settings]\n{setting}\n"
+            );
+            check_policies(&text, &parse(&text).unwrap()).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(check("boosted_trees", "leaves_max = 31\nlearning_rate = 0.02"), "");
+        for (kind, setting, words) in [
+            (
+                "boosted_trees",
+                "leaves_maxx = 31",
+                "line 6: policy.a.model.settings.leaves_maxx: `boosted_trees` has no",
+            ),
+            ("boosted_trees", "leaves_maxx = 31", "did you mean `leaves_max`?"),
+            ("boosted_trees", "leaves_max = 1000", "leaves_max is 1000; it must be a whole number from 4 to 127"),
+            ("auto", "leaves_max = 31", "line 5: policy.a.model.settings: `auto` has no settings"),
+        ] {
+            let error = check(kind, setting);
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

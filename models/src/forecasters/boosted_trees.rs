@@ -18,6 +18,7 @@ use crate::data::Panel;
 use crate::design::{Design, Normal, Seen, lookback};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part, renamed};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::search::{Configuration, Domain, Parameter};
 
 /// How the trees are fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,34 @@ fn gentle() -> Params {
 impl Default for BoostedSpec {
     fn default() -> BoostedSpec {
         BoostedSpec { params: gentle(), origins_a_day: 1, rows_max: 300_000, residuals_of: None }
+    }
+}
+
+impl BoostedSpec {
+    /// What can be set of it.
+    pub(crate) fn parameters() -> Vec<Parameter> {
+        vec![
+            Parameter::new("rounds", Domain::log_integer(50, 2_000)),
+            Parameter::new("learning_rate", Domain::log_float(0.01, 0.3)),
+            Parameter::new("leaves_max", Domain::log_integer(4, 127)),
+            Parameter::new("leaf_rows_min", Domain::log_integer(10, 1_000)),
+            Parameter::new("leaf_l2", Domain::log_float(0.1, 100.0)),
+            Parameter::new("feature_fraction", Domain::float(0.1, 1.0)),
+            Parameter::new("bagging_fraction", Domain::float(0.3, 1.0)),
+        ]
+    }
+
+    /// The same with these settings.
+    pub(crate) fn with(mut self, settings: &Configuration) -> BoostedSpec {
+        let params = &mut self.params;
+        settings.set_count("rounds", &mut params.rounds);
+        settings.set_float("learning_rate", &mut params.learning_rate);
+        settings.set_count("leaves_max", &mut params.leaves_max);
+        settings.set_count("leaf_rows_min", &mut params.leaf_rows_min);
+        settings.set_float("leaf_l2", &mut params.leaf_l2);
+        settings.set_float("feature_fraction", &mut params.feature_fraction);
+        settings.set_float("bagging_fraction", &mut params.bagging_fraction);
+        self
     }
 }
 
@@ -225,7 +254,7 @@ impl Forecaster for FittedTrees {
             self.of_linear(linear.name(), rows)
         });
         let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
         let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
         let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
         let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();

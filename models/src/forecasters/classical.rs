@@ -57,7 +57,7 @@ impl Forecaster for Classical {
         let mut rows: Vec<Explanation> =
             explained.map(|series| self.explain_series(panel, series, horizon)).collect::<Vec<_>>().concat();
         let rest = panel.series.len().saturating_sub(SERIES_MAX);
-        rows.extend((rest > 0 && !rows.is_empty()).then(|| Explanation::left_out(self.name(), "series", rest)));
+        rows.extend((rest > 0 && !rows.is_empty()).then(|| Explanation::left_out(self.method.name(), "series", rest)));
         rows
     }
 }
@@ -94,7 +94,7 @@ impl Classical {
             (term, part.values)
         };
         let terms: Vec<(String, Vec<f64>)> = components.unwrap_or_default().into_iter().map(named).collect();
-        let like = Explanation::new(self.name(), Part::Component, "", 0.0);
+        let like = Explanation::new(self.method.name(), Part::Component, "", 0.0);
         by_part(&Explanation { series: Some(series.id.clone()), ..like }, &terms)
     }
 

@@ -20,6 +20,7 @@ use crate::design::{Design, Seen, lookback};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
+use crate::search::{Configuration, Domain, Parameter};
 
 /// Rows for each feature that a model should have: with fewer, parts of the day are joined. Those of one hour and day
 /// count as one: they hardly differ.
@@ -43,6 +44,28 @@ pub struct LinearSpec {
 impl Default for LinearSpec {
     fn default() -> LinearSpec {
         LinearSpec { parts: 24, origins_a_day: 1, penalty: 1.0, half_life_days: f64::INFINITY }
+    }
+}
+
+impl LinearSpec {
+    /// What can be set of it.
+    pub(crate) fn parameters() -> Vec<Parameter> {
+        vec![
+            Parameter::new("parts", Domain::log_integer(1, 24)),
+            Parameter::new("origins_a_day", Domain::integer(1, 4)),
+            Parameter::new("penalty", Domain::log_float(0.1, 1_000.0)),
+            Parameter::new("half_life_days", Domain::log_float(30.0, 10_000.0)),
+        ]
+    }
+
+    /// The usual one, with these settings.
+    pub(crate) fn with(settings: &Configuration) -> LinearSpec {
+        let mut spec = LinearSpec::default();
+        settings.set_count("parts", &mut spec.parts);
+        settings.set_count("origins_a_day", &mut spec.origins_a_day);
+        settings.set_float("penalty", &mut spec.penalty);
+        settings.set_float("half_life_days", &mut spec.half_life_days);
+        spec
     }
 }
 
@@ -402,7 +425,7 @@ impl Forecaster for FittedLinear {
     /// What each feature adds to the median.
     fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
         let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, self.with_year);
+        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
         let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
         let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
         let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();

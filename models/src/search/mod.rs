@@ -25,8 +25,9 @@ mod trial;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use meterline_schemas::settings::Value;
 pub use pruning::Pruning;
-pub use space::{Condition, Configuration, Domain, Parameter, Scale, Space, SpaceError, Value};
+pub use space::{Condition, Configuration, Domain, Parameter, Scale, Space, SpaceError};
 pub use trial::{Decision, Outcome, Stop, Trial};
 
 /// How to search.

@@ -7,8 +7,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::Settings;
+use super::Value;
 use super::parzen::{Frequencies, Parzen};
-use super::space::{Configuration, Domain, Parameter, Space, Value};
+use super::space::{Configuration, Domain, Parameter, Space};
 use super::trial::{Outcome, Trial};
 
 /// Share of the trials that count as good (Bergstra et al. 2011).

@@ -1,7 +1,9 @@
 //! What can be chosen: named parameters, their domains, and when they apply.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
 
+use meterline_schemas::settings::{Settings, Value};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -89,22 +91,10 @@ impl Parameter {
     }
 }
 
-/// One value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Value {
-    /// Of a whole number.
-    Integer(i64),
-    /// Of a number.
-    Float(f64),
-    /// Of a categorical parameter.
-    Choice(String),
-}
-
 /// A value for every parameter that applies.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Configuration(pub BTreeMap<String, Value>);
+pub struct Configuration(pub Settings);
 
 impl Configuration {
     /// Value of a number; `None` where the parameter does not apply or is none.
@@ -121,6 +111,16 @@ impl Configuration {
             Some(Value::Integer(value)) => Some(*value),
             _ => None,
         }
+    }
+
+    /// Sets `of` to the value of a number, where there is one.
+    pub(crate) fn set_float(&self, name: &str, of: &mut f64) {
+        *of = self.float(name).unwrap_or(*of);
+    }
+
+    /// Sets `of` to the value of a whole number, where there is one that is not negative.
+    pub(crate) fn set_count(&self, name: &str, of: &mut usize) {
+        *of = self.integer(name).and_then(|value| usize::try_from(value).ok()).unwrap_or(*of);
     }
 
     /// Choice of a categorical parameter; `None` as for [`Configuration::float`].
@@ -271,7 +271,8 @@ impl Domain {
         }
     }
 
-    fn contains(&self, value: &Value) -> bool {
+    /// Whether a value is one of the domain.
+    pub fn contains(&self, value: &Value) -> bool {
         match (self, value) {
             (Domain::Float { low, high, .. }, Value::Float(value)) => low <= value && value <= high,
             (Domain::Integer { low, high, .. }, Value::Integer(value)) => low <= value && value <= high,
@@ -282,7 +283,7 @@ impl Domain {
 
     /// The value at `unit` of the way through the domain, from 0 to 1; whole numbers and choices take equal parts of it
     /// (on their scale).
-    pub(super) fn at(&self, unit: f64) -> Value {
+    pub(crate) fn at(&self, unit: f64) -> Value {
         match self {
             Domain::Float { low, high, scale } => {
                 let (from, to) = (scale.apply(*low), scale.apply(*high));
@@ -315,6 +316,17 @@ impl Domain {
             _ => return None,
         };
         Some(if to > from { ((at - from) / (to - from)).clamp(0.0, 1.0) } else { 0.5 })
+    }
+}
+
+/// What the value of a parameter may be, in words.
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Domain::Float { low, high, .. } => write!(f, "a number from {low} to {high}"),
+            Domain::Integer { low, high, .. } => write!(f, "a whole number from {low} to {high}"),
+            Domain::Categorical { choices } => write!(f, "one of {}", choices.join(", ")),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::frequency::Frequency;
+use crate::settings::Settings;
 use crate::time::{DAY, Span};
 
 /// Policy of the model groups of one frequency.
@@ -104,6 +105,9 @@ pub struct ModelConfig {
     pub evaluate_windows: Option<usize>,
     /// Seed of every random choice. Default 1.
     pub seed: Option<u64>,
+    /// Settings of the kind, by name; `meterline models kinds` says which it has, with their ranges, and `meterline tune`
+    /// searches for good ones. Default: the usual ones.
+    pub settings: Settings,
 }
 
 /// What the policy's `cost_under` and `cost_over` say, where it has them.
@@ -153,6 +157,9 @@ pub struct ResolvedPolicy {
     /// See [`ModelConfig::kind`].
     #[serde(default = "default_kind")]
     pub model: String,
+    /// See [`ModelConfig::settings`].
+    #[serde(default)]
+    pub settings: Settings,
     /// See [`ModelConfig::train_time`].
     pub train_time: Span,
     /// Longest history in native intervals.
@@ -228,6 +235,7 @@ pub fn resolve_policy(
             .unwrap_or_else(|| "wql <= naive_wql and wql <= 1.02 * champion_wql".into()),
         approval: policy.gate.approval.unwrap_or_default(),
         model: policy.model.kind.clone().unwrap_or_else(default_kind),
+        settings: policy.model.settings.clone(),
         train_time: policy.model.train_time.unwrap_or(Span(10 * crate::time::MINUTE)),
         history: policy.model.history.map_or(defaults.history, steps).max(history_min),
         evaluate_windows,

@@ -63,7 +63,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let ResolvedPolicy { horizon, context, seed, train_time, .. } = spec.policy;
             let task = Task { device, ..Task::new(horizon, context, seed) };
             let mut pace = Pace::new(train_time.to_std());
-            let trained = kind.model().fit(&panel, &task, &mut |done| pace.observe(&step, done));
+            let model = kind.with(&spec.policy.settings).doing(|| format!("choosing the settings of {}", kind.name))?;
+            let trained = model.fit(&panel, &task, &mut |done| pace.observe(&step, done));
             // Whatever training returned after the request to stop, it is not a finished model.
             step.stop.check()?;
             let doing = || {

@@ -1,6 +1,6 @@
 //! Which part of the history chooses between models. Pure.
 
-use meterline_schemas::Micros;
+use meterline_schemas::{Frequency, Micros};
 
 use crate::data::Panel;
 
@@ -19,16 +19,22 @@ const HISTORY_MIN: usize = 21;
 
 /// Origins whose forecasts can be compared with all that came after them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fold {
+pub(crate) struct Fold {
     /// The end of what models are fitted to.
     pub cut: Micros,
     /// Origins, the oldest first; that is `cut`.
     pub origins: Vec<Micros>,
 }
 
+/// Intervals that the longest series has to have for there to be folds.
+pub(crate) fn needed(frequency: Frequency, horizon: usize) -> usize {
+    let season = frequency.season().max(1);
+    (DAYS_OF * DAYS_MIN + horizon.div_ceil(season)) * season
+}
+
 /// The folds of a panel, the oldest first; none where the history is too short to keep anything from a model. Origins
 /// are a season (a day, where there are several intervals in one) apart.
-pub(super) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
+pub(crate) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
     let begun = panel.series.iter().filter(|series| !series.values.is_empty());
     let Some(end) = begun.map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
@@ -52,7 +58,6 @@ pub(super) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
-    use meterline_schemas::Frequency;
     use meterline_schemas::time::{DAY, HOUR};
 
     use super::*;
@@ -86,6 +91,7 @@ mod tests {
     #[test]
     fn a_short_history_is_not_divided() {
         assert_eq!(of(21, 24), []);
+        assert_eq!(needed(Frequency::HOUR, 24), 22 * 24);
         assert_eq!(folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()), 24), []);
     }
 }

@@ -14,7 +14,7 @@
 
 mod calibration;
 mod candidates;
-mod folds;
+pub(crate) mod folds;
 mod stretch;
 mod validation;
 
@@ -174,7 +174,7 @@ impl FittedAuto {
     fn named(&self) -> impl Iterator<Item = (&str, &dyn Forecaster)> {
         let names = self.learned.as_ref().map_or(&[][..], |learned| learned.combination.models());
         let members = self.members.iter().enumerate();
-        members.filter_map(|(place, member)| {
+        members.filter_map(move |(place, member)| {
             let member = member.as_deref()?;
             Some((names.get(place).map_or_else(|| member.name(), String::as_str), member))
         })

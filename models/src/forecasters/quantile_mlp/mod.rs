@@ -26,6 +26,7 @@ use crate::device::Device;
 use crate::features::{Layout, Window};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
+use crate::search::{Configuration, Domain, Parameter};
 use network::{Network, OUTPUTS, Shape};
 use training::{Constants, Fitted, Samples, fit};
 use windows::{Batch, Grid, Pick};
@@ -235,9 +236,47 @@ pub struct QuantileMlp {
     networks: Networks,
 }
 
-/// The kind of model, with the defaults of [`TrainSpec::new`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Mlp;
+/// The kind of model.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    /// How it is trained; horizon, context, seed and device are those of the task.
+    pub spec: TrainSpec,
+}
+
+impl Default for Mlp {
+    fn default() -> Mlp {
+        Mlp { spec: TrainSpec::new(1, 1, 0) }
+    }
+}
+
+impl Mlp {
+    /// What can be set of it.
+    pub(crate) fn parameters() -> Vec<Parameter> {
+        vec![
+            Parameter::new("members", Domain::integer(1, 4)),
+            Parameter::new("epochs", Domain::log_integer(5, 200)),
+            Parameter::new("encoder", Domain::log_integer(4, 128)),
+            Parameter::new("hidden", Domain::log_integer(16, 256)),
+            Parameter::new("learning_rate", Domain::log_float(2e-4, 2e-2)),
+            Parameter::new("dropout", Domain::float(0.0, 0.5)),
+            Parameter::new("weight_decay", Domain::log_float(1e-4, 0.1)),
+        ]
+    }
+
+    /// The usual one, with these settings.
+    pub(crate) fn with(settings: &Configuration) -> Mlp {
+        let Mlp { mut spec } = Mlp::default();
+        let mut weight_decay = f64::from(spec.weight_decay);
+        settings.set_count("members", &mut spec.members);
+        settings.set_count("epochs", &mut spec.epochs);
+        settings.set_count("encoder", &mut spec.encoder);
+        settings.set_count("hidden", &mut spec.hidden);
+        settings.set_float("learning_rate", &mut spec.learning_rate);
+        settings.set_float("dropout", &mut spec.dropout);
+        settings.set_float("weight_decay", &mut weight_decay);
+        Mlp { spec: TrainSpec { weight_decay: weight_decay as f32, ..spec } }
+    }
+}
 
 impl Model for Mlp {
     fn name(&self) -> &str {
@@ -245,8 +284,9 @@ impl Model for Mlp {
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-        let defaults = TrainSpec::new(task.horizon, task.context, task.seed);
-        let spec = TrainSpec { device: task.device, ..defaults };
+        let of_task = TrainSpec::new(task.horizon, task.context, task.seed);
+        let TrainSpec { horizon, context, seed, .. } = of_task;
+        let spec = TrainSpec { horizon, context, seed, device: task.device, ..self.spec.clone() };
         // Losses change with the epoch, all else with every batch.
         let mut told = None;
         let trained = train(panel, &spec, &mut |at| {

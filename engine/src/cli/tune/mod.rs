@@ -1,0 +1,366 @@
+//! `meterline tune`: good settings of a model, by trial on the end of a plain file's history.
+
+mod record;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use meterline_models::backtest::compare;
+use meterline_models::data::Panel;
+use meterline_models::forecaster::{Forecaster, Model, Task};
+use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::registry::{KINDS, Kind};
+use meterline_models::search::{
+    Configuration, Decision, Ended, Outcome, Pruning, Settings, Space, Stop, Study, Trial, minimise,
+};
+use meterline_models::tuning::{Tuning, Validation, WithStandIn};
+use meterline_schemas::Micros;
+use meterline_schemas::time::{Span, format_micros};
+use serde::Serialize;
+
+use self::record::{Header, Record};
+use super::offline::{OfflineArgs, steps};
+use super::table::render;
+use super::{CommandError, CommandResult, Context};
+
+/// Complete trials before one ends early because it does worse than half of them.
+const PRUNED_AFTER: usize = 5;
+
+/// Arguments of `meterline tune`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    offline: OfflineArgs,
+    /// The model; `meterline models kinds` says which have settings
+    #[arg(long, value_name = "NAME")]
+    model: String,
+    /// Settings to try, those on record included
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    trials: usize,
+    /// Longest time of the search, such as 10m [default: until all trials are made]
+    #[arg(long, value_name = "TIME")]
+    time: Option<Span>,
+    /// Keep so much of the end of the history from the search, such as 30d, and score the best settings on it
+    #[arg(long, value_name = "TIME")]
+    hold_out: Option<Span>,
+    /// Keep each trial in this file, and go on from those that it has
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+/// What the search found. Losses are weighted quantile losses, before calibration.
+#[derive(Serialize)]
+struct Found {
+    model: String,
+    frequency: String,
+    horizon: usize,
+    /// End of what the search knew.
+    until: String,
+    /// Loss of the usual settings; `None` where time was up before.
+    usual: Option<f64>,
+    /// The best trial.
+    best: Option<Trial>,
+    /// Whether it is better than the usual settings.
+    is_better: bool,
+    /// On what was held out.
+    held_out: Option<HeldOut>,
+    ended: Ended,
+    trials: Vec<Trial>,
+}
+
+/// Losses on what was held out.
+#[derive(Serialize)]
+struct HeldOut {
+    seasonal_naive: Option<f64>,
+    usual: Option<f64>,
+    best: Option<f64>,
+}
+
+/// Searches, and says what was found.
+pub async fn run(args: Args, context: &Context) -> CommandResult {
+    let found = tokio::task::spawn_blocking(move || tune(&args));
+    let found = found.await.map_err(|error| CommandError::failed(format!("the search ended: {error}")))??;
+    if context.json {
+        return context.print_json(&found);
+    }
+    context.print(&text(&found))
+}
+
+fn tune(args: &Args) -> Result<Found, CommandError> {
+    let kind = args.offline.kind(&args.model)?;
+    let tuning = tuning(kind)?;
+    let space = Space::new((tuning.parameters)()).map_err(|error| CommandError::failed(error.to_string()))?;
+    let whole = only(args.offline.panels()?)?;
+    let task = args.offline.task(whole.frequency);
+    let cut = cut(args, &whole, task.horizon)?;
+    let panel = whole.cut(cut);
+    let validation = Validation::new(&panel, &task).ok_or_else(|| {
+        CommandError::failed(format!(
+            "comparing settings on days that a model has not seen takes {} intervals of {}, and the longest of {} series \
+             has {} until {}: use longer files, or a shorter --hold-out or --horizon",
+            Validation::needed(&panel, task.horizon),
+            panel.frequency,
+            panel.series.len(),
+            panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0),
+            format_micros(cut)
+        ))
+    })?;
+    let settings = Settings {
+        trials_max: args.trials,
+        seed: task.seed,
+        pruning: Pruning::Median { trials_min: PRUNED_AFTER, warmup_steps: 1 },
+        ..Settings::default()
+    };
+    let header = Header {
+        model: kind.name.to_owned(),
+        frequency: panel.frequency.to_string(),
+        horizon: task.horizon,
+        series: panel.series.len(),
+        values: panel.series.iter().map(|series| series.values.len()).sum(),
+        until: format_micros(cut),
+        seed: settings.seed,
+        pruning: settings.pruning,
+        space: space.clone(),
+    };
+    let (mut record, recorded) = match &args.record {
+        Some(path) => Record::open(path, &header).map(|(record, trials)| (Some(record), trials))?,
+        None => (None, Vec::new()),
+    };
+    let begun = Instant::now();
+    let limit = args.time.map(Span::to_std);
+    let is_over = move || limit.is_some_and(|limit: Duration| begun.elapsed() >= limit);
+    let usual = usual(args, tuning, &validation, &is_over)?;
+    let mut objective = |configuration: &Configuration, report: &mut dyn FnMut(u64, f64) -> Decision| {
+        loss(args, &*(tuning.model)(configuration), &validation, &is_over, report)
+    };
+    let mut failure = None;
+    let mut on_trial = |trial: &Trial| {
+        eprintln!("trial {}: {}, {}", trial.number, outcome(trial), written(&trial.configuration, ", "));
+        if let Some(Err(error)) = record.as_mut().map(|record| record.add(trial)) {
+            failure.get_or_insert(error);
+        }
+    };
+    let study = minimise(&space, &settings, recorded, &is_over, &mut objective, &mut on_trial);
+    let study = study.map_err(|error| CommandError::usage(error.to_string()))?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let best = study.best().cloned();
+    let held_out = match (&args.hold_out, &best) {
+        (Some(_), Some(best)) => Some(held_out(args, tuning, (&whole, cut), &task, &best.configuration)?),
+        _ => None,
+    };
+    let is_better = best.as_ref().and_then(Trial::loss).zip(usual).is_some_and(|(best, usual)| best < usual);
+    let Study { trials, ended } = study;
+    Ok(Found {
+        model: kind.name.to_owned(),
+        frequency: whole.frequency.to_string(),
+        horizon: task.horizon,
+        until: format_micros(cut),
+        usual,
+        best,
+        is_better,
+        held_out,
+        ended,
+        trials,
+    })
+}
+
+fn tuning(kind: &'static Kind) -> Result<&'static Tuning, CommandError> {
+    kind.tuning.as_ref().ok_or_else(|| {
+        let with: Vec<&str> = KINDS.iter().filter(|kind| kind.tuning.is_some()).map(|kind| kind.name).collect();
+        CommandError::usage(format!("`{}` has no settings to search for; these have: {}", kind.name, with.join(", ")))
+    })
+}
+
+fn only(mut panels: Vec<Panel>) -> Result<Panel, CommandError> {
+    match panels.pop() {
+        Some(panel) if panels.is_empty() => Ok(panel),
+        last => {
+            let frequencies = panels.iter().chain(&last).map(|panel| panel.frequency.to_string());
+            Err(CommandError::usage(format!(
+                "a search is for one frequency, and the files have series of {}: give it files of one",
+                frequencies.collect::<Vec<_>>().join(", ")
+            )))
+        }
+    }
+}
+
+// The end of what the search may know.
+fn cut(args: &Args, panel: &Panel, horizon: usize) -> Result<Micros, CommandError> {
+    let (frequency, zone) = (panel.frequency, &panel.zone);
+    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(Micros::MIN);
+    let Some(time) = args.hold_out else { return Ok(end) };
+    let held = steps(time, frequency);
+    if held < horizon {
+        return Err(CommandError::usage(format!(
+            "--hold-out is {held} intervals of {frequency}, less than the horizon of {horizon}: nothing could be scored on it"
+        )));
+    }
+    Ok(frequency.advance(end, -(held as i64), zone))
+}
+
+fn loss(
+    args: &Args,
+    model: &dyn Model,
+    validation: &Validation<'_>,
+    is_over: &dyn Fn() -> bool,
+    report: &mut dyn FnMut(u64, f64) -> Decision,
+) -> Result<f64, Stop> {
+    let mut shown = args.offline.shown(format!("fitting {}", model.name()));
+    let mut progress = |done: meterline_models::forecaster::Done<'_>| match is_over() {
+        true => std::ops::ControlFlow::Break(()),
+        false => shown.step(done),
+    };
+    validation.loss(model, &mut progress, report)
+}
+
+// The loss of the usual settings; `None` where time was up before.
+fn usual(
+    args: &Args,
+    tuning: &Tuning,
+    validation: &Validation<'_>,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Option<f64>, CommandError> {
+    let model = (tuning.model)(&Configuration::default());
+    let mut go_on = |_: u64, _: f64| if is_over() { Decision::Prune } else { Decision::Continue };
+    match loss(args, &*model, validation, is_over, &mut go_on) {
+        Ok(loss) => {
+            eprintln!("the usual settings: {loss:.5}");
+            Ok(Some(loss))
+        }
+        Err(Stop::Told) => Ok(None),
+        Err(Stop::Failed(reason)) => Err(CommandError::failed(format!("with the usual settings: {reason}"))),
+    }
+}
+
+// What the usual and the best settings score on the time that the search did not know, fitted once before it.
+fn held_out(
+    args: &Args,
+    tuning: &Tuning,
+    (panel, cut): (&Panel, Micros),
+    task: &Task,
+    best: &Configuration,
+) -> Result<HeldOut, CommandError> {
+    let (frequency, zone) = (panel.frequency, &panel.zone);
+    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(cut);
+    let windows = frequency.steps_between(cut, end, zone) / task.horizon.max(1) as i64;
+    let origins: Vec<Micros> =
+        (0..windows).map(|window| frequency.advance(cut, window * task.horizon as i64, zone)).collect();
+    let known = panel.cut(cut);
+    let naive = SeasonalNaive::for_frequency(frequency);
+    let fit = |what: &str, configuration: &Configuration| {
+        let mut shown = args.offline.shown(format!("fitting the {what} settings before what is held out"));
+        let model = (tuning.model)(configuration).fit(&known, task, &mut |done| shown.step(done))?;
+        Ok::<_, CommandError>(WithStandIn { model, naive: naive.clone() })
+    };
+    let (usual, best) = (fit("usual", &Configuration::default())?, fit("best", best)?);
+    let models: [&dyn Forecaster; 3] = [&naive, &usual, &best];
+    let found: Vec<Option<f64>> =
+        compare(&models, panel, &origins, task.horizon).into_iter().map(|evaluation| evaluation.wql).collect();
+    let of = |place: usize| found.get(place).copied().flatten();
+    Ok(HeldOut { seasonal_naive: of(0), usual: of(1), best: of(2) })
+}
+
+fn outcome(trial: &Trial) -> String {
+    match &trial.outcome {
+        Outcome::Complete(loss) => format!("{loss:.5}"),
+        Outcome::Pruned => {
+            let last = trial.intermediate.last().map_or(f64::NAN, |(_, value)| *value);
+            format!("ended early at {last:.5}")
+        }
+        Outcome::Failed(reason) => format!("failed: {reason}"),
+        Outcome::Interrupted => "interrupted".to_owned(),
+    }
+}
+
+fn written(configuration: &Configuration, between: &str) -> String {
+    let settings: Vec<String> = configuration.0.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    settings.join(between)
+}
+
+fn text(found: &Found) -> String {
+    let mut trials: Vec<&Trial> = found.trials.iter().collect();
+    let rank = |trial: &Trial| trial.loss().unwrap_or(f64::INFINITY);
+    trials.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
+    let rows: Vec<Vec<String>> = trials
+        .iter()
+        .map(|trial| vec![trial.number.to_string(), outcome(trial), written(&trial.configuration, ", ")])
+        .collect();
+    let mut parts = vec![render(&["trial", "wQL", "settings"], &rows)];
+    let shown = |loss: Option<f64>| loss.map_or_else(|| "none".to_owned(), |loss| format!("{loss:.5}"));
+    let loss = found.best.as_ref().and_then(Trial::loss);
+    let ended = match found.ended {
+        Ended::Trials => "all trials were made",
+        Ended::Deadline => "time was up",
+    };
+    parts.push(format!(
+        "{} of {} for {} steps, until {}: {ended}; wQL of the best {}, of the usual settings {}",
+        found.model,
+        found.frequency,
+        found.horizon,
+        found.until,
+        shown(loss),
+        shown(found.usual)
+    ));
+    if let Some(HeldOut { seasonal_naive, usual, best }) = &found.held_out {
+        parts.push(format!(
+            "on what was held out: the best {}, the usual settings {}, seasonal naive {}",
+            shown(*best),
+            shown(*usual),
+            shown(*seasonal_naive)
+        ));
+    }
+    match &found.best {
+        Some(best) if found.is_better || found.usual.is_none() => parts.push(format!(
+            "[policy.NAME.model]\nkind = \"{}\"\n\n[policy.NAME.model.settings]\n{}",
+            found.model,
+            written(&best.configuration, "\n")
+        )),
+        Some(_) => parts.push("no trial was better than the usual settings: leave them".to_owned()),
+        None => parts.push("no trial was made to its end".to_owned()),
+    }
+    parts.join("\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meterline_models::search::Value;
+
+    fn found(losses: &[f64], usual: Option<f64>) -> Found {
+        let trial = |(number, loss): (usize, &f64)| Trial {
+            number,
+            configuration: Configuration([("penalty".to_owned(), Value::Float(*loss))].into_iter().collect()),
+            intermediate: Vec::new(),
+            outcome: Outcome::Complete(*loss),
+        };
+        let study = Study { trials: losses.iter().enumerate().map(trial).collect(), ended: Ended::Trials };
+        let best = study.best().cloned();
+        Found {
+            model: "linear_quantile".into(),
+            frequency: "PT1H".into(),
+            horizon: 24,
+            until: "2024".into(),
+            usual,
+            is_better: best.as_ref().and_then(Trial::loss).zip(usual).is_some_and(|(best, usual)| best < usual),
+            best,
+            held_out: None,
+            ended: study.ended,
+            trials: study.trials,
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_written_as_a_configuration_takes_it() {
+        let shown = text(&found(&[3.0, 2.0], Some(2.5)));
+        assert!(shown.starts_with("trial  wQL      settings\n1      2.00000  penalty = 2.0\n0"), "{shown}");
+        let (_, config) = shown.split_once("[policy.NAME.model]").unwrap();
+        let config = format!("[policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]{}", config.replace("NAME", "a"));
+        let parsed = meterline_schemas::config::parse(&config).unwrap();
+        crate::triggers::check_policies(&config, &parsed).unwrap();
+        assert_eq!(parsed.policy["a"].model.settings["penalty"], Value::Float(2.0));
+        assert!(text(&found(&[3.0], Some(2.5))).ends_with("leave them"));
+        assert!(text(&found(&[], None)).ends_with("no trial was made to its end"));
+    }
+}

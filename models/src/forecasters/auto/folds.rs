@@ -29,7 +29,7 @@ pub(crate) struct Fold {
 /// Intervals that the longest series has to have for there to be folds.
 pub(crate) fn needed(frequency: Frequency, horizon: usize) -> usize {
     let season = frequency.season().max(1);
-    (DAYS_OF * DAYS_MIN + horizon.div_ceil(season)) * season
+    (HISTORY_MIN + horizon.div_ceil(season)) * season
 }
 
 /// The folds of a panel, the oldest first; none where the history is too short to keep anything from a model. Origins

@@ -102,6 +102,43 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// A date of the calendar, written like `2026-05-05`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Date(pub jiff::civil::Date);
+
+/// Why a text is not a [`Date`].
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("`{0}` is no date; write it like 2026-05-05")]
+pub struct DateError(String);
+
+impl FromStr for Date {
+    type Err = DateError;
+
+    fn from_str(text: &str) -> Result<Self, DateError> {
+        // Dates with a time of day, which jiff cuts off, are not meant.
+        let plain = text.len() == 10;
+        text.parse().ok().filter(|_| plain).map(Date).ok_or_else(|| DateError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Date {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Date {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

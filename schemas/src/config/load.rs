@@ -87,7 +87,8 @@ fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
     Some((name, known))
 }
 
-fn suggestion(name: &str, known: &[&str]) -> String {
+/// What was meant by a name that is not known.
+pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
         .map(|k| (strsim::jaro_winkler(name, k), *k))
@@ -198,7 +199,7 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
             );
         }
     }
-    if let Some((key, message, remedy)) = super::rollup::fault(config) {
+    if let Some((key, message, remedy)) = super::rollup::fault(config).or_else(|| super::covariate::fault(config)) {
         return refuse(&key, message, &remedy);
     }
     let mut frequencies: std::collections::BTreeMap<Frequency, &String> = std::collections::BTreeMap::new();

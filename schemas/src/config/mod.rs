@@ -4,6 +4,7 @@
 //! the nearest known key.
 
 mod cluster;
+mod covariate;
 mod feed;
 mod lake;
 mod load;
@@ -17,6 +18,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::ClusterConfig;
+pub use covariate::{CovariateConfig, Fallback, KnownWhen};
 pub use feed::{BadRecords, FeedConfig, Format, Label, OnExpired, OnRecreated};
 pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
@@ -63,6 +65,8 @@ pub struct Config {
     pub labels: BTreeMap<String, LabelsConfig>,
     /// Series that are the sums of others.
     pub rollup: BTreeMap<String, RollupConfig>,
+    /// What is known beside the series.
+    pub covariate: BTreeMap<String, CovariateConfig>,
     /// One entry a frequency; each has defaults, so none is needed.
     pub policy: BTreeMap<String, PolicyConfig>,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frequency::Frequency;
 use crate::settings::Settings;
-use crate::time::{DAY, Span};
+use crate::time::{DAY, Date, Span};
 
 /// Policy of the model groups of one frequency.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,21 @@ pub struct ModelConfig {
     /// Settings of the kind, by name; `meterline models kinds` says which it has, with their ranges, and `meterline tune`
     /// searches for good ones. Default: the usual ones.
     pub settings: Settings,
+    /// Names of `[covariate.*]` that the model is given; only for kinds that make use of them (`meterline models
+    /// kinds`). A model serves the covariates that it was fitted with: after a change, retrain. Default none.
+    pub covariates: Vec<String>,
+    /// Country whose public holidays, those of the whole nation, are days off: its English name, such as `Netherlands`.
+    /// As the next two, for kinds that make use of days off, and from the next model on. Default none.
+    pub holidays: Option<String>,
+    /// Dates that are days off beside those, such as the holidays of a region. Default none.
+    pub days_off: Vec<Date>,
+    /// Dates that are among the country's holidays but are worked on here. Default none.
+    pub workdays: Vec<Date>,
+    /// How much an interval counts in training that was estimated or substituted, from 0 (not at all) to 1 (as a measured
+    /// one); of a roll-up's interval, the part that was. Classical models (`ets`, `mstl` and so on) count all alike.
+    /// Default 0.5: an estimate tells how much there was, but is smoother than what a meter would have shown. Counted in
+    /// full it makes models too sure of themselves; left out, a long gap is unknown to them.
+    pub estimated_weight: Option<f64>,
 }
 
 /// What the policy's `cost_under` and `cost_over` say, where it has them.
@@ -168,10 +183,29 @@ pub struct ResolvedPolicy {
     pub evaluate_windows: usize,
     /// See [`ModelConfig::seed`].
     pub seed: u64,
+    /// See [`ModelConfig::covariates`].
+    #[serde(default)]
+    pub covariates: Vec<String>,
+    /// See [`ModelConfig::holidays`].
+    #[serde(default)]
+    pub holidays: Option<String>,
+    /// See [`ModelConfig::days_off`].
+    #[serde(default)]
+    pub days_off: Vec<Date>,
+    /// See [`ModelConfig::workdays`].
+    #[serde(default)]
+    pub workdays: Vec<Date>,
+    /// See [`ModelConfig::estimated_weight`].
+    #[serde(default = "half")]
+    pub estimated_weight: f64,
 }
 
 fn default_kind() -> String {
     "quantile_mlp".to_owned()
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 /// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
@@ -240,6 +274,11 @@ pub fn resolve_policy(
         history: policy.model.history.map_or(defaults.history, steps).max(history_min),
         evaluate_windows,
         seed: policy.model.seed.unwrap_or(1),
+        covariates: policy.model.covariates.clone(),
+        holidays: policy.model.holidays.clone(),
+        days_off: policy.model.days_off.clone(),
+        workdays: policy.model.workdays.clone(),
+        estimated_weight: policy.model.estimated_weight.unwrap_or_else(half),
         source,
         frequency,
         horizon,

@@ -172,7 +172,7 @@ fn valid_from() -> String {
 const LABELS_MAX: usize = 32;
 
 /// Whether a name can stand in identifiers and in SQL as it is.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 

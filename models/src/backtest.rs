@@ -36,12 +36,19 @@ pub struct Evaluation {
     /// Windows that were left out because a compared model had no forecast.
     pub windows_without_forecast: usize,
     /// The figures by forecast step, first step first.
-    pub steps: Vec<StepScore>,
+    pub steps: Vec<PartScore>,
+    /// The figures of points that were measured.
+    pub measured: PartScore,
+    /// The figures of points whose value counts less than others ([`Series::weight`](crate::data::Series::weight)),
+    /// because it was estimated or substituted.
+    pub estimated: PartScore,
 }
 
-/// Figures of one forecast step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepScore {
+/// Figures of some of the points.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartScore {
+    /// Scored points.
+    pub points: usize,
     /// Weighted quantile loss.
     pub wql: Option<f64>,
     /// Normalised deviation of the median.
@@ -145,8 +152,9 @@ fn score_origin(
             left_out += 1;
             continue;
         };
+        let from = known.series[i].values.len();
         for (scores, forecast) in scores.iter_mut().zip(found) {
-            scores.add(i, actuals, forecast);
+            scores.add(i, actuals, |step| series.weight(from + step) < 1.0, forecast);
         }
     }
     left_out
@@ -156,6 +164,8 @@ fn score_origin(
 struct Scores {
     by_series: Vec<Sums>,
     by_step: Vec<Sums>,
+    measured: Sums,
+    estimated: Sums,
     scales: Vec<Option<f64>>,
     windows: usize,
     // With the sum over points.
@@ -173,23 +183,26 @@ impl Scores {
         Scores {
             by_series: vec![Sums::default(); panel.series.len()],
             by_step: vec![Sums::default(); horizon],
+            measured: Sums::default(),
+            estimated: Sums::default(),
             scales: scales.collect(),
             windows: 0,
             cost: cost.map(|cost| (cost, 0.0)),
         }
     }
 
-    fn add(&mut self, series: usize, actuals: &[f32], forecast: &SeriesForecast) {
+    fn add(&mut self, series: usize, actuals: &[f32], is_estimated: impl Fn(usize) -> bool, forecast: &SeriesForecast) {
         self.windows += 1;
-        for ((actual, quantiles), by_step) in actuals.iter().zip(&forecast.quantiles).zip(&mut self.by_step) {
-            if actual.is_finite() {
-                self.by_series[series].add(f64::from(*actual), quantiles);
-                by_step.add(f64::from(*actual), quantiles);
-                if let Some((cost, sum)) = &mut self.cost {
-                    let decision = quantile_at(&LEVELS, quantiles, cost.bounded_level());
-                    // Too large for a number: then so is the sum, which is no figure.
-                    *sum += cost.of(decision, f64::from(*actual)).unwrap_or(f64::INFINITY);
-                }
+        let rows = actuals.iter().zip(&forecast.quantiles).zip(&mut self.by_step).enumerate();
+        for (step, ((actual, quantiles), by_step)) in rows.filter(|(_, ((actual, _), _))| actual.is_finite()) {
+            let by_quality = if is_estimated(step) { &mut self.estimated } else { &mut self.measured };
+            for sums in [&mut self.by_series[series], by_step, by_quality] {
+                sums.add(f64::from(*actual), quantiles);
+            }
+            if let Some((cost, sum)) = &mut self.cost {
+                let decision = quantile_at(&LEVELS, quantiles, cost.bounded_level());
+                // Too large for a number: then so is the sum, which is no figure.
+                *sum += cost.of(decision, f64::from(*actual)).unwrap_or(f64::INFINITY);
             }
         }
     }
@@ -199,7 +212,7 @@ impl Scores {
         self.by_series.iter().for_each(|sums| total.merge(sums));
         let scaled: Vec<f64> =
             self.by_series.iter().zip(&self.scales).filter_map(|(sums, scale)| Some(sums.mae()? / (*scale)?)).collect();
-        let steps = self.by_step.iter();
+        let part = |s: &Sums| PartScore { points: s.points, wql: s.wql(), nd: s.nd(), coverage: s.coverage() };
         Evaluation {
             model: model.to_owned(),
             wql: total.wql(),
@@ -211,7 +224,9 @@ impl Scores {
             points: total.points,
             windows: self.windows,
             windows_without_forecast,
-            steps: steps.map(|s| StepScore { wql: s.wql(), nd: s.nd(), coverage: s.coverage() }).collect(),
+            steps: self.by_step.iter().map(part).collect(),
+            measured: part(&self.measured),
+            estimated: part(&self.estimated),
         }
     }
 }
@@ -275,6 +290,11 @@ mod tests {
             let points: Vec<(&str, usize)> =
                 report.by_group.iter().map(|(group, figures)| (group.as_str(), figures.points)).collect();
             assert_eq!(points, [("estimated", 3 * 12), ("measured", 3 * 24 * 3 - 3 * 12)]);
+            for (part, (_, figures)) in [&evaluation.estimated, &evaluation.measured].into_iter().zip(&report.by_group)
+            {
+                assert_eq!(part.points, figures.points);
+                assert!((part.wql.unwrap() - figures.wql.unwrap()).abs() < 1e-9, "{part:?}");
+            }
             assert_eq!((report.by_series.len(), report.by_step.len()), (3, 24));
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
 
 /// One series: the value of every native interval from `start` on, without holes in the grid.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +32,7 @@ pub struct Column {
 }
 
 /// What a column is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Covariate {
     /// Name of the column.
     pub name: String,
@@ -40,7 +41,8 @@ pub struct Covariate {
 }
 
 /// When the value of an interval is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Known {
     /// Before the interval begins, over the whole horizon: a weather forecast, a tariff, a holiday.
     Ahead,
@@ -87,6 +89,19 @@ impl Series {
         frequency.advance(self.start, self.values.len() as i64, zone)
     }
 
+    /// Its newest `count` values, with the start moved accordingly.
+    pub fn newest(&self, count: usize, frequency: Frequency, zone: &TimeZone) -> Series {
+        let skipped = self.values.len().saturating_sub(count);
+        let moved = |column: &Column| Column { offset: column.offset - skipped as i64, ..column.clone() };
+        Series {
+            id: self.id.clone(),
+            start: frequency.advance(self.start, skipped as i64, zone),
+            values: self.values[skipped..].to_vec(),
+            weights: self.weights.get(skipped..).unwrap_or_default().to_vec(),
+            covariates: self.covariates.iter().map(moved).collect(),
+        }
+    }
+
     /// How much the value of an interval counts in training.
     pub fn weight(&self, interval: usize) -> f32 {
         self.weights.get(interval).copied().unwrap_or(1.0)
@@ -127,18 +142,19 @@ impl Panel {
 
     /// The newest `count` values of every series, each with its own start moved accordingly.
     pub fn newest(&self, count: usize) -> Panel {
-        let newest = |s: &Series| {
-            let skipped = s.values.len().saturating_sub(count);
-            let moved = |column: &Column| Column { offset: column.offset - skipped as i64, ..column.clone() };
-            Series {
-                id: s.id.clone(),
-                start: self.frequency.advance(s.start, skipped as i64, &self.zone),
-                values: s.values[skipped..].to_vec(),
-                weights: s.weights.get(skipped..).unwrap_or_default().to_vec(),
-                covariates: s.covariates.iter().map(moved).collect(),
-            }
-        };
-        self.with(self.series.iter().map(newest).collect())
+        self.with(self.series.iter().map(|s| s.newest(count, self.frequency, &self.zone)).collect())
+    }
+
+    /// The same panel with these covariates alone, in their order; `None` where it lacks one of them.
+    pub fn with_covariates(mut self, wanted: &[Covariate]) -> Option<Panel> {
+        let place = |wanted: &Covariate| self.covariates.iter().position(|covariate| covariate == wanted);
+        let places: Vec<usize> = wanted.iter().map(place).collect::<Option<_>>()?;
+        for series in &mut self.series {
+            let columns = places.iter().map(|place| series.covariates.get(*place).cloned());
+            series.covariates = columns.collect::<Option<_>>()?;
+        }
+        self.covariates = wanted.to_vec();
+        Some(self)
     }
 }
 
@@ -188,5 +204,17 @@ mod tests {
         assert_eq!((series.covariates[1].at(2), series.covariates[1].at(-4)), (9.0, 3.0));
         assert!(series.covariates[1].at(3).is_nan());
         assert_eq!(panel().newest(50).series, panel().series);
+    }
+
+    #[test]
+    fn some_covariates_are_chosen_in_any_order() {
+        let all = panel().covariates;
+        let [temperature, voltage] = &all[..] else { panic!("two covariates") };
+        let chosen = panel().with_covariates(&[voltage.clone(), temperature.clone()]).unwrap();
+        assert_eq!(chosen.covariates, [voltage.clone(), temperature.clone()]);
+        assert_eq!((chosen.series[0].covariates[0].offset, chosen.series[0].covariates[1].offset), (3, -2));
+        assert!(panel().with_covariates(&[]).unwrap().series[0].covariates.is_empty());
+        let other = Covariate { known: Known::Ahead, ..voltage.clone() };
+        assert!(panel().with_covariates(&[other]).is_none(), "what is known at another time is another covariate");
     }
 }

@@ -34,6 +34,9 @@ pub enum NoForecast {
     /// The model was fitted to other series, and knows nothing of this one.
     #[error("the model was not fitted to this series, which was not there, or too short, at the time")]
     Unknown,
+    /// A covariate that the model looks at is not known over the horizon.
+    #[error("the covariate `{0}` has missing values within its horizon")]
+    MissingCovariate(String),
     /// The model's output was not finite.
     #[error("the model's output is not finite")]
     NotFinite,

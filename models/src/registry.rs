@@ -23,6 +23,28 @@ use crate::tuning::{SettingsError, Tuning};
 /// Reads an artifact; networks are put on the device.
 pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
 
+/// What models of a kind make use of beside the values of a series and the calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// Nothing.
+    Values,
+    /// Covariates that are known ahead, of series that have them without a gap.
+    Ahead,
+    /// All covariates, and days off.
+    All,
+}
+
+impl Sees {
+    /// In words; empty for nothing.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Sees::Values => "",
+            Sees::Ahead => "covariates known ahead",
+            Sees::All => "covariates, days off",
+        }
+    }
+}
+
 /// One kind of model.
 pub struct Kind {
     /// Its name in the configuration, in tables and in artifacts.
@@ -37,6 +59,8 @@ pub struct Kind {
     pub lookback: fn(Frequency, &Task) -> usize,
     /// What can be set of it, and searched for; `None` for one without settings.
     pub tuning: Option<Tuning>,
+    /// What it makes use of beside the values.
+    pub sees: Sees,
 }
 
 impl Kind {
@@ -72,6 +96,7 @@ pub const KINDS: &[Kind] = &[
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: |frequency, _| design::lookback(frequency),
         tuning: None,
+        sees: Sees::All,
     },
     Kind {
         name: adjusted::NAME_OF_TREES,
@@ -80,6 +105,7 @@ pub const KINDS: &[Kind] = &[
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: |frequency, _| design::lookback(frequency),
         tuning: None,
+        sees: Sees::All,
     },
     Kind {
         name: auto::NAME,
@@ -91,6 +117,7 @@ pub const KINDS: &[Kind] = &[
             classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows)
         },
         tuning: None,
+        sees: Sees::All,
     },
     Kind {
         name: boosted_trees::NAME_OF_RESIDUALS,
@@ -106,6 +133,7 @@ pub const KINDS: &[Kind] = &[
             },
             calibrated: true,
         }),
+        sees: Sees::All,
     },
     Kind {
         name: boosted_trees::NAME,
@@ -121,9 +149,10 @@ pub const KINDS: &[Kind] = &[
             },
             calibrated: true,
         }),
+        sees: Sees::All,
     },
-    classical("ets", "exponential smoothing", || Box::new(Classical { method: Method::Ets })),
-    classical("harmonic", "Fourier terms with autoregressive errors", || {
+    classical("ets", "exponential smoothing", Sees::Values, || Box::new(Classical { method: Method::Ets })),
+    classical("harmonic", "Fourier terms with autoregressive errors", Sees::Ahead, || {
         Box::new(Classical { method: Method::Harmonic })
     }),
     Kind {
@@ -137,11 +166,12 @@ pub const KINDS: &[Kind] = &[
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::with(settings) }),
             calibrated: true,
         }),
+        sees: Sees::All,
     },
-    classical("mstl", "decomposition into several seasons, trend and rest", || {
+    classical("mstl", "decomposition into several seasons, trend and rest", Sees::Values, || {
         Box::new(Classical { method: Method::Mstl })
     }),
-    classical("prophet", "piecewise linear trend, Fourier terms and holidays", || {
+    classical("prophet", "piecewise linear trend and Fourier terms", Sees::Ahead, || {
         Box::new(Classical { method: Method::Prophet })
     }),
     Kind {
@@ -155,6 +185,7 @@ pub const KINDS: &[Kind] = &[
             model: |settings| Box::new(Mlp::with(settings)),
             calibrated: false,
         }),
+        sees: Sees::Values,
     },
     Kind {
         name: seasonal_naive::NAME,
@@ -164,7 +195,7 @@ pub const KINDS: &[Kind] = &[
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
         tuning: None,
     },
-    classical("theta", "dynamic optimised Theta", || Box::new(Classical { method: Method::Theta })),
+    classical("theta", "dynamic optimised Theta", Sees::Values, || Box::new(Classical { method: Method::Theta })),
     Kind {
         name: window_linear::NAME,
         about: "one linear map from the newest values to all steps, for all series; from any time of day",
@@ -172,10 +203,11 @@ pub const KINDS: &[Kind] = &[
         load: |bytes, _| Ok(Box::new(FittedWindow::from_bytes(bytes)?)),
         lookback: |frequency, _| window_linear::lookback(frequency),
         tuning: None,
+        sees: Sees::Values,
     },
 ];
 
-const fn classical(name: &'static str, about: &'static str, model: fn() -> Box<dyn Model>) -> Kind {
+const fn classical(name: &'static str, about: &'static str, sees: Sees, model: fn() -> Box<dyn Model>) -> Kind {
     Kind {
         name,
         about,
@@ -183,6 +215,7 @@ const fn classical(name: &'static str, about: &'static str, model: fn() -> Box<d
         load: |bytes, _| Ok(Box::new(Classical::from_bytes(bytes)?)),
         lookback: |frequency, _| classical::lookback(frequency),
         tuning: None,
+        sees,
     }
 }
 
@@ -219,7 +252,8 @@ mod tests {
     const DAYS: i64 = 400;
     const HORIZON: usize = 24;
 
-    // Load that follows the hour, the day of the week and the temperature, which is known ahead.
+    // Load that follows the hour, the day of the week and the temperature, which is known ahead; and the voltage, which is
+    // not.
     fn panel() -> Panel {
         let hours = 24 * (DAYS + 3);
         let temperature = |hour: i64| 10.0 + 8.0 * (hour as f32 / 200.0).sin() + ((hour * 7919) % 13) as f32 / 10.0;
@@ -229,11 +263,13 @@ mod tests {
         };
         let series = |id: &str, size: f32| {
             let mut series = Series::new(id, 0, (0..hours).map(|hour| load(hour, size)).collect());
-            series.covariates = vec![Column { offset: 0, values: (0..hours).map(temperature).collect() }];
+            let column = |values: &dyn Fn(i64) -> f32| Column { offset: 0, values: (0..hours).map(values).collect() };
+            series.covariates = vec![column(&temperature), column(&|hour| 230.0 + ((hour * 31) % 7) as f32)];
             series
         };
+        let covariate = |name: &str, known| Covariate { name: name.into(), known };
         Panel {
-            covariates: vec![Covariate { name: "temperature".into(), known: Known::Ahead }],
+            covariates: vec![covariate("temperature", Known::Ahead), covariate("voltage", Known::Past)],
             ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 1.0), series("b", 10.0)])
         }
     }
@@ -246,6 +282,20 @@ mod tests {
             series.values[end..].fill(1e9);
             let mut temperature = series.covariates[0].values.to_vec();
             temperature[end + HORIZON..].fill(-1e9);
+            series.covariates[0].values = temperature.into();
+            let mut voltage = series.covariates[1].values.to_vec();
+            voltage[end..].fill(1e9);
+            series.covariates[1].values = voltage.into();
+        }
+        panel
+    }
+
+    // The same, but for the temperature within the horizon of such a forecast.
+    fn colder() -> Panel {
+        let mut panel = panel();
+        for series in &mut panel.series {
+            let mut temperature = series.covariates[0].values.to_vec();
+            temperature[24 * DAYS as usize..].iter_mut().for_each(|value| *value -= 5.0);
             series.covariates[0].values = temperature.into();
         }
         panel
@@ -275,6 +325,8 @@ mod tests {
             assert_eq!(fit(&poisoned()).forecast(&poisoned().cut(origin), HORIZON), forecasts, "{}", kind.name);
             let kept = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap();
             assert_eq!(kept.forecast(&panel().cut(origin), HORIZON), forecasts, "{}", kind.name);
+            let is_moved = kept.forecast(&colder().cut(origin), HORIZON) != forecasts;
+            assert_eq!(is_moved, kind.sees != Sees::Values, "{}", kind.name);
             // As much history as it says it needs is enough.
             let newest = panel().cut(origin).newest(kind.lookback(Frequency::HOUR, &task));
             for (all, some) in forecasts.iter().zip(kept.forecast(&newest, HORIZON)) {

@@ -136,15 +136,16 @@ impl<'a> Grid<'a> {
             let (known, origin) = self.window(pick.series, pick.origin);
             let Ok(window) = Window::new(layout, known) else { return };
             window.write_window(window_out);
-            let values = &self.panel.series[pick.series].values;
+            let series = &self.panel.series[pick.series];
             for (i, step) in pick.steps.iter().enumerate() {
                 let out = &mut step_out[i * step_width..(i + 1) * step_width];
                 let row = window.write_step(*step, &self.calendar, origin, out);
                 base[i] = row.base;
                 spread[i] = row.spread;
-                if let Some(actual) = values.get(pick.origin + step).filter(|v| v.is_finite()) {
+                let interval = pick.origin + step;
+                if let Some(actual) = series.values.get(interval).filter(|v| v.is_finite()) {
                     target[i] = window.scale.normalise(*actual).clamp(-20.0, 20.0);
-                    weight[i] = sizes.get(pick.series).copied().unwrap_or(1.0);
+                    weight[i] = sizes.get(pick.series).copied().unwrap_or(1.0) * series.weight(interval);
                 }
             }
         });

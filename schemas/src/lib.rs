@@ -19,6 +19,7 @@ pub mod config;
 pub mod facts;
 pub mod frequency;
 pub mod labels;
+pub mod names;
 pub mod quantiles;
 pub mod reading;
 pub mod settings;

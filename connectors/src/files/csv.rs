@@ -12,6 +12,7 @@ use meterline_schemas::reading::Quality;
 use meterline_schemas::unit::Unit;
 
 use super::clock::LocalClock;
+use super::covariates;
 use super::form::{self, Form, Shape, is_missing, parse_number};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
 use crate::stamp::Stamp;
@@ -35,7 +36,13 @@ pub struct CsvRows {
 }
 
 impl CsvRows {
-    pub fn open(path: &Path, mut file: File, options: &FileOptions, zone: TimeZone) -> Result<CsvRows, FileError> {
+    pub fn open(
+        path: &Path,
+        mut file: File,
+        options: &FileOptions,
+        covariates: &[String],
+        zone: TimeZone,
+    ) -> Result<CsvRows, FileError> {
         let mut head = Vec::new();
         let read = (&mut file).take(SAMPLE_BYTES).read_to_end(&mut head);
         read.map_err(|source| FileError::Io { path: path.to_owned(), source })?;
@@ -60,7 +67,7 @@ impl CsvRows {
             // The last row of the sample is cut off.
             sample.pop();
         }
-        let form = form::detect(&sample, None, path, options).map_err(refuse)?;
+        let form = form::detect(&sample, None, path, options, covariates).map_err(refuse)?;
         let mut reader = builder.from_reader(Cursor::new(head).chain(file));
         let mut record = ByteRecord::new();
         if form.header {
@@ -138,6 +145,14 @@ impl CsvRows {
         }
     }
 
+    fn covariates(&self) -> Result<Box<[f32]>, FileError> {
+        let cell = |column: &Option<usize>| match *column {
+            Some(column) => covariates::parse(self.cell(column)?).map_err(|reason| self.bad(column, reason)),
+            None => Ok(f32::NAN),
+        };
+        self.form.covariates.columns.iter().map(cell).collect()
+    }
+
     fn next_wide(&mut self) -> Result<Option<FileReading>, FileError> {
         loop {
             let Some((at, read)) = self.row else {
@@ -163,6 +178,7 @@ impl CsvRows {
                     unit: column.unit.as_ref().or(self.form.unit.as_ref()).cloned(),
                     quality: Quality::Measured,
                     label: self.form.label,
+                    covariates: Box::default(),
                 }));
             }
         }
@@ -180,7 +196,11 @@ impl CsvRows {
                 return Ok(None);
             }
             let stamp = self.stamp()?;
-            let Some(value) = self.number(value)? else { continue };
+            let (value, covariates) = (self.number(value)?, self.covariates()?);
+            if value.is_none() && covariates.iter().all(|covariate| covariate.is_nan()) {
+                continue;
+            }
+            let value = value.unwrap_or(f64::NAN);
             let unit = match unit.map(|column| self.cell(column)).transpose()?.filter(|text| !is_missing(text)) {
                 Some(text) => text.trim().parse::<Unit>().ok(),
                 None => self.form.unit.clone(),
@@ -201,7 +221,7 @@ impl CsvRows {
             let at = self.clock.instant(stamp, *reached);
             *reached = Some(at);
             let series = Arc::clone(shared);
-            return Ok(Some(FileReading { series, at, value, unit, quality, label: self.form.label }));
+            return Ok(Some(FileReading { series, at, value, unit, quality, label: self.form.label, covariates }));
         }
     }
 }

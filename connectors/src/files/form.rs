@@ -24,6 +24,17 @@ pub struct Form {
     pub unit: Option<Unit>,
     /// Which end of the interval the stamps mark.
     pub label: Label,
+    /// What is beside the readings.
+    pub covariates: Covariates,
+}
+
+/// The covariates that were asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Covariates {
+    /// Their columns, in the order in which they were asked for; `None` where the file has none of that name.
+    pub columns: Vec<Option<usize>>,
+    /// Names of all columns of the file, where any was asked for.
+    pub header: Vec<String>,
 }
 
 /// How readings lie in rows.
@@ -101,18 +112,27 @@ const TIME_NAMES: &[&str] =
     &["timestamp", "ts", "time", "datetime", "date_time", "ds", "stamp", "epoch", "unix", "unixtime", "date"];
 const INDEX_NAMES: &[&str] = &["", "index", "unnamed: 0", "__index_level_0__"];
 
-/// Finds the form from the first rows; the first of them may be the header.
+/// Finds the form from the first rows; the first of them may be the header. Columns that are named `covariates` are
+/// nothing else.
 ///
 /// # Errors
 /// The text says what is missing and what to do.
-pub fn detect(rows: &[Vec<String>], header: Option<bool>, path: &Path, options: &FileOptions) -> Result<Form, String> {
+pub fn detect(
+    rows: &[Vec<String>],
+    header: Option<bool>,
+    path: &Path,
+    options: &FileOptions,
+    covariates: &[String],
+) -> Result<Form, String> {
     let Some(first) = rows.first() else { return Err("it has no rows".into()) };
     let header = header.unwrap_or_else(|| is_header(first));
     let names: Vec<String> = match header {
         true => first.iter().map(|cell| cell.trim().to_owned()).collect(),
         false => (1..=first.len()).map(|i| format!("column {i}")).collect(),
     };
-    let sample = Sample { names: &names, rows: &rows[usize::from(header)..] };
+    let mut sample = Sample { names: &names, rows: &rows[usize::from(header)..], covariates: Vec::new() };
+    let covariates = sample.covariates(covariates);
+    sample.covariates = covariates.columns.iter().flatten().copied().collect();
     if sample.rows.is_empty() {
         return Err("it has a header and no rows".into());
     }
@@ -123,8 +143,16 @@ pub fn detect(rows: &[Vec<String>], header: Option<bool>, path: &Path, options: 
     let published = header && is_ld2011(&names);
     let shape = match sample.long(header, stamp, options)? {
         Some(long) => long,
+        None if !covariates.columns.is_empty() => {
+            return Err(format!(
+                "covariates are columns of long files, which have a header and columns for series, stamp and value, and this \
+                 one is not: name those columns (they are {}), or leave the covariates out",
+                list(&names)
+            ));
+        }
         None => Shape::Wide { columns: sample.wide(stamp, path, options)? },
     };
+    sample.are_apart(stamp, &shape)?;
     let column_unit = match &shape {
         Shape::Long { value, .. } => unit_of_name(&names[*value]),
         Shape::Wide { columns } => {
@@ -134,7 +162,7 @@ pub fn detect(rows: &[Vec<String>], header: Option<bool>, path: &Path, options: 
     };
     let unit = options.unit.clone().or(column_unit).or(published.then_some(Unit::KW));
     let label = options.label.unwrap_or_else(|| label_of_name(&names[stamp]));
-    Ok(Form { header, names, stamp, shape, unit, label })
+    Ok(Form { header, names, stamp, shape, unit, label, covariates })
 }
 
 /// The published form of `LD2011_2014.txt`: an empty first header cell, then clients `MT_001` …
@@ -175,15 +203,39 @@ fn unit_of_name(name: &str) -> Option<Unit> {
 struct Sample<'a> {
     names: &'a [String],
     rows: &'a [Vec<String>],
+    covariates: Vec<usize>,
 }
 
 impl Sample<'_> {
+    fn find(&self, name: &str) -> Option<usize> {
+        let exact = self.names.iter().position(|n| n == name);
+        exact.or_else(|| self.names.iter().position(|n| n.eq_ignore_ascii_case(name)))
+    }
+
     fn position(&self, name: &str) -> Result<usize, String> {
-        self.names
-            .iter()
-            .position(|n| n == name)
-            .or_else(|| self.names.iter().position(|n| n.eq_ignore_ascii_case(name)))
-            .ok_or_else(|| format!("it has no column `{name}`; its columns are {}", list(self.names)))
+        self.find(name).ok_or_else(|| format!("it has no column `{name}`; its columns are {}", list(self.names)))
+    }
+
+    fn covariates(&self, asked: &[String]) -> Covariates {
+        let header = if asked.is_empty() { Vec::new() } else { self.names.to_vec() };
+        Covariates { columns: asked.iter().map(|name| self.find(name)).collect(), header }
+    }
+
+    /// Refuses a covariate that is read as something else: it was named as that, too.
+    fn are_apart(&self, stamp: usize, shape: &Shape) -> Result<(), String> {
+        let (series, value) = match shape {
+            Shape::Long { series, value, .. } => (*series, *value),
+            Shape::Wide { .. } => return Ok(()),
+        };
+        for (column, what) in [(stamp, "time stamp"), (series, "series"), (value, "value")] {
+            if self.covariates.contains(&column) {
+                return Err(format!(
+                    "its column `{}` is the {what} and cannot be a covariate, too",
+                    self.names[column]
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn cells(&self, column: usize) -> impl Iterator<Item = &str> {
@@ -205,7 +257,10 @@ impl Sample<'_> {
     }
 
     fn by_name(&self, known: &[&str]) -> Option<usize> {
-        known.iter().find_map(|k| self.names.iter().position(|n| n.eq_ignore_ascii_case(k)))
+        let is = |(column, name): (usize, &String), known: &str| {
+            name.eq_ignore_ascii_case(known) && !self.covariates.contains(&column)
+        };
+        known.iter().find_map(|known| self.names.iter().enumerate().position(|named| is(named, known)))
     }
 
     /// The first column of dates with a time of day, else of dates, else a column of epoch numbers with a fitting name.
@@ -251,13 +306,15 @@ impl Sample<'_> {
                 // One other column of numbers is it, whatever its name.
                 let mut numbers = (0..self.names.len())
                     .filter(|&c| c != stamp && c != series && !is_index(&self.names[c]))
+                    .filter(|c| !self.covariates.contains(c))
                     .filter(|&c| self.mostly(c, |cell| parse_number(cell).is_some()));
                 match (numbers.next(), numbers.next()) {
                     (Some(value), None) => value,
-                    _ if options.series_column.is_none() => return Ok(None),
+                    _ if options.series_column.is_none() && self.covariates.is_empty() => return Ok(None),
                     _ => {
+                        let empty = if self.covariates.is_empty() { "" } else { " (of covariates alone an empty one)" };
                         return Err(format!(
-                            "which column holds the value? Name it; its columns are {}",
+                            "which column holds the value{empty}? Name it; its columns are {}",
                             list(self.names)
                         ));
                     }
@@ -323,7 +380,8 @@ fn is_index(name: &str) -> bool {
     INDEX_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-fn list(names: &[String]) -> String {
+/// Names for people, in quotes; of many the first ones.
+pub fn list(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {

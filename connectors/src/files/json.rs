@@ -49,6 +49,7 @@ mod tests {
             unit: Some(Unit::KW),
             quality: Quality::Estimated,
             label: Label::End,
+            covariates: Box::default(),
         };
         let mut out = Vec::new();
         write_json(&mut out, &reading);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * **Long**: one reading a row: series, stamp and value under any name in use, or without a header; further columns
-//!   `unit` and `quality` are read.
+//!   `unit` and `quality` are read, and covariates that are asked for ([`open_each`]).
 //! * **Wide**: one row a stamp, one column a series. An unnamed index column before the stamp is left out, and so is
 //!   every column that holds no numbers.
 //! * Delimiters `,`, `;` and tab are detected; decimal commas and quoted cells are understood.
@@ -15,6 +15,7 @@
 //! Rows are streamed: memory does not grow with the file.
 
 mod clock;
+mod covariates;
 mod csv;
 mod form;
 mod json;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::Label;
+use meterline_schemas::names;
 use meterline_schemas::reading::Quality;
 use meterline_schemas::time::DAY;
 use meterline_schemas::unit::Unit;
@@ -72,7 +74,7 @@ pub struct FileReading {
     pub series: Arc<str>,
     /// The stamp; `label` says which end of the interval it marks.
     pub at: Micros,
-    /// The value in `unit`.
+    /// The value in `unit`; NaN in a row that has nothing but covariates.
     pub value: f64,
     /// Unit of the value, where the file or the options say it.
     pub unit: Option<Unit>,
@@ -80,6 +82,9 @@ pub struct FileReading {
     pub quality: Quality,
     /// Which end of the interval the stamp marks.
     pub label: Label,
+    /// What the row has of the covariates that were asked for, in their order; NaN where it has none. Nothing where
+    /// none was asked for.
+    pub covariates: Box<[f32]>,
 }
 
 /// Why a file cannot be read.
@@ -162,6 +167,10 @@ enum Rows {
 /// # Errors
 /// The file cannot be opened, an option is wrong, or the form is not understood.
 pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileError> {
+    open_with(path, options, &[])
+}
+
+fn open_with(path: &Path, options: &FileOptions, covariates: &[String]) -> Result<FileReadings, FileError> {
     let io = |source| FileError::Io { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io)?;
     let meta = file.metadata().map_err(io)?;
@@ -174,36 +183,23 @@ pub fn open(path: &Path, options: &FileOptions) -> Result<FileReadings, FileErro
     let refuse = |reason: &str| Err(FileError::Form { path: path.to_owned(), reason: reason.to_owned() });
     let zone = zone(options)?;
     let rows = match &magic[..n] {
-        b"PAR1" => Rows::Parquet(Box::new(parquet::ParquetRows::open(path, file, options, zone)?)),
+        b"PAR1" => Rows::Parquet(Box::new(parquet::ParquetRows::open(path, file, options, covariates, zone)?)),
         [0x1f, 0x8b, ..] | b"PK\x03\x04" => return refuse("it is compressed; unpack it first"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return refuse("it is UTF-16; convert it to UTF-8 first"),
         [b'{', ..] => return refuse("it looks like JSON; CSV and Parquet are read here"),
         [] => return refuse("it is empty"),
-        _ => Rows::Csv(Box::new(csv::CsvRows::open(path, file, options, zone)?)),
+        _ => Rows::Csv(Box::new(csv::CsvRows::open(path, file, options, covariates, zone)?)),
     };
     Ok(FileReadings { rows, bytes: meta.len(), skip_bad: options.skip_bad, skipped: 0 })
 }
 
-/// Opens files to be read in the order of their stamps, as one ([`Merged`]). Where wide files share names of columns,
-/// each file's stem becomes the prefix of its own (see [`FileOptions::series`]). A long file that lies series after
-/// series is sorted first, in memory and beyond that in temporary files.
+/// Opens files to be read in the order of their stamps, as one ([`Merged`]): as [`open_each`], but a long file that lies
+/// series after series is sorted first, in memory and beyond that in temporary files.
 ///
 /// # Errors
-/// As [`open`]; or the files mark different ends of their intervals.
+/// As [`open_each`].
 pub fn open_all(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<FileReadings>, FileError> {
-    if paths.len() > 1 && options.series.is_some() {
-        return Err(FileError::Option(
-            "one series name was given for several files; leave it out, or send one file".into(),
-        ));
-    }
-    let mut files = paths.iter().map(|path| open(path, options)).collect::<Result<Vec<_>, _>>()?;
-    let mut seen = std::collections::HashSet::new();
-    if !files.iter().flat_map(FileReadings::columns).all(|name| seen.insert(name)) {
-        for (file, path) in files.iter_mut().zip(paths).filter(|(file, _)| !file.is_long()) {
-            let series = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-            *file = open(path, &FileOptions { series, ..options.clone() })?;
-        }
-    }
+    let mut files = open_each(paths, options, &[])?;
     for (file, path) in files.iter_mut().zip(paths).filter(|(file, _)| file.is_long()) {
         if lies_by_series(open(path, options)?) {
             tracing::info!(file = %path.display(), "the file lies series after series; sorting it by time");
@@ -212,13 +208,60 @@ pub fn open_all(paths: &[PathBuf], options: &FileOptions) -> Result<Vec<FileRead
             file.rows = Rows::Sorted(Box::new(rows));
         }
     }
+    Ok(files)
+}
+
+/// Opens files to be read in the order of their rows, with the columns that are named `covariates` beside the readings:
+/// also a row without a value is given then, if it has one of these. A long file need not have all of them. Where wide
+/// files share names of columns, each file's stem becomes the prefix of its own (see [`FileOptions::series`]).
+///
+/// # Errors
+/// As [`open`]; the files mark different ends of their intervals; or a covariate is in none of them, is a column that is
+/// read as something else, or is asked of a wide file.
+pub fn open_each(
+    paths: &[PathBuf],
+    options: &FileOptions,
+    covariates: &[String],
+) -> Result<Vec<FileReadings>, FileError> {
+    if paths.len() > 1 && options.series.is_some() {
+        return Err(FileError::Option(
+            "one series name was given for several files; leave it out, or send one file".into(),
+        ));
+    }
+    let open_one = |path: &PathBuf| open_with(path, options, covariates);
+    let mut files = paths.iter().map(open_one).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = std::collections::HashSet::new();
+    if !files.iter().flat_map(FileReadings::columns).all(|name| seen.insert(name)) {
+        for (file, path) in files.iter_mut().zip(paths).filter(|(file, _)| !file.is_long()) {
+            let series = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            *file = open(path, &FileOptions { series, ..options.clone() })?;
+        }
+    }
     if let Some(other) = files.iter().position(|file| file.label() != files[0].label()) {
         let (one, other) = (paths[0].display(), paths[other].display());
         return Err(FileError::Option(format!(
             "stamps of {one} and {other} mark different ends of the interval; say which"
         )));
     }
+    are_there(covariates, &files)?;
     Ok(files)
+}
+
+// Not every file has to have all of them.
+fn are_there(covariates: &[String], files: &[FileReadings]) -> Result<(), FileError> {
+    let is_there =
+        |place: usize| files.iter().any(|file| matches!(file.form().covariates.columns.get(place), Some(Some(_))));
+    let Some((_, name)) = covariates.iter().enumerate().find(|(place, _)| !is_there(*place)) else { return Ok(()) };
+    let mut columns: Vec<String> = Vec::new();
+    for column in files.iter().flat_map(|file| &file.form().covariates.header) {
+        if !columns.contains(column) {
+            columns.push(column.clone());
+        }
+    }
+    let meant = names::nearest(name, columns.iter().map(String::as_str));
+    let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+    let listed = form::list(&columns);
+    Err(FileError::Option(format!("no column is called `{name}`, for a covariate; {meant}there are {listed}")))
 }
 
 /// Whether more than a tenth of the first rows are a day behind what came before them: too many for late readings.

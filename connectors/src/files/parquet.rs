@@ -16,6 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
 use super::clock::LocalClock;
+use super::covariates::Cells;
 use super::form::{self, Form, Shape};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
 use crate::stamp::{Stamp, from_integer};
@@ -50,10 +51,17 @@ struct Batch {
     series: Option<StringArray>,
     units: Option<StringArray>,
     qualities: Option<StringArray>,
+    covariates: Vec<Option<Cells>>,
 }
 
 impl ParquetRows {
-    pub fn open(path: &Path, file: File, options: &FileOptions, zone: TimeZone) -> Result<ParquetRows, FileError> {
+    pub fn open(
+        path: &Path,
+        file: File,
+        options: &FileOptions,
+        covariates: &[String],
+        zone: TimeZone,
+    ) -> Result<ParquetRows, FileError> {
         let damaged = |reason: String| FileError::Parquet { path: path.to_owned(), reason };
         let again = file.try_clone().map_err(|source| FileError::Io { path: path.to_owned(), source })?;
         let sampler = ParquetRecordBatchReaderBuilder::try_new(again).map_err(|e| damaged(e.to_string()))?;
@@ -61,7 +69,7 @@ impl ParquetRows {
         let mut sampler = sampler.with_batch_size(SAMPLE_ROWS).build().map_err(|e| damaged(e.to_string()))?;
         let first = sampler.next().transpose().map_err(|e| damaged(e.to_string()))?;
         let sample = sample(&schema, first.as_ref()).map_err(damaged)?;
-        let mut form = form::detect(&sample, Some(true), path, options)
+        let mut form = form::detect(&sample, Some(true), path, options, covariates)
             .map_err(|reason| FileError::Form { path: path.to_owned(), reason })?;
 
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.to_string()))?;
@@ -178,6 +186,7 @@ impl ParquetRows {
             unit: column.unit.as_ref().or(self.form.unit.as_ref()).cloned(),
             quality: Quality::Measured,
             label: self.form.label,
+            covariates: Box::default(),
         }))
     }
 
@@ -196,9 +205,11 @@ impl ParquetRows {
         let grade = text(&self.batch.qualities).map(|t| t.parse::<Quality>());
         let values = &self.batch.values[0];
         let value = values.is_valid(row).then(|| values.value(row)).filter(|v| !v.is_nan());
-        let problem = match (&name, &grade) {
-            (None, _) => Some((series, "the series has no name".to_owned())),
-            (_, Some(Err(reason))) => Some((quality.unwrap_or(series), reason.clone())),
+        let covariates = self.batch.covariates(row, &self.form);
+        let problem = match (&name, &grade, &covariates) {
+            (None, ..) => Some((series, "the series has no name".to_owned())),
+            (_, Some(Err(reason)), _) => Some((quality.unwrap_or(series), reason.clone())),
+            (.., Err((column, reason))) => Some((*column, reason.clone())),
             _ => None,
         };
         if let Some((column, reason)) = problem {
@@ -207,17 +218,21 @@ impl ParquetRows {
             return Err(error);
         }
         self.next_row();
-        let (Some(name), Some(value)) = (name, value) else { return Ok(None) };
+        let (Some(name), Ok(covariates)) = (name, covariates) else { return Ok(None) };
+        if value.is_none() && covariates.iter().all(|covariate| covariate.is_nan()) {
+            return Ok(None);
+        }
         let (shared, reached) = self.names.entry(&name);
         let at = self.clock.instant(stamp, *reached);
         *reached = Some(at);
         Ok(Some(FileReading {
             series: Arc::clone(shared),
             at,
-            value,
+            value: value.unwrap_or(f64::NAN),
             unit: unit.and_then(|u| u.parse::<Unit>().ok()).or_else(|| self.form.unit.clone()),
             quality: grade.and_then(Result::ok).unwrap_or_default(),
             label: self.form.label,
+            covariates,
         }))
     }
 }
@@ -249,7 +264,21 @@ impl Batch {
                 read.qualities = quality.map(text).transpose()?;
             }
         }
+        let covariate = |column: usize| {
+            Cells::new(batch.column(column)).map_err(|reason| format!("column `{}`: {reason}", form.names[column]))
+        };
+        let columns = form.covariates.columns.iter();
+        read.covariates = columns.map(|column| column.map(covariate).transpose()).collect::<Result<_, _>>()?;
         Ok(read)
+    }
+
+    /// What a row has of the covariates; or the column of a cell that cannot be read, and why.
+    fn covariates(&self, row: usize, form: &Form) -> Result<Box<[f32]>, (usize, String)> {
+        let cell = |(cells, column): (&Option<Cells>, &Option<usize>)| match (cells, column) {
+            (Some(cells), Some(column)) => cells.at(row).map_err(|reason| (*column, reason)),
+            _ => Ok(f32::NAN),
+        };
+        self.covariates.iter().zip(&form.covariates.columns).map(cell).collect()
     }
 }
 
@@ -302,6 +331,7 @@ fn used_columns(form: &Form) -> Vec<usize> {
             used.extend(unit.iter().chain(quality));
         }
     }
+    used.extend(form.covariates.columns.iter().flatten());
     used.sort_unstable();
     used.dedup();
     used
@@ -317,5 +347,6 @@ fn project(form: &mut Form, used: &[usize]) {
             [series, value].into_iter().chain(unit.as_mut()).chain(quality.as_mut()).for_each(place);
         }
     }
+    form.covariates.columns.iter_mut().flatten().for_each(place);
     form.names = used.iter().map(|&c| form.names[c].clone()).collect();
 }

@@ -46,7 +46,7 @@ enum Run {
 }
 
 impl Sorted {
-    /// Reads and sorts everything.
+    /// Reads and sorts everything but covariates.
     ///
     /// # Errors
     /// A reading's error, or the temporary files cannot be written.
@@ -131,6 +131,7 @@ impl Sorted {
             unit: self.units[row.unit as usize].clone(),
             quality: row.quality,
             label: self.form.label,
+            covariates: Box::default(),
         }))
     }
 }

@@ -280,20 +280,154 @@ fn long_files_are_read_as_they_were_written() {
     }
 }
 
+/// Rows of files that are read with covariates: stamp, series, value and covariates.
+fn beside(files: &[(&str, &str)], options: &FileOptions, covariates: &[&str]) -> Result<Vec<String>, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |(name, text): &(&str, &str)| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let paths: Vec<PathBuf> = files.iter().map(write).collect();
+    let opened = open_each(&paths, options, &names(covariates)).map_err(|e| e.to_string())?;
+    opened.into_iter().flatten().map(|r| r.map(|r| shown_beside(&r)).map_err(|e| e.to_string())).collect()
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.map_owned()
+}
+
+fn shown_beside(r: &FileReading) -> String {
+    format!("{} {} {} {:?}", &format_micros(r.at)[5..16], r.series, r.value, r.covariates)
+}
+
+const WEATHER: &str = "series_id,timestamp,value,temperature,note,holiday\n\
+    a,2024-01-01T00:15:00Z,1.5,-2.5,x,TRUE\n\
+    a,2024-01-01T00:30:00Z,2,,x,false\n\
+    a,2024-01-01T00:45:00Z,,3,y,\n\
+    a,2024-01-01T01:00:00Z,,,y,\n";
+
+#[test]
+fn covariates_stand_beside_readings_and_where_there_is_none() {
+    let none = FileOptions::default();
+    assert_eq!(
+        beside(&[("f.csv", WEATHER)], &none, &["holiday", "Temperature"]).unwrap(),
+        [
+            "01-01T00:15 a 1.5 [1.0, -2.5]",
+            "01-01T00:30 a 2 [0.0, NaN]",
+            // A row that has only covariates, and the next one has nothing.
+            "01-01T00:45 a NaN [NaN, 3.0]",
+        ]
+    );
+    assert_eq!(beside(&[("f.csv", WEATHER)], &none, &[]).unwrap(), ["01-01T00:15 a 1.5 []", "01-01T00:30 a 2 []"]);
+    // Of two files one has it.
+    let other = "meter;time;kwh\nb;2024-01-01 00:15;7\n";
+    let both = beside(&[("o.csv", other), ("f.csv", WEATHER)], &none, &["temperature"]).unwrap();
+    assert_eq!(
+        (both.len(), both[0].as_str(), both[1].as_str()),
+        (4, "01-01T00:15 b 7 [NaN]", "01-01T00:15 a 1.5 [-2.5]")
+    );
+}
+
+#[test]
+fn a_covariate_is_never_taken_for_the_value() {
+    let none = FileOptions::default();
+    // `load` would be the value by its name.
+    let text = "series_id,timestamp,feed_in,load\na,2024-01-01T00:15:00Z,1,2\n";
+    assert_eq!(beside(&[("f.csv", text)], &none, &["load"]).unwrap(), ["01-01T00:15 a 1 [2.0]"]);
+    let alone = "series_id,timestamp,temperature\na,2024-01-01T00:15:00Z,2\n";
+    let error = beside(&[("f.csv", alone)], &none, &["temperature"]).unwrap_err();
+    assert!(error.contains("which column holds the value (of covariates alone an empty one)?"), "{error}");
+}
+
+#[test]
+fn covariates_that_are_not_there_or_cannot_be_read_are_refused_with_the_remedy() {
+    let none = FileOptions::default();
+    let wide = "time,a,temperature\n2024-01-01 00:00,1,2\n";
+    let bad = WEATHER.replace(",3,", ",mild,");
+    for (text, options, covariate, words) in [
+        (
+            WEATHER,
+            &none,
+            "temprature",
+            vec!["`temprature`", "did you mean `temperature`?", "`value`, `temperature`, `note`"],
+        ),
+        (wide, &none, "temperature", vec!["f.csv", "long files", "`time`, `a`, `temperature`"]),
+        (WEATHER, &none, "timestamp", vec!["`timestamp` is the time stamp"]),
+        (WEATHER, &none, "note", vec!["line 2, column `note`: `x` is no number"]),
+        (&bad, &none, "temperature", vec!["line 4, column `temperature`: `mild` is no number"]),
+        (
+            WEATHER,
+            &FileOptions { value_column: Some("value".into()), ..none.clone() },
+            "value",
+            vec!["`value` is the value and cannot be a covariate"],
+        ),
+    ] {
+        let error = beside(&[("f.csv", text)], options, &[covariate]).unwrap_err();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f.csv");
+    std::fs::write(&path, &bad).unwrap();
+    let skipping = FileOptions { skip_bad: true, ..none };
+    let mut file = open_each(&[path], &skipping, &names(&["temperature"])).unwrap().remove(0);
+    assert_eq!((file.by_ref().count(), file.skipped()), (2, 1));
+}
+
 mod parquet_files {
     use ::parquet::arrow::ArrowWriter;
-    use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+    use arrow::array::{
+        ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    };
 
     use super::*;
 
-    fn written(columns: Vec<(&str, arrow::array::ArrayRef)>) -> Result<Vec<String>, String> {
+    fn written(columns: Vec<(&str, ArrayRef)>) -> Result<Vec<String>, String> {
+        let (_directory, path) = file(columns);
+        rows(open(&path, &FileOptions::default()).map_err(|e| e.to_string())?)
+    }
+
+    fn file(columns: Vec<(&str, ArrayRef)>) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f.parquet");
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
-        rows(open(&path, &FileOptions::default()).map_err(|e| e.to_string())?)
+        (directory, path)
+    }
+
+    #[test]
+    fn covariates_are_numbers_or_yes_and_no_or_texts_that_are_such() {
+        let stamps = Arc::new(TimestampMillisecondArray::from_iter_values((1..5).map(|i| i * 900_000)));
+        let series = Arc::new(StringArray::from(vec!["a"; 4]));
+        let (_directory, path) = file(vec![
+            ("temperature", Arc::new(Float64Array::from(vec![Some(1.5), Some(f64::NAN), None, Some(4.0)]))),
+            ("series_id", series),
+            ("ignored", Arc::new(StringArray::from(vec!["x"; 4]))),
+            ("holiday", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None, None]))),
+            ("timestamp", stamps),
+            ("tariff", Arc::new(StringArray::from(vec![Some("0.25"), None, None, Some("high")]))),
+            ("value", Arc::new(Float64Array::from(vec![Some(1.0), None, None, None]))),
+        ]);
+        let read = |covariates: &[&str]| -> Vec<Result<String, String>> {
+            let opened = open_each(std::slice::from_ref(&path), &FileOptions::default(), &names(covariates)).unwrap();
+            let rows = opened.into_iter().flatten();
+            rows.map(|r| r.map(|r| shown_beside(&r)).map_err(|e| e.to_string())).collect()
+        };
+        assert_eq!(
+            read(&["holiday", "temperature"]),
+            ["01-01T00:15 a 1 [1.0, 1.5]", "01-01T00:30 a NaN [0.0, NaN]", "01-01T01:00 a NaN [NaN, 4.0]"]
+                .map(|row| Ok(row.to_owned()))
+        );
+        let found = read(&["tariff"]);
+        assert_eq!(found[0], Ok("01-01T00:15 a 1 [0.25]".to_owned()));
+        let error = found[1].as_ref().unwrap_err();
+        assert!(error.contains("row 4, column `tariff`: `high` is no number"), "{error}");
+        assert_eq!(read(&[]).len(), 1);
+        let refused = open_each(std::slice::from_ref(&path), &FileOptions::default(), &names(&["tarif"]));
+        let refused = refused.map(|_| ()).unwrap_err();
+        assert!(refused.is_usage() && refused.to_string().contains("did you mean `tariff`?"), "{refused}");
     }
 
     #[test]

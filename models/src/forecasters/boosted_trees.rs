@@ -266,7 +266,7 @@ impl Forecaster for FittedTrees {
 }
 
 // What the trees see of a series, and what is added to what they say.
-struct Seen {
+struct Features {
     columns: Vec<Vec<f32>>,
     bases: Vec<f32>,
     normal: Normal,
@@ -279,7 +279,7 @@ impl FittedTrees {
     }
 
     fn explain_series(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Vec<Explanation> {
-        let Ok(Seen { columns, bases, normal }) = self.seen(panel, design, number, horizon) else { return Vec::new() };
+        let Ok(Features { columns, bases, normal }) = self.seen(panel, design, number, horizon) else { return Vec::new() };
         let found = Matrix::from_columns(&columns).and_then(|rows| self.booster.contributions(&rows, None));
         let Ok(found) = found else { return Vec::new() };
         let names = self.booster.names().iter().cloned();
@@ -305,14 +305,14 @@ impl FittedTrees {
         number: usize,
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
-        let Seen { columns, bases, normal } = self.seen(panel, design, number, horizon)?;
+        let Features { columns, bases, normal } = self.seen(panel, design, number, horizon)?;
         let predicted = Matrix::from_columns(&columns).and_then(|rows| self.booster.predict(&rows, None));
         let predicted = predicted.map_err(|_| NoForecast::NotFinite)?;
         let (rows, _) = predicted.as_chunks::<{ LEVELS.len() }>();
         restored(normal, rows.iter().zip(bases).map(|(row, base)| row.map(|quantile| f64::from(quantile + base))))
     }
 
-    fn seen(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Result<Seen, NoForecast> {
+    fn seen(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Result<Features, NoForecast> {
         let id = &panel.series[number].id;
         let known_as = self.numbers.get(id).map_or(f32::NAN, |number| *number as f32);
         let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
@@ -327,7 +327,7 @@ impl FittedTrees {
             columns.iter_mut().zip(features).for_each(|(column, feature)| column.push(feature));
             bases.push(base.unwrap_or(0.0));
         }
-        Ok(Seen { columns, bases, normal })
+        Ok(Features { columns, bases, normal })
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::Config;
 use crate::frequency::Frequency;
+use crate::names;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -89,13 +90,8 @@ fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
 
 /// What was meant by a name that is not known.
 pub(super) fn suggestion(name: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|k| (strsim::jaro_winkler(name, k), *k))
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(score, _)| *score > 0.75);
-    match nearest {
-        Some((_, key)) => format!("did you mean `{key}`?"),
+    match names::nearest(name, known.iter().copied()) {
+        Some(key) => format!("did you mean `{key}`?"),
         None => "remove it, or choose a known one".into(),
     }
 }

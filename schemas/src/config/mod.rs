@@ -27,7 +27,7 @@ pub use policy::{
     Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig,
     resolve_policy,
 };
-pub use rollup::{LabelsConfig, RollupConfig, RollupFrequency, RollupValue};
+pub use rollup::{LabelsConfig, Reconcile, RollupConfig, RollupFrequency, RollupValue};
 
 use crate::bytes::Bytes;
 use crate::time::{HOUR, MINUTE, SECOND, Span};

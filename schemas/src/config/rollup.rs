@@ -47,6 +47,11 @@ pub struct RollupConfig {
     /// `ingest.memory_limit` allows less; corrections to older ones read the table. Default `2d`.
     #[serde(default = "two_days")]
     pub remembered: Span,
+    /// How the forecasts of these series and of what they add up are made to agree: `none`, `bottom_up` or `min_trace`.
+    /// Default `min_trace`; with `value = "mean"`, where nothing adds up, `none`.
+    // Left out where it is not given: a commit remembers what was configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconcile: Option<Reconcile>,
 }
 
 fn native() -> Vec<RollupFrequency> {
@@ -77,7 +82,16 @@ impl RollupConfig {
             zone: utc(),
             unlabelled: None,
             remembered: two_days(),
+            reconcile: None,
         }
+    }
+
+    /// How forecasts are made to agree, with the default filled in.
+    pub fn reconcile(&self) -> Reconcile {
+        self.reconcile.unwrap_or(match self.value {
+            RollupValue::Sum => Reconcile::MinTrace,
+            RollupValue::Mean => Reconcile::None,
+        })
     }
 }
 
@@ -130,6 +144,20 @@ pub enum RollupValue {
     /// Of energy: the sum, divided by the time that is present and multiplied by the interval's length. Of other units:
     /// the mean weighted by time.
     Mean,
+}
+
+/// How forecasts of sums and of their parts are made to agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reconcile {
+    /// Not at all: every series keeps the forecast that was made for it alone.
+    None,
+    /// Parts keep their forecasts, and a sum becomes what they add up to. Choose it where nothing may change the
+    /// forecast of a meter.
+    BottomUp,
+    /// All of them change, each as far as its past errors deserve (minimum trace). They are measured in each run, by
+    /// forecasts from one horizon earlier, so forecasting takes twice as long.
+    MinTrace,
 }
 
 /// `[labels.NAME]`: labels of series, from a CSV file or a topic. What is said here goes before what the readings say.
@@ -289,6 +317,10 @@ fn rollup_fault(config: &Config, name: &str, rollup: &RollupConfig) -> Option<(S
         let message = format!("rollup.{name}.zone `{}` is no known time zone", rollup.zone);
         return found(key("zone"), message, "use an IANA name such as Europe/Lisbon");
     }
+    if rollup.value == RollupValue::Mean && rollup.reconcile() != Reconcile::None {
+        let message = format!("rollup.{name}.reconcile: forecasts of means do not add up");
+        return found(key("reconcile"), message, "leave it out, or use value = \"sum\"");
+    }
     if rollup.unlabelled.as_deref() == Some("") {
         let message = format!("rollup.{name}.unlabelled is empty");
         return found(key("unlabelled"), message, "give a text, or leave it out");
@@ -319,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn sums_are_reconciled_and_means_are_not() {
+        for (line, expected) in [
+            ("", Reconcile::MinTrace),
+            ("reconcile = \"bottom_up\"", Reconcile::BottomUp),
+            ("reconcile = \"none\"", Reconcile::None),
+            ("value = \"mean\"", Reconcile::None),
+        ] {
+            let text = format!("{FEED}labels = {{ site = \"s\" }}\n[rollup.g]\nby = [\"site\"]\n{line}\n");
+            assert_eq!(parse(&text).unwrap().rollup["g"].reconcile(), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn faults_name_the_line_the_key_and_the_remedy() {
         let labels = "labels = { site = \"site\" }\n";
         let file = "[labels.a]\nfile = \"a.csv\"\nlabels = { site = \"x\" }\n";
@@ -334,6 +379,16 @@ mod tests {
                 format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nfrequencie = [\"native\"]\n"),
                 9,
                 "did you mean `frequencies`?",
+            ),
+            (
+                format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nreconcile = \"mintrace\"\n"),
+                9,
+                "did you mean `min_trace`?",
+            ),
+            (
+                format!("{FEED}{labels}[rollup.g]\nby = [\"site\"]\nvalue = \"mean\"\nreconcile = \"bottom_up\"\n"),
+                10,
+                "leave it out, or use value",
             ),
             (format!("{FEED}{labels}[rollup.\"a b\"]\nby = [\"site\"]\n"), 0, "rename the roll-up"),
             (format!("{FEED}labels = {{ \"a/b\" = \"site\" }}\n"), 6, "rename the label"),

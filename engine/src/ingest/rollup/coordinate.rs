@@ -109,9 +109,9 @@ pub struct Rollups {
     changed: u64,
 }
 
-/// What one roll-up computes, as a commit remembers it: what concerns memory alone is left out.
+/// What one roll-up computes, as a commit remembers it: what concerns memory or forecasts alone is left out.
 fn definition(rollup: &RollupConfig) -> String {
-    let computed = RollupConfig { remembered: Span(2 * DAY), ..rollup.clone() };
+    let computed = RollupConfig { remembered: Span(2 * DAY), reconcile: None, ..rollup.clone() };
     serde_json::to_string(&computed).unwrap_or_default()
 }
 
@@ -280,6 +280,19 @@ mod tests {
     use super::super::super::segments::Segment;
     use super::super::super::state::RollupState;
     use super::*;
+
+    #[test]
+    fn what_concerns_memory_or_forecasts_may_change() {
+        let before = RollupConfig::new(&["site"]);
+        let after = RollupConfig {
+            remembered: Span(DAY),
+            reconcile: Some(meterline_schemas::config::Reconcile::BottomUp),
+            ..before.clone()
+        };
+        assert_eq!(definition(&before), definition(&after));
+        // As commits remember it that were made before there was anything to reconcile.
+        assert!(!definition(&before).contains("reconcile"));
+    }
 
     #[test]
     fn a_roll_up_that_was_taken_out_is_new_when_it_is_put_back() {

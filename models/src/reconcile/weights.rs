@@ -6,6 +6,8 @@ use super::structure::Structure;
 
 /// The least shrinkage that leaves the covariance well conditioned with fewer observations than nodes.
 const SHRINKAGE_MIN: f64 = 1e-4;
+/// Variance of a node that was never off, where that of the median node is 1: small enough to keep its forecast.
+const NEVER_OFF: f64 = 1e-6;
 
 /// Variances of the nodes' forecast errors.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +21,9 @@ pub struct ErrorVariances {
 impl ErrorVariances {
     /// Mean squares of `errors`: for each node its past one-step errors, all equally many, NaN where one is missing.
     ///
-    /// Errors are taken as unbiased, as MinT does. A node with fewer than two errors, or with none but zeros, is
-    /// assumed to be as reliable per leaf as the median node (structural scaling, Athanasopoulos et al. 2017).
+    /// Errors are taken as unbiased, as MinT does. A node with fewer than two errors is assumed to be as reliable per
+    /// leaf as the median node (structural scaling, Athanasopoulos et al. 2017), and one with none but zeros, such as a
+    /// meter of nothing, a million times as reliable as that.
     ///
     /// # Errors
     /// When there is not one list a node, lists have different lengths, or no node at all has two errors.
@@ -38,7 +41,10 @@ impl ErrorVariances {
         per_leaf.sort_unstable_by(f64::total_cmp);
         let Some(&median) = per_leaf.get(per_leaf.len() / 2) else { return Err(ReconcileError::NoErrors) };
         let assumed = own.iter().enumerate().filter(|(_, own)| own.is_none()).map(|(node, _)| node).collect();
-        let values = own.iter().zip(&leaf_counts).map(|(own, leaves)| own.unwrap_or(median * *leaves as f64)).collect();
+        let assume =
+            |errors: &[f64], leaves: usize| median * leaves as f64 * if is_never_off(errors) { NEVER_OFF } else { 1.0 };
+        let nodes = own.iter().zip(errors).zip(&leaf_counts);
+        let values = nodes.map(|((own, errors), leaves)| own.unwrap_or_else(|| assume(errors, *leaves))).collect();
         Ok(ErrorVariances { values, assumed })
     }
 }
@@ -49,6 +55,12 @@ fn mean_square(errors: &[f64]) -> Option<f64> {
         errors.iter().filter(|e| e.is_finite()).fold((0_usize, 0.0), |(count, sum), e| (count + 1, sum + e * e));
     let mean = sum / count as f64;
     (count >= 2 && mean.is_normal()).then_some(mean)
+}
+
+/// Whether there are at least two errors, and all of them are 0.
+fn is_never_off(errors: &[f64]) -> bool {
+    let mut known = errors.iter().filter(|error| error.is_finite());
+    known.clone().count() >= 2 && known.all(|error| *error == 0.0)
 }
 
 /// Covariance matrix of the nodes' forecast errors, shrunk towards its diagonal (Schäfer and Strimmer 2005):

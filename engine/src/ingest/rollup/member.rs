@@ -60,6 +60,14 @@ impl MemberState {
         size_of::<MemberState>() + SHARED_BYTES + self.series.len() + began + self.history.bytes()
     }
 
+    /// The groups of a roll-up that it belongs to at an instant, from the top down (none where it lacks the first label),
+    /// and its frequency then. `None` where it takes no part, or has not begun.
+    pub fn groups_at(&self, plan: &Plan, rollup: &Rollup, at: Micros) -> Option<(Vec<Arc<str>>, Frequency)> {
+        let (frequency, unit) = (self.frequency(at)?, self.unit.as_ref()?);
+        let groups = || plan.groups(rollup, |label| self.history.value(label, self.feed, at));
+        rollup.takes(self.feed, unit).then(|| (groups(), frequency))
+    }
+
     fn frequency(&self, at: Micros) -> Option<Frequency> {
         let next = self.began.partition_point(|(start, _)| *start <= at);
         self.began.get(next.checked_sub(1)?).map(|(_, frequency)| *frequency)

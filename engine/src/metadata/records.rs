@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Pipeline {
     /// preprocess ▸ train ▸ evaluate ▸ gate ▸ register; asked for by the trigger `retrain`.
     Build,
-    /// load ▸ context ▸ predict ▸ guard ▸ publish; asked for by the trigger `reforecast`.
+    /// load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish; asked for by the trigger `reforecast`.
     Infer,
 }
 

@@ -39,12 +39,18 @@ pub const BUILD: [StepDefinition; 5] = [
 ];
 
 /// The steps of an infer run, in the order of execution.
-pub const INFER: [StepDefinition; 5] = [
+pub const INFER: [StepDefinition; 6] = [
     step("load", &[], false, "finds the group's champion"),
     step("context", &[], false, "reads the end of every series' history at the pinned table version"),
     step("predict", &["load", "context"], true, "forecasts all series in one batch"),
     step("guard", &["context", "predict"], false, "checks the forecasts and substitutes what fails"),
-    step("publish", &["guard"], false, "commits the forecasts to the lake, all or none"),
+    step(
+        "reconcile",
+        &["context", "predict", "guard"],
+        false,
+        "makes the forecasts of roll-ups agree with those of their parts",
+    ),
+    step("publish", &["reconcile"], false, "commits the forecasts to the lake, all or none"),
 ];
 
 /// The steps of `pipeline`, each after all of its inputs.

@@ -6,7 +6,7 @@
 //! * [`child`]: in the child: executes the steps from the first unfinished one;
 //! * [`graph`]: the steps of both pipelines as plain values;
 //! * [`build`]: preprocess ▸ train ▸ evaluate ▸ gate ▸ register, one file a step;
-//! * [`infer`]: load ▸ context ▸ predict ▸ guard ▸ publish, one file a step;
+//! * [`infer`]: load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish, one file a step;
 //! * [`history`], [`artifacts`]: what passes between the steps: series on a grid and forecasts, as Parquet in the lake;
 //! * [`progress`]: a run's progress as one line for people; [`manual`]: runs that a person asks for.
 //!

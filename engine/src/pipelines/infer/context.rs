@@ -10,6 +10,7 @@ use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::reconcile;
 use crate::ingest::series::SeriesState;
 use crate::ingest::{each_series, state_at};
 use crate::pipelines::artifacts;
@@ -37,7 +38,9 @@ pub struct Output {
 pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let spec = &ctx.spec;
     let zone = ctx.zone()?;
-    let (context, shown) = (spec.policy.context, history::shown(&spec.policy));
+    // A backcast is shown as much from before its own origin.
+    let more = if reconcile::weighs_by_errors(ctx) { spec.policy.horizon } else { 0 };
+    let (context, shown) = (spec.policy.context, history::shown(&spec.policy) + more);
     let back = |from: Micros, intervals: usize| spec.frequency.advance(from, -(intervals as i64), &zone);
     // A series that ended up to one context ago still has all that is shown of it in this range.
     let from = back(spec.origin, shown + context);

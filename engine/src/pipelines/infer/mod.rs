@@ -1,13 +1,16 @@
-//! load ▸ context ▸ predict ▸ guard ▸ publish.
+//! load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish.
 //!
 //! Every series is forecast from its own last closed interval, in one batch. Where the model has no forecast, or one
-//! that fails a check, seasonal naive stands in and the rows say so.
+//! that fails a check, seasonal naive stands in and the rows say so. Then forecasts of roll-ups are made to agree with
+//! those of their parts.
 
+pub mod backcast;
 pub mod context;
 pub mod guard;
 pub mod load;
 pub mod predict;
 pub mod publish;
+pub mod reconcile;
 
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
@@ -24,6 +27,7 @@ pub(super) async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value,
         "context" => context::execute(ctx).await,
         "predict" => predict::execute(ctx, inputs).await,
         "guard" => guard::execute(ctx, inputs).await,
+        "reconcile" => reconcile::execute(ctx, inputs).await,
         "publish" => publish::execute(ctx, inputs).await,
         other => Err(StepError::failed("executing an infer run", format!("it has no step `{other}`"))),
     }

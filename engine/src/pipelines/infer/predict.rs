@@ -5,11 +5,11 @@ use meterline_models::metrics::seasonal_scale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{context, load, seasonal_naive};
+use super::{backcast, context, load, reconcile, seasonal_naive};
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::StepError;
-use crate::pipelines::history::History;
+use crate::pipelines::history::{self, History};
 use crate::pipelines::{SEASONAL_NAIVE, model};
 
 /// What the step produced.
@@ -26,6 +26,9 @@ pub struct Output {
     pub substituted: usize,
     /// Series that not even seasonal naive has enough history for.
     pub skipped: usize,
+    /// Path below the lake's root of what forecasts from one horizon earlier missed, where reconciliation needs it.
+    #[serde(default)]
+    pub errors: Option<String>,
 }
 
 /// Executes the step.
@@ -48,16 +51,32 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let bytes = artifacts::get(&ctx.env.lake, &contexts.dataset).await?;
     let (spec, zone, stop) = (ctx.spec.clone(), ctx.zone()?, ctx.stop.clone());
     let version = model_version.clone();
-    let (parquet, found) = ctx
+    let backcast_origin = reconcile::weighs_by_errors(ctx).then(|| backcast::origin(&spec, &zone));
+    let (parquet, found, errors) = ctx
         .blocking(move || {
-            let history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
+            let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
             stop.check()?;
             let champion = champion.as_deref().map(|champion| (version.as_str(), champion));
+            let errors = backcast_origin.map(|origin| {
+                let forecast = |shown: &History| predict(shown, champion, spec.policy.horizon).predictions;
+                artifacts::history_to_parquet(&backcast::errors(&history, origin, forecast))
+            });
+            stop.check()?;
+            // What only the backcast needed.
+            history.keep_last(history::shown(&spec.policy));
             let found = predict(&history, champion, spec.policy.horizon);
             stop.check()?;
-            Ok((artifacts::predictions_to_parquet(&found.predictions)?, found))
+            Ok((artifacts::predictions_to_parquet(&found.predictions)?, found, errors.transpose()?))
         })
         .await?;
+    let errors = match errors {
+        Some(parquet) => {
+            let path = ctx.artifact("errors.parquet");
+            artifacts::put(&ctx.env.lake, &path, parquet).await?;
+            Some(path)
+        }
+        None => None,
+    };
     let predictions = ctx.artifact("predictions.parquet");
     artifacts::put(&ctx.env.lake, &predictions, parquet).await?;
     let (series, substituted) = (found.predictions.len(), found.substituted());
@@ -70,7 +89,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     }
     ctx.metric("series", series as f64);
     ctx.metric("substituted", substituted as f64);
-    output(&Output { model_version, predictions, series, substituted, skipped: found.skipped })
+    output(&Output { model_version, predictions, series, substituted, skipped: found.skipped, errors })
 }
 
 /// Forecasts of a group.

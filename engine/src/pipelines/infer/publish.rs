@@ -12,7 +12,7 @@ use meterline_schemas::tables;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::guard;
+use super::reconcile;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::artifacts::{self, Prediction, instants};
 use crate::pipelines::context::{Inputs, StepContext, cost, output};
@@ -38,8 +38,8 @@ pub struct Output {
 
 /// Executes the step.
 pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepError> {
-    let checked: guard::Output = inputs.get("guard")?;
-    let bytes = artifacts::get(&ctx.env.lake, &checked.predictions).await?;
+    let reconciled: reconcile::Output = inputs.get("reconcile")?;
+    let bytes = artifacts::get(&ctx.env.lake, &reconciled.predictions).await?;
     let predictions = ctx.blocking(move || artifacts::predictions_from_parquet(bytes)).await?;
     let series = predictions.len();
     let rows = predictions.iter().map(|p| p.forecast.mean.len()).sum();

@@ -1,4 +1,5 @@
-//! Series that are sums of others: labels from a CSV file, one of which changes over time, corrections, and forecasts.
+//! Series that are sums of others: labels from a CSV file, one of which changes over time, corrections, and forecasts
+//! that add up.
 
 use std::fs;
 use std::time::Duration;
@@ -111,6 +112,16 @@ fn sums_by_labels_from_a_file_follow_corrections_and_are_forecast() {
     for (series, _) in expected(0) {
         let steps = format!("SELECT count(*) FROM forecasts_latest WHERE series_id = '{series}'");
         wait::until("a roll-up is forecast", MINUTE, || sandbox.number(&steps).filter(|steps| *steps == 24));
+    }
+    // By the labels of now: `c` is of the first feeder.
+    for (group, meters) in [("north", "'a', 'b', 'c', 'd'"), ("north/feeder=f1", "'a', 'b', 'c'")] {
+        let agreeing = format!(
+            "SELECT count(*) FROM forecasts_latest w JOIN (SELECT start, sum(mean) AS total FROM forecasts_latest \
+             WHERE series_id IN ({meters}) GROUP BY start) p ON w.start = p.start \
+             WHERE w.series_id = 'rollup.grid:region={group}@PT1H' AND abs(w.mean - p.total) < 0.001"
+        );
+        let what = format!("the forecast of {group} is the sum of those of {meters}");
+        wait::until(&what, MINUTE, || sandbox.number(&agreeing).filter(|steps| *steps == 24));
     }
     assert_eq!(engine.stop().code(), Some(0));
 }

@@ -7,3 +7,4 @@ pub mod ingest;
 pub mod quality;
 pub mod report;
 pub mod soak;
+pub mod statistics;

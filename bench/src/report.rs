@@ -7,6 +7,11 @@ pub fn compared(name: &str, ours: f64, against: &str, theirs: f64, unit: &str) -
     json!({"name": name, "ours": ours, "against": against, "theirs": theirs, "unit": unit, "ratio": ours / theirs})
 }
 
+/// As [`compared`], of a figure that is the better the smaller it is: time, memory, a loss.
+pub fn smaller(name: &str, ours: f64, against: &str, theirs: f64, unit: &str) -> Value {
+    json!({"name": name, "ours": ours, "against": against, "theirs": theirs, "unit": unit, "ratio": theirs / ours})
+}
+
 /// A figure that is no comparison.
 pub fn alone(name: &str, ours: f64, unit: &str) -> Value {
     json!({"name": name, "ours": ours, "against": null, "theirs": null, "unit": unit, "ratio": null})
@@ -25,7 +30,10 @@ pub fn print(bench: &str, rows: &[Value], as_json: bool) {
 
 fn against(row: &Value) -> String {
     match row["theirs"].as_f64() {
-        Some(theirs) => format!("{}: {theirs:.1}, ratio {:.2}", text(&row["against"]), number(&row["ratio"])),
+        Some(theirs) => {
+            let digits = if theirs.abs() < 100.0 { 3 } else { 1 };
+            format!("{}: {theirs:.digits$}, ratio {:.2}", text(&row["against"]), number(&row["ratio"]))
+        }
         None => String::new(),
     }
 }

@@ -1,4 +1,4 @@
-"""LightGBM on rows of features: one model a quantile level, how long each tree took, and what they predict.
+"""LightGBM on rows of features: one model a quantile level, how long training took, and what they predict.
 
 Standard input: {"rows", "trained", "features", "levels", "every", "settings": {name: parameters of our booster}}. The
 file `features` has a column after the other, `targets` and `weights` a value a row, 32 bits each; the first `trained`
@@ -6,18 +6,23 @@ rows are trained on, the others predicted.
 
 Standard output: {"version", "settings": {name: {"seconds": [...], "cpu_s"}}}: seconds from the first look at the rows to
 `every`, 2 `every`, ... trees of all levels; and a file for each setting: so many times rows x levels, 64 bits a value.
+
+As many levels at a time as there are processors, one thread each: threads that share a tree wait for each other after
+every split, and where something else runs beside them they took ten times as long. The seconds are those that the levels
+took, spread evenly over the processors.
 """
 
 import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import lightgbm
 import numpy as np
 
 
-def translated(params, cores):
+def translated(params):
     """Our names to LightGBM's."""
     return {
         "objective": "quantile",
@@ -31,48 +36,51 @@ def translated(params, cores):
         "bagging_fraction": params["bagging_fraction"],
         "bagging_freq": 1,
         "seed": params["seed"],
-        "num_threads": cores,
-        # Spares it the trial of both ways; with so many more rows than features this is the faster one.
+        "num_threads": 1,
+        # Spares it the trial of both ways; this is the faster one here.
         "force_col_wise": True,
         "verbosity": -1,
     }
 
 
+def trained(data, params, level):
+    """The model of a level, and seconds from its begin to the end of each of its trees."""
+    rounds, ends = params["rounds"], []
+    begun = time.perf_counter()
+    booster = lightgbm.train(
+        translated(params) | {"alpha": level},
+        data,
+        num_boost_round=rounds,
+        callbacks=[lambda _: ends.append(time.perf_counter() - begun)],
+    )
+    # One that finds no more split stops early.
+    return booster, np.array(ends + ends[-1:] * (rounds - len(ends)))
+
+
 def main():
     job = json.load(sys.stdin)
-    trained, features, every = job["trained"], job["features"], job["every"]
+    rows, features, every, levels = job["trained"], job["features"], job["every"], job["levels"]
+    cores = min(len(os.sched_getaffinity(0)), len(levels))
     # A row after the other is what LightGBM takes without a copy.
     x = np.ascontiguousarray(np.fromfile("features", dtype="<f4").reshape(features, -1).T)
     y, weights = (np.fromfile(name, dtype="<f4") for name in ("targets", "weights"))
     answer = {}
     for name, params in job["settings"].items():
-        translation = translated(params, len(os.sched_getaffinity(0)))
-        rounds = params["rounds"]
-        print(f"LightGBM {name}: {trained} rows, {len(job['levels'])} levels", file=sys.stderr)
+        print(f"LightGBM, {name}: {rows} rows, {len(levels)} levels", file=sys.stderr)
         begun, cpu = time.perf_counter(), time.process_time()
-        # The levels share the bins, which are made once.
-        data = lightgbm.Dataset(x[:trained], y[:trained], weight=weights[:trained], params=translation)
+        # The levels share the bins, which are made once, by all processors.
+        binning = translated(params) | {"num_threads": cores}
+        data = lightgbm.Dataset(x[:rows], y[:rows], weight=weights[:rows], params=binning)
         data.construct()
-        seconds = np.full(rounds // every, time.perf_counter() - begun)
-        boosters = []
-        for level in job["levels"]:
-            ends = []
-            started = time.perf_counter()
-            booster = lightgbm.train(
-                translation | {"alpha": level},
-                data,
-                num_boost_round=rounds,
-                callbacks=[lambda _: ends.append(time.perf_counter())],
-            )
-            boosters.append(booster)
-            # One that finds no more split stops early.
-            ends += ends[-1:] * (rounds - len(ends))
-            seconds += np.array(ends[every - 1 :: every]) - started
+        seconds = time.perf_counter() - begun
+        with ThreadPoolExecutor(cores) as pool:
+            models = list(pool.map(lambda level: trained(data, params, level), levels))
         cpu = time.process_time() - cpu
+        seconds += sum(ends for _, ends in models)[every - 1 :: every] / cores
         found = [
             # Levels that cross are sorted, as ours are.
-            np.sort(np.stack([b.predict(x[trained:], num_iteration=trees) for b in boosters], axis=1), axis=1)
-            for trees in range(every, rounds + 1, every)
+            np.sort(np.stack([b.predict(x[rows:], num_iteration=trees) for b, _ in models], axis=1), axis=1)
+            for trees in range(every, params["rounds"] + 1, every)
         ]
         np.stack(found).astype("<f8").tofile(name)
         answer[name] = {"seconds": seconds.tolist(), "cpu_s": cpu}

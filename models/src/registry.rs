@@ -194,6 +194,7 @@ pub const KINDS: &[Kind] = &[
         load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
         tuning: None,
+        sees: Sees::Values,
     },
     classical("theta", "dynamic optimised Theta", Sees::Values, || Box::new(Classical { method: Method::Theta })),
     Kind {

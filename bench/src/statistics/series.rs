@@ -13,6 +13,8 @@ const SEED: u64 = 20_261_129;
 /// Share of a deviation that is left an hour later: of the weather, which is slow, and of habits.
 const SLOW: f64 = 0.99;
 const FAST: f64 = 0.6;
+/// Hours by which a series begins later than the one before it; has no factor with those of a week.
+const APART: usize = 17;
 /// Share of the steps that have a demand.
 const DEMAND: f64 = 0.2;
 
@@ -20,6 +22,12 @@ const DEMAND: f64 = 0.2;
 /// that are the larger the larger the load. All above zero.
 pub fn loads(count: usize, hours: usize) -> Vec<Vec<f32>> {
     (0..count).map(|number| load(number as u64, hours)).collect()
+}
+
+/// The same, each from another hour of the week on, so that what comes last is not always the same day.
+pub fn loads_from_any_hour(count: usize, hours: usize) -> Vec<Vec<f32>> {
+    let from = |(number, load): (usize, Vec<f32>)| load.into_iter().skip(APART * number % WEEK).take(hours).collect();
+    loads(count, hours + WEEK).into_iter().enumerate().map(from).collect()
 }
 
 fn load(number: u64, hours: usize) -> Vec<f32> {
@@ -78,6 +86,16 @@ mod tests {
             assert!(load.iter().all(|value| value.is_finite() && *value > 0.0));
             assert!(classical::is_seasonal(&doubles(load), DAY) && classical::is_seasonal(&doubles(load), WEEK));
         }
+    }
+
+    #[test]
+    fn a_week_of_series_ends_at_every_hour() {
+        let made = loads_from_any_hour(WEEK, WEEK);
+        let whole = loads(WEEK, 2 * WEEK);
+        let found =
+            made.iter().zip(&whole).map(|(made, whole)| (0..WEEK).find(|from| whole[*from..][..WEEK] == made[..]));
+        let from: std::collections::BTreeSet<usize> = found.map(Option::unwrap).collect();
+        assert_eq!(from.len(), WEEK);
     }
 
     #[test]

@@ -41,9 +41,10 @@ struct Mark {
     loss: f64,
 }
 
-/// One training: what all of it took, and its losses on the way.
+/// One training: what all of it took, the loss of what it predicts then, and those on the way.
 struct Trained {
     took: Took,
+    loss: f64,
     marks: Vec<Mark>,
 }
 
@@ -138,7 +139,7 @@ fn fit(trained: &Rows, held_out: &Rows, params: &Params) -> Result<Trained, Boos
             ControlFlow::Continue(())
         })
     });
-    booster?;
+    let predicted = booster?.predict(&held_out_matrix, None)?;
     // The same trees again, to know their losses, which shall not be in the time.
     let mut losses = Vec::new();
     train(&data, Some(&held_out.dataset(&held_out_matrix)), params, &objective, &mut |at| {
@@ -146,7 +147,8 @@ fn fit(trained: &Rows, held_out: &Rows, params: &Params) -> Result<Trained, Boos
         ControlFlow::Continue(())
     })?;
     let marks = seconds.into_iter().zip(losses).map(|(seconds, loss)| Mark { seconds, loss });
-    Ok(Trained { took, marks: marks.skip(EVERY - 1).step_by(EVERY).collect() })
+    let loss = loss(held_out, predicted.into_iter().map(f64::from));
+    Ok(Trained { took, loss, marks: marks.skip(EVERY - 1).step_by(EVERY).collect() })
 }
 
 /// What LightGBM makes of the same rows, with each of [`settings`], and what it is called.
@@ -174,30 +176,30 @@ fn ask(python: &Python, trained: &Rows, held_out: &Rows) -> Result<(String, Vec<
         if seconds.is_empty() || predicted.len() != seconds.len() * of_mark {
             return Err(format!("{} times and {} predictions of {name}", seconds.len(), predicted.len()).into());
         }
-        let losses = predicted.chunks_exact(of_mark).map(|predicted| loss(held_out, predicted));
+        let losses = predicted.chunks_exact(of_mark).map(|predicted| loss(held_out, predicted.iter().copied()));
         let marks: Vec<Mark> =
             seconds.iter().zip(losses).map(|(seconds, loss)| Mark { seconds: *seconds, loss }).collect();
         let cpu_s = of["cpu_s"].as_f64().ok_or_else(|| format!("no cpu_s of {name}"))?;
         let took = Took { seconds: seconds.last().copied().unwrap_or(f64::NAN), cpu_s };
-        all.push(Trained { took, marks });
+        all.push(Trained { took, loss: marks.last().map_or(f64::NAN, |mark| mark.loss), marks });
     }
     Ok((format!("LightGBM {}", answer["version"].as_str().unwrap_or_default()), all))
 }
 
-/// Mean over rows, by weight, and levels of the pinball loss, as our booster has it while it trains.
-fn loss(rows: &Rows, predicted: &[f64]) -> f64 {
+/// Mean over rows, by weight, and levels of the pinball loss of `predicted`, rows × levels. That of our booster while it
+/// trains is the same, but for levels that cross, which are sorted in what it predicts.
+fn loss(rows: &Rows, mut predicted: impl Iterator<Item = f64>) -> f64 {
     let (mut losses, mut weights) = (0.0, 0.0);
-    let known = rows.targets.iter().zip(&rows.weights);
-    for ((target, weight), quantiles) in known.zip(predicted.chunks_exact(LEVELS.len())) {
-        let of_row = LEVELS.iter().zip(quantiles).map(|(level, q)| pinball(f64::from(*target), *q, *level));
-        losses += f64::from(*weight) * of_row.sum::<f64>() / LEVELS.len() as f64;
+    for (target, weight) in rows.targets.iter().zip(&rows.weights) {
+        let quantiles = predicted.by_ref().take(LEVELS.len()).zip(LEVELS);
+        let of_row: f64 = quantiles.map(|(quantile, level)| pinball(f64::from(*target), quantile, level)).sum();
+        losses += f64::from(*weight) * of_row / LEVELS.len() as f64;
         weights += f64::from(*weight);
     }
     losses / weights
 }
 
 fn rows_of(name: &str, ours: &Trained, peer: Option<(&str, &Trained)>) -> Vec<Value> {
-    let last = |trained: &Trained| trained.marks.last().map_or(f64::NAN, |mark| mark.loss);
     let row = |what: &str, unit: &str, figure: &dyn Fn(&Trained) -> f64| {
         let name = format!("trees_{name}_{what}");
         match peer {
@@ -208,7 +210,7 @@ fn rows_of(name: &str, ours: &Trained, peer: Option<(&str, &Trained)>) -> Vec<Va
     let mut rows = vec![
         row("training", "s", &|trained| trained.took.seconds),
         row("training_processors", "processor s", &|trained| trained.took.cpu_s),
-        row("pinball", "spreads of the series", &last),
+        row("pinball", "spreads of the series", &|trained| trained.loss),
     ];
     rows.extend(peer.and_then(|(label, theirs)| {
         let (ours, theirs) = seconds_to_equal_loss(&ours.marks, &theirs.marks)?;
@@ -244,13 +246,7 @@ mod tests {
         let params = Params { rounds: 2 * EVERY, leaf_rows_min: 5, ..Params::default() };
         let found = fit(&trained, &held_out, &params).unwrap();
         assert_eq!(found.marks.len(), 2);
-        let objective = Objective::Quantiles(LEVELS.to_vec());
-        let matrix = trained.matrix().unwrap();
-        let booster =
-            train(&trained.dataset(&matrix), None, &params, &objective, &mut |_| ControlFlow::Continue(())).unwrap();
-        let predicted = booster.predict(&held_out.matrix().unwrap(), None).unwrap();
-        let predicted: Vec<f64> = predicted.into_iter().map(f64::from).collect();
-        let (sorted, as_trained) = (loss(&held_out, &predicted), found.marks[1].loss);
+        let (sorted, as_trained) = (found.loss, found.marks[1].loss);
         // Levels that cross are sorted here and not there.
         assert!(sorted <= as_trained && as_trained < 1.02 * sorted, "{sorted} {as_trained}");
     }

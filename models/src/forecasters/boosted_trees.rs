@@ -279,7 +279,9 @@ impl FittedTrees {
     }
 
     fn explain_series(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Vec<Explanation> {
-        let Ok(Features { columns, bases, normal }) = self.seen(panel, design, number, horizon) else { return Vec::new() };
+        let Ok(Features { columns, bases, normal }) = self.seen(panel, design, number, horizon) else {
+            return Vec::new();
+        };
         let found = Matrix::from_columns(&columns).and_then(|rows| self.booster.contributions(&rows, None));
         let Ok(found) = found else { return Vec::new() };
         let names = self.booster.names().iter().cloned();

@@ -11,10 +11,13 @@
 //! of the past sizes, scaled to their smoothed mean. They are exact (nothing is drawn) and the same at every step,
 //! since none of the models expects a change.
 
+mod demands;
+
 use serde::{Deserialize, Serialize};
 
 use super::quantiles::sample_quantile;
 use super::{Predicted, Prepared, Request, StatisticsError};
+use demands::Demands;
 
 /// Mean interval between demands from which a series is intermittent (Syntetos, Boylan and Croston 2005).
 const INTERVAL_MAX: f64 = 1.32;
@@ -109,7 +112,7 @@ impl Variant {
             let value = request.values[step];
             return Err(StatisticsError::NegativeDemand { model: self.name(), step, value });
         }
-        let smoothed = self.best(&prepared.values);
+        let smoothed = self.best(&Demands::of(&prepared.values));
         let mut sizes: Vec<f64> = prepared.values.iter().rev().copied().filter(|v| *v > 0.0).take(SIZES_MAX).collect();
         let mean_size = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
         let stretch = if mean_size > 0.0 { smoothed.size / mean_size } else { 0.0 };
@@ -130,55 +133,21 @@ impl Variant {
     }
 
     /// The smoothing with the smallest squared one-step errors over [`GRID`]; for TSB over pairs of it.
-    fn best(self, values: &[f64]) -> Smoothed {
-        let mut best = (f64::INFINITY, Smoothed { size: 0.0, probability: 0.0 });
-        for of_size in GRID {
-            let others: &[f64] = if self == Variant::Tsb { &GRID } else { std::slice::from_ref(&of_size) };
-            for of_occurrence in others {
-                let (squares, smoothed) = self.smooth(values, of_size, *of_occurrence);
-                if squares < best.0 {
-                    best = (squares, smoothed);
-                }
-            }
-        }
+    fn best(self, demands: &Demands) -> Smoothed {
+        let none = (f64::INFINITY, Smoothed { size: 0.0, probability: 0.0 });
+        let better = |best: (f64, Smoothed), found: (f64, Smoothed)| if found.0 < best.0 { found } else { best };
+        let best = match self {
+            Variant::Croston => demands.by_intervals([1.0; GRID.len()]).into_iter().fold(none, better),
+            Variant::Sba => demands.by_intervals(unbiased()).into_iter().fold(none, better),
+            Variant::Tsb => demands.by_occurrences().into_iter().flatten().fold(none, better),
+        };
         best.1
     }
+}
 
-    /// Smooths with `of_size` (α, sizes) and `of_occurrence` (intervals, or β of TSB's probability). Returns the sum of
-    /// squared one-step errors and the state after the last value. Missing values are stepped over: they are neither a
-    /// demand nor a step without one.
-    ///
-    /// Starts from the first demand and the mean interval of the series.
-    pub fn smooth(self, values: &[f64], of_size: f64, of_occurrence: f64) -> (f64, Smoothed) {
-        let known = || values.iter().copied().filter(|v| v.is_finite());
-        let demands = known().filter(|v| *v > 0.0).count();
-        let Some(first) = known().find(|v| *v > 0.0) else {
-            return (0.0, Smoothed { size: 0.0, probability: 0.0 });
-        };
-        let mut size = first;
-        let mut interval = known().count() as f64 / demands as f64;
-        let mut probability = 1.0 / interval;
-        let unbiased = if self == Variant::Sba { 1.0 - of_occurrence / 2.0 } else { 1.0 };
-        let mut since = 1.0;
-        let mut squares = 0.0;
-        for value in known() {
-            squares += (value - size * probability * unbiased).powi(2);
-            if value > 0.0 {
-                size += of_size * (value - size);
-            }
-            if self == Variant::Tsb {
-                probability += of_occurrence * (f64::from(value > 0.0) - probability);
-            } else if value > 0.0 {
-                interval += of_occurrence * (since - interval);
-                // Never below one step, but for rounding.
-                probability = (1.0 / interval).min(1.0);
-                since = 1.0;
-            } else {
-                since += 1.0;
-            }
-        }
-        (squares, Smoothed { size, probability: probability * unbiased })
-    }
+/// What takes out the bias of Croston's ratio, for each parameter of the grid.
+fn unbiased() -> [f64; GRID.len()] {
+    GRID.map(|alpha| 1.0 - alpha / 2.0)
 }
 
 #[cfg(test)]
@@ -200,20 +169,72 @@ mod tests {
         (0..length).map(|_| draw()).collect()
     }
 
+    /// The smoothing as it is defined, step by step: the sum of squared errors and the state after the last value.
+    fn by_steps(variant: Variant, values: &[f64], of_size: f64, of_occurrence: f64) -> (f64, Smoothed) {
+        let demands = values.iter().filter(|v| **v > 0.0).count() as f64;
+        let mut size = values.iter().copied().find(|v| *v > 0.0).unwrap();
+        let mut interval = values.len() as f64 / demands;
+        let mut probability = 1.0 / interval;
+        let unbiased = if variant == Variant::Sba { 1.0 - of_occurrence / 2.0 } else { 1.0 };
+        let (mut since, mut squares) = (1.0, 0.0);
+        for value in values {
+            squares += (value - size * probability * unbiased).powi(2);
+            if *value > 0.0 {
+                size += of_size * (value - size);
+            }
+            if variant == Variant::Tsb {
+                probability += of_occurrence * (f64::from(*value > 0.0) - probability);
+            } else if *value > 0.0 {
+                interval += of_occurrence * (since - interval);
+                probability = (1.0 / interval).min(1.0);
+                since = 1.0;
+            } else {
+                since += 1.0;
+            }
+        }
+        (squares, Smoothed { size, probability: probability * unbiased })
+    }
+
     #[test]
-    fn smoothing_agrees_with_a_calculation_by_hand() {
+    fn steps_agree_with_a_calculation_by_hand() {
         // Start: size 4, interval 6 / 2. Demands 4 after 2 steps and 8 after 3 more.
         let values = [0.0, 4.0, 0.0, 0.0, 8.0, 0.0];
         let (size, interval) = (4.0 + 0.5 * 4.0, 3.0 + 0.5 * (2.0 - 3.0));
         let interval = interval + 0.5 * (3.0 - interval);
-        let (_, croston) = Variant::Croston.smooth(&values, 0.5, 0.5);
+        let (_, croston) = by_steps(Variant::Croston, &values, 0.5, 0.5);
         assert!((croston.size - size).abs() < 1e-12 && (croston.probability - 1.0 / interval).abs() < 1e-12);
-        let (_, sba) = Variant::Sba.smooth(&values, 0.5, 0.5);
+        let (_, sba) = by_steps(Variant::Sba, &values, 0.5, 0.5);
         assert!((sba.probability - 0.75 / interval).abs() < 1e-12);
-        let (_, tsb) = Variant::Tsb.smooth(&values, 0.5, 0.5);
+        let (_, tsb) = by_steps(Variant::Tsb, &values, 0.5, 0.5);
         let occurred = [0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
         let probability = occurred.iter().fold(1.0 / 3.0, |p, o| p + 0.5 * (o - p));
         assert!((tsb.probability - probability).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_found_from_demand_to_demand_is_what_steps_give() {
+        for seed in 0..20 {
+            let mut values = simulated(seed, 300);
+            values.extend(vec![0.0; seed as usize]);
+            let mut gaps = values.clone();
+            gaps.insert(150, f64::NAN);
+            let demands = Demands::of(&gaps);
+            let same = |found: (f64, Smoothed), expected: (f64, Smoothed)| {
+                let near = |a: f64, b: f64| assert!((a - b).abs() <= 1e-9 * b.abs(), "{seed}: {found:?} {expected:?}");
+                near(found.0, expected.0);
+                near(found.1.size, expected.1.size);
+                near(found.1.probability, expected.1.probability);
+            };
+            let (croston, sba) = (demands.by_intervals([1.0; GRID.len()]), demands.by_intervals(unbiased()));
+            let of_values: f64 = values.iter().map(|value| value * value).sum();
+            for (i, tsb) in demands.by_occurrences().into_iter().enumerate() {
+                same(croston[i], by_steps(Variant::Croston, &values, GRID[i], GRID[i]));
+                same(sba[i], by_steps(Variant::Sba, &values, GRID[i], GRID[i]));
+                for ((squares, smoothed), beta) in tsb.into_iter().zip(GRID) {
+                    same((of_values + squares, smoothed), by_steps(Variant::Tsb, &values, GRID[i], beta));
+                }
+            }
+        }
     }
 
     #[test]

@@ -114,6 +114,7 @@ fn spec() -> RunSpec {
         closed_intervals: 0,
         watermark: 0,
         intervals_version: 0,
+        covariates: Vec::new(),
         policy: resolve_policy(FREQUENCY, &BTreeMap::new()),
         device: "cpu".into(),
     }

@@ -79,20 +79,22 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     match args.action {
         Action::Kinds => {
             if context.json {
-                let kinds = KINDS
-                    .iter()
-                    .map(|kind| json!({ "kind": kind.name, "about": kind.about, "settings": settings(kind) }));
+                let kinds = KINDS.iter().map(|kind| {
+                    json!({
+                        "kind": kind.name, "about": kind.about, "sees": kind.sees.words(), "settings": settings(kind)
+                    })
+                });
                 return context.print_json(&kinds.collect::<Vec<Value>>());
             }
             let rows: Vec<Vec<String>> =
-                KINDS.iter().map(|kind| vec![kind.name.to_owned(), kind.about.to_owned()]).collect();
+                KINDS.iter().map(|kind| [kind.name, kind.sees.words(), kind.about].map(str::to_owned).into()).collect();
             let of_settings = KINDS.iter().flat_map(|kind| {
                 settings(kind).into_iter().map(|(name, range)| vec![kind.name.to_owned(), name, range])
             });
             let of_settings: Vec<Vec<String>> = of_settings.collect();
             context.print(&format!(
                 "{}\n\n{}",
-                render(&["kind", "what it is"], &rows),
+                render(&["kind", "makes use of", "what it is"], &rows),
                 render(&["kind", "setting", "what it may be"], &of_settings)
             ))
         }

@@ -8,6 +8,7 @@ use meterline_connectors::kafka::cluster::Cluster;
 use meterline_connectors::lake::{self, Lake, LakeError};
 use meterline_models::device;
 use meterline_schemas::config::Config;
+use meterline_schemas::time::format_micros;
 use serde::Serialize;
 
 use super::error::one_line;
@@ -15,6 +16,7 @@ use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::{directory_of, metadata_url, read_config};
 use crate::ingest::cluster;
 use crate::metadata::{MetadataError, MetadataStore};
+use crate::pipelines::covariates::file;
 
 /// Arguments of `meterline validate`.
 #[derive(Debug, clap::Args)]
@@ -112,6 +114,7 @@ async fn check_environment(report: &mut Report, config: &Config, directory: &Pat
         report.add("cluster", found.map(|processes| format!("{processes} processes, process 0 at {first}")));
     }
     check_kafka(report, config).await;
+    check_covariates(report, config, directory).await;
     if let Some(lake) = check_lake(report, config).await {
         check_metadata(report, config, &lake).await;
     }
@@ -157,6 +160,27 @@ async fn check_kafka(report: &mut Report, config: &Config) {
         let found =
             answer.map(|t| format!("topic {topic} at {}: {} partitions", config.kafka.brokers, t.leaders.len()));
         report.add(format!("feed.{feed}"), found.map_err(|e| one_line(&e)));
+    }
+}
+
+/// Files of covariates are read whole.
+async fn check_covariates(report: &mut Report, config: &Config, directory: &Path) {
+    for (name, covariate) in &config.covariate {
+        let Some(file) = &covariate.file else { continue };
+        let (path, zone) = (directory.join(file), covariate.zone.clone());
+        let read = tokio::task::spawn_blocking(move || file::read(&path, &zone)).await;
+        let found = match read {
+            Ok(Ok(values)) => Ok(match values.range() {
+                Some((first, last)) => {
+                    let (first, last) = (format_micros(first), format_micros(last));
+                    format!("{file}: {} values, of intervals from {first} to {last}", values.count())
+                }
+                None => format!("{file}: no value"),
+            }),
+            Ok(Err(error)) => Err(one_line(&error)),
+            Err(error) => Err(format!("reading it failed: {error}")),
+        };
+        report.add(format!("covariate.{name}"), found);
     }
 }
 

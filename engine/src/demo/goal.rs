@@ -60,6 +60,7 @@ mod tests {
             watermark: 0,
             intervals_version: 1,
             policy: resolve_policy(Frequency::HOUR, &Default::default()),
+            covariates: Vec::new(),
             device: "cpu".into(),
         };
         let model_version = version.map(str::to_owned);

@@ -266,6 +266,7 @@ mod tests {
             run_id: "r".into(),
             forecaster: "quantile_mlp".into(),
             artifact: "a".into(),
+            covariates: Vec::new(),
             metrics: metrics.as_object().unwrap().clone(),
             trained_until: 0,
             intervals_version: 1,

@@ -1,6 +1,7 @@
 //! The rows of the metadata database as plain values. Instants are wall clock unless said otherwise.
 
-use meterline_schemas::config::ResolvedPolicy;
+use meterline_models::data::Covariate;
+use meterline_schemas::config::{CovariateConfig, ResolvedPolicy};
 use meterline_schemas::facts::Facts;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,9 @@ pub struct RunSpec {
     pub intervals_version: i64,
     /// The policy with every default filled in.
     pub policy: ResolvedPolicy,
+    /// The covariates that the policy names, in its order, as they were configured then.
+    #[serde(default)]
+    pub covariates: Vec<(String, CovariateConfig)>,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
 }
@@ -217,6 +221,9 @@ pub struct ModelRecord {
     pub forecaster: String,
     /// Path of its artifact below the lake's root.
     pub artifact: String,
+    /// The covariates that it was fitted with, in the order in which it sees them.
+    #[serde(default)]
+    pub covariates: Vec<Covariate>,
     /// Evaluation figures by name, as the gate saw them.
     pub metrics: serde_json::Map<String, serde_json::Value>,
     /// Stream time: end of the last interval it was trained on.

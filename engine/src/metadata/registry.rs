@@ -240,6 +240,7 @@ mod tests {
             run_id: format!("run of {version}"),
             forecaster: "quantile_mlp".into(),
             artifact: format!("models/{version}"),
+            covariates: Vec::new(),
             metrics: serde_json::Map::new(),
             trained_until: 0,
             intervals_version: 1,

@@ -12,6 +12,7 @@ use meterline_models::forecaster::Task;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::registry;
 use meterline_schemas::config::ResolvedPolicy;
+use meterline_schemas::reading::Quality;
 use meterline_schemas::tables;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
@@ -68,10 +69,8 @@ impl History {
 
 /// Shortens a series to its last `length` intervals.
 pub fn keep_last(series: &mut Series, length: usize, frequency: Frequency, zone: &TimeZone) {
-    let surplus = series.values.len().saturating_sub(length);
-    if surplus > 0 {
-        series.values.drain(..surplus);
-        series.start = frequency.advance(series.start, surplus as i64, zone);
+    if series.values.len() > length {
+        *series = series.newest(length, frequency, zone);
     }
 }
 
@@ -88,8 +87,11 @@ pub struct HistoryBuilder {
 struct Partial {
     id: String,
     unit: String,
-    // One value an interval from the builder's base on.
+    // Intervals from the builder's base to the first value: of a series that began late, nothing is kept before.
+    from: usize,
     values: Vec<f32>,
+    // As far as some count less than others.
+    weights: Vec<f32>,
 }
 
 impl HistoryBuilder {
@@ -99,7 +101,7 @@ impl HistoryBuilder {
         HistoryBuilder { frequency, zone, base, places: HashMap::new(), series: Vec::new(), off_grid: 0 }
     }
 
-    /// Adds rows with the columns `series_id`, `start`, `value` and `unit`.
+    /// Adds rows with the columns `series_id`, `start`, `value` and `unit`; and `weight`, where some count less than 1.
     pub fn add(&mut self, rows: &RecordBatch) -> Result<(), StepError> {
         let ids = column(rows, "series_id", &DataType::Utf8)?;
         let starts = column(rows, "start", &tables::instant())?;
@@ -109,6 +111,9 @@ impl HistoryBuilder {
         let starts = downcast::<TimestampMicrosecondArray>(&starts, "start")?;
         let values = downcast::<Float64Array>(&values, "value")?;
         let units = downcast::<StringArray>(&units, "unit")?;
+        let weights = rows.column_by_name("weight").map(|_| column(rows, "weight", &DataType::Float64)).transpose()?;
+        let weights = weights.as_ref().map(|weights| downcast::<Float64Array>(weights, "weight")).transpose()?;
+        let weight = |row: usize| weights.filter(|of| of.is_valid(row)).map_or(1.0, |of| of.value(row) as f32);
         let mut last: Option<usize> = None;
         for row in 0..rows.num_rows() {
             if ids.is_null(row) || starts.is_null(row) || values.is_null(row) {
@@ -127,16 +132,7 @@ impl HistoryBuilder {
                 self.off_grid += 1;
                 continue;
             }
-            let step = step as usize;
-            let line = &mut self.series[place].values;
-            if line.len() <= step {
-                // By a quarter, not twofold: what is spare in every series at once is spare memory of a whole panel.
-                if line.capacity() <= step {
-                    line.reserve_exact((step + 1 - line.len()).max(line.len() / 4));
-                }
-                line.resize(step + 1, f32::NAN);
-            }
-            line[step] = values.value(row) as f32;
+            self.series[place].set(step as usize, values.value(row) as f32, weight(row));
         }
         Ok(())
     }
@@ -147,7 +143,8 @@ impl HistoryBuilder {
         }
         let place = self.series.len();
         self.places.insert(id.to_owned(), place);
-        self.series.push(Partial { id: id.to_owned(), unit: unit.to_owned(), values: Vec::new() });
+        let (id, unit) = (id.to_owned(), unit.to_owned());
+        self.series.push(Partial { id, unit, from: 0, values: Vec::new(), weights: Vec::new() });
         place
     }
 
@@ -162,15 +159,49 @@ impl HistoryBuilder {
             partial.values.truncate(end);
             partial.values.drain(..first);
             partial.values.shrink_to_fit();
-            series.push(Series::new(
-                partial.id,
-                self.frequency.advance(self.base, first as i64, &self.zone),
-                partial.values,
-            ));
+            if !partial.weights.is_empty() {
+                partial.weights.resize(end, 1.0);
+                partial.weights.drain(..first);
+            }
+            let start = self.frequency.advance(self.base, (partial.from + first) as i64, &self.zone);
+            series.push(Series { weights: partial.weights, ..Series::new(partial.id, start, partial.values) });
             units.push(partial.unit);
         }
         (History { panel: Panel::new(self.frequency, self.zone, series), units }, self.off_grid)
     }
+}
+
+impl Partial {
+    // Sets what is known of an interval, counted from the builder's base.
+    fn set(&mut self, step: usize, value: f32, weight: f32) {
+        if self.values.is_empty() {
+            self.from = step;
+        }
+        if let Some(earlier) = self.from.checked_sub(step).filter(|earlier| *earlier > 0) {
+            self.values.splice(0..0, std::iter::repeat_n(f32::NAN, earlier));
+            if !self.weights.is_empty() {
+                self.weights.splice(0..0, std::iter::repeat_n(1.0, earlier));
+            }
+            self.from = step;
+        }
+        let place = step - self.from;
+        set(&mut self.values, place, value, f32::NAN);
+        if weight < 1.0 || place < self.weights.len() {
+            set(&mut self.weights, place, weight, 1.0);
+        }
+    }
+}
+
+// Sets a place of a line; what lies between the line's end and it becomes `otherwise`.
+fn set(line: &mut Vec<f32>, place: usize, value: f32, otherwise: f32) {
+    if line.len() <= place {
+        // By a quarter, not twofold: what is spare in every series at once is spare memory of a whole panel.
+        if line.capacity() <= place {
+            line.reserve_exact((place + 1 - line.len()).max(line.len() / 4));
+        }
+        line.resize(place + 1, otherwise);
+    }
+    line[place] = value;
 }
 
 fn column(rows: &RecordBatch, name: &str, data_type: &DataType) -> Result<arrow::array::ArrayRef, StepError> {
@@ -206,7 +237,8 @@ pub async fn read(
     let spec = &ctx.spec;
     let doing = || format!("reading intervals of {} at version {}", spec.frequency, spec.intervals_version);
     let versions = TableVersions { intervals: Some(spec.intervals_version) };
-    let query = query(spec.frequency, from, until.min(spec.origin), series, &other_feeds(ctx));
+    let weight = weight(spec.policy.estimated_weight);
+    let query = query(spec.frequency, &weight, from, until.min(spec.origin), series, &other_feeds(ctx));
     let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
     let mut builder = HistoryBuilder::new(spec.frequency, ctx.zone()?, from);
     while let Some(rows) = stream.next().await {
@@ -232,14 +264,32 @@ pub fn other_feeds(ctx: &StepContext) -> Vec<String> {
     feeds.map(|feed| names.name(feed.number).to_owned()).collect()
 }
 
-fn query(frequency: Frequency, from: Micros, until: Micros, series: Option<&[String]>, others: &[String]) -> String {
+// What an interval counts in training, as SQL; of a roll-up's, the part that was estimated or substituted counts less.
+fn weight(of_estimated: f64) -> String {
+    let less = 1.0 - of_estimated;
+    format!(
+        "CASE WHEN measured + estimated + substituted > 0 THEN \
+           1.0 - {less} * CAST(estimated + substituted AS DOUBLE) / (measured + estimated + substituted) \
+         WHEN quality = '{}' THEN 1.0 ELSE 1.0 - {less} END",
+        Quality::Measured
+    )
+}
+
+fn query(
+    frequency: Frequency,
+    weight: &str,
+    from: Micros,
+    until: Micros,
+    series: Option<&[String]>,
+    others: &[String],
+) -> String {
     let listed = |texts: &[String]| {
         let quoted: Vec<String> = texts.iter().map(|text| format!("'{}'", text.replace('\'', "''"))).collect();
         quoted.join(", ")
     };
     let instant = |at: Micros| format!("arrow_cast({at}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
     let mut query = format!(
-        "SELECT series_id, start, value, unit FROM intervals \
+        "SELECT series_id, start, value, unit, {weight} AS weight FROM intervals \
          WHERE frequency = '{frequency}' AND start >= {} AND start < {} AND \"end\" <= {}",
         instant(from),
         instant(until),
@@ -260,7 +310,10 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    use arrow::array::{ArrayRef, Int64Array};
     use arrow::datatypes::{Field, Schema};
+    use datafusion::prelude::SessionContext;
+    use meterline_models::data::{Column, Covariate, Known};
     use meterline_schemas::time::HOUR;
     use proptest::prelude::*;
 
@@ -302,9 +355,12 @@ mod tests {
     #[test]
     fn keeping_the_last_intervals_keeps_the_origin() {
         let mut series = Series::new("a", 0, vec![1.0, 2.0, 3.0]);
+        series.weights = vec![0.1, 0.2, 0.3];
+        series.covariates = vec![Column { offset: 0, values: [10.0, 20.0, 30.0, 40.0].into() }];
         keep_last(&mut series, 2, Frequency::HOUR, &TimeZone::UTC);
         assert_eq!((series.start, &series.values[..]), (HOUR, &[2.0, 3.0][..]));
         assert_eq!(series.origin(Frequency::HOUR, &TimeZone::UTC), 3 * HOUR);
+        assert_eq!((&series.weights[..], series.covariates[0].at(2)), (&[0.2, 0.3][..], 40.0));
     }
 
     #[test]
@@ -316,15 +372,58 @@ mod tests {
             vec![series("a", 0), series("b", 5 * HOUR), series("c", -9 * HOUR)],
         );
         let mut history = History { panel, units: vec!["kWh".into(); 3] };
+        history.panel.covariates = vec![Covariate { name: "temperature".into(), known: Known::Ahead }];
+        for (number, series) in (0u8..).zip(&mut history.panel.series) {
+            series.weights = vec![0.5, 0.6, 0.7];
+            series.covariates = vec![Column { offset: 0, values: vec![f32::from(number); 4].into() }];
+        }
         history.keep_from(2 * HOUR);
         let found: Vec<(Micros, usize)> = history.panel.series.iter().map(|s| (s.start, s.values.len())).collect();
         assert_eq!(found, [(2 * HOUR, 1), (5 * HOUR, 3), (-6 * HOUR, 0)]);
+        assert_eq!(history.retain(|series| series.id != "b"), 1);
+        let [a, c] = &history.panel.series[..] else { panic!("two series") };
+        assert_eq!((a.weight(0), c.weights.len()), (0.7, 0));
+        // Interval 1 of `a` is what was 3.
+        assert_eq!((a.covariates[0].at(1), a.covariates[0].at(2).is_nan(), c.covariates[0].at(0)), (0.0, true, 2.0));
     }
 
     #[test]
     fn series_names_cannot_end_the_query() {
-        let query = query(Frequency::HOUR, 0, HOUR, Some(&["o'brien".to_owned()]), &["a'b".to_owned()]);
+        let query = query(Frequency::HOUR, "1.0", 0, HOUR, Some(&["o'brien".to_owned()]), &["a'b".to_owned()]);
         assert!(query.ends_with("AND series_id IN ('o''brien') AND feed NOT IN ('a''b')"), "{query}");
+    }
+
+    #[tokio::test]
+    async fn what_was_estimated_counts_less_and_of_a_roll_up_the_part_that_was() {
+        let texts = |of: &[&str]| Arc::new(StringArray::from(of.to_vec())) as ArrayRef;
+        let counts = |of: [Option<i64>; 6]| Arc::new(Int64Array::from(of.to_vec())) as ArrayRef;
+        let hours = |of: [i64; 6]| {
+            let starts = TimestampMicrosecondArray::from_iter_values(of.map(|hour| hour * HOUR));
+            Arc::new(starts.with_timezone("UTC")) as ArrayRef
+        };
+        let columns = [
+            ("series_id", texts(&["a", "a", "a", "b", "sum", "sum"])),
+            ("start", hours([0, 1, 2, 0, 0, 1])),
+            ("end", hours([1, 2, 3, 1, 1, 2])),
+            ("frequency", texts(&["PT1H"; 6])),
+            ("value", Arc::new(Float64Array::from(vec![1.0; 6])) as ArrayRef),
+            ("unit", texts(&["kWh"; 6])),
+            ("quality", texts(&["measured", "estimated", "substituted", "measured", "estimated", "measured"])),
+            ("feed", texts(&["m"; 6])),
+            ("measured", counts([None, None, None, None, Some(3), Some(4)])),
+            ("estimated", counts([None, None, None, None, Some(1), Some(0)])),
+            ("substituted", counts([None, None, None, None, Some(0), Some(0)])),
+        ];
+        let context = SessionContext::new();
+        context.register_batch("intervals", RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        let query = query(Frequency::HOUR, &weight(0.25), 0, 9 * HOUR, None, &[]);
+        let mut builder = HistoryBuilder::new(Frequency::HOUR, TimeZone::UTC, 0);
+        for rows in context.sql(&query).await.unwrap().collect().await.unwrap() {
+            builder.add(&rows).unwrap();
+        }
+        let found: Vec<Vec<f32>> = builder.finish().0.panel.series.into_iter().map(|s| s.weights).collect();
+        // Where all count alike there is nothing to remember.
+        assert_eq!(found, [vec![1.0, 0.25, 0.25], vec![], vec![0.8125, 1.0]]);
     }
 
     proptest! {

@@ -19,6 +19,8 @@ pub fn for_group(
     as_of: Option<Micros>,
 ) -> RunSpec {
     let zone = jiff::tz::TimeZone::get(&group.zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    let policy = resolve_policy(group.frequency, &env.config.policy);
+    let covariate = |name: &String| Some((name.clone(), env.config.covariate.get(name)?.clone()));
     let origin = as_of.map_or(group.origin, |at| group.origin.min(group.frequency.floor(at, &zone)));
     RunSpec {
         run_id: Uuid::now_v7().to_string(),
@@ -30,7 +32,8 @@ pub fn for_group(
         closed_intervals: group.closed_intervals,
         watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
         intervals_version: committed.intervals_version,
-        policy: resolve_policy(group.frequency, &env.config.policy),
+        covariates: policy.covariates.iter().filter_map(covariate).collect(),
+        policy,
         device: env.config.device.device.clone(),
     }
 }
@@ -76,6 +79,7 @@ pub(crate) mod tests {
             watermark: 0,
             intervals_version: 0,
             policy: resolve_policy(Frequency::HOUR, &BTreeMap::new()),
+            covariates: Vec::new(),
             device: "cpu".into(),
         }
     }

@@ -378,6 +378,7 @@ mod tests {
             watermark: origin,
             intervals_version: 1,
             policy: resolve_policy(of.frequency, &Default::default()),
+            covariates: Vec::new(),
             device: "cpu".into(),
         };
         RunRecord { status, ..RunRecord::queued(spec, "trigger", None, 0) }
@@ -390,6 +391,7 @@ mod tests {
             run_id: "b1".into(),
             forecaster: "quantile_mlp".into(),
             artifact: "models/PT1H-0001".into(),
+            covariates: Vec::new(),
             metrics: Map::from_iter([("mase".to_owned(), mase)]),
             trained_until,
             intervals_version: 1,

@@ -11,9 +11,12 @@ pub mod service;
 
 use arrow::datatypes::SchemaRef;
 use meterline_models::cost::Cost;
-use meterline_models::registry;
+use meterline_models::holidays::{Holidays, UnknownCountry};
+use meterline_models::registry::{self, Sees};
 use meterline_models::tuning::SettingsError;
-use meterline_schemas::config::{Config, ConfigError, PolicyConfig, ResolvedPolicy, ResolvedTrigger, resolve_policy};
+use meterline_schemas::config::{
+    Config, ConfigError, KnownWhen, PolicyConfig, ResolvedPolicy, ResolvedTrigger, resolve_policy,
+};
 use meterline_schemas::facts::fact_schema;
 
 pub use facts::{FactsError, facts_table};
@@ -30,7 +33,21 @@ pub fn trigger_of(policy: &ResolvedPolicy, pipeline: Pipeline) -> &ResolvedTrigg
     }
 }
 
-/// Checks every predicate, model, setting and cost that the configuration `text` has in its policies.
+/// The days off of a policy.
+///
+/// # Errors
+///
+/// [`UnknownCountry`].
+pub fn holidays(policy: &ResolvedPolicy) -> Result<Holidays, UnknownCountry> {
+    let all = match &policy.holidays {
+        Some(country) => Holidays::of(country)?,
+        None => Holidays::none(),
+    };
+    Ok(all.with(policy.days_off.iter().map(|day| day.0)).without(policy.workdays.iter().map(|day| day.0)))
+}
+
+/// Checks every predicate, model, setting and cost that the configuration `text` has in its policies, and whether there
+/// are the holidays that they name.
 ///
 /// # Errors
 ///
@@ -71,6 +88,38 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
             let key = format!("policy.{name}.model.settings{key}");
             return Err(ConfigError::of_key(text, &key, &wrong_setting(&wrong)));
         }
+        check_inputs(text, name, config, &resolve_policy(policy.frequency, &config.policy))?;
+    }
+    Ok(())
+}
+
+// Whether a policy's model makes use of what it is given, and whether there are such holidays.
+fn check_inputs(text: &str, name: &str, config: &Config, policy: &ResolvedPolicy) -> Result<(), ConfigError> {
+    let wrong =
+        |key: &str, message: &str| Err(ConfigError::of_key(text, &format!("policy.{name}.model.{key}"), message));
+    if let Err(error) = holidays(policy) {
+        return wrong("holidays", &error.to_string());
+    }
+    let Some(kind) = registry::find(&policy.model) else { return Ok(()) };
+    let is_ahead = |name: &String| config.covariate.get(name).is_some_and(|of| of.known() == KnownWhen::Ahead);
+    let are_ahead = policy.covariates.iter().all(is_ahead);
+    let of_no_use = [
+        ("covariates", "covariates", !policy.covariates.is_empty() && kind.sees == Sees::Values),
+        ("covariates", "covariates that are known of the past alone", !are_ahead && kind.sees == Sees::Ahead),
+        ("holidays", "days off", policy.holidays.is_some() && kind.sees != Sees::All),
+        ("days_off", "days off", !policy.days_off.is_empty() && kind.sees != Sees::All),
+        ("workdays", "days off", !policy.workdays.is_empty() && kind.sees != Sees::All),
+    ];
+    for (key, what, is_of_no_use) in of_no_use {
+        if is_of_no_use {
+            let others = registry::KINDS.iter().filter(|kind| kind.sees == Sees::All).map(|kind| kind.name);
+            let message = format!(
+                "the model `{}` makes no use of {what}; choose a kind that does ({}), or leave them out",
+                kind.name,
+                others.collect::<Vec<_>>().join(", ")
+            );
+            return wrong(key, &message);
+        }
     }
     Ok(())
 }
@@ -108,6 +157,7 @@ pub(crate) fn no_such_kind(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use meterline_schemas::Frequency;
     use meterline_schemas::config::parse;
     use meterline_schemas::frequency::STANDARD;
 
@@ -176,6 +226,47 @@ mod tests {
             let text = format!("[policy.a]\nfrequency = \"PT15M\"\n{keys}\n");
             let found = check_policies(&text, &parse(&text).unwrap()).err().map(|error| error.to_string());
             assert!(found.as_ref().map_or(words.is_empty(), |error| error.contains(words)), "{keys}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_given_what_it_makes_use_of_and_holidays_that_are_known() {
+        let covariate = "[covariate]\ntemperature.file = \"t.csv\"\nwind.series = \"w\"\n\
+                         [policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]\n";
+        let check = |rest: &str| {
+            let text = format!("{covariate}{rest}");
+            check_policies(&text, &parse(&text).unwrap()).map_err(|error| error.to_string())
+        };
+        for (rest, words) in [
+            ("kind = \"auto\"\nholidays = \"Portugul\"\n", "line 8: policy.a.model.holidays: no public holidays"),
+            ("kind = \"auto\"\nholidays = \"Portugul\"\n", "did you mean `Portugal`?"),
+            (
+                "covariates = [\"temperature\"]\n",
+                "line 7: policy.a.model.covariates: the model `quantile_mlp` makes no",
+            ),
+            ("kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n", "choose a kind that does (auto, boosted_residuals, "),
+            ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 8: policy.a.model.holidays: the model `prophet`"),
+            (
+                "kind = \"harmonic\"\ncovariates = [\"temperature\", \"wind\"]\n",
+                "no use of covariates that are known of the past alone",
+            ),
+        ] {
+            let error = check(rest).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        check("kind = \"harmonic\"\ncovariates = [\"temperature\"]\n").unwrap();
+        check("kind = \"auto\"\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n").unwrap();
+    }
+
+    #[test]
+    fn the_days_off_of_a_policy_are_the_country_s_with_some_and_without_others() {
+        let text = "[policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]\nkind = \"auto\"\nholidays = \"Netherlands\"\n\
+                    days_off = [\"2026-05-05\"]\nworkdays = [\"2026-12-26\"]\n";
+        let policy = resolve_policy(Frequency::HOUR, &parse(text).unwrap().policy);
+        let days = holidays(&policy).unwrap();
+        for (day, is_off) in [("2026-05-05", true), ("2026-12-25", true), ("2026-12-26", false), ("2026-05-06", false)]
+        {
+            assert_eq!(days.contains(day.parse().unwrap()), is_off, "{day}");
         }
     }
 

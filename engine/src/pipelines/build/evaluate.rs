@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meterline_models::backtest::{Evaluation, compare_at_cost};
-use meterline_models::data::Panel;
+use meterline_models::data::{Covariate, Panel};
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_schemas::Micros;
@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{evaluated, evaluation_origins, preprocess, train};
+use crate::metadata::records::ModelRecord;
 use crate::pipelines::context::{Inputs, StepContext, cost, output};
 use crate::pipelines::error::{Doing, StepError};
-use crate::pipelines::{artifacts, history, model};
+use crate::pipelines::{artifacts, covariates, history, model};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let origins = evaluation_origins(&spec, &zone);
     let candidate = model::load(ctx, "of this run", &trained.weights).await??;
     let champion = champion(ctx, origins.first().copied()).await?;
-    let champion_version = champion.as_ref().map(|(version, _)| version.clone());
+    let champion_version = champion.as_ref().map(|(record, _)| record.version.clone());
     let bytes = artifacts::get(&ctx.env.lake, &dataset.dataset).await?;
     let (stop, windows) = (ctx.stop.clone(), origins.clone());
     let cost = cost(&spec.policy)?;
@@ -55,8 +56,14 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             stop.check()?;
             let length = history::shown(&spec.policy);
             let naive = SeasonalNaive::for_frequency(spec.frequency);
-            let mut models = vec![Shown { model: &*candidate, length }, Shown { model: &naive, length }];
-            models.extend(champion.as_ref().map(|(_, model)| Shown { model: &**model, length }));
+            let all = covariates::of(&spec);
+            let mut models = vec![
+                Shown { model: &*candidate, length, covariates: &all },
+                Shown { model: &naive, length, covariates: &[] },
+            ];
+            if let Some((record, model)) = &champion {
+                models.push(Shown { model: &**model, length, covariates: &record.covariates });
+            }
             let models: Vec<&dyn Forecaster> = models.iter().map(|m| m as &dyn Forecaster).collect();
             Ok(compare_at_cost(&models, &history.panel, &windows, spec.policy.horizon, cost))
         })
@@ -65,10 +72,19 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         return Err(StepError::failed("scoring the candidate", "the comparison gave no figures"));
     };
     let figures = figures(candidate, naive, rest.first(), cost.is_some());
-    for (name, value) in &figures {
+    let by_quality = by_quality(candidate, naive, rest.first());
+    for (name, value) in figures.iter().chain(&by_quality) {
         if let Some(value) = value {
             ctx.metric(name, *value);
         }
+    }
+    if candidate.estimated.points > 0 {
+        ctx.info(format!(
+            "{} of the points were estimated or substituted: wQL {}; of the measured ones {}",
+            candidate.estimated.points,
+            shown(candidate.estimated.wql),
+            shown(candidate.measured.wql)
+        ));
     }
     ctx.info(format!(
         "on {} points of {} windows: {}",
@@ -90,6 +106,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
 struct Shown<'a> {
     model: &'a dyn Forecaster,
     length: usize,
+    // Those that it was fitted with, of those that there are.
+    covariates: &'a [Covariate],
 }
 
 impl Forecaster for Shown<'_> {
@@ -98,18 +116,32 @@ impl Forecaster for Shown<'_> {
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        self.model.forecast(&panel.newest(self.length), horizon)
+        match panel.newest(self.length).with_covariates(self.covariates) {
+            Some(shown) => self.model.forecast(&shown, horizon),
+            // Who chose the models has seen to it that this does not happen.
+            None => vec![Err(NoForecast::Unknown); panel.series.len()],
+        }
     }
 }
 
-// The group's champion with its version, if it can be loaded. `first` is the origin of the first window.
+// The group's champion, if it can be loaded and shown what it was fitted with. `first` is the origin of the first window.
 async fn champion(
     ctx: &StepContext,
     first: Option<Micros>,
-) -> Result<Option<(String, Box<dyn Forecaster>)>, StepError> {
+) -> Result<Option<(ModelRecord, Box<dyn Forecaster>)>, StepError> {
     let group = &ctx.spec.group_id;
     let record = ctx.env.metadata.champion(group).await.doing(|| format!("finding the champion of {group}"))?;
     let Some(record) = record else { return Ok(None) };
+    let there = covariates::of(&ctx.spec);
+    if !record.covariates.iter().all(|covariate| there.contains(covariate)) {
+        ctx.warn(format!(
+            "the champion {} does not count: it was fitted with {}, and there are {}",
+            record.version,
+            covariates::in_words(&record.covariates),
+            covariates::in_words(&there)
+        ));
+        return Ok(None);
+    }
     let model = match model::load(ctx, &record.version, &record.artifact).await? {
         Ok(model) => model,
         // It cannot serve either: a candidate that beats the baseline must be able to replace it.
@@ -125,7 +157,7 @@ async fn champion(
             format_micros(record.trained_until)
         ));
     }
-    Ok(Some((record.version, model)))
+    Ok(Some((record, model)))
 }
 
 fn figures(
@@ -145,11 +177,32 @@ fn figures(
     figures
 }
 
+// The same of the points that were measured and of those that were not, where there are both.
+fn by_quality(
+    candidate: &Evaluation,
+    naive: &Evaluation,
+    champion: Option<&Evaluation>,
+) -> BTreeMap<String, Option<f64>> {
+    let mut figures = BTreeMap::new();
+    if candidate.estimated.points == 0 || candidate.measured.points == 0 {
+        return figures;
+    }
+    for (prefix, e) in [("", candidate), ("naive_", naive), ("champion_", champion.unwrap_or(naive))] {
+        for (quality, part) in [("measured", &e.measured), ("estimated", &e.estimated)] {
+            for (name, value) in [("wql", part.wql), ("nd", part.nd), ("coverage", part.coverage)] {
+                figures.insert(format!("{prefix}{quality}_{name}"), value);
+            }
+        }
+    }
+    figures
+}
+
+fn shown(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "none".to_owned(), |figure| format!("{figure:.4}"))
+}
+
 fn sentence(figures: &BTreeMap<String, Option<f64>>, champion: Option<&str>) -> String {
-    let show = |name: &str| match figures.get(name).copied().flatten() {
-        Some(value) => format!("{value:.4}"),
-        None => "none".to_owned(),
-    };
+    let show = |name: &str| shown(figures.get(name).copied().flatten());
     let against = match champion {
         Some(version) => format!(", champion {version} {}", show("champion_wql")),
         None => ", no champion to compare with".to_owned(),
@@ -174,7 +227,8 @@ mod tests {
     use super::*;
     use crate::pipelines::history::History;
     use jiff::tz::TimeZone;
-    use meterline_models::data::Series;
+    use meterline_models::backtest::PartScore;
+    use meterline_models::data::{Column, Known, Series};
     use meterline_schemas::Frequency;
     use meterline_schemas::config::resolve_policy;
     use meterline_schemas::time::HOUR;
@@ -192,6 +246,8 @@ mod tests {
             windows: 0,
             windows_without_forecast: 0,
             steps: Vec::new(),
+            measured: PartScore::default(),
+            estimated: PartScore::default(),
         }
     }
 
@@ -207,6 +263,43 @@ mod tests {
     }
 
     #[test]
+    fn figures_by_quality_are_there_where_there_are_both() {
+        let part = |points, wql| PartScore { points, wql: Some(wql), ..PartScore::default() };
+        let mixed = |measured, estimated| Evaluation { measured, estimated, ..evaluation(Some(0.1)) };
+        let candidate = mixed(part(9, 0.1), part(3, 0.2));
+        let found = by_quality(&candidate, &mixed(part(9, 0.3), part(3, 0.4)), None);
+        assert_eq!((found["measured_wql"], found["estimated_wql"]), (Some(0.1), Some(0.2)));
+        assert_eq!((found["naive_measured_wql"], found["champion_estimated_wql"]), (Some(0.3), Some(0.4)));
+        assert!(by_quality(&mixed(part(9, 0.1), part(0, 0.0)), &candidate, None).is_empty());
+    }
+
+    #[test]
+    fn a_model_is_shown_the_covariates_that_it_was_fitted_with() {
+        struct Names;
+        impl Forecaster for Names {
+            fn name(&self) -> &str {
+                "names"
+            }
+
+            fn forecast(&self, panel: &Panel, _: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+                let names: Vec<&str> = panel.covariates.iter().map(|covariate| covariate.name.as_str()).collect();
+                assert_eq!(panel.series[0].covariates.len(), names.len());
+                vec![Err(NoForecast::MissingCovariate(names.join(" ")))]
+            }
+        }
+        let covariate = |name: &str| Covariate { name: name.into(), known: Known::Ahead };
+        let mut series = Series::new("a", 0, vec![1.0; 9]);
+        series.covariates = vec![Column { offset: 0, values: Default::default() }; 2];
+        let mut panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series]);
+        panel.covariates = vec![covariate("wind"), covariate("temperature")];
+        for wanted in [vec![], vec!["temperature"], vec!["temperature", "wind"]] {
+            let covariates: Vec<Covariate> = wanted.iter().map(|name| covariate(name)).collect();
+            let found = Shown { model: &Names, length: 5, covariates: &covariates }.forecast(&panel, 3);
+            assert_eq!(found, [Err(NoForecast::MissingCovariate(wanted.join(" ")))]);
+        }
+    }
+
+    #[test]
     fn at_each_origin_a_model_sees_what_an_infer_run_would_show_it() {
         let policy = resolve_policy(Frequency::HOUR, &Default::default());
         let (length, horizon) = (history::shown(&policy), policy.horizon);
@@ -216,7 +309,7 @@ mod tests {
         let series = vec![Series::new("a", 0, values)];
         let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
         let naive = SeasonalNaive::for_frequency(Frequency::HOUR);
-        let shown = Shown { model: &naive, length };
+        let shown = Shown { model: &naive, length, covariates: &[] };
         let mut evaluated_history = History { panel: panel.clone(), units: vec!["kWh".into()] };
         evaluated_history.keep_last(evaluated(&policy));
         let end = panel.series[0].origin(Frequency::HOUR, &TimeZone::UTC);

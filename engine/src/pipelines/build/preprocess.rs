@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{evaluated, trained_until};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::StepError;
-use crate::pipelines::{artifacts, history};
+use crate::pipelines::{artifacts, covariates, history};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,18 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
                  horizon) needs; wait for more history, backfill it, or shorten the policy's context, horizon or \
                  evaluate_windows",
                 format_micros(until)
+            ),
+        ));
+    }
+    let (found, without) = covariates::attach(ctx, found).await?;
+    if let Some(name) = without.first() {
+        return Err(StepError::failed(
+            format!("preparing the covariate `{name}` of {}", spec.group_id),
+            format!(
+                "it has no value between {} and {}, so nothing can be learned of it; correct covariate.{name}, or take it \
+                 out of the policy's covariates",
+                format_micros(from),
+                format_micros(spec.origin)
             ),
         ));
     }

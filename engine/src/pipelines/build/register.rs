@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::{evaluate, gate, train, trained_until};
 use crate::metadata::records::{ApprovalState, ModelRecord};
-use crate::pipelines::artifacts;
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::recorder::now;
+use crate::pipelines::{artifacts, covariates};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +86,7 @@ async fn register(
         run_id: spec.run_id.clone(),
         forecaster: trained.forecaster.clone(),
         artifact,
+        covariates: covariates::of(spec),
         metrics,
         trained_until: trained_until(spec, &ctx.zone()?),
         intervals_version: spec.intervals_version,

@@ -13,10 +13,10 @@ use serde_json::Value;
 use super::reconcile;
 use crate::ingest::series::SeriesState;
 use crate::ingest::{each_series, state_at};
-use crate::pipelines::artifacts;
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::history::{self, History};
+use crate::pipelines::{artifacts, covariates};
 
 /// Silent series that are read with one query; bounds the query's text.
 const SERIES_A_QUERY: usize = 1_000;
@@ -68,6 +68,10 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
         found.units.extend(older.units);
     }
     found.keep_last(shown);
+    let (found, without) = covariates::attach(ctx, found).await?;
+    for name in without {
+        ctx.warn(format!("the covariate `{name}` has no value in the time that is shown to the models"));
+    }
     let (series, intervals) = (found.panel.series.len(), found.intervals());
     let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;
     let dataset = ctx.artifact("context.parquet");

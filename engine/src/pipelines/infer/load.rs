@@ -5,10 +5,10 @@ use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::metadata::records::{ApprovalState, ModelRecord};
-use crate::pipelines::SEASONAL_NAIVE;
+use crate::metadata::records::{ApprovalState, ModelRecord, RunSpec};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
+use crate::pipelines::{SEASONAL_NAIVE, covariates};
 
 /// What the step found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let models = ctx.env.metadata.models().await.doing(|| format!("finding the champion of {group}"))?;
     let found = match champion_at(&models, group, origin) {
         Some(record) => {
+            check_covariates(record, &ctx.spec)?;
             ctx.info(format!("{} ({}) serves {group}", record.version, record.forecaster));
             Output { model_version: record.version.clone(), artifact: Some(record.artifact.clone()) }
         }
@@ -39,6 +40,25 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     output(&found)
 }
 
+// A model sees covariates by their place: others, or in another order, would give wrong forecasts.
+fn check_covariates(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
+    let given = covariates::of(spec);
+    if champion.covariates == given {
+        return Ok(());
+    }
+    Err(StepError::failed(
+        format!("giving {} its covariates", champion.version),
+        format!(
+            "it was fitted with {}, and {} now gives it {}; train a model with these (`meterline retrain --group {}`), or \
+             put `covariates` back as they were",
+            covariates::in_words(&champion.covariates),
+            spec.policy.source,
+            covariates::in_words(&given),
+            spec.group_id
+        ),
+    ))
+}
+
 /// The newest approved version of the group that knows nothing from after `origin`. For a run from now on that is the
 /// champion; one from an earlier origin must not be given a model that has seen what came after it.
 fn champion_at<'a>(models: &'a [ModelRecord], group: &str, origin: Micros) -> Option<&'a ModelRecord> {
@@ -50,7 +70,12 @@ fn champion_at<'a>(models: &'a [ModelRecord], group: &str, origin: Micros) -> Op
 
 #[cfg(test)]
 mod tests {
+    use meterline_models::data::{Covariate, Known};
+    use meterline_schemas::config::CovariateConfig;
+    use serde_json::json;
+
     use super::*;
+    use crate::pipelines::spec::tests::spec;
 
     fn model(version: &str, group: &str, trained_until: Micros, approval: ApprovalState) -> ModelRecord {
         ModelRecord {
@@ -59,6 +84,7 @@ mod tests {
             run_id: version.into(),
             forecaster: "quantile_mlp".into(),
             artifact: String::new(),
+            covariates: Vec::new(),
             metrics: serde_json::Map::new(),
             trained_until,
             intervals_version: 0,
@@ -82,6 +108,30 @@ mod tests {
             [(5, None), (10, Some("a-1")), (19, Some("a-1")), (20, Some("a-2")), (99, Some("a-2"))]
         {
             assert_eq!(champion_at(&models, "a", origin).map(|m| m.version.as_str()), expected, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_champion_that_was_fitted_with_other_covariates_is_refused_with_the_remedy() {
+        let covariate = |name: &str, known| Covariate { name: name.into(), known };
+        let mut champion = model("PT1H-0003", "PT1H", 0, ApprovalState::Approved);
+        champion.covariates = vec![covariate("temperature", Known::Ahead), covariate("wind", Known::Past)];
+        let config =
+            |known| serde_json::from_value::<CovariateConfig>(json!({ "file": "w.csv", "known": known })).unwrap();
+        let (ahead, past) = (config("ahead"), config("past"));
+        let mut spec = spec("r");
+        spec.covariates = vec![("temperature".into(), ahead.clone()), ("wind".into(), past.clone())];
+        check_covariates(&champion, &spec).unwrap();
+        for other in [
+            vec![("wind".to_owned(), past.clone()), ("temperature".to_owned(), ahead.clone())],
+            vec![("temperature".to_owned(), past), ("wind".to_owned(), ahead.clone())],
+            vec![("temperature".to_owned(), ahead)],
+            vec![],
+        ] {
+            spec.covariates = other;
+            let error = check_covariates(&champion, &spec).unwrap_err().to_string();
+            assert!(error.contains("fitted with `temperature` (known ahead), `wind` (known of the past)"), "{error}");
+            assert!(error.contains("`meterline retrain --group PT1H`"), "{error}");
         }
     }
 }

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{backcast, context, load, reconcile, seasonal_naive};
+use crate::metadata::records::RunSpec;
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::covariates::horizon::{self, Completed, Informed};
+use crate::pipelines::covariates::source_of;
 use crate::pipelines::error::StepError;
 use crate::pipelines::history::{self, History};
 use crate::pipelines::{SEASONAL_NAIVE, model};
@@ -52,23 +55,35 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     let (spec, zone, stop) = (ctx.spec.clone(), ctx.zone()?, ctx.stop.clone());
     let version = model_version.clone();
     let backcast_origin = reconcile::weighs_by_errors(ctx).then(|| backcast::origin(&spec, &zone));
-    let (parquet, found, errors) = ctx
+    let (parquet, found, errors, filled) = ctx
         .blocking(move || {
             let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
             stop.check()?;
-            let champion = champion.as_deref().map(|champion| (version.as_str(), champion));
             let errors = backcast_origin.map(|origin| {
+                let champion = champion.as_deref().map(|champion| (version.as_str(), champion));
                 let forecast = |shown: &History| predict(shown, champion, spec.policy.horizon).predictions;
                 artifacts::history_to_parquet(&backcast::errors(&history, origin, forecast))
             });
             stop.check()?;
             // What only the backcast needed.
             history.keep_last(history::shown(&spec.policy));
+            let completed = match champion {
+                Some(_) => complete(&spec, &mut history)?,
+                None => Completed::default(),
+            };
+            let without = &completed.without;
+            let champion = champion.as_deref().map(|model| Informed { model, without });
+            let champion = champion.as_ref().map(|champion| (version.as_str(), champion as &dyn Forecaster));
             let found = predict(&history, champion, spec.policy.horizon);
             stop.check()?;
-            Ok((artifacts::predictions_to_parquet(&found.predictions)?, found, errors.transpose()?))
+            Ok((artifacts::predictions_to_parquet(&found.predictions)?, found, errors.transpose()?, completed.filled))
         })
         .await?;
+    for (covariate, values) in filled {
+        ctx.warn(format!(
+            "{values} values of the covariate `{covariate}` were missing within the horizon and were filled by its fallback"
+        ));
+    }
     let errors = match errors {
         Some(parquet) => {
             let path = ctx.artifact("errors.parquet");
@@ -90,6 +105,16 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     ctx.metric("series", series as f64);
     ctx.metric("substituted", substituted as f64);
     output(&Output { model_version, predictions, series, substituted, skipped: found.skipped, errors })
+}
+
+// What the champion sees of the horizon, which must be whole.
+fn complete(spec: &RunSpec, history: &mut History) -> Result<Completed, StepError> {
+    let configured = |name: &str| spec.covariates.iter().find(|(known, _)| known == name).map(|(_, config)| config);
+    let fallback = |name: &str| configured(name).map(|config| config.fallback).unwrap_or_default();
+    horizon::complete(&mut history.panel, spec.policy.horizon, spec.origin, fallback).map_err(|missing| {
+        let source = configured(&missing.covariate).map(source_of).unwrap_or_default();
+        StepError::failed(format!("looking ahead in {source}"), missing)
+    })
 }
 
 /// Forecasts of a group.

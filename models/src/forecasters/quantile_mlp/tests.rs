@@ -246,6 +246,16 @@ fn missing_targets_are_not_trained_on() {
 }
 
 #[test]
+fn what_counts_less_weighs_less() {
+    let mut panel = panel(Frequency::HOUR, 30, 1);
+    panel.series[0].weights = (0..panel.series[0].values.len()).map(|i| if i % 2 == 0 { 0.25 } else { 1.0 }).collect();
+    let layout = Layout::new(Frequency::HOUR, 7 * 24, 24, false);
+    let pick = Pick { series: 0, origin: 400, steps: (0..4).collect() };
+    let batch = Grid::new(&panel, &layout, 24).batch(&[pick], &[2.0]);
+    assert_eq!(batch.weight, [0.5, 2.0, 0.5, 2.0]);
+}
+
+#[test]
 fn calibration_stretches_what_was_too_narrow() {
     let rows = vec![LEVELS.map(|level| (level - 0.5) * 0.1); 400];
     let actuals: Vec<f32> = (0..400).map(noise).collect();

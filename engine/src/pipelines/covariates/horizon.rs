@@ -1,0 +1,283 @@
+//! Whether what is known ahead is known over the horizon of a forecast, and what stands in where it is not. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use meterline_models::data::{Column, Known, Panel, Series};
+use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use meterline_schemas::config::Fallback;
+use meterline_schemas::time::{DAY, format_micros};
+use meterline_schemas::{Frequency, Micros};
+
+/// What was missing within the horizon of a panel's series, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Completed {
+    /// By covariate: values that a fallback stands in for.
+    pub filled: Vec<(String, usize)>,
+    /// Series, by their place in the panel, of which a covariate is still missing, with its name: those whose horizon
+    /// lies in the past altogether, and those for which the fallback has no value either.
+    pub without: BTreeMap<usize, String>,
+}
+
+/// A value that a model looks at is missing, and nothing may stand in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the covariate `{covariate}` is missing within the horizon of {series} of {all} series, the first of which is `{id}`, from {} on: its source must have a value for every interval up to {}; extend it, or set covariate.{covariate}.fallback",
+    format_micros(*.from), format_micros(*.until)
+)]
+pub struct MissingAhead {
+    /// Its name.
+    pub covariate: String,
+    /// Series that lack it.
+    pub series: usize,
+    /// Series of the panel.
+    pub all: usize,
+    /// The first series that lacks it.
+    pub id: String,
+    /// Start of the first interval that has no value, over all series.
+    pub from: Micros,
+    /// End of the last interval that a forecast is about.
+    pub until: Micros,
+}
+
+/// Completes what is known ahead over the horizon of each series, which are steps of the panel's frequency from its own
+/// end on; `fallback` says what stands in, by the covariate's name. What lies before `origin`, the end of the last
+/// closed interval of all, is no longer ahead: a series whose horizon ends there fails nothing.
+///
+/// # Errors
+/// A value is missing for which nothing may stand in.
+pub fn complete(
+    panel: &mut Panel,
+    horizon: usize,
+    origin: Micros,
+    fallback: impl Fn(&str) -> Fallback,
+) -> Result<Completed, MissingAhead> {
+    let mut completed = Completed::default();
+    for (place, covariate) in panel.covariates.clone().into_iter().enumerate() {
+        if covariate.known != Known::Ahead {
+            continue;
+        }
+        let stands_in = fallback(&covariate.name);
+        if let Some(back) = intervals_back(stands_in, panel.frequency) {
+            let filled = fill(panel, place, horizon, back);
+            if filled > 0 {
+                completed.filled.push((covariate.name.clone(), filled));
+            }
+        }
+        let mut missing: Option<MissingAhead> = None;
+        for (number, series) in panel.series.iter().enumerate() {
+            let column = series.covariates.get(place);
+            let is_missing = |step: &usize| column.is_none_or(|column| column.at(interval(series, *step)).is_nan());
+            let Some(step) = (0..horizon).find(is_missing) else { continue };
+            let at = |step: usize| panel.frequency.advance(series.start, interval(series, step), &panel.zone);
+            let (from, until) = (at(step), at(horizon));
+            if stands_in != Fallback::None || until <= origin {
+                completed.without.insert(number, covariate.name.clone());
+                continue;
+            }
+            let found = missing.get_or_insert_with(|| MissingAhead {
+                covariate: covariate.name.clone(),
+                series: 0,
+                all: panel.series.len(),
+                id: series.id.clone(),
+                from,
+                until,
+            });
+            found.series += 1;
+            (found.from, found.until) = (found.from.min(from), found.until.max(until));
+        }
+        if let Some(missing) = missing {
+            return Err(missing);
+        }
+    }
+    Ok(completed)
+}
+
+// The interval of a step of its forecast.
+fn interval(series: &Series, step: usize) -> i64 {
+    (series.values.len() + step) as i64
+}
+
+// How many intervals before a missing one the value is that stands in.
+fn intervals_back(fallback: Fallback, frequency: Frequency) -> Option<usize> {
+    let days = match fallback {
+        Fallback::None => return None,
+        Fallback::LastDay => 1,
+        Fallback::LastWeek => 7,
+    };
+    Some((days * DAY / frequency.nominal_micros()).max(1) as usize)
+}
+
+// Fills one covariate over the horizon of all series. What they share is filled once, and stays shared. Returns the
+// number of values filled.
+fn fill(panel: &mut Panel, place: usize, horizon: usize, back: usize) -> usize {
+    // Intervals that are needed, counted from the first one of the column.
+    let mut needed: HashMap<*const f32, BTreeSet<usize>> = HashMap::new();
+    for series in &panel.series {
+        let Some(column) = series.covariates.get(place) else { continue };
+        let is_missing = |step: &usize| column.at(interval(series, *step)).is_nan();
+        let in_column = |step: usize| usize::try_from(interval(series, step) - column.offset).ok();
+        let missing = (0..horizon).filter(is_missing).filter_map(in_column);
+        needed.entry(column.values.as_ptr()).or_default().extend(missing);
+    }
+    let mut filled = 0;
+    let mut whole: HashMap<*const f32, Arc<[f32]>> = HashMap::new();
+    for series in &mut panel.series {
+        let Some(column) = series.covariates.get_mut(place) else { continue };
+        let known = column.values.as_ptr();
+        let values = whole.entry(known).or_insert_with(|| {
+            let missing = needed.get(&known).into_iter().flatten();
+            let (values, count) = filled_from_before(column, missing.copied(), back);
+            filled += count;
+            values
+        });
+        column.values = Arc::clone(values);
+    }
+    filled
+}
+
+// The values of a column with those at `missing`, ascending, taken from `back` intervals before, or as often as that
+// goes until there is one.
+fn filled_from_before(column: &Column, missing: impl Iterator<Item = usize>, back: usize) -> (Arc<[f32]>, usize) {
+    let mut values = column.values.to_vec();
+    let mut count = 0;
+    for place in missing {
+        let before = (1..).map_while(|times: usize| place.checked_sub(times * back));
+        let found = before.filter_map(|place| values.get(place)).copied().find(|value| value.is_finite());
+        let Some(found) = found else { continue };
+        if values.len() <= place {
+            values.resize(place + 1, f32::NAN);
+        }
+        values[place] = found;
+        count += 1;
+    }
+    (if count > 0 { values.into() } else { Arc::clone(&column.values) }, count)
+}
+
+/// A model that has no forecast for series of which a covariate is missing.
+pub struct Informed<'a> {
+    /// The model.
+    pub model: &'a dyn Forecaster,
+    /// See [`Completed::without`].
+    pub without: &'a BTreeMap<usize, String>,
+}
+
+impl Forecaster for Informed<'_> {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let mut forecasts = self.model.forecast(panel, horizon);
+        for (place, covariate) in self.without {
+            if let Some(forecast) = forecasts.get_mut(*place) {
+                *forecast = Err(NoForecast::MissingCovariate(covariate.clone()));
+            }
+        }
+        forecasts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_models::data::Covariate;
+    use meterline_schemas::time::HOUR;
+
+    use super::*;
+
+    const GAP: f32 = f32::NAN;
+
+    // `a` ends at hour 48, `b` at hour 46; both have the same column, which begins at hour 0 with the number of the hour.
+    fn panel(column: impl IntoIterator<Item = f32>) -> Panel {
+        let values: Arc<[f32]> = column.into_iter().collect();
+        let series = |id: &str, hours: usize| {
+            let mut series = Series::new(id, 24 * HOUR, vec![1.0; hours]);
+            series.covariates = vec![Column { offset: -24, values: Arc::clone(&values) }];
+            series
+        };
+        Panel {
+            covariates: vec![Covariate { name: "temperature".into(), known: Known::Ahead }],
+            ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 24), series("b", 22)])
+        }
+    }
+
+    fn hours(count: usize) -> impl Iterator<Item = f32> {
+        (0..count).map(|hour| hour as f32)
+    }
+
+    #[test]
+    fn what_reaches_as_far_as_the_forecast_is_left_as_it_is() {
+        let mut whole = panel(hours(54));
+        let completed = complete(&mut whole, 6, 48 * HOUR, |_| Fallback::LastDay).unwrap();
+        assert_eq!((completed, whole.series), (Completed::default(), panel(hours(54)).series));
+        // What is known of the past alone may be missing ahead.
+        let mut past = panel(hours(10));
+        past.covariates[0].known = Known::Past;
+        assert_eq!(complete(&mut past, 6, 48 * HOUR, |_| Fallback::None).unwrap(), Completed::default());
+    }
+
+    #[test]
+    fn a_value_that_is_missing_ahead_is_an_error_that_says_where_and_what_to_do() {
+        // Missing at hour 51 alone, which is within six hours of `a` and of `b`; then from hour 53 on.
+        let with_gap = hours(54).map(|hour| if hour == 51.0 { GAP } else { hour });
+        let error = complete(&mut panel(with_gap), 6, 48 * HOUR, |_| Fallback::None).unwrap_err();
+        assert_eq!((error.series, error.from, error.until), (2, 51 * HOUR, 54 * HOUR));
+        let error = complete(&mut panel(hours(53)), 6, 48 * HOUR, |_| Fallback::None).unwrap_err();
+        assert_eq!((error.series, error.from), (1, 53 * HOUR));
+        let words = error.to_string();
+        for word in ["`temperature`", "1 of 2 series", "`a`", "1970-01-03T05:00:00Z", "covariate.temperature.fallback"]
+        {
+            assert!(words.contains(word), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_fallback_takes_the_newest_day_that_has_a_value_and_says_how_many() {
+        let mut short = panel(hours(47).map(|hour| if hour == 25.0 { GAP } else { hour }));
+        let completed = complete(&mut short, 26, 48 * HOUR, |_| Fallback::LastDay).unwrap();
+        // Hours 47 to 73, of which 47 is ahead of `b` alone; each counts once.
+        assert_eq!((completed.filled, completed.without.len()), (vec![("temperature".into(), 27)], 0));
+        let [a, b] = &short.series[..] else { panic!("two series") };
+        assert!(Arc::ptr_eq(&a.covariates[0].values, &b.covariates[0].values));
+        let at = |hour: i64| a.covariates[0].at(hour - 24);
+        assert_eq!((at(46), at(47), at(48), at(50), at(71), at(72)), (46.0, 23.0, 24.0, 26.0, 23.0, 24.0));
+        assert_eq!(at(49), 1.0, "hour 25 has none, hour 1 has");
+        assert!(at(25).is_nan(), "what is missing before the horizon stays missing");
+        // A week before there is nothing.
+        let completed = complete(&mut panel(hours(47)), 6, 48 * HOUR, |_| Fallback::LastWeek).unwrap();
+        assert_eq!(completed.without.into_keys().collect::<Vec<_>>(), [0, 1]);
+        for (frequency, day, week) in [
+            (Frequency::QUARTER_HOUR, 96, 672),
+            (Frequency::Day, 1, 7),
+            (Frequency::Week, 1, 1),
+            (Frequency::Month, 1, 1),
+        ] {
+            let back = |fallback| intervals_back(fallback, frequency).unwrap();
+            assert_eq!((back(Fallback::LastDay), back(Fallback::LastWeek)), (day, week), "{frequency}");
+        }
+    }
+
+    #[test]
+    fn a_series_whose_horizon_is_past_fails_nothing_and_has_no_forecast_of_the_model() {
+        struct Certain;
+        impl Forecaster for Certain {
+            fn name(&self) -> &str {
+                "certain"
+            }
+
+            fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+                let one = SeriesForecast { mean: vec![7.0; horizon], quantiles: Vec::new() };
+                vec![Ok(one); panel.series.len()]
+            }
+        }
+        // `b` fell silent before there were temperatures.
+        let mut panel = panel((0..90).map(|hour| if hour < 52 { GAP } else { 1.0 }));
+        panel.series[0].values = vec![1.0; 60];
+        let completed = complete(&mut panel, 6, 84 * HOUR, |_| Fallback::None).unwrap();
+        assert_eq!(completed.without, [(1, "temperature".to_owned())].into());
+        let forecasts = Informed { model: &Certain, without: &completed.without }.forecast(&panel, 6);
+        assert!(forecasts[0].is_ok());
+        assert_eq!(forecasts[1], Err(NoForecast::MissingCovariate("temperature".into())));
+    }
+}

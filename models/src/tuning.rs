@@ -253,7 +253,7 @@ mod tests {
         assert!(study.trials.iter().all(|trial| trial.intermediate.len() == validation.folds()), "{:?}", study.trials);
         let best = study.best().unwrap().loss().unwrap();
         assert!((0.0..0.2).contains(&best), "{best}");
-        let short = panel.newest(30 * 24);
+        let short = panel.newest(20 * 24);
         assert!(Validation::new(&short, &task).is_none());
     }
 }

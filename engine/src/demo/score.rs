@@ -261,7 +261,7 @@ mod tests {
             unit: "kWh".into(),
             forecasts: HashMap::new(),
         };
-        let quantiles = |median: f64| std::array::from_fn(|i| median + (i as f64 - 4.0) * 0.1);
+        let quantiles = |median: f64| std::array::from_fn(|i| median + (i as f64 - MEDIAN as f64) * 0.1);
         published.forecasts.insert("a".into(), (48..52).map(|h| (h * HOUR, quantiles(2.0))).collect());
         // Two days of history, and two hours that came true; `b` has no forecast.
         let actual = (0..50).map(|h| (h * HOUR, if h < 24 { 1.0 } else { 2.0 })).collect::<BTreeMap<_, _>>();

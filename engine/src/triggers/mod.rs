@@ -244,7 +244,10 @@ mod tests {
                 "covariates = [\"temperature\"]\n",
                 "line 7: policy.a.model.covariates: the model `quantile_mlp` makes no",
             ),
-            ("kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n", "choose a kind that does (auto, boosted_residuals, "),
+            (
+                "kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n",
+                "choose a kind that does (adjusted_linear, adjusted_trees, auto, ",
+            ),
             ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 8: policy.a.model.holidays: the model `prophet`"),
             (
                 "kind = \"harmonic\"\ncovariates = [\"temperature\", \"wind\"]\n",

@@ -52,12 +52,12 @@ impl Moments {
         for (j, sum) in row.iter().enumerate() {
             self.past[j] += sum;
         }
-        for i in 1..lags {
+        for (i, newest) in first.iter().enumerate().skip(1) {
             // From the row above, shifted: one origin more at the beginning, one less at the end.
             for j in (1..lags).rev() {
                 row[j] = row[j - 1] + at(from - 1, i) * at(from - 1, j) - at(to - 1, i) * at(to - 1, j);
             }
-            row[0] = first[i];
+            row[0] = *newest;
             for (j, sum) in row.iter().enumerate() {
                 self.past[i * lags + j] += sum;
             }

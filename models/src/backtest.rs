@@ -94,14 +94,15 @@ pub fn compare_at_cost(
 
 /// Scores several models by every figure of `rule`, on identical points, in the order of `models`: those of windows for
 /// which each of them has a forecast. Series have the numbers of their places in the panel; a series' scale is that of
-/// MASE in [`compare`]. A point whose value counts less than others ([`Series::weight`](crate::data::Series::weight))
-/// is in the group `estimated`, any other in `measured`.
+/// MASE in [`compare`]. `group` names the group of a point, such as the quality of its value, by that place and the
+/// interval of the series.
 pub fn score(
     models: &[&dyn Forecaster],
     panel: &Panel,
     origins: &[Micros],
     horizon: usize,
     rule: &Rule,
+    group: &dyn Fn(usize, usize) -> &'static str,
 ) -> Vec<Report> {
     let scales = Scores::new(panel, origins, horizon, None).scales;
     let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
@@ -118,8 +119,7 @@ pub fn score(
                     let (Some(mean), Some(quantiles)) = (forecast.mean.get(step), forecast.quantiles.get(step)) else {
                         continue;
                     };
-                    let group = if series.weight(from + step) < 1.0 { "estimated" } else { "measured" };
-                    let place = Place { series: i as u64, step: step as u32 + 1, groups: &[group] };
+                    let place = Place { series: i as u64, step: step as u32 + 1, groups: &[group(i, from + step)] };
                     let actual = f64::from(*actual);
                     board.add(&place, &Point { actual, mean: *mean, quantiles, scale: scales[i] });
                 }
@@ -273,16 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn every_figure_is_of_the_points_that_a_comparison_scores_and_quality_is_told_apart() {
-        let mut panel = panel(30);
+    fn every_figure_is_of_the_points_that_a_comparison_scores_and_groups_are_told_apart() {
+        let panel = panel(30);
         // Every second value of the first series was estimated.
-        panel.series[0].weights = (0..30 * 24).map(|hour| if hour % 2 == 0 { 0.5 } else { 1.0 }).collect();
+        let quality = |series: usize, hour: usize| match (series, hour % 2) {
+            (0, 0) => "estimated",
+            _ => "measured",
+        };
         let origins = [27 * DAY, 28 * DAY, 29 * DAY];
         let rule = Rule::new(&meterline_schemas::quantiles::LEVELS).unwrap();
         let (short, long) = (SeasonalNaive::short(panel.frequency), SeasonalNaive::long(panel.frequency));
         let models: [&dyn Forecaster; 2] = [&short, &long];
         let compared = compare(&models, &panel, &origins, 24);
-        for (evaluation, report) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule)) {
+        for (evaluation, report) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule, &quality)) {
             assert_eq!(report.overall.points, evaluation.points);
             for (one, other) in [(report.overall.wql, evaluation.wql), (report.overall.mase, evaluation.mase)] {
                 assert!((one.unwrap() - other.unwrap()).abs() < 1e-9, "{one:?} {other:?}");

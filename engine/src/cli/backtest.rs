@@ -1,23 +1,26 @@
 //! `meterline backtest`: how good models would have been on a plain file, from origins of the past.
 
+use std::ops::Range;
 use std::time::Instant;
 
+use jiff::tz::TimeZone;
 use meterline_models::backtest::score;
 use meterline_models::cost::Cost;
-use meterline_models::data::Panel;
+use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
 use meterline_models::rolling::{Delayed, Rolling};
-use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
 use super::offline::{OfflineArgs, steps};
 use super::table::render;
 use super::{CommandError, CommandResult, Context};
+use crate::offline::OfflinePanel;
 
 /// Arguments of `meterline backtest`.
 #[derive(Debug, clap::Args)]
@@ -48,8 +51,8 @@ pub struct Args {
     /// What each unit costs that the forecast is too high
     #[arg(long, value_name = "COST", requires = "cost_under")]
     cost_over: Option<f64>,
-    /// Show the figures of each series or forecast step, too
-    #[arg(long, value_name = "series|step")]
+    /// Show the figures of each series or forecast step, too, or those of measured values and of estimated ones
+    #[arg(long, value_name = "series|step|quality")]
     by: Option<By>,
 }
 
@@ -57,10 +60,11 @@ pub struct Args {
 enum By {
     Series,
     Step,
+    Quality,
 }
 
 /// What one model scored.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Scored {
     frequency: String,
     model: String,
@@ -89,7 +93,7 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         rule = rule.with_cost(Cost::new(under, over).map_err(|error| CommandError::usage(error.to_string()))?);
     }
     let mut scored = Vec::new();
-    for panel in args.offline.panels()? {
+    for OfflinePanel { mut panel, estimated } in args.offline.read()?.panels {
         let task = args.offline.task(panel.frequency);
         // What is younger than the delay in part is not known either.
         let delay = args.delay.map_or(0, |delay| {
@@ -98,6 +102,9 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
                 .unwrap_or(0)
         });
         let origins = origins(args, &panel, task.horizon)?;
+        let last = origins.last().copied().unwrap_or(Micros::MIN);
+        let (frequency, zone) = (panel.frequency, panel.zone.clone());
+        args.offline.complete(&mut panel, |series| scored_from(last, series, task.horizon, frequency, &zone))?;
         let naive = SeasonalNaive::for_frequency(panel.frequency);
         let mut models: Vec<(Box<dyn Forecaster>, f64)> = vec![(Box::new(Delayed { model: naive, delay }), 0.0)];
         for kind in &kinds {
@@ -106,7 +113,11 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
             models.push((Box::new(Delayed { model: rolling, delay }), begun.elapsed().as_secs_f64()));
         }
         let all: Vec<&dyn Forecaster> = models.iter().map(|(model, _)| &**model).collect();
-        let reports = score(&all, &panel, &origins, task.horizon, &rule);
+        let quality = |series: usize, interval: usize| match estimated[series].get(interval) {
+            Some(true) => "estimated",
+            _ => "measured",
+        };
+        let reports = score(&all, &panel, &origins, task.horizon, &rule, &quality);
         for ((model, fit_seconds), report) in models.iter().zip(reports) {
             scored.push(Scored {
                 frequency: panel.frequency.to_string(),
@@ -119,6 +130,16 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         }
     }
     Ok(scored)
+}
+
+// The intervals of a series that are scored from an origin.
+fn scored_from(origin: Micros, series: &Series, horizon: usize, frequency: Frequency, zone: &TimeZone) -> Range<usize> {
+    let known = usize::try_from(frequency.steps_between(series.start, origin, zone)).unwrap_or(0);
+    match known {
+        // It begins later, and has no forecast.
+        0 => 0..0,
+        _ => known..series.values.len().min(known + horizon),
+    }
 }
 
 // The newest origins whose whole horizon has happened, oldest first.
@@ -172,27 +193,40 @@ fn rolling(
     Rolling::new(fits).ok_or_else(|| CommandError::failed("there is no origin"))
 }
 
+/// Central intervals whose coverage is shown, where the levels have them.
+const COVERED: [f64; 2] = [0.8, 0.9];
+
 fn table(scored: &[Scored], by: Option<By>) -> String {
-    let mut header = vec!["frequency", "model"];
     let group = match by {
         Some(By::Series) => Some("series"),
         Some(By::Step) => Some("step"),
+        Some(By::Quality) => Some("quality"),
         None => None,
     };
-    header.extend(group);
-    header.extend(["wQL", "ND", "MASE", "sMAPE", "RMSE", "bias", "coverage", "points", "fit s"]);
+    // All are of the same levels.
+    let all = scored.first().map(|one| &one.report.overall);
+    let widest = all.and_then(|figures| figures.intervals.first()).map_or(0.0, |interval| interval.nominal);
+    let covered: Vec<f64> =
+        COVERED.into_iter().filter(|nominal| all.is_some_and(|figures| figures.interval(*nominal).is_some())).collect();
+    let percent = |what: &str, nominal: &f64| format!("{what} {:.0} %", 100.0 * nominal);
+    let mut header: Vec<String> = ["frequency", "model"].into_iter().chain(group).map(String::from).collect();
+    header.extend(["wQL", "ND", "MASE"].map(String::from));
+    header.push(percent("MSIS", &widest));
+    header.extend(["sMAPE", "RMSE", "bias"].map(String::from));
+    header.extend(covered.iter().map(|nominal| percent("coverage", nominal)));
+    header.extend(["points", "fit s"].map(String::from));
     let with_cost = scored.iter().any(|one| one.report.overall.cost.is_some());
-    header.extend(with_cost.then_some("cost"));
+    header.extend(with_cost.then(|| "cost".to_owned()));
     let mut rows = Vec::new();
     for one in scored {
         let row = |group_value: Option<String>, figures: &Figures, seconds: String| {
             let shown = |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.4}"));
-            let coverage = figures.interval(0.8).and_then(|interval| interval.coverage);
             let mut cells = vec![one.frequency.clone(), one.model.clone()];
             cells.extend(group.map(|_| group_value.unwrap_or_else(|| "all".to_owned())));
-            let all =
-                [figures.wql, figures.nd, figures.mase, figures.smape, figures.rmse, figures.bias, coverage].map(shown);
-            cells.extend(all);
+            let msis = figures.interval(widest).and_then(|interval| interval.msis);
+            let all = [figures.wql, figures.nd, figures.mase, msis, figures.smape, figures.rmse, figures.bias];
+            cells.extend(all.map(shown));
+            cells.extend(covered.iter().map(|nominal| shown(figures.interval(*nominal).and_then(|i| i.coverage))));
             cells.extend([figures.points.to_string(), seconds]);
             cells.extend(with_cost.then(|| shown(figures.cost)));
             cells
@@ -206,8 +240,89 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
             Some(By::Step) => rows.extend(
                 one.report.by_step.iter().map(|(step, figures)| row(Some(step.to_string()), figures, String::new())),
             ),
+            Some(By::Quality) => rows.extend(
+                one.report.by_group.iter().map(|(quality, figures)| row(Some(quality.clone()), figures, String::new())),
+            ),
             None => {}
         }
     }
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
     render(&header, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    // Thirty days of one series, every fourth value of which was estimated, and the temperature of all hours but one.
+    fn written(lacking: usize) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let mut text = "series_id,timestamp,value,quality,temperature\n".to_owned();
+        for hour in 0..30 * 24 {
+            let at = format_micros(hour as i64 * meterline_schemas::time::HOUR);
+            let quality = if hour % 4 == 0 { "estimated" } else { "measured" };
+            let temperature = if hour == lacking { String::new() } else { (hour % 24).to_string() };
+            text.push_str(&format!("a,{at},{},{quality},{temperature}\n", hour * 13 % 24));
+        }
+        std::fs::write(directory.path().join("f.csv"), text).unwrap();
+        directory
+    }
+
+    fn scored(directory: &tempfile::TempDir, more: &[&str]) -> Result<Vec<Scored>, CommandError> {
+        let path = directory.path().join("f.csv");
+        let line = ["", "--models", "mstl", "--horizon", "24h", "--windows", "2", "--label", "begin"];
+        let line = line.iter().chain(more).copied().chain(path.to_str());
+        backtest(&<Line as clap::Parser>::try_parse_from(line).unwrap().args)
+    }
+
+    #[test]
+    fn what_was_measured_and_what_was_estimated_are_told_apart() {
+        let found = scored(&written(usize::MAX), &[]).unwrap();
+        let groups: Vec<(&str, usize)> =
+            found[1].report.by_group.iter().map(|(group, figures)| (group.as_str(), figures.points)).collect();
+        assert_eq!(groups, [("estimated", 12), ("measured", 36)]);
+        let shown = table(&found, Some(By::Quality));
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), 1 + 2 * 3, "{shown}");
+        assert!(lines[0].contains("quality") && lines[2].contains("estimated"), "{shown}");
+    }
+
+    #[test]
+    fn the_intervals_that_the_levels_have_are_shown() {
+        for (levels, shown, hidden) in [
+            (&[0.1, 0.5, 0.9][..], vec!["MSIS 80 %", "coverage 80 %"], vec!["coverage 90 %"]),
+            (&[0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975], vec!["MSIS 95 %", "coverage 80 %", "coverage 90 %"], vec![]),
+        ] {
+            let rule = Rule::new(levels).unwrap();
+            let report = meterline_models::metrics::scoreboard::Scoreboard::new(&rule).report();
+            let one = Scored {
+                frequency: "PT1H".into(),
+                model: "m".into(),
+                origins: Vec::new(),
+                fit_seconds: 0.0,
+                report,
+                series: Vec::new(),
+            };
+            let text = table(&[one], None);
+            assert!(shown.iter().all(|word| text.contains(word)), "{text}");
+            assert!(!hidden.iter().any(|word| text.contains(word)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_ahead_is_asked_for_at_the_last_origin() {
+        let named = ["--covariates", "temperature"];
+        let refused = scored(&written(29 * 24 + 3), &named).unwrap_err();
+        assert!(refused.message().contains("1970-01-30T03:00:00Z"), "{}", refused.message());
+        let filled = [&named[..], &["--covariate-fallback", "last_week"]].concat();
+        assert_eq!(scored(&written(29 * 24 + 3), &filled).unwrap().len(), 2);
+        // A gap before it is one for the models.
+        assert_eq!(scored(&written(20 * 24), &named).unwrap().len(), 2);
+    }
 }

@@ -81,8 +81,9 @@ fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Re
     let mut documents = Vec::new();
     let mut explanations = Vec::new();
     let mut without = 0;
-    for panel in offline.panels()? {
+    for mut panel in offline.panels()? {
         let task = offline.task(panel.frequency);
+        offline.complete(&mut panel, |series| series.values.len()..series.values.len() + task.horizon)?;
         let mut shown = offline.shown(format!("{model}, {}", panel.frequency));
         let fitted = kind.model().fit(&panel, &task, &mut |done| shown.step(done))?;
         if let Some(report) = fitted.report() {
@@ -170,5 +171,57 @@ mod tests {
         };
         assert_eq!(csv(&row("m1")), format!("m1,a,b,0.5{}\n", ",1".repeat(LEVELS.len())));
         assert!(csv(&row("m\"1, left")).starts_with("\"m\"\"1, left\",a"));
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    // Does not come again by days or weeks.
+    fn temperature(hour: usize) -> f64 {
+        ((31 * hour * hour + 17 * hour) % 41) as f64 / 2.0
+    }
+
+    // A load that the temperature of its hour decides, and temperatures beyond its end.
+    fn heating(days: usize, known_hours: usize) -> String {
+        let mut text = "series_id,timestamp,value,temperature\n".to_owned();
+        for hour in 0..known_hours {
+            let at = format_micros(hour as i64 * meterline_schemas::time::HOUR);
+            let temperature = temperature(hour);
+            let value = if hour < days * 24 { format!("{}", 50.0 - 2.0 * temperature) } else { String::new() };
+            text.push_str(&format!("a,{at},{value},{temperature}\n"));
+        }
+        text
+    }
+
+    #[test]
+    fn what_is_known_ahead_decides_the_forecast_and_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("heating.csv");
+        let forecast_of = |known_hours: usize, more: &[&str]| {
+            std::fs::write(&path, heating(60, known_hours)).unwrap();
+            let line = ["", "--horizon", "24h", "--label", "begin", path.to_str().unwrap()];
+            let line = <Line as clap::Parser>::try_parse_from(line.iter().chain(more)).unwrap();
+            forecast(&line.args.offline, "linear_quantile", false).map_err(|error| error.message().to_owned())
+        };
+        let error = |text: &str| -> f64 {
+            let of = |(step, line): (usize, &str)| {
+                let mean: f64 = line.split(',').nth(3).unwrap().parse().unwrap();
+                (mean - (50.0 - 2.0 * temperature(60 * 24 + step))).abs()
+            };
+            text.lines().skip(1).enumerate().map(of).sum::<f64>() / 24.0
+        };
+        let named = ["--covariates", "temperature"];
+        let (with, without) = (forecast_of(61 * 24, &named).unwrap(), forecast_of(61 * 24, &[]).unwrap());
+        assert_eq!((with.lines().count(), without.lines().count()), (25, 25));
+        assert!(error(&with) < 0.3 * error(&without), "{} {}", error(&with), error(&without));
+        let refused = forecast_of(60 * 24 + 5, &named).unwrap_err();
+        for words in ["`temperature` of series `a`", "for 19", "1970-03-02T05:00:00Z", "--covariate-fallback"] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let filled = forecast_of(60 * 24 + 5, &["--covariates", "temperature", "--covariate-fallback", "last_day"]);
+        assert_eq!(filled.unwrap().lines().count(), 25);
     }
 }

@@ -1,20 +1,21 @@
 //! What commands on plain files share: which files, how far ahead, and how far they are.
 
-use std::ops::ControlFlow;
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
-use meterline_models::data::Panel;
+use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind};
 use meterline_schemas::Frequency;
 use meterline_schemas::config::resolve_policy;
-use meterline_schemas::time::Span;
+use meterline_schemas::time::{Span, format_micros};
 
 use super::CommandError;
 use super::transfer::{FileArgs, FilesArg};
-use crate::offline::{OfflineOptions, read};
+use crate::offline::{Fallback, Offline, OfflineOptions, complete, read};
 use crate::triggers::no_such_kind;
 
 /// Progress is said at most this often.
@@ -33,6 +34,17 @@ pub struct OfflineArgs {
     /// The frequency, such as PT15M [default: found in the stamps]
     #[arg(long)]
     frequency: Option<Frequency>,
+    /// Columns of long files, separated by commas, that are known ahead of time, such as temperature,tariff: rows without
+    /// a value have them over the horizon
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    covariates: Vec<String>,
+    /// Columns of long files, separated by commas, that are known once their interval has ended, such as voltage
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    past_covariates: Vec<String>,
+    /// What is taken where one of --covariates is missing within the horizon: that of the last day or week that has it
+    /// [default: none, it is an error]
+    #[arg(long, value_name = "last_day|last_week", requires = "covariates")]
+    covariate_fallback: Option<Fallback>,
     /// Country whose public holidays count as days off, such as Netherlands
     #[arg(long, value_name = "NAME")]
     holidays: Option<String>,
@@ -48,8 +60,13 @@ pub struct OfflineArgs {
 }
 
 impl OfflineArgs {
-    /// What the files hold.
+    /// The series of the files, a panel for each frequency.
     pub fn panels(&self) -> Result<Vec<Panel>, CommandError> {
+        Ok(self.read()?.panels.into_iter().map(|found| found.panel).collect())
+    }
+
+    /// What the files hold.
+    pub fn read(&self) -> Result<Offline, CommandError> {
         let file = self.file.options();
         let zone = match &file.zone {
             Some(name) => {
@@ -62,12 +79,53 @@ impl OfflineArgs {
         }
         // A wrong name is found out before the files are read.
         self.days_off()?;
-        let options = OfflineOptions { file, frequency: self.frequency, zone, estimated_weight: self.estimated_weight };
-        let found = read(&self.files.files, &options)?;
+        let options = OfflineOptions {
+            file,
+            frequency: self.frequency,
+            zone,
+            estimated_weight: self.estimated_weight,
+            covariates: self.columns()?,
+        };
+        let found = read(&self.files.files, &options).map_err(|error| match error.is_usage() {
+            true => CommandError::usage(error.to_string()),
+            false => CommandError::from(error),
+        })?;
         if found.skipped > 0 {
             eprintln!("{} rows or cells that cannot be read are left out", found.skipped);
         }
-        Ok(found.panels)
+        if let [first, ..] = &found.without_readings[..] {
+            let count = found.without_readings.len();
+            eprintln!("covariates of {count} series without a reading are left out, such as of `{first}`");
+        }
+        Ok(found)
+    }
+
+    fn columns(&self) -> Result<Vec<Covariate>, CommandError> {
+        let known = |known: Known| move |name: &String| Covariate { name: name.clone(), known };
+        let ahead = self.covariates.iter().map(known(Known::Ahead));
+        let columns: Vec<Covariate> = ahead.chain(self.past_covariates.iter().map(known(Known::Past))).collect();
+        let mut names = BTreeSet::new();
+        match columns.iter().find(|column| !names.insert(&column.name)) {
+            Some(twice) => Err(CommandError::usage(format!(
+                "covariate `{}` is named twice: once is enough, in --covariates or --past-covariates",
+                twice.name
+            ))),
+            None => Ok(columns),
+        }
+    }
+
+    /// Sees to it that what is known ahead is there in those intervals of each series that `within` says, and says what
+    /// was taken in its place.
+    pub fn complete(&self, panel: &mut Panel, within: impl Fn(&Series) -> Range<usize>) -> Result<(), CommandError> {
+        for filled in complete(panel, self.covariate_fallback, within)? {
+            eprintln!(
+                "covariate `{}`: {} values over the horizon are missing and those of earlier days taken, the oldest of {}",
+                filled.covariate,
+                filled.values,
+                format_micros(filled.oldest)
+            );
+        }
+        Ok(())
     }
 
     /// What models are fitted for.
@@ -120,5 +178,37 @@ impl Shown {
             Some(limit) if self.begun.elapsed() >= limit => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        offline: OfflineArgs,
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<OfflineArgs, clap::Error> {
+        let line = Line::try_parse_from(["meterline"].iter().chain(arguments));
+        line.map(|line| line.offline)
+    }
+
+    #[test]
+    fn covariates_are_named_once_and_a_fallback_needs_them() {
+        let named = parsed(&["--covariates", "temperature,tariff", "--past-covariates", "voltage", "f.csv"]).unwrap();
+        let columns = named.columns().unwrap();
+        let found: Vec<(&str, Known)> = columns.iter().map(|column| (column.name.as_str(), column.known)).collect();
+        assert_eq!(found, [("temperature", Known::Ahead), ("tariff", Known::Ahead), ("voltage", Known::Past)]);
+        assert_eq!(named.covariate_fallback, None);
+        let twice = parsed(&["--covariates", "a,b", "--past-covariates", "b", "f.csv"]).unwrap().columns().unwrap_err();
+        assert!(twice.status() == 2 && twice.message().contains("`b` is named twice"), "{}", twice.message());
+        let week = parsed(&["--covariates", "a", "--covariate-fallback", "last_week", "f.csv"]).unwrap();
+        assert_eq!(week.covariate_fallback, Some(Fallback::LastWeek));
+        assert!(parsed(&["--covariate-fallback", "last_day", "f.csv"]).is_err());
     }
 }

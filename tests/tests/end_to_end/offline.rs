@@ -57,3 +57,62 @@ fn a_file_becomes_forecasts_and_a_backtest_says_how_good_they_are() {
     let kinds: Value = serde_json::from_str(&kinds).unwrap();
     assert!(kinds.as_array().unwrap().iter().any(|kind| kind["kind"] == "auto"), "{kinds}");
 }
+
+// Sixty days of a load that the temperature of its hour decides, every tenth of which was estimated, and temperatures for
+// so many hours more.
+fn heating(ahead: usize) -> String {
+    let start = 1_704_067_200; // 2024-01-01, in seconds
+    let mut text = "series_id,timestamp,value,quality,temperature,note\n".to_owned();
+    for hour in 1..=60 * 24 + ahead {
+        let at = start + 3_600 * hour;
+        // Does not come again by days or weeks.
+        let temperature = ((31 * hour * hour + 17 * hour) % 41) as f64 / 2.0;
+        let value = if hour <= 60 * 24 { format!("{}", 50.0 - 2.0 * temperature) } else { String::new() };
+        let quality = if hour % 10 == 0 { "estimated" } else { "" };
+        text.push_str(&format!("house,{at},{value},{quality},{temperature},-\n"));
+    }
+    text
+}
+
+#[test]
+fn covariates_of_a_long_file_make_forecasts_better_and_must_reach_over_the_horizon() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    std::fs::write(directory.join("heating.csv"), heating(24)).unwrap();
+    let model = ["--horizon", "24h", "heating.csv"];
+    let with = ["--covariates", "temperature"];
+
+    let backtest = |more: &[&str]| {
+        let arguments = [&["backtest", "--models", "linear_quantile", "--windows", "3"], &model[..], more].concat();
+        run(directory, &arguments).succeeded().stdout
+    };
+    let wql = |json: &str| {
+        let found: Value = serde_json::from_str(json).unwrap();
+        let of = found.as_array().unwrap().iter().find(|one| one["model"] == "linear_quantile").unwrap();
+        of["report"]["overall"]["wql"].as_f64().unwrap()
+    };
+    let (known, unknown) = (wql(&backtest(&[&with[..], &["--json"]].concat())), wql(&backtest(&["--json"])));
+    assert!(known < 0.5 * unknown, "{known} {unknown}");
+    let table = backtest(&["--by", "quality"]);
+    assert!(["MSIS", "coverage 80 %", "measured", "estimated"].iter().all(|word| table.contains(word)), "{table}");
+
+    let forecast =
+        |more: &[&str]| run(directory, &[&["forecast", "--model", "linear_quantile"], &model[..], more].concat());
+    let written = forecast(&with).succeeded().stdout;
+    // The series ends with its last value, not with its last temperature.
+    assert!(written.lines().nth(1).unwrap().starts_with("house,2024-03-01T00:00:00Z,"), "{written}");
+    let misspelt = forecast(&["--covariates", "temprature"]);
+    assert_eq!(misspelt.code, Some(2), "{}", misspelt.stderr);
+    assert!(misspelt.stderr.contains("did you mean `temperature`?"), "{}", misspelt.stderr);
+
+    std::fs::write(directory.join("heating.csv"), heating(20)).unwrap();
+    let refused = forecast(&with);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("2024-03-01T20:00:00Z") && refused.stderr.contains("`house`"),
+        "{}",
+        refused.stderr
+    );
+    let filled = forecast(&[&with[..], &["--covariate-fallback", "last_day"]].concat()).succeeded();
+    assert!(filled.stderr.contains("4 values"), "{}", filled.stderr);
+}

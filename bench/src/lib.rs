@@ -5,6 +5,7 @@
 pub mod crash;
 pub mod ingest;
 pub mod quality;
+pub mod reconcile;
 pub mod report;
 pub mod soak;
 pub mod statistics;

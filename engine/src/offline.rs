@@ -354,7 +354,9 @@ mod tests {
         let mut text = "series_id,timestamp,value,temperature\n".to_owned();
         (1..9).for_each(|hour| text.push_str(&format!("a,2024-01-01T0{hour}:00:00Z,1,2\n")));
         let (_dir, path) = written(&text);
-        let with = |name: &str| OfflineOptions { covariates: vec![covariate(name, Known::Ahead)], ..options() };
+        let frequency = Some(Frequency::HOUR);
+        let with =
+            |name: &str| OfflineOptions { covariates: vec![covariate(name, Known::Ahead)], frequency, ..options() };
         let error = read(&[path], &with("temperatur")).unwrap_err();
         assert!(error.is_usage() && error.to_string().contains("did you mean `temperature`?"), "{error}");
         let (_dir, path) = written(&format!("{text}a,9024-01-01T00:00:00Z,,2\n"));

@@ -309,7 +309,7 @@ mod tests {
         let of = |under: f64, over: f64| {
             let cost = Cost::new(under, over).unwrap();
             let rule = Rule::new(&LEVELS).unwrap().with_cost(cost);
-            let reported = score(&[&naive], &panel, &origins, 24, &rule)[0].overall.cost.unwrap();
+            let reported = score(&[&naive], &panel, &origins, 24, &rule, &|_, _| "all")[0].overall.cost.unwrap();
             let compared = compare_at_cost(&[&naive], &panel, &origins, 24, Some(cost))[0].cost.unwrap();
             assert!((compared - reported).abs() < 1e-9, "{compared} {reported}");
             compared

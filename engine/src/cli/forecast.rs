@@ -204,7 +204,8 @@ mod tests {
             std::fs::write(&path, heating(60, known_hours)).unwrap();
             let line = ["", "--horizon", "24h", "--label", "begin", path.to_str().unwrap()];
             let line = <Line as clap::Parser>::try_parse_from(line.iter().chain(more)).unwrap();
-            forecast(&line.args.offline, "linear_quantile", false).map_err(|error| error.message().to_owned())
+            let written = forecast(&line.args.offline, "linear_quantile", false, false);
+            written.map(|written| written.forecasts).map_err(|error| error.message().to_owned())
         };
         let error = |text: &str| -> f64 {
             let of = |(step, line): (usize, &str)| {

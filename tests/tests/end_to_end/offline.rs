@@ -41,7 +41,7 @@ fn a_file_becomes_forecasts_and_a_backtest_says_how_good_they_are() {
     assert_eq!(lines.len(), 1 + 3 * 48, "{written}");
     assert!(lines[0].starts_with("series_id,start,end,mean,q2_5,q5,q10,"), "{}", lines[0]);
     let of: Vec<f64> = lines[1].split(',').skip(4).map(|number| number.parse().unwrap()).collect();
-    assert!(of.len() == 9 && of.is_sorted(), "{}", lines[1]);
+    assert!(of.len() == 13 && of.is_sorted(), "{}", lines[1]);
 
     for (arguments, words) in [
         (vec!["forecast", "--model", "crystal_ball", "old.csv"], "`meterline models kinds` lists all"),

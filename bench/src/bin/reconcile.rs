@@ -26,9 +26,9 @@ struct Args {
     /// only the time is measured
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Model whose forecasts are reconciled for the accuracy
-    #[arg(long, default_value = "linear_quantile")]
-    model: String,
+    /// Models whose forecasts are reconciled for the accuracy
+    #[arg(long, value_delimiter = ',', default_values_t = ["linear_quantile", "boosted_trees"].map(String::from))]
+    models: Vec<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -42,7 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         rows.extend(speed::measure(fleet, way, name)?);
     }
     match args.data.or_else(|| std::env::var_os("METERLINE_DATA").map(PathBuf::from)) {
-        Some(data) => rows.extend(accuracy::measure(&data, &args.model)?),
+        Some(data) => {
+            for model in &args.models {
+                rows.extend(accuracy::measure(&data, model)?);
+            }
+        }
         None => eprintln!("no accuracy: neither --data nor METERLINE_DATA names a folder"),
     }
     print("reconcile", &rows, args.json);

@@ -11,13 +11,14 @@ use meterline::pipelines::infer::reconcile::reconcile;
 use meterline::pipelines::infer::reconcile::weights::Errors;
 use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::{Forecaster, Task};
-use meterline_models::registry;
+use meterline_models::metrics::is_decile;
 use meterline_schemas::config::Reconcile;
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::{Frequency, Micros};
 use serde_json::Value;
 
 use super::{config, member, prediction, spec};
+use crate::quality::models::{Fitted, fit};
 use crate::quality::{Protocol, p1};
 use crate::report::{alone, compared};
 
@@ -38,9 +39,7 @@ pub fn measure(data: &Path, model: &str) -> Result<Vec<Value>, String> {
     let members = members(&protocol.panel);
     let panel = with_sums(&protocol.panel, &members)?;
     let task = Task { holidays: protocol.holidays.clone(), ..Task::new(protocol.horizon, CONTEXT, 1) };
-    let kind = registry::find(model).ok_or_else(|| format!("there is no model `{model}`"))?;
-    let mut go_on = |_: meterline_models::forecaster::Done<'_>| std::ops::ControlFlow::Continue(());
-    let fitted = kind.model().fit(&panel.cut(protocol.train_until), &task, &mut go_on).map_err(|e| e.to_string())?;
+    let Fitted { model: fitted, .. } = fit(model, "P1 with sums", &panel.cut(protocol.train_until), &task)?;
     let mut losses = Vec::new();
     for way in [Reconcile::None, Reconcile::BottomUp, Reconcile::MinTrace] {
         let mut of_way = [Loss::default(); LEVELS_OF_TREE.len()];
@@ -56,10 +55,12 @@ pub fn measure(data: &Path, model: &str) -> Result<Vec<Value>, String> {
     let mut rows = Vec::new();
     for (level, (name, _)) in LEVELS_OF_TREE.iter().enumerate() {
         let own = alone_losses[level].weighted();
-        rows.push(alone(&format!("wql_{name}"), own, "wQL"));
+        let of = format!("{model}_{name}");
+        rows.push(alone(&of, own, "wQL"));
         for (way, losses) in [("bottom_up", bottom_up), ("min_trace", min_trace)] {
             let loss = losses[level].weighted();
-            let mut row = compared(&format!("wql_{name}_{way}"), loss, "each alone", own, "wQL");
+            let mut row = compared(&format!("{of}_{way}"), loss, "each alone", own, "wQL");
+            // Less is better.
             row["ratio"] = (own / loss).into();
             rows.push(row);
         }
@@ -80,10 +81,10 @@ impl Loss {
         let first = HOURLY.steps_between(series.start, p.origin, &panel.zone).max(0) as usize;
         for (quantiles, actual) in p.forecast.quantiles.iter().zip(&series.values[first..]) {
             let actual = f64::from(*actual);
-            for (level, quantile) in LEVELS.iter().zip(quantiles) {
-                let off = actual - quantile;
-                self.pinball += 2.0 * (level * off).max((level - 1.0) * off) / LEVELS.len() as f64;
-            }
+            let deciles: Vec<(&f64, &f64)> =
+                LEVELS.iter().zip(quantiles).filter(|(level, _)| is_decile(**level)).collect();
+            let losses = deciles.iter().map(|(level, q)| (*level * (actual - *q)).max((*level - 1.0) * (actual - *q)));
+            self.pinball += 2.0 * losses.sum::<f64>() / deciles.len() as f64;
             self.actual += actual.abs();
         }
     }

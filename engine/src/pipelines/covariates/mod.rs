@@ -1,6 +1,6 @@
 //! What is known beside the series of a run: read once, in its first step, and put on the grid of its panel.
 //!
-//! * [`file`]: the values in a file;
+//! * [`mod@file`]: the values in a file;
 //! * [`grid`]: values of any source as columns of a panel;
 //! * [`horizon`]: whether they reach as far as a forecast, and what stands in where not.
 

@@ -2,9 +2,9 @@
 //! its parts, for every interval that all of them have in common.
 //!
 //! * [`hierarchy`]: which series belong to which groups, by the labels that hold at the run's origin;
-//! * [`assemble`]: which of them have to add up in this run, and which roll-ups are left as they are, and why;
+//! * [`mod@assemble`]: which of them have to add up in this run, and which roll-ups are left as they are, and why;
 //! * [`weights`]: how far each forecast is to be trusted;
-//! * [`agree`]: the arithmetic, for one set of roll-ups and parts after the other.
+//! * [`mod@agree`]: the arithmetic, for one set of roll-ups and parts after the other.
 //!
 //! **What agrees.** Series of one frequency and calendar, which are those of one run: a roll-up of hours has hours as
 //! parts. A roll-up that also adds up quarter hours is left as it is, and the levels above it agree with it. Nothing is

@@ -274,8 +274,9 @@ mod tests {
 
     #[test]
     fn every_figure_is_of_the_points_that_a_comparison_scores_and_groups_are_told_apart() {
-        let panel = panel(30);
+        let mut panel = panel(30);
         // Every second value of the first series was estimated.
+        panel.series[0].weights = (0..30 * 24).map(|hour| if hour % 2 == 0 { 0.5 } else { 1.0 }).collect();
         let quality = |series: usize, hour: usize| match (series, hour % 2) {
             (0, 0) => "estimated",
             _ => "measured",

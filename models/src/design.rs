@@ -8,16 +8,22 @@
 //! Lags are those of Hong, Wang, White (2015) and of the winners of GEFCom2014 in spirit: same hour, earlier days; for
 //! weather also its own past, smoothed, as buildings feel it ("recency effect": Wang, Liu, Hong 2016).
 
-use jiff::Timestamp;
-use jiff::civil::Date;
-use meterline_schemas::Frequency;
-use meterline_schemas::time::{DAY, HOUR};
-use serde::{Deserialize, Serialize};
+mod prepared;
+mod put;
+mod seen;
+mod smooth;
+#[cfg(test)]
+mod tests;
 
-use crate::data::{Column, Covariate, Known, Panel, Series};
-use crate::fill::fill_missing;
+use meterline_schemas::Frequency;
+use meterline_schemas::time::HOUR;
+
+use self::prepared::Prepared;
+use self::put::Put;
+pub use self::seen::{Seen, year};
+use self::smooth::{exact_mean_of, mean_of};
+use crate::data::{Known, Panel};
 use crate::holidays::{DayType, Holidays};
-use crate::metrics::empirical_quantile;
 
 /// Days back, at the time of day of the target; the first is the newest that is known.
 const DAY_LAGS: usize = 7;
@@ -30,17 +36,8 @@ const SAME_TYPE_DAYS_MAX: usize = 42;
 /// Harmonics of the day and of the year.
 const DAY_HARMONICS: usize = 3;
 const YEAR_HARMONICS: usize = 2;
-/// History from which on the time of year says something, in days.
-const YEAR_DAYS_MIN: i64 = 380;
 /// Hours over which the means of a covariate before the target are taken.
 const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
-/// Levels of what training saw of a covariate, above which its mean over the last week is told: what heating or cooling
-/// the level of that week holds already.
-const KNOTS: [f64; 6] = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95];
-/// Values of a covariate that its levels are taken from, about.
-const KNOT_VALUES: usize = 20_000;
-/// Parts of a season by which sums above levels are kept.
-const PARTS_OF_SEASON: usize = 6;
 /// Days before the origin that the spread is taken from, the most that a row looks back.
 const SPREAD_DAYS: usize = 56;
 /// Hours in which what the newest values tell fades.
@@ -61,61 +58,6 @@ pub struct Design {
     prepared: Vec<Prepared>,
 }
 
-/// What rows have to know of the panel that a model was fitted to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
-    // Whether some series had a whole year: of less, a line through the time of year leads anywhere.
-    with_year: bool,
-    // Levels of each covariate that is known ahead, ascending; of a few weeks none: they know too little of what moves so
-    // slowly.
-    knots: Vec<Vec<f32>>,
-}
-
-/// Intervals of a year, and some days, from which on the time of year says something.
-pub fn year(frequency: Frequency) -> usize {
-    (YEAR_DAYS_MIN * DAY).div_euclid(frequency.nominal_micros()).unsigned_abs() as usize
-}
-
-impl Seen {
-    /// Whether it was a year or more.
-    pub fn has_year(&self) -> bool {
-        self.with_year
-    }
-
-    // By covariate; a model of before the panel had it knows none.
-    fn knots(&self) -> impl Iterator<Item = &[f32]> {
-        self.knots.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]))
-    }
-
-    fn of(panel: &Panel) -> Seen {
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-        let with_year = longest >= year(panel.frequency);
-        let of = |(number, covariate): (usize, &Covariate)| match covariate.known {
-            Known::Ahead if with_year => knots(panel, number),
-            Known::Ahead | Known::Past => Vec::new(),
-        };
-        Seen { with_year, knots: panel.covariates.iter().enumerate().map(of).collect() }
-    }
-}
-
-// Of the values of a covariate up to the end of each series.
-fn knots(panel: &Panel, number: usize) -> Vec<f32> {
-    let all: usize = panel.series.iter().map(|series| series.values.len()).sum();
-    // Coprime to any season, or only some times of day would count.
-    let every = (all / KNOT_VALUES).max(1) | 1;
-    let of = |series: &Series| -> Vec<f64> {
-        let column = series.covariates.get(number);
-        let intervals = (0..series.values.len() as i64).step_by(every);
-        intervals.filter_map(|interval| Some(f64::from(column?.at(interval)))).filter(|v| v.is_finite()).collect()
-    };
-    let mut values: Vec<f64> = panel.series.iter().flat_map(of).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let mut knots = KNOTS.map(|level| empirical_quantile(&values, level) as f32).to_vec();
-    knots.retain(|knot| knot.is_finite());
-    knots.dedup();
-    knots
-}
-
 /// The level and the spread by which the values of a row were normalised, in the unit of the series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normal {
@@ -123,169 +65,6 @@ pub struct Normal {
     pub level: f64,
     /// Standard deviation of the last eight weeks before the origin.
     pub spread: f64,
-}
-
-// One series, with what rows need of it.
-struct Prepared {
-    filled: Vec<f32>,
-    sums: Vec<f64>,
-    squares: Vec<f64>,
-    days: Vec<Day>,
-    // By interval: its day, and the share of the local day that has passed.
-    of_day: Vec<(u32, f32)>,
-    covariates: Vec<Smooth>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Day {
-    weekday: u8,
-    kind: DayType,
-    holiday: bool,
-    beside: (bool, bool),
-    of_year: f32,
-}
-
-// A covariate from the first interval of the series on: values, and sums of those before each.
-struct Smooth {
-    values: Vec<f32>,
-    sums: Vec<f64>,
-    above: Vec<Above>,
-}
-
-// By how much values lie above a knot: sums of those before each `stride`-th.
-struct Above {
-    knot: f32,
-    stride: usize,
-    sums: Vec<f64>,
-}
-
-impl Above {
-    fn new(values: &[f32], knot: f32, stride: usize) -> Above {
-        let sums = sums(values.chunks(stride).map(|part| part.iter().map(|v| above(*v, knot)).sum::<f64>()));
-        Above { knot, stride, sums }
-    }
-
-    // Of those before `end`.
-    fn sum(&self, values: &[f32], end: usize) -> f64 {
-        let part = end / self.stride;
-        let rest = values.get(part * self.stride..end).unwrap_or_default();
-        self.sums.get(part).copied().unwrap_or(f64::NAN) + rest.iter().map(|v| above(*v, self.knot)).sum::<f64>()
-    }
-}
-
-fn above(value: f32, knot: f32) -> f64 {
-    // What is missing stays missing.
-    let beyond = f64::from(value - knot);
-    if beyond < 0.0 { 0.0 } else { beyond }
-}
-
-impl Smooth {
-    fn new(values: Vec<f32>, knots: &[f32], stride: usize) -> Smooth {
-        Smooth {
-            sums: sums(values.iter().map(|value| f64::from(*value))),
-            above: knots.iter().map(|knot| Above::new(&values, *knot, stride)).collect(),
-            values,
-        }
-    }
-
-    // Means of what is above each knot, of the `count` intervals before `end`; of fewer at the beginning.
-    fn means_above(&self, end: usize, count: usize) -> impl Iterator<Item = f32> {
-        let (begin, end) = (end.saturating_sub(count), end.min(self.values.len()));
-        let mean = move |above: &Above| {
-            let sum = above.sum(&self.values, end) - above.sum(&self.values, begin);
-            (sum / end.saturating_sub(begin) as f64) as f32
-        };
-        self.above.iter().map(mean)
-    }
-
-    fn at(&self, interval: i64) -> f32 {
-        usize::try_from(interval).ok().and_then(|i| self.values.get(i)).copied().unwrap_or(f32::NAN)
-    }
-
-    // Mean of so many intervals up to this one; of fewer at the beginning.
-    fn mean(&self, last: i64, count: usize) -> f32 {
-        let end = usize::try_from(last + 1).unwrap_or(0).min(self.values.len());
-        mean_of(&self.sums, end, count)
-    }
-}
-
-// Sums of those before each.
-fn sums(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut sum = 0.0;
-    let sums = values.map(|value| {
-        sum += value;
-        sum
-    });
-    std::iter::once(0.0).chain(sums).collect()
-}
-
-// Mean of the `count` values before `end`; of fewer at the beginning.
-fn mean_of(sums: &[f64], end: usize, count: usize) -> f32 {
-    exact_mean_of(sums, end, count) as f32
-}
-
-fn exact_mean_of(sums: &[f64], end: usize, count: usize) -> f64 {
-    let begin = end.saturating_sub(count);
-    match (sums.get(begin), sums.get(end)) {
-        (Some(from), Some(to)) if end > begin => (to - from) / (end - begin) as f64,
-        _ => f64::NAN,
-    }
-}
-
-impl Prepared {
-    // Of the `count` values before `end`.
-    fn spread(&self, end: usize, count: usize) -> f64 {
-        let (mean, square) = (exact_mean_of(&self.sums, end, count), exact_mean_of(&self.squares, end, count));
-        // A series that stands still has some all the same, to be divided by.
-        (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
-    }
-
-    fn new(panel: &Panel, series: &Series, seen: &Seen, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
-        let season = panel.frequency.season();
-        let filled = fill_missing(&series.values, &[7 * season, season])?;
-        let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
-        let stride = season.div_ceil(PARTS_OF_SEASON).max(1);
-        let column = |((known, knots), column): ((Known, &[f32]), &Column)| {
-            let end = match known {
-                Known::Ahead => filled.len() + horizon,
-                Known::Past => filled.len(),
-            };
-            let raw: Vec<f32> = (0..end as i64).map(|interval| column.at(interval)).collect();
-            Smooth::new(fill_missing(&raw, &[season]).unwrap_or(raw), knots, stride)
-        };
-        let known = panel.covariates.iter().map(|covariate| covariate.known).zip(seen.knots());
-        Some(Prepared {
-            sums: sums(filled.iter().map(|value| f64::from(*value))),
-            squares: sums(filled.iter().map(|value| f64::from(*value).powi(2))),
-            days,
-            of_day,
-            covariates: known.zip(&series.covariates).map(column).collect(),
-            filled,
-        })
-    }
-}
-
-fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -> (Vec<Day>, Vec<(u32, f32)>) {
-    let mut days: Vec<Day> = Vec::new();
-    let mut of_day = Vec::with_capacity(count);
-    let mut last: Option<Date> = None;
-    for interval in 0..count {
-        let at = panel.frequency.advance(series.start, interval as i64, &panel.zone);
-        let local = Timestamp::from_microsecond(at).map(|stamp| panel.zone.to_datetime(stamp)).unwrap_or_default();
-        if last != Some(local.date()) {
-            last = Some(local.date());
-            days.push(Day {
-                weekday: local.weekday().to_monday_zero_offset().unsigned_abs(),
-                kind: holidays.day_type(local.date()),
-                holiday: holidays.contains(local.date()),
-                beside: holidays.neighbours(local.date()),
-                of_year: f32::from(local.day_of_year() - 1) / 366.0,
-            });
-        }
-        let passed = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64 / DAY as f64;
-        of_day.push((days.len() as u32 - 1, passed as f32));
-    }
-    (days, of_day)
 }
 
 /// Values before its origin that a row looks at, at most.
@@ -583,154 +362,4 @@ fn mean_known(values: &[f32]) -> f32 {
     let known = values.iter().filter(|value| value.is_finite());
     let (sum, count) = known.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
     if count == 0 { f32::NAN } else { sum / count as f32 }
-}
-
-// Fills a row from its beginning.
-struct Put<'a> {
-    out: &'a mut [f32],
-    at: usize,
-}
-
-impl Put<'_> {
-    fn push(&mut self, value: f32) {
-        if let Some(place) = self.out.get_mut(self.at) {
-            *place = value;
-        }
-        self.at += 1;
-    }
-
-    fn flag(&mut self, is: bool) {
-        self.push(if is { 1.0 } else { 0.0 });
-    }
-
-    fn skip(&mut self, count: usize) {
-        (0..count).for_each(|_| self.push(f32::NAN));
-    }
-
-    fn harmonics(&mut self, share: f32, count: usize) {
-        for harmonic in 1..=count {
-            let (sin, cos) = (std::f32::consts::TAU * harmonic as f32 * share).sin_cos();
-            self.push(sin);
-            self.push(cos);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::tz::TimeZone;
-    use meterline_schemas::Frequency;
-
-    use super::*;
-
-    const HOURS: usize = 60 * 24;
-
-    // Temperature is known ahead, voltage is not.
-    fn panel() -> Panel {
-        let values = (0..HOURS).map(|hour| (hour % 24) as f32 + (hour / 24) as f32 / 100.0).collect();
-        let column = |factor: f32, count: usize| Column {
-            offset: 0,
-            values: (0..count).map(|hour| factor * (hour % 1000) as f32).collect(),
-        };
-        let mut series = Series::new("a", 0, values);
-        series.covariates = vec![column(0.1, HOURS + 48), column(1.0, HOURS)];
-        let covariate = |name: &str, known| Covariate { name: name.into(), known };
-        Panel {
-            covariates: vec![covariate("temperature", Known::Ahead), covariate("voltage", Known::Past)],
-            ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series])
-        }
-    }
-
-    fn row(panel: &Panel, origin: usize, step: usize) -> (Vec<f32>, Normal) {
-        let design = Design::new(panel, 48, &Holidays::none());
-        let mut out = vec![f32::MAX; design.width()];
-        let normal = design.row(0, origin, step, &mut out).unwrap();
-        (out, normal)
-    }
-
-    #[test]
-    fn every_feature_has_its_place_and_a_value() {
-        let (row, _) = row(&panel(), 50 * 24, 47);
-        let design = Design::new(&panel(), 48, &Holidays::none());
-        for (name, value) in design.names().iter().zip(&row) {
-            assert!(value.is_finite() && *value != f32::MAX, "{name}: {value}");
-        }
-    }
-
-    #[test]
-    fn lags_are_the_newest_values_at_the_time_of_the_target() {
-        let panel = panel();
-        let design = Design::new(&panel, 48, &Holidays::none());
-        for (step, hour) in [(0, 0), (23, 23), (24, 0), (40, 16)] {
-            let origin = 50 * 24;
-            let (row, normal) = row(&panel, origin, step);
-            let lag = |name: &str| {
-                let place = design.names().iter().position(|known| known == name).unwrap();
-                f64::from(row[place]) * normal.spread + normal.level
-            };
-            for (name, day) in [("lag_1d", 49), ("lag_7d", 43)] {
-                assert!((lag(name) - (hour as f64 + f64::from(day) / 100.0)).abs() < 1e-4, "{name} of step {step}");
-            }
-            // The same weekday a week before the target.
-            let day = 50 + step / 24 - 7;
-            assert!((lag("lag_1w") - (hour as f64 + day as f64 / 100.0)).abs() < 1e-4, "step {step}");
-        }
-    }
-
-    #[test]
-    fn a_row_knows_nothing_of_what_comes_after_its_origin() {
-        let plain = panel();
-        let origin = 50 * 24 + 5;
-        let mut poisoned = panel();
-        poisoned.series[0].values[origin..].iter_mut().for_each(|value| *value = 1e9);
-        let mut voltage = poisoned.series[0].covariates[1].values.to_vec();
-        voltage[origin..].iter_mut().for_each(|value| *value = 1e9);
-        poisoned.series[0].covariates[1].values = voltage.into();
-        let mut temperature = poisoned.series[0].covariates[0].values.to_vec();
-        temperature[origin + 48..].iter_mut().for_each(|value| *value = 1e9);
-        poisoned.series[0].covariates[0].values = temperature.into();
-        for step in [0, 1, 23, 24, 47] {
-            let (before, normal) = row(&plain, origin, step);
-            let (after, of_poisoned) = row(&poisoned, origin, step);
-            assert_eq!(normal, of_poisoned);
-            let design = Design::new(&plain, 48, &Holidays::none());
-            for ((name, before), after) in design.names().iter().zip(before).zip(after) {
-                assert_eq!(before, after, "{name} of step {step}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_newest_values_are_enough_for_a_row() {
-        let panel = panel();
-        let origin = 59 * 24 + 5;
-        let cut = panel.cut(origin as i64 * HOUR);
-        let newest = cut.newest(lookback(Frequency::HOUR));
-        assert!(newest.series[0].values.len() < origin);
-        for step in [0, 1, 23, 24, 47] {
-            let ((all, of_all), (some, of_some)) = (row(&cut, origin, step), row(&newest, 56 * 24, step));
-            assert!((of_all.level - of_some.level).abs() < 1e-9 && (of_all.spread - of_some.spread).abs() < 1e-6);
-            let design = Design::new(&cut, 48, &Holidays::none());
-            for ((name, all), some) in design.names().iter().zip(all).zip(some) {
-                assert!(
-                    (all - some).abs() < 1e-4 || (all.is_nan() && some.is_nan()),
-                    "{name} of step {step}: {all} {some}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_known_has_no_row_or_no_value() {
-        let design = Design::new(&panel(), 48, &Holidays::none());
-        let mut out = vec![0.0; design.width()];
-        for (series, origin, step) in [(0, 0, 0), (0, HOURS + 1, 0), (0, 24, 48), (1, 24, 0)] {
-            assert_eq!(design.row(series, origin, step, &mut out), None, "{series} {origin} {step}");
-        }
-        design.row(0, 24, 0, &mut out).unwrap();
-        assert!(out[0].is_finite() && out[1].is_nan());
-        let empty = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("b", 0, vec![f32::NAN; 9])]);
-        let design = Design::new(&empty, 24, &Holidays::none());
-        assert_eq!(design.row(0, 5, 0, &mut out), None);
-    }
 }

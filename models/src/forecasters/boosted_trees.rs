@@ -10,7 +10,7 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, ahead, check_length, each_row, restored, too_short};
+use super::direct::{Ahead, Origins, ahead, check_length, each_row, restored, too_short};
 use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
@@ -181,7 +181,7 @@ impl BoostedTrees {
         let mut wide = Vec::new();
         for (number, series) in panel.series.iter().enumerate().step_by(every) {
             let before = rows.groups.last().map_or(0, |last| last + 1);
-            each_row(panel, design, number, (apart, horizon), |row| {
+            each_row(panel, design, number, Origins::even(apart, horizon).of_series(number, season), |row| {
                 let phase = design.phase(number, row.interval);
                 let base = linear.map(|linear| linear.median(&series.id, row.features, (phase, row.step), &mut wide));
                 // A series that the linear model does not know has no errors to be learnt.

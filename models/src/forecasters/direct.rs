@@ -7,6 +7,9 @@ use crate::design::{Design, Normal};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast};
 use crate::metrics::mean_of_quantiles;
 
+/// Share of a line that is as much to it as the rest is to that share.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
 /// One row to be trained on.
 pub(super) struct Row<'a> {
     pub features: &'a [f32],
@@ -40,23 +43,51 @@ pub(super) fn too_short(model: &str, panel: &Panel, design: &Design, horizon: us
     FitError::TooShort { model: model.into(), needed, longest, series: panel.series.len() }
 }
 
-/// Hands the rows of a series to `take`, those of the oldest origin first. Origins are `apart` intervals from each other
-/// and from the end of the series.
-pub(super) fn each_row(
-    panel: &Panel,
-    design: &Design,
-    number: usize,
-    (apart, horizon): (usize, usize),
-    mut take: impl FnMut(Row<'_>),
-) {
+/// Where the forecasts of a series begin that are trained on, and how far they go; in intervals.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origins {
+    /// From one to the next.
+    pub apart: usize,
+    /// From the newest to the end of the series: more than none, and at most `apart`.
+    pub newest: usize,
+    /// Steps of each.
+    pub horizon: usize,
+}
+
+impl Origins {
+    /// As far from the end of the series as from each other.
+    pub fn even(apart: usize, horizon: usize) -> Origins {
+        let apart = apart.max(1);
+        Origins { apart, newest: apart, horizon }
+    }
+
+    /// The same for the series of this number, where each has origins of its own: the newest a whole number of seasons
+    /// before the end, another one for each, so that all together see all days that each sees a few of.
+    pub fn of_series(self, number: usize, season: usize) -> Origins {
+        let places = self.apart / season.max(1);
+        if places < 2 {
+            return self;
+        }
+        // Multiples of the golden section leave no part of what lies between two origins out for long.
+        let place = (number as f64 * GOLDEN).fract() * places as f64;
+        Origins { newest: (1 + place as usize).min(places) * season, ..self }
+    }
+
+    // Values that are known at each, the oldest origin first, where so many are needed and there are `length`.
+    fn known(self, length: usize, needed: usize) -> impl ExactSizeIterator<Item = usize> {
+        let newest = length.checked_sub(self.newest).filter(|newest| *newest >= needed);
+        let earlier = newest.map_or(0, |newest| (newest - needed) / self.apart + 1);
+        (0..earlier).rev().map(move |back| length - self.newest - back * self.apart)
+    }
+}
+
+/// Hands the rows of a series to `take`, those of the oldest origin first.
+pub(super) fn each_row(panel: &Panel, design: &Design, number: usize, origins: Origins, mut take: impl FnMut(Row<'_>)) {
     let Some(series) = panel.series.get(number) else { return };
     let length = series.values.len();
     let mut features = vec![0.0; design.width()];
-    let apart = apart.max(1);
-    let origins = length.saturating_sub(design.first_origin()) / apart;
-    for (origin, back) in (1..=origins).rev().enumerate() {
-        let known = length - back * apart;
-        for (step, value) in series.values[known..].iter().take(horizon).enumerate() {
+    for (origin, known) in origins.known(length, design.first_origin()).enumerate() {
+        for (step, value) in series.values[known..].iter().take(origins.horizon).enumerate() {
             let normal = match design.row(number, known, step, &mut features) {
                 Some(normal) if value.is_finite() => normal,
                 _ => continue,
@@ -121,4 +152,25 @@ pub(super) fn restored(
         forecast.quantiles.push(quantiles);
     }
     Ok(forecast)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn origins_are_even_and_those_of_many_series_are_not_the_same_days() {
+        let known = |origins: Origins| origins.known(1000, 336).collect::<Vec<usize>>();
+        assert_eq!(known(Origins::even(24, 24)).len(), 27);
+        assert_eq!((known(Origins::even(24, 24))[0], known(Origins::even(200, 24))), (352, vec![400, 600, 800]));
+        assert!(known(Origins::even(665, 24)).is_empty());
+        let apart = Origins::even(10 * 24, 24);
+        let newest: BTreeSet<usize> =
+            (0..70).filter_map(|number| known(apart.of_series(number, 24)).last().copied()).collect();
+        assert_eq!(newest, (1..=10).map(|days| 1000 - days * 24).collect());
+        // One origin a day is the same for all.
+        assert_eq!(known(Origins::even(24, 24).of_series(5, 24)), known(Origins::even(24, 24)));
+    }
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::basis::{Basis, KNOTS};
-use super::direct::{Ahead, ahead, check_length, each_row, restored};
+use super::direct::{Ahead, Origins, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, Seen, lookback};
@@ -263,7 +263,7 @@ impl LinearQuantile {
         let length = panel.series[number].values.len();
         let apart = season / self.spec.origins_a_day.max(1);
         let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], places: vec![] };
-        each_row(panel, design, number, (apart, horizon), |row| {
+        each_row(panel, design, number, Origins::even(apart, horizon), |row| {
             let age = (length - row.interval) as f64 / season as f64;
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);

@@ -1,0 +1,87 @@
+//! One series, with what rows need of it: filled, with running sums, its calendar and its covariates.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use meterline_schemas::time::DAY;
+
+use super::seen::Seen;
+use super::smooth::{PARTS_OF_SEASON, Smooth, exact_mean_of, sums};
+use crate::data::{Column, Known, Panel, Series};
+use crate::fill::fill_missing;
+use crate::holidays::{DayType, Holidays};
+
+// One series, with what rows need of it.
+pub(super) struct Prepared {
+    pub filled: Vec<f32>,
+    pub sums: Vec<f64>,
+    pub squares: Vec<f64>,
+    pub days: Vec<Day>,
+    // By interval: its day, and the share of the local day that has passed.
+    pub of_day: Vec<(u32, f32)>,
+    pub covariates: Vec<Smooth>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Day {
+    pub weekday: u8,
+    pub kind: DayType,
+    pub holiday: bool,
+    pub beside: (bool, bool),
+    pub of_year: f32,
+}
+
+impl Prepared {
+    // Of the `count` values before `end`.
+    pub fn spread(&self, end: usize, count: usize) -> f64 {
+        let (mean, square) = (exact_mean_of(&self.sums, end, count), exact_mean_of(&self.squares, end, count));
+        // A series that stands still has some all the same, to be divided by.
+        (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
+    }
+
+    pub fn new(panel: &Panel, series: &Series, seen: &Seen, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
+        let season = panel.frequency.season();
+        let filled = fill_missing(&series.values, &[7 * season, season])?;
+        let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
+        let stride = season.div_ceil(PARTS_OF_SEASON).max(1);
+        let column = |((known, knots), column): ((Known, &[f32]), &Column)| {
+            let end = match known {
+                Known::Ahead => filled.len() + horizon,
+                Known::Past => filled.len(),
+            };
+            let raw: Vec<f32> = (0..end as i64).map(|interval| column.at(interval)).collect();
+            Smooth::new(fill_missing(&raw, &[season]).unwrap_or(raw), knots, stride)
+        };
+        let known = panel.covariates.iter().map(|covariate| covariate.known).zip(seen.knots());
+        Some(Prepared {
+            sums: sums(filled.iter().map(|value| f64::from(*value))),
+            squares: sums(filled.iter().map(|value| f64::from(*value).powi(2))),
+            days,
+            of_day,
+            covariates: known.zip(&series.covariates).map(column).collect(),
+            filled,
+        })
+    }
+}
+
+fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -> (Vec<Day>, Vec<(u32, f32)>) {
+    let mut days: Vec<Day> = Vec::new();
+    let mut of_day = Vec::with_capacity(count);
+    let mut last: Option<Date> = None;
+    for interval in 0..count {
+        let at = panel.frequency.advance(series.start, interval as i64, &panel.zone);
+        let local = Timestamp::from_microsecond(at).map(|stamp| panel.zone.to_datetime(stamp)).unwrap_or_default();
+        if last != Some(local.date()) {
+            last = Some(local.date());
+            days.push(Day {
+                weekday: local.weekday().to_monday_zero_offset().unsigned_abs(),
+                kind: holidays.day_type(local.date()),
+                holiday: holidays.contains(local.date()),
+                beside: holidays.neighbours(local.date()),
+                of_year: f32::from(local.day_of_year() - 1) / 366.0,
+            });
+        }
+        let passed = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64 / DAY as f64;
+        of_day.push((days.len() as u32 - 1, passed as f32));
+    }
+    (days, of_day)
+}

@@ -12,11 +12,14 @@ use crate::forecasters::adjusted::{Adjusted, FittedAdjusted};
 use crate::forecasters::auto::{Auto, FittedAuto};
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical};
+use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
-use crate::forecasters::{adjusted, auto, boosted_trees, linear_quantile, quantile_mlp, seasonal_naive, window_linear};
+use crate::forecasters::{
+    adjusted, auto, boosted_trees, feature_mlp, linear_quantile, quantile_mlp, seasonal_naive, window_linear,
+};
 use crate::statistics::Method;
 use crate::tuning::{SettingsError, Tuning};
 
@@ -99,6 +102,15 @@ pub const KINDS: &[Kind] = &[
         sees: Sees::All,
     },
     Kind {
+        name: adjusted::NAME_OF_MLP,
+        about: "a small network on what calendar and weather leave; from a year on",
+        model: || Box::new(Auto::calibrated(Adjusted::mlp())),
+        load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+        tuning: None,
+        sees: Sees::All,
+    },
+    Kind {
         name: adjusted::NAME_OF_TREES,
         about: "gradient-boosted trees on what calendar and weather leave; from a year on",
         model: || Box::new(Auto::calibrated(Adjusted::trees())),
@@ -152,6 +164,19 @@ pub const KINDS: &[Kind] = &[
         sees: Sees::All,
     },
     classical("ets", "exponential smoothing", Sees::Values, || Box::new(Classical { method: Method::Ets })),
+    Kind {
+        name: feature_mlp::NAME,
+        about: "a small network on the features of linear models and trees, for all series at once",
+        model: || Box::new(Auto::calibrated(FeatureMlp::default())),
+        load: |bytes, device| Ok(Box::new(FittedFeatureMlp::from_bytes(bytes, device)?)),
+        lookback: |frequency, _| design::lookback(frequency),
+        tuning: Some(Tuning {
+            parameters: FeatureMlp::parameters,
+            model: |settings| Box::new(FeatureMlp::with(settings)),
+            calibrated: true,
+        }),
+        sees: Sees::All,
+    },
     classical("harmonic", "Fourier terms with autoregressive errors", Sees::Ahead, || {
         Box::new(Classical { method: Method::Harmonic })
     }),
@@ -251,7 +276,7 @@ mod tests {
 
     // Days that a kind is fitted to: more than a year, where it needs one.
     fn days(kind: &Kind) -> i64 {
-        if [adjusted::NAME_OF_LINEAR, adjusted::NAME_OF_TREES].contains(&kind.name) { 400 } else { 70 }
+        if kind.name.starts_with("adjusted_") { 400 } else { 70 }
     }
 
     const HORIZON: usize = 24;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::basis::Basis;
 use super::boosted_trees::BoostedTrees;
+use super::feature_mlp::FeatureMlp;
 use super::linear_quantile::{LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::data::{Panel, Series};
@@ -28,6 +29,7 @@ const FORMAT: u32 = 1;
 /// Names of the kinds.
 pub(crate) const NAME_OF_LINEAR: &str = "adjusted_linear";
 pub(crate) const NAME_OF_TREES: &str = "adjusted_trees";
+pub(crate) const NAME_OF_MLP: &str = "adjusted_mlp";
 /// Rows for each number that a part of the day should have; those of one hour and day count as one.
 const ROWS_PER_FEATURE: usize = 8;
 /// Most parts of the day that are explained apart.
@@ -55,6 +57,13 @@ impl Adjusted<BoostedTrees> {
     /// Gradient-boosted trees.
     pub fn trees() -> Self {
         Adjusted { name: NAME_OF_TREES, model: BoostedTrees::default() }
+    }
+}
+
+impl Adjusted<FeatureMlp> {
+    /// A small network on features.
+    pub fn mlp() -> Self {
+        Adjusted { name: NAME_OF_MLP, model: FeatureMlp::default() }
     }
 }
 
@@ -191,7 +200,7 @@ impl FittedAdjusted {
     /// It is none of these, or that of its model cannot be read.
     pub fn from_bytes(bytes: &[u8], device: Device) -> Result<FittedAdjusted, ArtifactError> {
         let kind = artifact::kind_of(bytes)?;
-        let names = [NAME_OF_LINEAR, NAME_OF_TREES];
+        let names = [NAME_OF_LINEAR, NAME_OF_TREES, NAME_OF_MLP];
         let name = names.into_iter().find(|name| *name == kind).ok_or_else(|| ArtifactError::Kind(kind.to_owned()))?;
         let Stored { task, seen, explained, model } = artifact::decode(bytes, name, FORMAT)?;
         Ok(FittedAdjusted { name, task, seen, explained, model: registry::load(&model, device)? })

@@ -10,7 +10,7 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, Origins, ahead, check_length, each_row, restored, too_short};
+use super::direct::{Ahead, Sample, ahead, check_length, restored, too_short};
 use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
@@ -156,18 +156,6 @@ struct Rows {
 
 impl BoostedTrees {
     fn rows(&self, panel: &Panel, design: &Design, linear: Option<&FittedLinear>, horizon: usize) -> Rows {
-        let season = panel.frequency.season();
-        let origins: usize =
-            panel.series.iter().map(|series| series.values.len().saturating_sub(design.first_origin())).sum();
-        let mut apart = (season / self.spec.origins_a_day.max(1)).max(1);
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
-        let farthest = longest.saturating_sub(design.first_origin()).max(season);
-        while origins / apart * horizon > self.spec.rows_max.max(1) && apart + season <= farthest {
-            apart += season;
-        }
-        // Where even one origin of each series is too much, some series stand for all.
-        let rows = (origins / apart * horizon).max(panel.series.len() * horizon);
-        let every = (rows / (2 * self.spec.rows_max.max(1))).max(1);
         let mut names: Vec<String> = design.names().to_vec();
         names.push("series".into());
         names.extend(linear.map(|_| "linear".to_owned()));
@@ -179,23 +167,25 @@ impl BoostedTrees {
             groups: Vec::new(),
         };
         let mut wide = Vec::new();
-        for (number, series) in panel.series.iter().enumerate().step_by(every) {
-            let before = rows.groups.last().map_or(0, |last| last + 1);
-            each_row(panel, design, number, Origins::even(apart, horizon).of_series(number, season), |row| {
-                let phase = design.phase(number, row.interval);
-                let base = linear.map(|linear| linear.median(&series.id, row.features, (phase, row.step), &mut wide));
-                // A series that the linear model does not know has no errors to be learnt.
-                if base == Some(None) {
-                    return;
-                }
-                let base = base.flatten();
-                let features = row.features.iter().copied().chain([number as f32]).chain(base);
-                rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
-                rows.targets.push(row.target - base.unwrap_or(0.0));
-                rows.weights.push(row.weight);
-                rows.groups.push(before + row.origin as u32);
-            });
-        }
+        let mut last = None;
+        let sample = Sample::new(panel, design, horizon, self.spec.origins_a_day, self.spec.rows_max);
+        sample.each_row(panel, design, |number, row| {
+            let phase = design.phase(number, row.interval);
+            let id = &panel.series[number].id;
+            let base = linear.map(|linear| linear.median(id, row.features, (phase, row.step), &mut wide));
+            // A series that the linear model does not know has no errors to be learnt.
+            if base == Some(None) {
+                return;
+            }
+            let base = base.flatten();
+            let features = row.features.iter().copied().chain([number as f32]).chain(base);
+            rows.columns.iter_mut().zip(features).for_each(|(column, value)| column.push(value));
+            rows.targets.push(row.target - base.unwrap_or(0.0));
+            rows.weights.push(row.weight);
+            let is_another = last.replace((number, row.origin)) != Some((number, row.origin));
+            let group = rows.groups.last().copied();
+            rows.groups.push(group.map_or(0, |group| group + u32::from(is_another)));
+        });
         rows
     }
 }

@@ -81,6 +81,40 @@ impl Origins {
     }
 }
 
+/// Which rows of a panel one model for all its series is trained on, if there is a limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    origins: Origins,
+    season: usize,
+    every: usize,
+}
+
+impl Sample {
+    /// Origins at so many times of day, and days apart where there are more than `rows_max` rows. Where even one origin of
+    /// each series is too much, some series stand for all.
+    pub fn new(panel: &Panel, design: &Design, horizon: usize, origins_a_day: usize, rows_max: usize) -> Sample {
+        let season = panel.frequency.season().max(1);
+        let lengths = || panel.series.iter().map(|series| series.values.len());
+        let origins: usize = lengths().map(|length| length.saturating_sub(design.first_origin())).sum();
+        let mut apart = (season / origins_a_day.max(1)).max(1);
+        let longest = lengths().max().unwrap_or(0);
+        let farthest = longest.saturating_sub(design.first_origin()).max(season);
+        while origins / apart * horizon > rows_max.max(1) && apart + season <= farthest {
+            apart += season;
+        }
+        let rows = (origins / apart * horizon).max(panel.series.len() * horizon);
+        Sample { origins: Origins::even(apart, horizon), season, every: (rows / (2 * rows_max.max(1))).max(1) }
+    }
+
+    /// Hands the rows to `take`, with the number of their series, series by series and those of the oldest origin first.
+    pub fn each_row(self, panel: &Panel, design: &Design, mut take: impl FnMut(usize, Row<'_>)) {
+        for number in (0..panel.series.len()).step_by(self.every) {
+            let origins = self.origins.of_series(number, self.season);
+            each_row(panel, design, number, origins, |row| take(number, row));
+        }
+    }
+}
+
 /// Hands the rows of a series to `take`, those of the oldest origin first.
 pub(super) fn each_row(panel: &Panel, design: &Design, number: usize, origins: Origins, mut take: impl FnMut(Row<'_>)) {
     let Some(series) = panel.series.get(number) else { return };

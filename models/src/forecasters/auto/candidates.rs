@@ -6,6 +6,7 @@ use crate::forecaster::{FitError, Forecaster, Model, Progress, Task};
 use crate::forecasters::adjusted::Adjusted;
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
 use crate::forecasters::classical::Classical;
+use crate::forecasters::feature_mlp::FeatureMlp;
 use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec};
 use crate::forecasters::seasonal_naive::Naive;
 use crate::forecasters::window_linear::WindowLinear;
@@ -29,11 +30,13 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
         Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth.clone() } }),
         Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
         Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
+        Box::new(FeatureMlp::default()),
         Box::new(BoostedTrees::default()),
         Box::new(BoostedTrees::on_residuals()),
         Box::new(Named { name: "boosted_deep", model: BoostedTrees { spec: deep } }),
         Box::new(Adjusted::linear()),
         Box::new(Named { name: "adjusted_smooth", model: Adjusted::linear_of(linear_smooth.clone()) }),
+        Box::new(Adjusted::mlp()),
         Box::new(Adjusted::trees()),
         Box::new(Named { name: "residuals_deep", model: BoostedTrees { spec: deep_residuals } }),
     ]

@@ -8,6 +8,8 @@
 //! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`), and stretched
 //!    until it does (`stretch`).
 //! 4. The candidates that have a weight are fitted to the whole history.
+//! 5. As time goes on, what has come true since is compared with what would have been forecast of it, and intervals are
+//!    made wider or narrower (`follow`).
 //!
 //! All of this is deterministic for a seed, and [`Forecaster::report`] says what was chosen and why. New data need no new
 //! fit: forecasts are made of what the models see at their origin, with the same weights.
@@ -15,11 +17,13 @@
 mod calibration;
 mod candidates;
 pub(crate) mod folds;
+mod follow;
 mod stretch;
 mod validation;
 
 use std::collections::BTreeMap;
 
+use meterline_schemas::Micros;
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +41,7 @@ use crate::registry;
 /// Name of the kind.
 pub(crate) const NAME: &str = "auto";
 /// Raised whenever what is kept changes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Share of the whole time that validation takes, about: four fits of five.
 const VALIDATION: f64 = 0.8;
 
@@ -79,7 +83,8 @@ impl Auto {
             None if is_cut_short => fits.iter().map(|(name, _)| name.clone()).collect(),
             None => self.candidates.iter().map(|model| model.name().to_owned()).collect(),
         };
-        let fitted = |members| FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon };
+        let until = follow::end_of(panel).unwrap_or(Micros::MIN);
+        let fitted = |members| FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon, until };
         if is_cut_short {
             // There is no time to fit them anew; those before the newest fold know nearly as much.
             let mut fits: BTreeMap<String, Option<Box<dyn Forecaster>>> = fits.into_iter().collect();
@@ -151,6 +156,8 @@ pub struct FittedAuto {
     // `None` where the history is too short to learn anything, or lacks too much: the mean of all.
     learned: Option<Learned>,
     horizon: usize,
+    // End of what it was fitted to.
+    until: Micros,
 }
 
 impl FittedAuto {
@@ -159,7 +166,7 @@ impl FittedAuto {
     /// # Errors
     /// It is none of these, or what it is made of cannot be read.
     pub fn from_bytes(bytes: &[u8], device: Device) -> Result<FittedAuto, ArtifactError> {
-        let Stored::<Learned> { name, members, learned, horizon } = artifact::decode(bytes, NAME, FORMAT)?;
+        let Stored::<Learned> { name, members, learned, horizon, until } = artifact::decode(bytes, NAME, FORMAT)?;
         if learned.as_ref().is_some_and(|learned| {
             !learned.combination.is_sound() || learned.combination.models().len() != members.len()
         }) {
@@ -167,7 +174,7 @@ impl FittedAuto {
         }
         let load = |bytes: Option<Vec<u8>>| bytes.map(|bytes| registry::load(&bytes, device)).transpose();
         let members = members.into_iter().map(load).collect::<Result<_, _>>()?;
-        Ok(FittedAuto { name, members, learned, horizon })
+        Ok(FittedAuto { name, members, learned, horizon, until })
     }
 
     // Its models by the names that they have here: with other settings one is another.
@@ -254,6 +261,7 @@ struct Stored<L> {
     members: Vec<Option<Vec<u8>>>,
     learned: Option<L>,
     horizon: usize,
+    until: Micros,
 }
 
 impl Forecaster for FittedAuto {
@@ -272,6 +280,7 @@ impl Forecaster for FittedAuto {
             members: members.collect::<Option<_>>()?,
             learned,
             horizon: self.horizon,
+            until: self.until,
         };
         Some(artifact::encode(NAME, FORMAT, &stored))
     }
@@ -336,6 +345,22 @@ impl Forecaster for FittedAuto {
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let mut forecasts = self.as_fitted(panel, horizon);
+        // What is not calibrated does not follow either.
+        let followed = self
+            .learned
+            .as_ref()
+            .and_then(|_| follow::follow(panel, horizon, self.until, |known| self.as_fitted(known, horizon)));
+        if let Some(followed) = followed {
+            forecasts.iter_mut().flatten().for_each(|forecast| follow::apply(&followed, forecast));
+        }
+        forecasts
+    }
+}
+
+impl FittedAuto {
+    // As weights and calibration were when it was fitted.
+    fn as_fitted(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let forecast =
             |member: &Option<Box<dyn Forecaster>>| member.as_ref().map(|member| member.forecast(panel, horizon));
         let forecasts: Vec<Option<Vec<_>>> = self.members.iter().map(forecast).collect();

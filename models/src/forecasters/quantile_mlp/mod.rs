@@ -25,9 +25,10 @@ use crate::data::Panel;
 use crate::device::Device;
 use crate::features::{Layout, Window};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::forecasters::neural::OUTPUTS;
 use crate::metrics::mean_of_quantiles;
 use crate::search::{Configuration, Domain, Parameter};
-use network::{Network, OUTPUTS, Shape};
+use network::{Network, Shape};
 use training::{Constants, Fitted, Samples, fit};
 use windows::{Batch, Grid, Pick};
 

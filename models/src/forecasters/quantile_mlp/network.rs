@@ -10,17 +10,14 @@
 //! order (Gasthaus et al. 2019 use the same construction for their splines). With all weights at zero the median is the
 //! seasonal base of [`crate::features`].
 
-use burn::module::{Module, Param};
+use burn::module::Module;
+use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 use burn::tensor::backend::Backend;
-use burn::tensor::{Tensor, TensorData};
-use meterline_schemas::quantiles::{LEVELS, MEDIAN};
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Number of quantiles.
-pub const OUTPUTS: usize = LEVELS.len();
+use crate::forecasters::neural::{Dense, OUTPUTS, initial, softplus};
 
 /// Sizes of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,34 +50,13 @@ impl Shape {
         self.layers().iter().map(|(rows, columns)| (rows + 1) * columns).sum()
     }
 
-    /// Fresh weights: He initialisation (He et al. 2015); the two layers that make the output begin small.
+    /// Fresh weights; the two layers that make the output begin small.
     pub fn initial_weights(&self, random: &mut ChaCha8Rng) -> Vec<f32> {
         let mut weights = Vec::with_capacity(self.parameters());
-        for (layer, (rows, columns)) in self.layers().into_iter().enumerate() {
-            let gain = match layer {
-                0..=3 => 1.0,
-                4 => 0.1,
-                _ => 0.0,
-            };
-            let bound = gain * (3.0 / rows.max(1) as f32).sqrt();
-            weights.extend(
-                (0..rows * columns).map(|_| if bound > 0.0 { random.random_range(-bound..bound) } else { 0.0 }),
-            );
-            weights.extend(std::iter::repeat_n(0.0, columns));
+        for (layer, gain) in self.layers().into_iter().zip([1.0, 1.0, 1.0, 1.0, 0.1, 0.0]) {
+            initial(layer, gain, random, &mut weights);
         }
         weights
-    }
-}
-
-#[derive(Module, Debug)]
-struct Dense<B: Backend> {
-    weight: Param<Tensor<B, 2>>,
-    bias: Param<Tensor<B, 1>>,
-}
-
-impl<B: Backend> Dense<B> {
-    fn forward(&self, input: Tensor<B, 2>) -> Tensor<B, 2> {
-        input.matmul(self.weight.val()) + self.bias.val().unsqueeze::<2>()
     }
 }
 
@@ -105,30 +81,11 @@ pub struct Input<B: Backend> {
     pub base: Tensor<B, 2>,
     /// `[windows × steps, 1]`: unit of the increments.
     pub spread: Tensor<B, 2>,
-    /// `[OUTPUTS − 1, OUTPUTS]`, see [`increments_to_quantiles`].
+    /// `[OUTPUTS − 1, OUTPUTS]`, see [`increments_to_quantiles`](crate::forecasters::neural::increments_to_quantiles).
     pub increments: Tensor<B, 2>,
     /// Dropout of the two hidden layers of the decoder, each `[windows × steps, hidden]`: 0 where a unit is silent,
     /// else the reciprocal of the share that is not. Only in training.
     pub dropout: Option<[Tensor<B, 2>; 2]>,
-}
-
-/// The matrix that turns increments into distances from the median: the first `MEDIAN` of them go down, the nearest
-/// first, the rest go up.
-pub fn increments_to_quantiles<B: Backend>(device: &B::Device) -> Tensor<B, 2> {
-    let mut matrix = vec![0.0_f32; (OUTPUTS - 1) * OUTPUTS];
-    for increment in 0..OUTPUTS - 1 {
-        for quantile in 0..OUTPUTS {
-            let value = if increment < MEDIAN {
-                if quantile + increment < MEDIAN { -1.0 } else { 0.0 }
-            } else if quantile > increment {
-                1.0
-            } else {
-                0.0
-            };
-            matrix[increment * OUTPUTS + quantile] = value;
-        }
-    }
-    Tensor::from_data(TensorData::new(matrix, [OUTPUTS - 1, OUTPUTS]), device)
 }
 
 impl<B: Backend> Network<B> {
@@ -138,15 +95,7 @@ impl<B: Backend> Network<B> {
             return None;
         }
         let mut rest = weights;
-        let mut layers = shape.layers().into_iter().map(|(rows, columns)| {
-            let (matrix, after) = rest.split_at(rows * columns);
-            let (bias, after) = after.split_at(columns);
-            rest = after;
-            Dense {
-                weight: Param::from_data(TensorData::new(matrix.to_vec(), [rows, columns]), device),
-                bias: Param::from_data(TensorData::new(bias.to_vec(), [columns]), device),
-            }
-        });
+        let mut layers = shape.layers().into_iter().map(|layer| Dense::take(layer, &mut rest, device));
         Some(Network {
             encoder: layers.next()?,
             context: layers.next()?,
@@ -161,8 +110,7 @@ impl<B: Backend> Network<B> {
     pub fn weights(&self) -> Option<Vec<f32>> {
         let mut all = Vec::new();
         for dense in [&self.encoder, &self.context, &self.step, &self.hidden, &self.output, &self.linear] {
-            all.extend(dense.weight.val().into_data().to_vec::<f32>().ok()?);
-            all.extend(dense.bias.val().into_data().to_vec::<f32>().ok()?);
+            dense.put(&mut all)?;
         }
         Some(all)
     }
@@ -190,10 +138,4 @@ impl<B: Backend> Network<B> {
         let increments = softplus(output.slice([0..rows, 1..OUTPUTS])) * input.spread;
         median + increments.matmul(input.increments)
     }
-}
-
-/// 0.4 · ln(1 + eˣ): at x = 0 about the distance of neighbouring deciles in units of the spread.
-fn softplus<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let tail = x.clone().abs().neg().exp().log1p();
-    (relu(x) + tail).mul_scalar(0.4)
 }

@@ -5,19 +5,16 @@ use std::ops::ControlFlow;
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::AutodiffModule;
 use burn::optim::{AdamWConfig, GradientsParams, Optimizer};
-use burn::tensor::activation::relu;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
-use meterline_schemas::quantiles::LEVELS;
-use rand::{RngCore, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::network::{Input, Network, OUTPUTS, Shape, increments_to_quantiles};
+use super::network::{Input, Network, Shape};
 use super::windows::{Batch, Grid, Pick, Sampler};
 use super::{TrainError, TrainProgress, TrainSpec};
+use crate::forecasters::neural::{increments_to_quantiles, learning_rate, masks, pinball_levels, pinball_loss};
 
-/// Share of the training during which the learning rate rises.
-const WARM_UP: f64 = 0.05;
 /// Gradients of one weight matrix are shortened to this norm.
 const GRADIENT_NORM_MAX: f32 = 1.0;
 /// Rows that validation looks at, at most.
@@ -65,11 +62,7 @@ pub struct Constants<B: Backend> {
 impl<B: Backend> Constants<B> {
     /// Places them.
     pub fn new(device: &B::Device) -> Constants<B> {
-        let levels: Vec<f32> = LEVELS.iter().map(|level| *level as f32 - 1.0).collect();
-        Constants {
-            increments: increments_to_quantiles(device),
-            levels: Tensor::from_data(TensorData::new(levels, [1, OUTPUTS]), device),
-        }
+        Constants { increments: increments_to_quantiles(device), levels: pinball_levels(device) }
     }
 
     /// The inputs of a batch on the device.
@@ -96,14 +89,9 @@ impl<B: Backend> Constants<B> {
         dropout: Option<[Tensor<B, 2>; 2]>,
         device: &B::Device,
     ) -> Tensor<B, 1> {
-        let rows = batch.windows * batch.steps;
-        let column = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [rows, 1]), device);
-        let total: f32 = batch.weight.iter().sum::<f32>().max(1e-6);
-        let share = batch.weight.iter().map(|w| 2.0 * w / (total * OUTPUTS as f32)).collect();
         let input = Input { dropout, ..self.input(batch, shape, device) };
-        let error = column(batch.target.clone()) - network.forward(input);
-        let pinball = relu(error.clone()) + error * self.levels.clone();
-        (pinball * column(share)).sum()
+        let quantiles = network.forward(input);
+        pinball_loss(batch.target.clone(), quantiles, &batch.weight, self.levels.clone(), device)
     }
 }
 
@@ -145,7 +133,8 @@ pub fn fit<B: AutodiffBackend>(
                 .filter_map(|_| samples.train.draw(spec.steps_per_window, &mut random))
                 .collect();
             let features = samples.grid.batch(&picks, &samples.sizes);
-            let dropout = masks::<B>(spec, &features, shape, &mut random, device);
+            let dropout =
+                masks::<B>(spec.dropout, [features.windows * features.steps, shape.hidden], &mut random, device);
             let loss = constants.loss(&network, &features, shape, dropout, device);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             losses.push(loss.inner());
@@ -182,38 +171,6 @@ pub fn fit<B: AutodiffBackend>(
     }
 }
 
-/// Dropout masks (Srivastava et al. 2014), drawn on the host so that a seed gives the same ones on every device.
-fn masks<B: Backend>(
-    spec: &TrainSpec,
-    batch: &Batch,
-    shape: &Shape,
-    random: &mut ChaCha8Rng,
-    device: &B::Device,
-) -> Option<[Tensor<B, 2>; 2]> {
-    let silent = (spec.dropout.clamp(0.0, 0.9) * 256.0) as u8;
-    if silent == 0 {
-        return None;
-    }
-    let kept = 256.0 / (256.0 - f32::from(silent));
-    let dims = [batch.windows * batch.steps, shape.hidden];
-    Some([(); 2].map(|()| {
-        let mut bytes = vec![0_u8; dims[0] * dims[1]];
-        random.fill_bytes(&mut bytes);
-        let mask = bytes.into_iter().map(|byte| if byte < silent { 0.0 } else { kept }).collect();
-        Tensor::from_data(TensorData::new::<f32, _>(mask, dims), device)
-    }))
-}
-
-/// Rises linearly, then falls along a half cosine to a hundredth (Loshchilov and Hutter 2017).
-fn learning_rate(peak: f64, batch: usize, batches: usize) -> f64 {
-    let done = batch as f64 / batches.max(1) as f64;
-    if done < WARM_UP {
-        return peak * (0.05 + 0.95 * done / WARM_UP);
-    }
-    let rest = (done - WARM_UP) / (1.0 - WARM_UP);
-    peak * (0.01 + 0.99 * 0.5 * (1.0 + (std::f64::consts::PI * rest).cos()))
-}
-
 /// Mean of losses still on the device, read back at once; `None` if it is not finite.
 fn mean_loss<B: Backend>(losses: Vec<Tensor<B, 1>>) -> Option<f64> {
     if losses.is_empty() {
@@ -239,17 +196,5 @@ impl<B: AutodiffBackend> Validation<B> {
             return None;
         }
         mean_loss(vec![self.constants.loss(network, &self.batch, shape, None, device)])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_learning_rate_rises_and_falls() {
-        let rates: Vec<f64> = (0..100).map(|b| learning_rate(1.0, b, 100)).collect();
-        assert!(rates[0] < 0.1 && rates[5] > 0.99 && rates[99] < 0.02);
-        assert!(rates[..5].windows(2).all(|w| w[0] < w[1]) && rates[5..].windows(2).all(|w| w[0] > w[1]));
     }
 }

@@ -1,9 +1,9 @@
 //! Cells of covariates: numbers, or yes and no.
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray};
-use arrow::compute::cast;
+use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 
+use super::cells::{Cell, Cells, type_of};
 use super::form::{is_missing, parse_number};
 
 /// What a text says of a covariate; NaN where it says nothing. `true` is 1, `false` is 0.
@@ -26,46 +26,28 @@ fn narrow(value: f64) -> Result<f32, String> {
     if narrow.is_infinite() { Err(format!("{value} is too large")) } else { Ok(narrow) }
 }
 
-/// A column of a batch of a Parquet file.
-pub enum Cells {
-    /// Numbers, or yes and no.
-    Numbers(Float64Array),
-    /// Texts. Arrow would make nothing of those that it cannot read: they are read one by one.
-    Texts(StringArray),
+/// The cells of a column of numbers, of yes and no, or of texts that are such.
+///
+/// # Errors
+/// It is of another type.
+pub fn cells(column: &ArrayRef) -> Result<Cells, String> {
+    match type_of(column) {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean | DataType::Null => {}
+        of if of.is_numeric() => {}
+        other => return Err(format!("a covariate is a number, not of the type {other}")),
+    }
+    Cells::new(column)
 }
 
-impl Cells {
-    /// The cells of a column of numbers, of yes and no, or of texts that are such.
-    ///
-    /// # Errors
-    /// It is of another type.
-    pub fn new(column: &ArrayRef) -> Result<Cells, String> {
-        let cast = |wanted: &DataType| cast(column, wanted).map_err(|e| e.to_string());
-        let of = match column.data_type() {
-            DataType::Dictionary(_, values) => values,
-            other => other,
-        };
-        match of {
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-                Ok(Cells::Texts(cast(&DataType::Utf8)?.as_string::<i32>().clone()))
-            }
-            of if of.is_numeric() || matches!(of, DataType::Boolean | DataType::Null) => {
-                Ok(Cells::Numbers(cast(&DataType::Float64)?.as_primitive().clone()))
-            }
-            other => Err(format!("a covariate is a number, not of the type {other}")),
-        }
-    }
-
-    /// The cell of a row; NaN where there is nothing.
-    ///
-    /// # Errors
-    /// As [`parse`].
-    pub fn at(&self, row: usize) -> Result<f32, String> {
-        match self {
-            Cells::Numbers(numbers) if numbers.is_valid(row) => narrow(numbers.value(row)),
-            Cells::Texts(texts) if texts.is_valid(row) => parse(texts.value(row)),
-            _ => Ok(f32::NAN),
-        }
+/// What a cell of a Parquet file says of a covariate; NaN where it says nothing.
+///
+/// # Errors
+/// As [`parse`].
+pub fn of(cell: Cell<'_>) -> Result<f32, String> {
+    match cell {
+        Cell::Nothing => Ok(f32::NAN),
+        Cell::Number(value) => narrow(value),
+        Cell::Text(text) => parse(text),
     }
 }
 

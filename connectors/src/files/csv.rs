@@ -13,7 +13,7 @@ use meterline_schemas::unit::Unit;
 
 use super::clock::LocalClock;
 use super::covariates;
-use super::form::{self, Form, Shape, is_missing, parse_number};
+use super::form::{self, Form, Shape, is_missing};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
 use crate::stamp::Stamp;
 
@@ -137,12 +137,7 @@ impl CsvRows {
     }
 
     fn number(&self, column: usize) -> Result<Option<f64>, FileError> {
-        let text = self.cell(column)?;
-        match parse_number(text) {
-            Some(value) => Ok(Some(value)),
-            None if is_missing(text) => Ok(None),
-            None => Err(self.bad(column, format!("`{text}` is no number"))),
-        }
+        form::value_of(self.cell(column)?).map_err(|reason| self.bad(column, reason))
     }
 
     fn covariates(&self) -> Result<Box<[f32]>, FileError> {

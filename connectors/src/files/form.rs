@@ -398,6 +398,18 @@ pub fn is_missing(cell: &str) -> bool {
         || ["nan", "na", "n/a", "null", "none", "#n/a"].iter().any(|word| cell.eq_ignore_ascii_case(word))
 }
 
+/// What a cell says of a value; nothing where it says that there is none.
+///
+/// # Errors
+/// It is no number.
+pub fn value_of(cell: &str) -> Result<Option<f64>, String> {
+    match parse_number(cell) {
+        Some(value) => Ok(Some(value)),
+        None if is_missing(cell) => Ok(None),
+        None => Err(format!("`{cell}` is no number")),
+    }
+}
+
 /// A finite number with a decimal point or comma. Of two kinds of separator the last is the decimal one.
 pub fn parse_number(cell: &str) -> Option<f64> {
     let cell = cell.trim();

@@ -14,6 +14,7 @@
 //!
 //! Rows are streamed: memory does not grow with the file.
 
+mod cells;
 mod clock;
 mod covariates;
 mod csv;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, PrimitiveArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -15,8 +15,9 @@ use meterline_schemas::unit::Unit;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::cells::{Cell, Cells};
 use super::clock::LocalClock;
-use super::covariates::Cells;
+use super::covariates;
 use super::form::{self, Form, Shape};
 use super::{FileError, FileOptions, FileReading, SeriesNames};
 use crate::stamp::{Stamp, from_integer};
@@ -47,7 +48,7 @@ struct Batch {
     rows: usize,
     stamps: Vec<Option<Stamp>>,
     /// Long: one; wide: one a column.
-    values: Vec<Float64Array>,
+    values: Vec<Cells>,
     series: Option<StringArray>,
     units: Option<StringArray>,
     qualities: Option<StringArray>,
@@ -155,7 +156,7 @@ impl ParquetRows {
             };
             let found = match self.form.shape {
                 Shape::Wide { .. } => self.wide_cell(stamp),
-                Shape::Long { series, quality, .. } => self.long_row(stamp, series, quality),
+                Shape::Long { series, value, quality, .. } => self.long_row(stamp, series, value, quality),
             };
             if let Some(found) = found.transpose() {
                 return found.map(Some);
@@ -174,15 +175,13 @@ impl ParquetRows {
             self.next_row();
             return Ok(None);
         };
-        let values = &self.batch.values[self.column];
+        let value = value_of(self.batch.values[self.column].at(self.row));
         self.column += 1;
-        if values.is_null(self.row) || values.value(self.row).is_nan() {
-            return Ok(None);
-        }
+        let Some(value) = value.map_err(|reason| self.bad(column.index, &reason))? else { return Ok(None) };
         Ok(Some(FileReading {
             series: Arc::clone(&column.series),
             at,
-            value: values.value(self.row),
+            value,
             unit: column.unit.as_ref().or(self.form.unit.as_ref()).cloned(),
             quality: Quality::Measured,
             label: self.form.label,
@@ -194,6 +193,7 @@ impl ParquetRows {
         &mut self,
         stamp: Stamp,
         series: usize,
+        value: usize,
         quality: Option<usize>,
     ) -> Result<Option<FileReading>, FileError> {
         let row = self.row;
@@ -203,12 +203,12 @@ impl ParquetRows {
         let name = text(&self.batch.series);
         let unit = text(&self.batch.units);
         let grade = text(&self.batch.qualities).map(|t| t.parse::<Quality>());
-        let values = &self.batch.values[0];
-        let value = values.is_valid(row).then(|| values.value(row)).filter(|v| !v.is_nan());
+        let found = value_of(self.batch.values[0].at(row));
         let covariates = self.batch.covariates(row, &self.form);
-        let problem = match (&name, &grade, &covariates) {
+        let problem = match (&name, &found, &grade, &covariates) {
             (None, ..) => Some((series, "the series has no name".to_owned())),
-            (_, Some(Err(reason)), _) => Some((quality.unwrap_or(series), reason.clone())),
+            (_, Err(reason), ..) => Some((value, reason.clone())),
+            (_, _, Some(Err(reason)), _) => Some((quality.unwrap_or(series), reason.clone())),
             (.., Err((column, reason))) => Some((*column, reason.clone())),
             _ => None,
         };
@@ -218,7 +218,7 @@ impl ParquetRows {
             return Err(error);
         }
         self.next_row();
-        let (Some(name), Ok(covariates)) = (name, covariates) else { return Ok(None) };
+        let (Some(name), Ok(value), Ok(covariates)) = (name, found, covariates) else { return Ok(None) };
         if value.is_none() && covariates.iter().all(|covariate| covariate.is_nan()) {
             return Ok(None);
         }
@@ -247,26 +247,25 @@ impl Iterator for ParquetRows {
 
 impl Batch {
     fn new(batch: &RecordBatch, form: &Form) -> Result<Batch, String> {
-        let typed = |column: usize, wanted: &DataType| -> Result<ArrayRef, String> {
-            cast(batch.column(column), wanted).map_err(|e| format!("column `{}`: {e}", form.names[column]))
+        let named = |column: usize, reason: String| format!("column `{}`: {reason}", form.names[column]);
+        let cells = |column: usize| Cells::new(batch.column(column)).map_err(|reason| named(column, reason));
+        let text = |column: usize| -> Result<StringArray, String> {
+            let texts = cast(batch.column(column), &DataType::Utf8).map_err(|e| named(column, e.to_string()))?;
+            Ok(texts.as_string().clone())
         };
-        let number = |column| typed(column, &DataType::Float64).map(|a| a.as_primitive().clone());
-        let text = |column| typed(column, &DataType::Utf8).map(|a| a.as_string::<i32>().clone());
         let mut read = Batch { rows: batch.num_rows(), stamps: stamps(batch.column(form.stamp))?, ..Batch::default() };
         match &form.shape {
             Shape::Wide { columns } => {
-                read.values = columns.iter().map(|c| number(c.index)).collect::<Result<_, _>>()?;
+                read.values = columns.iter().map(|c| cells(c.index)).collect::<Result<_, _>>()?;
             }
             Shape::Long { series, value, unit, quality } => {
-                read.values = vec![number(*value)?];
+                read.values = vec![cells(*value)?];
                 read.series = Some(text(*series)?);
                 read.units = unit.map(text).transpose()?;
                 read.qualities = quality.map(text).transpose()?;
             }
         }
-        let covariate = |column: usize| {
-            Cells::new(batch.column(column)).map_err(|reason| format!("column `{}`: {reason}", form.names[column]))
-        };
+        let covariate = |column: usize| covariates::cells(batch.column(column)).map_err(|reason| named(column, reason));
         let columns = form.covariates.columns.iter();
         read.covariates = columns.map(|column| column.map(covariate).transpose()).collect::<Result<_, _>>()?;
         Ok(read)
@@ -275,10 +274,19 @@ impl Batch {
     /// What a row has of the covariates; or the column of a cell that cannot be read, and why.
     fn covariates(&self, row: usize, form: &Form) -> Result<Box<[f32]>, (usize, String)> {
         let cell = |(cells, column): (&Option<Cells>, &Option<usize>)| match (cells, column) {
-            (Some(cells), Some(column)) => cells.at(row).map_err(|reason| (*column, reason)),
+            (Some(cells), Some(column)) => covariates::of(cells.at(row)).map_err(|reason| (*column, reason)),
             _ => Ok(f32::NAN),
         };
         self.covariates.iter().zip(&form.covariates.columns).map(cell).collect()
+    }
+}
+
+/// The value in a cell, if there is one; or why it cannot be read.
+fn value_of(cell: Cell<'_>) -> Result<Option<f64>, String> {
+    match cell {
+        Cell::Nothing => Ok(None),
+        Cell::Number(value) => Ok((!value.is_nan()).then_some(value)),
+        Cell::Text(text) => form::value_of(text),
     }
 }
 

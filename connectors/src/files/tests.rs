@@ -379,6 +379,8 @@ mod parquet_files {
     use arrow::array::{
         ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
     };
+    use arrow::compute::cast;
+    use arrow::datatypes::DataType;
 
     use super::*;
 
@@ -454,5 +456,58 @@ mod parquet_files {
             written(vec![("time", text), ("a", Arc::new(Int64Array::from(vec![1, 2])))]),
             Ok(vec!["2024-01-01T00:00:00Z a 1".into(), "2024-01-01T00:15:00Z a 2".into()])
         );
+    }
+    /// What is read where what cannot be read is skipped, how much that was, and the error where it is not.
+    fn skipping(columns: Vec<(&str, ArrayRef)>) -> (Vec<String>, u64, String) {
+        let (_directory, path) = file(columns);
+        let mut readings = open(&path, &FileOptions { skip_bad: true, ..FileOptions::default() }).unwrap();
+        let read = readings.by_ref().map(|r| show(&r.unwrap())).collect();
+        let strict = rows(open(&path, &FileOptions::default()).unwrap());
+        (read, readings.skipped(), strict.err().unwrap_or_default())
+    }
+
+    #[test]
+    fn texts_in_a_column_of_values_are_numbers_or_missing_or_errors_and_none_is_lost() {
+        let stamps = || Arc::new(TimestampMillisecondArray::from_iter_values((0..5).map(|i| i * 900_000)));
+        let texts = || StringArray::from(vec![Some("1.5"), Some("2,5"), Some("broken"), None, Some("n/a")]);
+        let dictionary = || cast(&texts(), &DataType::Dictionary(DataType::Int8.into(), DataType::Utf8.into()));
+        let read = |series: [&str; 2]| {
+            let [at_0, at_1] = series;
+            [format!("1970-01-01T00:00:00Z {at_0} 1.5"), format!("1970-01-01T00:15:00Z {at_1} 2.5")]
+        };
+        for values in [Arc::new(texts()) as ArrayRef, dictionary().unwrap()] {
+            let series = StringArray::from(vec!["a", "b", "c", "d", "e"]);
+            let (found, skipped, error) =
+                skipping(vec![("series_id", Arc::new(series)), ("value", Arc::clone(&values)), ("ts", stamps())]);
+            assert_eq!((&found[..], skipped), (&read(["a", "b"])[..], 1));
+            assert!(error.contains("row 3, column `value`: `broken` is no number"), "{error}");
+
+            let (found, skipped, error) = skipping(vec![
+                ("x", values),
+                ("ts", stamps()),
+                ("y", Arc::new(Float64Array::from(vec![None, None, Some(7.0), None, Some(f64::NAN)]))),
+            ]);
+            let mut expected = read(["x", "x"]).to_vec();
+            // The other cell of that row is good.
+            expected.push("1970-01-01T00:30:00Z y 7".to_owned());
+            assert_eq!((found, skipped), (expected, 1));
+            assert!(error.contains("row 3, column `x`: `broken` is no number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_column_that_comes_to_hold_no_numbers_is_an_error() {
+        // Nothing in the first rows says that these are no values.
+        let count = 60;
+        let stamps = TimestampMillisecondArray::from_iter_values((0..count).map(|i| i * 900_000));
+        let last = |row: i64| (row == count - 1).then_some(row);
+        let later = TimestampMillisecondArray::from_iter((0..count).map(last));
+        let (found, skipped, error) = skipping(vec![
+            ("timestamp", Arc::new(stamps)),
+            ("load", Arc::new(Int64Array::from_iter_values(0..count))),
+            ("read_at", Arc::new(later)),
+        ]);
+        assert_eq!((found.len(), skipped), (60, 1));
+        assert!(error.contains("row 60, column `read_at`: `1970-01-01T00:00:00.059` is no number"), "{error}");
     }
 }

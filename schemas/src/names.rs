@@ -10,6 +10,11 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     (score > LIKE).then_some(known)
 }
 
+/// The question whether the name was meant that [`nearest`] found, and a space; nothing where it found none.
+pub fn question(nearest: Option<&str>) -> String {
+    nearest.map(|known| format!("did you mean `{known}`? ")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -21,5 +26,6 @@ mod tests {
             assert_eq!(nearest(name, known), meant, "{name}");
         }
         assert_eq!(nearest("a", []), None);
+        assert_eq!(format!("{}{}", question(Some("tariff")), question(None)), "did you mean `tariff`? ");
     }
 }

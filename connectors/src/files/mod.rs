@@ -259,8 +259,7 @@ fn are_there(covariates: &[String], files: &[FileReadings]) -> Result<(), FileEr
             columns.push(column.clone());
         }
     }
-    let meant = names::nearest(name, columns.iter().map(String::as_str));
-    let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+    let meant = names::question(names::nearest(name, columns.iter().map(String::as_str)));
     let listed = form::list(&columns);
     Err(FileError::Option(format!("no column is called `{name}`, for a covariate; {meant}there are {listed}")))
 }

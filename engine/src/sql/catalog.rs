@@ -13,7 +13,7 @@ use datafusion::logical_expr::TableType;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
 use meterline_connectors::lake::{DataFile, TableDefinition, TableSnapshot, snapshot};
-use meterline_schemas::Micros;
+use meterline_schemas::{Micros, names};
 use tokio::sync::OnceCell;
 
 use super::layers::Layers;
@@ -77,7 +77,7 @@ impl Catalog {
 
     async fn find(&self, name: &str) -> Result<Table, SqlError> {
         let Some((known, cell)) = self.tables.get_key_value(name) else {
-            return Err(SqlError::NoTable { name: name.to_owned(), nearest: nearest(name) });
+            return Err(SqlError::NoTable { name: name.to_owned(), nearest: names::nearest(name, TABLES) });
         };
         cell.get_or_try_init(|| self.make(known)).await.cloned()
     }
@@ -209,10 +209,4 @@ impl SchemaProvider for Catalog {
     fn table_exist(&self, name: &str) -> bool {
         self.tables.contains_key(name)
     }
-}
-
-fn nearest(name: &str) -> &'static str {
-    let likeness = |table: &str| strsim::jaro_winkler(name, table);
-    let first = TABLES[0];
-    TABLES.into_iter().fold(first, |best, table| if likeness(table) > likeness(best) { table } else { best })
 }

@@ -2,6 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use meterline_connectors::lake::LakeError;
+use meterline_schemas::names;
 
 use super::TABLES;
 use crate::ingest::IngestError;
@@ -20,12 +21,12 @@ pub enum SqlError {
     )]
     ReadOnly,
     /// There is no such table.
-    #[error("there is no table `{name}`; did you mean `{nearest}`? The tables are {}", TABLES.join(", "))]
+    #[error("there is no table `{name}`; {}the tables are {}", names::question(*.nearest), TABLES.join(", "))]
     NoTable {
         /// As written.
         name: String,
-        /// The nearest known name.
-        nearest: &'static str,
+        /// The table that was meant, if one is like it.
+        nearest: Option<&'static str>,
     },
     /// There is no such version of a table.
     #[error("the table `{table}` does not exist, so it has no version {version}")]

@@ -175,7 +175,11 @@ async fn every_table_is_there_before_anything_was_ingested() {
 async fn a_wrong_statement_is_refused_with_the_remedy() {
     let (_dir, env) = environment().await;
     for (sql, words) in [
-        ("SELECT * FROM interval", "did you mean `intervals`?"),
+        (
+            "SELECT * FROM interval",
+            "there is no table `interval`; did you mean `intervals`? the tables are intervals, ",
+        ),
+        ("SELECT * FROM qqq", "there is no table `qqq`; the tables are intervals, "),
         ("SELECT valeu FROM intervals", "valeu"),
         ("DROP TABLE intervals", "only queries"),
         ("CREATE TABLE x AS SELECT 1", "only queries"),

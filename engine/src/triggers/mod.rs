@@ -18,6 +18,7 @@ use meterline_schemas::config::{
     Config, ConfigError, KnownWhen, PolicyConfig, ResolvedPolicy, ResolvedTrigger, resolve_policy,
 };
 use meterline_schemas::facts::fact_schema;
+use meterline_schemas::names;
 
 pub use facts::{FactsError, facts_table};
 
@@ -138,20 +139,17 @@ fn wrong_cost(policy: &PolicyConfig) -> Option<(&'static str, String)> {
     }
 }
 
-/// What is wrong with a setting, with the nearest known one where its name is.
+/// What is wrong with a setting, with the known one that was meant where its name is wrong.
 fn wrong_setting(wrong: &SettingsError) -> String {
     let SettingsError::Unknown { name, known, .. } = wrong else { return wrong.to_string() };
-    let likeness = |known: &&String| strsim::jaro_winkler(name, known);
-    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let nearest = names::nearest(name, known.iter().map(String::as_str));
     let meant = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
     format!("{wrong}{meant}")
 }
 
-/// That there is no model of this name, which there is instead, and how to see all.
+/// That there is no model of this name, which one was meant, and how to see all.
 pub(crate) fn no_such_kind(name: &str) -> String {
-    let likeness = |kind: &&registry::Kind| strsim::jaro_winkler(name, kind.name);
-    let nearest = registry::KINDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let meant = nearest.map(|kind| format!("did you mean `{}`? ", kind.name)).unwrap_or_default();
+    let meant = names::question(names::nearest(name, registry::KINDS.iter().map(|kind| kind.name)));
     format!("there is no model `{name}`; {meant}`meterline models kinds` lists all")
 }
 

@@ -17,6 +17,7 @@ use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
+use meterline_schemas::names;
 use serde_json::{Map, Value};
 
 use crate::metadata::records::Truth;
@@ -33,14 +34,18 @@ pub enum PredicateError {
         reason: String,
     },
     /// It looks at a value that does not exist.
-    #[error("`{sql}` looks at `{name}`, which does not exist; did you mean `{nearest}`? Known are {}", known.join(", "))]
+    #[error(
+        "`{sql}` looks at `{name}`, which does not exist; {}known are {}",
+        names::question(.nearest.as_deref()),
+        known.join(", ")
+    )]
     Unknown {
         /// As written.
         sql: String,
         /// The unknown name.
         name: String,
-        /// The nearest known name.
-        nearest: String,
+        /// The known name that was meant, if one is like it.
+        nearest: Option<String>,
         /// All known names.
         known: Vec<String>,
     },
@@ -87,7 +92,7 @@ impl Predicate {
     ///
     /// # Errors
     ///
-    /// [`PredicateError`], with the nearest known name where one is unknown.
+    /// [`PredicateError`], with the known name that was meant where one is unknown.
     pub fn compile(sql: &str, schema: &SchemaRef) -> Result<Predicate, PredicateError> {
         let state = SessionContext::new().state();
         let dialect = state.config_options().sql_parser.dialect;
@@ -205,11 +210,7 @@ fn refusal(sql: &str, schema: &SchemaRef, error: &DataFusionError) -> PredicateE
         && let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref()
     {
         let known: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let nearest = known
-            .iter()
-            .max_by(|a, b| strsim::jaro_winkler(&field.name, a).total_cmp(&strsim::jaro_winkler(&field.name, b)))
-            .cloned()
-            .unwrap_or_default();
+        let nearest = names::nearest(&field.name, known.iter().map(String::as_str)).map(str::to_owned);
         return PredicateError::Unknown { sql: sql.to_owned(), name: field.name.clone(), nearest, known };
     }
     PredicateError::Syntax { sql: sql.to_owned(), reason: error.strip_backtrace() }
@@ -268,7 +269,8 @@ mod tests {
     #[test]
     fn what_is_no_predicate_is_refused_with_the_remedy() {
         for (sql, words) in [
-            ("new_interval >= 4", "did you mean `new_intervals`?"),
+            ("new_interval >= 4", "which does not exist; did you mean `new_intervals`? known are "),
+            ("xyz >= 4", "`xyz`, which does not exist; known are "),
             ("new_intervals", "compare it"),
             ("new_intervals >=", "not a SQL predicate"),
             ("", "not a SQL predicate"),

@@ -3,6 +3,8 @@
 //! * [`ingest`]: the timely dataflow, from raw records to committed intervals;
 //! * [`triggers`]: facts → policy → decision;
 //! * [`pipelines`]: build and infer, each run a child process with recorded steps;
+//! * [`offline`]: the same models on plain files, without a lake;
+//! * [`known_ahead`]: what stands in, for both, where a covariate is not known ahead;
 //! * [`maintenance`]: keeps the lake's tables small and fast;
 //! * [`metadata`]: runs, registry and decisions in SQLite;
 //! * [`sql`]: the tables as people query them;
@@ -15,6 +17,7 @@ pub mod cli;
 pub mod demo;
 pub mod environment;
 pub mod ingest;
+pub mod known_ahead;
 pub mod maintenance;
 pub mod metadata;
 pub mod offline;

@@ -1,4 +1,4 @@
-//! Series of plain files as panels, without a lake: what `meterline forecast` and `meterline backtest` work on.
+//! Series of plain files as panels, without a lake: what `meterline forecast`, `backtest` and `tune` work on.
 //!
 //! Values stay in the unit of the file. Of two rows of one stamp the later one counts, of two stamps in one interval the later
 //! stamp; of covariates, cell by cell, those that are not empty.
@@ -18,7 +18,7 @@ use meterline_schemas::reading::Quality;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
 
-pub use self::ahead::{Fallback, Filled, MissingAhead, complete};
+pub use self::ahead::{MissingAhead, complete};
 use self::columns::CovariateRows;
 use crate::ingest::frequency::{PENDING_MAX, detect, settle};
 

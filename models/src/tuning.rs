@@ -4,6 +4,7 @@
 //! against the same parameters that [`search`](crate::search) varies, so what a search finds can be configured.
 //! [`Validation`] is what a search minimises.
 
+use meterline_schemas::Micros;
 use meterline_schemas::settings::{Settings, Value};
 use thiserror::Error;
 
@@ -119,6 +120,11 @@ impl<'a> Validation<'a> {
         needed(panel.frequency, horizon)
     }
 
+    /// The newest origin that models are scored from; `None` where [`new`](Validation::new) gives none, too.
+    pub fn last_origin(panel: &Panel, horizon: usize) -> Option<Micros> {
+        folds(panel, horizon).last()?.origins.last().copied()
+    }
+
     /// Number of parts.
     pub fn folds(&self) -> usize {
         self.folds.len()
@@ -182,6 +188,7 @@ mod tests {
 
     use jiff::tz::TimeZone;
     use meterline_schemas::Frequency;
+    use meterline_schemas::time::DAY;
 
     use super::*;
     use crate::data::Series;
@@ -255,5 +262,7 @@ mod tests {
         assert!((0.0..0.2).contains(&best), "{best}");
         let short = panel.newest(20 * 24);
         assert!(Validation::new(&short, &task).is_none());
+        let origins = [&panel, &short].map(|panel| Validation::last_origin(panel, task.horizon));
+        assert_eq!(origins, [Some(69 * DAY), None]);
     }
 }

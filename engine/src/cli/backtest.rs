@@ -1,20 +1,18 @@
 //! `meterline backtest`: how good models would have been on a plain file, from origins of the past.
 
-use std::ops::Range;
 use std::time::Instant;
 
-use jiff::tz::TimeZone;
 use meterline_models::backtest::score;
 use meterline_models::cost::Cost;
-use meterline_models::data::{Panel, Series};
+use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
 use meterline_models::rolling::{Delayed, Rolling};
+use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::{Span, format_micros};
-use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
 use super::offline::{OfflineArgs, steps};
@@ -103,8 +101,7 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         });
         let origins = origins(args, &panel, task.horizon)?;
         let last = origins.last().copied().unwrap_or(Micros::MIN);
-        let (frequency, zone) = (panel.frequency, panel.zone.clone());
-        args.offline.complete(&mut panel, |series| scored_from(last, series, task.horizon, frequency, &zone))?;
+        args.offline.complete_after(&mut panel, last, task.horizon)?;
         let naive = SeasonalNaive::for_frequency(panel.frequency);
         let mut models: Vec<(Box<dyn Forecaster>, f64)> = vec![(Box::new(Delayed { model: naive, delay }), 0.0)];
         for kind in &kinds {
@@ -130,16 +127,6 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         }
     }
     Ok(scored)
-}
-
-// The intervals of a series that are scored from an origin.
-fn scored_from(origin: Micros, series: &Series, horizon: usize, frequency: Frequency, zone: &TimeZone) -> Range<usize> {
-    let known = usize::try_from(frequency.steps_between(series.start, origin, zone)).unwrap_or(0);
-    match known {
-        // It begins later, and has no forecast.
-        0 => 0..0,
-        _ => known..series.values.len().min(known + horizon),
-    }
 }
 
 // The newest origins whose whole horizon has happened, oldest first.

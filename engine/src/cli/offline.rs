@@ -9,13 +9,14 @@ use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind};
-use meterline_schemas::Frequency;
-use meterline_schemas::config::resolve_policy;
+use meterline_schemas::config::{Fallback, resolve_policy};
 use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::{Frequency, Micros};
 
 use super::CommandError;
 use super::transfer::{FileArgs, FilesArg};
-use crate::offline::{Fallback, Offline, OfflineOptions, complete, read};
+use super::values::fallback;
+use crate::offline::{Offline, OfflineOptions, complete, read};
 use crate::triggers::no_such_kind;
 
 /// Progress is said at most this often.
@@ -43,7 +44,7 @@ pub struct OfflineArgs {
     past_covariates: Vec<String>,
     /// What is taken where one of --covariates is missing within the horizon: that of the last day or week that has it
     /// [default: none, it is an error]
-    #[arg(long, value_name = "last_day|last_week", requires = "covariates")]
+    #[arg(long, value_name = "last_day|last_week", value_parser = fallback, requires = "covariates")]
     covariate_fallback: Option<Fallback>,
     /// Country whose public holidays count as days off, such as Netherlands
     #[arg(long, value_name = "NAME")]
@@ -117,7 +118,7 @@ impl OfflineArgs {
     /// Sees to it that what is known ahead is there in those intervals of each series that `within` says, and says what
     /// was taken in its place.
     pub fn complete(&self, panel: &mut Panel, within: impl Fn(&Series) -> Range<usize>) -> Result<(), CommandError> {
-        for filled in complete(panel, self.covariate_fallback, within)? {
+        for filled in complete(panel, self.covariate_fallback.unwrap_or_default(), within)? {
             eprintln!(
                 "covariate `{}`: {} values over the horizon are missing and those of earlier days taken, the oldest of {}",
                 filled.covariate,
@@ -126,6 +127,18 @@ impl OfflineArgs {
             );
         }
         Ok(())
+    }
+
+    /// The same in the intervals that are scored from an origin of the past. A gap before it is one for the models.
+    pub fn complete_after(&self, panel: &mut Panel, origin: Micros, horizon: usize) -> Result<(), CommandError> {
+        let (frequency, zone) = (panel.frequency, panel.zone.clone());
+        self.complete(panel, |series| {
+            match usize::try_from(frequency.steps_between(series.start, origin, &zone)).unwrap_or(0) {
+                // It begins later, and has no forecast.
+                0 => 0..0,
+                known => known..series.values.len().min(known + horizon),
+            }
+        })
     }
 
     /// What models are fitted for.

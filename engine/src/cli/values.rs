@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 use meterline_connectors::stamp::Stamp;
 use meterline_schemas::Micros;
-use meterline_schemas::config::Label;
+use meterline_schemas::config::{Fallback, Label};
 
 /// An instant in any form that readings have. Without an offset it is UTC, and a date alone is its midnight.
 ///
@@ -24,6 +24,19 @@ pub fn label(text: &str) -> Result<Label, String> {
         "begin" => Ok(Label::Begin),
         "end" => Ok(Label::End),
         _ => Err("use begin or end".into()),
+    }
+}
+
+/// `last_day` or `last_week`: what stands in for a covariate that is missing ahead. That nothing does is said by leaving
+/// the option out.
+///
+/// # Errors
+/// It is neither.
+pub fn fallback(text: &str) -> Result<Fallback, String> {
+    match text {
+        "last_day" => Ok(Fallback::LastDay),
+        "last_week" => Ok(Fallback::LastWeek),
+        _ => Err("use last_day or last_week".into()),
     }
 }
 
@@ -51,5 +64,13 @@ mod tests {
     fn a_label_is_one_of_two_words() {
         assert_eq!((label("begin"), label("end")), (Ok(Label::Begin), Ok(Label::End)));
         assert!(label("middle").is_err());
+    }
+
+    #[test]
+    fn a_fallback_is_called_as_in_the_configuration() {
+        for each in [Fallback::LastDay, Fallback::LastWeek] {
+            assert_eq!(serde_json::to_value(each).unwrap().as_str().map(fallback), Some(Ok(each)));
+        }
+        assert_eq!(fallback("last_dya").unwrap_err(), "use last_day or last_week");
     }
 }

@@ -1,42 +1,13 @@
-//! Are the covariates that are known ahead there over a horizon, and what if not.
+//! Covariates that are known ahead must be there over a horizon: the error that says which is not, and the remedy.
 
 use std::ops::Range;
 
-use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
-use meterline_models::data::{Known, Panel, Series};
+use meterline_models::data::{Panel, Series};
 use meterline_schemas::Micros;
-use meterline_schemas::time::{DAY, format_micros};
+use meterline_schemas::config::Fallback;
+use meterline_schemas::time::format_micros;
 
-/// What is taken in place of a value that is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum Fallback {
-    /// That of the last day that has one, at the same local time.
-    LastDay,
-    /// That of the last week that has one, on the same weekday at the same local time.
-    LastWeek,
-}
-
-impl Fallback {
-    const fn days(self) -> i64 {
-        match self {
-            Fallback::LastDay => 1,
-            Fallback::LastWeek => 7,
-        }
-    }
-}
-
-/// What was filled of a covariate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filled {
-    /// The covariate.
-    pub covariate: String,
-    /// Values that were missing.
-    pub values: usize,
-    /// Start of the oldest interval that one was taken from.
-    pub oldest: Micros,
-}
+use crate::known_ahead::{self, Filled};
 
 /// A covariate that is known ahead is not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,16 +27,18 @@ pub struct MissingAhead {
     /// Intervals that lack it.
     pub missing: usize,
     /// What was to be taken in its place, and is missing, too.
-    pub tried: Option<Fallback>,
+    pub tried: Fallback,
 }
 
-fn remedy(tried: Option<Fallback>) -> &'static str {
+fn remedy(tried: Fallback) -> &'static str {
     match tried {
-        None => {
+        Fallback::None => {
             ": add rows with it (a row needs no value), or take that of the last day or week by --covariate-fallback last_day \
              or last_week"
         }
-        Some(_) => ", and there is none of an earlier day to be taken: add rows with it (a row needs no value)",
+        Fallback::LastDay | Fallback::LastWeek => {
+            ", and there is none of an earlier day to be taken: add rows with it (a row needs no value)"
+        }
     }
 }
 
@@ -76,80 +49,41 @@ fn remedy(tried: Option<Fallback>) -> &'static str {
 /// The first that is missing, where there is no fallback, or where it finds nothing.
 pub fn complete(
     panel: &mut Panel,
-    fallback: Option<Fallback>,
+    fallback: Fallback,
     within: impl Fn(&Series) -> Range<usize>,
 ) -> Result<Vec<Filled>, MissingAhead> {
-    let mut all = Vec::new();
-    let (frequency, zone) = (panel.frequency, panel.zone.clone());
-    for (number, covariate) in panel.covariates.iter().enumerate().filter(|(_, of)| of.known == Known::Ahead) {
-        let mut filled = Filled { covariate: covariate.name.clone(), values: 0, oldest: Micros::MAX };
-        for series in &mut panel.series {
-            let within = within(series);
-            let Some(column) = series.covariates.get_mut(number) else { continue };
-            let missing: Vec<i64> =
-                within.map(|interval| interval as i64).filter(|interval| column.at(*interval).is_nan()).collect();
-            let Some(last) = missing.last() else { continue };
-            let mut values = column.values.to_vec();
-            let length = usize::try_from(last + 1 - column.offset).unwrap_or(0);
-            values.resize(length.max(values.len()), f32::NAN);
-            for interval in &missing {
-                let start = frequency.advance(series.start, *interval, &zone);
-                let found = fallback.and_then(|fallback| {
-                    let earlier = (1..).map(|times| {
-                        let at = frequency.floor(days_before(start, times * fallback.days(), &zone), &zone);
-                        (at, frequency.steps_between(series.start, at, &zone) - column.offset)
-                    });
-                    let there = earlier.take_while(|(_, place)| *place >= 0);
-                    let mut values = there.map(|(at, place)| (at, values.get(place as usize).copied()));
-                    values.find_map(|(at, value)| Some((at, value.filter(|value| !value.is_nan())?)))
-                });
-                let Some((from, value)) = found else {
-                    return Err(MissingAhead {
-                        covariate: covariate.name.clone(),
-                        series: series.id.clone(),
-                        at: start,
-                        missing: missing.len(),
-                        tried: fallback,
-                    });
-                };
-                values[(interval - column.offset) as usize] = value;
-                filled.values += 1;
-                filled.oldest = filled.oldest.min(from);
-            }
-            column.values = values.into();
+    let mut filled = Vec::new();
+    for found in known_ahead::complete(panel, |_| fallback, within) {
+        if let Some(lacking) = found.lacking.first() {
+            return Err(MissingAhead {
+                covariate: found.covariate,
+                series: panel.series.get(lacking.series).map(|series| series.id.clone()).unwrap_or_default(),
+                at: lacking.from,
+                missing: lacking.intervals,
+                tried: fallback,
+            });
         }
-        if filled.values > 0 {
-            all.push(filled);
-        }
+        filled.extend(found.filled);
     }
-    Ok(all)
-}
-
-// The same local time so many days earlier.
-fn days_before(at: Micros, days: i64, zone: &TimeZone) -> Micros {
-    let local = || {
-        let zoned = Timestamp::from_microsecond(at).ok()?.to_zoned(zone.clone());
-        let earlier = zoned.checked_sub(Span::new().try_days(days).ok()?).ok()?;
-        Some(earlier.timestamp().as_microsecond())
-    };
-    local().unwrap_or_else(|| at.saturating_sub(days.saturating_mul(DAY)))
+    Ok(filled)
 }
 
 #[cfg(test)]
 mod tests {
-    use meterline_models::data::{Column, Covariate};
+    use jiff::tz::TimeZone;
+    use meterline_models::data::{Column, Covariate, Known};
     use meterline_schemas::Frequency;
-    use meterline_schemas::time::HOUR;
+    use meterline_schemas::time::{DAY, HOUR};
 
     use super::*;
 
-    // Ten days of hours from a Monday on, and a covariate with the value 100 · day + hour where `known` says so.
-    fn panel(zone: TimeZone, start: Micros, known: impl Fn(i64) -> bool) -> Panel {
-        let mut series = Series::new("m1", start, vec![1.0; 240]);
+    // Ten days of hours from a Thursday on, and a covariate with the value 100 · day + hour where `known` says so.
+    fn panel(known: impl Fn(i64) -> bool) -> Panel {
+        let mut series = Series::new("m1", 0, vec![1.0; 240]);
         let value = |i: i64| if known(i) { (i / 24 * 100 + i % 24) as f32 } else { f32::NAN };
         series.covariates = vec![Column { offset: 0, values: (0..300).map(value).collect() }];
         let covariates = vec![Covariate { name: "tariff".into(), known: Known::Ahead }];
-        Panel { covariates, ..Panel::new(Frequency::HOUR, zone, vec![series]) }
+        Panel { covariates, ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series]) }
     }
 
     fn horizon(series: &Series) -> Range<usize> {
@@ -159,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_the_remedy_or_taken_from_the_last_day_or_week() {
         let lacking = |i: i64| i < 250;
-        let error = complete(&mut panel(TimeZone::UTC, 0, lacking), None, horizon).unwrap_err().to_string();
+        let error = complete(&mut panel(lacking), Fallback::None, horizon).unwrap_err().to_string();
         for words in ["`tariff`", "`m1`", "1970-01-11T10:00:00Z", "for 38", "add rows", "--covariate-fallback last_day"]
         {
             assert!(error.contains(words), "{error}");
@@ -167,8 +101,8 @@ mod tests {
         for (fallback, first, last, day) in
             [(Fallback::LastDay, 910.0, 923.0, 9), (Fallback::LastWeek, 310.0, 423.0, 3)]
         {
-            let mut panel = panel(TimeZone::UTC, 0, lacking);
-            let filled = complete(&mut panel, Some(fallback), horizon).unwrap();
+            let mut panel = panel(lacking);
+            let filled = complete(&mut panel, fallback, horizon).unwrap();
             let oldest = day * DAY + 10 * HOUR;
             assert_eq!(filled, [Filled { covariate: "tariff".into(), values: 38, oldest }]);
             let at = |interval| panel.series[0].covariates[0].at(interval);
@@ -178,35 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_asked_for_is_looked_at_and_nothing_comes_of_nothing() {
-        let gap = |i: i64| i != 30;
-        let mut whole = panel(TimeZone::UTC, 0, gap);
-        let before = whole.clone();
-        assert_eq!(complete(&mut whole, None, horizon), Ok(Vec::new()));
-        assert_eq!(format!("{whole:?}"), format!("{before:?}"));
-        // What is known of the past alone is not asked for ahead.
-        let mut past = panel(TimeZone::UTC, 0, |_| false);
-        past.covariates[0].known = Known::Past;
-        assert_eq!(complete(&mut past, None, horizon), Ok(Vec::new()));
-        for known in [-1, 245] {
-            let mut panel = panel(TimeZone::UTC, 0, |i| i == known);
-            let error = complete(&mut panel, Some(Fallback::LastWeek), horizon).unwrap_err();
-            assert_eq!(error.at, 240 * HOUR);
+    fn where_there_is_nothing_to_be_taken_no_other_fallback_is_advised() {
+        for (known, missing) in [(-1, 48), (245, 47)] {
+            let error = complete(&mut panel(|i| i == known), Fallback::LastWeek, horizon).unwrap_err();
+            assert_eq!((error.at, error.missing), (240 * HOUR, missing));
             assert!(!error.to_string().contains("fallback"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_day_earlier_is_the_same_local_time_also_where_the_clocks_change() {
-        let zone = TimeZone::get("Europe/Berlin").unwrap();
-        // Days of tariffs by the clock: Monday 2024-03-25 00:00, and the clocks go forward on the Sunday.
-        let start = "2024-03-24T23:00:00Z".parse::<Timestamp>().unwrap().as_microsecond();
-        let mut panel = panel(zone, start, |i| i < 146);
-        let filled = complete(&mut panel, Some(Fallback::LastDay), |_| 146..192).unwrap();
-        assert_eq!(filled[0].values, 46);
-        let at = |interval| panel.series[0].covariates[0].at(interval);
-        // Sunday 03:00 is the third hour of the day; its like is the fourth of Saturday.
-        assert_eq!((at(146), at(147), at(166)), (503.0, 504.0, 523.0));
-        assert_eq!(at(167), 600.0);
     }
 }

@@ -27,8 +27,10 @@ pub struct CovariateConfig {
     #[serde(default)]
     pub known: Option<KnownWhen>,
     /// What stands in for a value that is missing within the horizon of a forecast: `none` (the run fails and says
-    /// which), `last_day` or `last_week` (the newest value of a day or a week before, at the same time; where intervals
-    /// are longer, of the interval before). Default `none`.
+    /// which), `last_day` (the value of the newest earlier day that has one at the same local time, by the zone of the
+    /// series' feed) or `last_week` (the same of the earlier days on the same weekday). Where intervals are weeks or
+    /// months, both are the value of the newest interval before that has one. A series that finds none is forecast by
+    /// seasonal naive. Default `none`.
     #[serde(default)]
     pub fallback: Fallback,
     /// IANA time zone of stamps in the file without an offset. Default `UTC`.
@@ -50,16 +52,17 @@ pub enum KnownWhen {
     Past,
 }
 
-/// What stands in for a value that is missing within a horizon.
+/// What stands in for a value that is missing within a horizon. Of weeks and months it is always the value of the newest
+/// interval before that has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fallback {
     /// Nothing.
     #[default]
     None,
-    /// The value of the day before.
+    /// The value of the newest earlier day that has one, at the same local time.
     LastDay,
-    /// The value of the week before.
+    /// The value of the newest earlier day that has one, of those on the same weekday, at the same local time.
     LastWeek,
 }
 

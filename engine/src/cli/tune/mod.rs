@@ -90,10 +90,18 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let kind = args.offline.kind(&args.model)?;
     let tuning = tuning(kind)?;
     let space = Space::new((tuning.parameters)()).map_err(|error| CommandError::failed(error.to_string()))?;
-    let whole = only(args.offline.panels()?)?;
+    let mut whole = only(args.offline.panels()?)?;
     let task = args.offline.task(whole.frequency);
     let cut = cut(args, &whole, task.horizon)?;
-    let panel = whole.cut(cut);
+    let mut panel = whole.cut(cut);
+    // What is known ahead must be there before hours are spent on a search, and each part is asked for its own: what is
+    // ahead in the search is a gap of the past in what is held out.
+    if let Some(last) = Validation::last_origin(&panel, task.horizon) {
+        args.offline.complete_after(&mut panel, last, task.horizon)?;
+    }
+    if let Some(last) = held_out_origins(&whole, cut, task.horizon).last() {
+        args.offline.complete_after(&mut whole, *last, task.horizon)?;
+    }
     let validation = Validation::new(&panel, &task).ok_or_else(|| {
         CommandError::failed(format!(
             "comparing settings on days that a model has not seen takes {} intervals of {}, and the longest of {} series \
@@ -200,6 +208,14 @@ fn cut(args: &Args, panel: &Panel, horizon: usize) -> Result<Micros, CommandErro
     Ok(frequency.advance(end, -(held as i64), zone))
 }
 
+// Origins from the cut on whose whole horizon has happened, oldest first; none where nothing is held out.
+fn held_out_origins(panel: &Panel, cut: Micros, horizon: usize) -> Vec<Micros> {
+    let (frequency, zone) = (panel.frequency, &panel.zone);
+    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(cut);
+    let windows = frequency.steps_between(cut, end, zone) / horizon.max(1) as i64;
+    (0..windows).map(|window| frequency.advance(cut, window * horizon as i64, zone)).collect()
+}
+
 fn loss(
     args: &Args,
     model: &dyn Model,
@@ -242,13 +258,9 @@ fn held_out(
     task: &Task,
     best: &Configuration,
 ) -> Result<HeldOut, CommandError> {
-    let (frequency, zone) = (panel.frequency, &panel.zone);
-    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(cut);
-    let windows = frequency.steps_between(cut, end, zone) / task.horizon.max(1) as i64;
-    let origins: Vec<Micros> =
-        (0..windows).map(|window| frequency.advance(cut, window * task.horizon as i64, zone)).collect();
+    let origins = held_out_origins(panel, cut, task.horizon);
     let known = panel.cut(cut);
-    let naive = SeasonalNaive::for_frequency(frequency);
+    let naive = SeasonalNaive::for_frequency(panel.frequency);
     let fit = |what: &str, configuration: &Configuration| {
         let mut shown = args.offline.shown(format!("fitting the {what} settings before what is held out"));
         let model = (tuning.model)(configuration).fit(&known, task, &mut |done| shown.step(done))?;
@@ -349,6 +361,49 @@ mod tests {
             ended: study.ended,
             trials: study.trials,
         }
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    // Forty days of one series and their temperatures, without those of the hours of `lacking`.
+    fn tuned(lacking: &[i64], more: &[&str]) -> Result<Found, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.csv");
+        let mut text = "series_id,timestamp,value,temperature\n".to_owned();
+        for hour in 0..40 * 24 {
+            let at = format_micros(hour * meterline_schemas::time::HOUR);
+            let temperature = if lacking.contains(&hour) { String::new() } else { (hour % 24).to_string() };
+            text.push_str(&format!("a,{at},{},{temperature}\n", hour * 13 % 24));
+        }
+        std::fs::write(&path, text).unwrap();
+        let line = ["", "--model", "linear_quantile", "--trials", "1", "--horizon", "24h", "--label", "begin"];
+        let line = line.iter().chain(&["--covariates", "temperature"]).chain(more).copied().chain(path.to_str());
+        let args = <Line as clap::Parser>::try_parse_from(line).unwrap().args;
+        tune(&args).map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn what_is_known_ahead_is_asked_for_at_the_last_origins_of_the_search_and_of_what_is_held_out() {
+        let held = ["--hold-out", "10d"];
+        let filled = ["--covariate-fallback", "last_day"];
+        for (day, more, at) in [
+            (39, &[][..], "1970-02-09T03:00:00Z"),
+            (29, &held[..], "1970-01-30T03:00:00Z"),
+            (39, &held[..], "1970-02-09T03:00:00Z"),
+        ] {
+            let refused = tuned(&[day * 24 + 3], more).err().unwrap();
+            for words in ["`temperature`", "`a`", "for 1 of", at, "--covariate-fallback"] {
+                assert!(refused.contains(words), "{refused}");
+            }
+        }
+        let found = tuned(&[29 * 24 + 3, 39 * 24 + 3], &[&held[..], &filled].concat()).unwrap();
+        assert!(found.best.is_some() && found.held_out.is_some_and(|held| held.best.is_some()));
+        // A gap before the last origin is one for the models.
+        assert!(tuned(&[20 * 24], &[]).is_ok());
     }
 
     #[test]

@@ -1,19 +1,21 @@
-//! Whether what is known ahead is known over the horizon of a forecast, and what stands in where it is not. Pure.
+//! What becomes of an infer run where what is known ahead is not known over the horizon of a forecast: it fails, or the
+//! series in question have no forecast of the model. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use meterline_models::data::{Column, Known, Panel, Series};
+use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use meterline_schemas::Micros;
 use meterline_schemas::config::Fallback;
-use meterline_schemas::time::{DAY, format_micros};
-use meterline_schemas::{Frequency, Micros};
+use meterline_schemas::time::format_micros;
+
+use crate::known_ahead::{self, Filled};
 
 /// What was missing within the horizon of a panel's series, and what came of it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Completed {
-    /// By covariate: values that a fallback stands in for.
-    pub filled: Vec<(String, usize)>,
+    /// By covariate: what its fallback filled.
+    pub filled: Vec<Filled>,
     /// Series, by their place in the panel, of which a covariate is still missing, with its name: those whose horizon
     /// lies in the past altogether, and those for which the fallback has no value either.
     pub without: BTreeMap<usize, String>,
@@ -53,105 +55,34 @@ pub fn complete(
     fallback: impl Fn(&str) -> Fallback,
 ) -> Result<Completed, MissingAhead> {
     let mut completed = Completed::default();
-    for (place, covariate) in panel.covariates.clone().into_iter().enumerate() {
-        if covariate.known != Known::Ahead {
-            continue;
-        }
-        let stands_in = fallback(&covariate.name);
-        if let Some(back) = intervals_back(stands_in, panel.frequency) {
-            let filled = fill(panel, place, horizon, back);
-            if filled > 0 {
-                completed.filled.push((covariate.name.clone(), filled));
-            }
-        }
+    let within = |series: &Series| series.values.len()..series.values.len() + horizon;
+    for found in known_ahead::complete(panel, fallback, within) {
+        completed.filled.extend(found.filled);
         let mut missing: Option<MissingAhead> = None;
-        for (number, series) in panel.series.iter().enumerate() {
-            let column = series.covariates.get(place);
-            let is_missing = |step: &usize| column.is_none_or(|column| column.at(interval(series, *step)).is_nan());
-            let Some(step) = (0..horizon).find(is_missing) else { continue };
-            let at = |step: usize| panel.frequency.advance(series.start, interval(series, step), &panel.zone);
-            let (from, until) = (at(step), at(horizon));
-            if stands_in != Fallback::None || until <= origin {
-                completed.without.insert(number, covariate.name.clone());
+        for lacking in found.lacking {
+            let Some(series) = panel.series.get(lacking.series) else { continue };
+            let from = lacking.from;
+            let until = panel.frequency.advance(series.start, within(series).end as i64, &panel.zone);
+            if found.fallback != Fallback::None || until <= origin {
+                completed.without.insert(lacking.series, found.covariate.clone());
                 continue;
             }
-            let found = missing.get_or_insert_with(|| MissingAhead {
-                covariate: covariate.name.clone(),
+            let all = missing.get_or_insert_with(|| MissingAhead {
+                covariate: found.covariate.clone(),
                 series: 0,
                 all: panel.series.len(),
                 id: series.id.clone(),
                 from,
                 until,
             });
-            found.series += 1;
-            (found.from, found.until) = (found.from.min(from), found.until.max(until));
+            all.series += 1;
+            (all.from, all.until) = (all.from.min(from), all.until.max(until));
         }
         if let Some(missing) = missing {
             return Err(missing);
         }
     }
     Ok(completed)
-}
-
-// The interval of a step of its forecast.
-fn interval(series: &Series, step: usize) -> i64 {
-    (series.values.len() + step) as i64
-}
-
-// How many intervals before a missing one the value is that stands in.
-fn intervals_back(fallback: Fallback, frequency: Frequency) -> Option<usize> {
-    let days = match fallback {
-        Fallback::None => return None,
-        Fallback::LastDay => 1,
-        Fallback::LastWeek => 7,
-    };
-    Some((days * DAY / frequency.nominal_micros()).max(1) as usize)
-}
-
-// Fills one covariate over the horizon of all series. What they share is filled once, and stays shared. Returns the
-// number of values filled.
-fn fill(panel: &mut Panel, place: usize, horizon: usize, back: usize) -> usize {
-    // Intervals that are needed, counted from the first one of the column.
-    let mut needed: HashMap<*const f32, BTreeSet<usize>> = HashMap::new();
-    for series in &panel.series {
-        let Some(column) = series.covariates.get(place) else { continue };
-        let is_missing = |step: &usize| column.at(interval(series, *step)).is_nan();
-        let in_column = |step: usize| usize::try_from(interval(series, step) - column.offset).ok();
-        let missing = (0..horizon).filter(is_missing).filter_map(in_column);
-        needed.entry(column.values.as_ptr()).or_default().extend(missing);
-    }
-    let mut filled = 0;
-    let mut whole: HashMap<*const f32, Arc<[f32]>> = HashMap::new();
-    for series in &mut panel.series {
-        let Some(column) = series.covariates.get_mut(place) else { continue };
-        let known = column.values.as_ptr();
-        let values = whole.entry(known).or_insert_with(|| {
-            let missing = needed.get(&known).into_iter().flatten();
-            let (values, count) = filled_from_before(column, missing.copied(), back);
-            filled += count;
-            values
-        });
-        column.values = Arc::clone(values);
-    }
-    filled
-}
-
-// The values of a column with those at `missing`, ascending, taken from `back` intervals before, or as often as that
-// goes until there is one.
-fn filled_from_before(column: &Column, missing: impl Iterator<Item = usize>, back: usize) -> (Arc<[f32]>, usize) {
-    let mut values = column.values.to_vec();
-    let mut count = 0;
-    for place in missing {
-        let before = (1..).map_while(|times: usize| place.checked_sub(times * back));
-        let found = before.filter_map(|place| values.get(place)).copied().find(|value| value.is_finite());
-        let Some(found) = found else { continue };
-        if values.len() <= place {
-            values.resize(place + 1, f32::NAN);
-        }
-        values[place] = found;
-        count += 1;
-    }
-    (if count > 0 { values.into() } else { Arc::clone(&column.values) }, count)
 }
 
 /// A model that has no forecast for series of which a covariate is missing.
@@ -180,8 +111,11 @@ impl Forecaster for Informed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use jiff::tz::TimeZone;
-    use meterline_models::data::Covariate;
+    use meterline_models::data::{Column, Covariate, Known};
+    use meterline_schemas::Frequency;
     use meterline_schemas::time::HOUR;
 
     use super::*;
@@ -237,7 +171,8 @@ mod tests {
         let mut short = panel(hours(47).map(|hour| if hour == 25.0 { GAP } else { hour }));
         let completed = complete(&mut short, 26, 48 * HOUR, |_| Fallback::LastDay).unwrap();
         // Hours 47 to 73, of which 47 is ahead of `b` alone; each counts once.
-        assert_eq!((completed.filled, completed.without.len()), (vec![("temperature".into(), 27)], 0));
+        let filled = Filled { covariate: "temperature".into(), values: 27, oldest: HOUR };
+        assert_eq!((completed.filled, completed.without.len()), (vec![filled], 0));
         let [a, b] = &short.series[..] else { panic!("two series") };
         assert!(Arc::ptr_eq(&a.covariates[0].values, &b.covariates[0].values));
         let at = |hour: i64| a.covariates[0].at(hour - 24);
@@ -247,15 +182,6 @@ mod tests {
         // A week before there is nothing.
         let completed = complete(&mut panel(hours(47)), 6, 48 * HOUR, |_| Fallback::LastWeek).unwrap();
         assert_eq!(completed.without.into_keys().collect::<Vec<_>>(), [0, 1]);
-        for (frequency, day, week) in [
-            (Frequency::QUARTER_HOUR, 96, 672),
-            (Frequency::Day, 1, 7),
-            (Frequency::Week, 1, 1),
-            (Frequency::Month, 1, 1),
-        ] {
-            let back = |fallback| intervals_back(fallback, frequency).unwrap();
-            assert_eq!((back(Fallback::LastDay), back(Fallback::LastWeek)), (day, week), "{frequency}");
-        }
     }
 
     #[test]

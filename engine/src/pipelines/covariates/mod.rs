@@ -2,7 +2,8 @@
 //!
 //! * [`mod@file`]: the values in a file;
 //! * [`grid`]: values of any source as columns of a panel;
-//! * [`horizon`]: whether they reach as far as a forecast, and what stands in where not.
+//! * [`horizon`]: what becomes of series where they do not reach as far as a forecast; what stands in is decided in
+//!   [`known_ahead`](crate::known_ahead).
 
 pub mod file;
 pub mod grid;

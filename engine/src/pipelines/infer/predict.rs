@@ -2,10 +2,12 @@
 
 use meterline_models::forecaster::Forecaster;
 use meterline_models::metrics::seasonal_scale;
+use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{backcast, context, load, reconcile, seasonal_naive};
+use crate::known_ahead::Filled;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
@@ -79,9 +81,11 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             Ok((artifacts::predictions_to_parquet(&found.predictions)?, found, errors.transpose()?, completed.filled))
         })
         .await?;
-    for (covariate, values) in filled {
+    for Filled { covariate, values, oldest } in filled {
         ctx.warn(format!(
-            "{values} values of the covariate `{covariate}` were missing within the horizon and were filled by its fallback"
+            "{values} values of the covariate `{covariate}` were missing within the horizon and were filled by its \
+             fallback, the oldest from {}",
+            format_micros(oldest)
         ));
     }
     let errors = match errors {

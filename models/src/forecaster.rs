@@ -116,6 +116,9 @@ pub struct Task {
     pub horizon: usize,
     /// Values before the origin that a model with a context of a given length looks at, in native intervals.
     pub context: usize,
+    /// Times of day at which forecasts will begin: 1 for that alone at which the panel ends, 4 for each six hours. What a
+    /// model has not learned to begin at, it may forecast badly from.
+    pub origins_a_day: usize,
     /// Of everything that is random: the same seed and panel give the same model.
     pub seed: u64,
     /// Days off.
@@ -125,9 +128,9 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task on the processors, without holidays.
+    /// A task on the processors, without holidays, for forecasts that begin at the time of day at which the panel ends.
     pub fn new(horizon: usize, context: usize, seed: u64) -> Task {
-        Task { horizon, context, seed, holidays: Holidays::none(), device: Device::Cpu }
+        Task { horizon, context, origins_a_day: 1, seed, holidays: Holidays::none(), device: Device::Cpu }
     }
 }
 

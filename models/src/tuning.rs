@@ -111,7 +111,7 @@ pub struct Validation<'a> {
 impl<'a> Validation<'a> {
     /// That of a panel, all of which may be known; `None` where its history is too short to keep anything from a model.
     pub fn new(panel: &'a Panel, task: &'a Task) -> Option<Validation<'a>> {
-        let folds = folds(panel, task.horizon);
+        let folds = folds(panel, task);
         (!folds.is_empty()).then_some(Validation { panel, task, folds })
     }
 
@@ -121,8 +121,8 @@ impl<'a> Validation<'a> {
     }
 
     /// The newest origin that models are scored from; `None` where [`new`](Validation::new) gives none, too.
-    pub fn last_origin(panel: &Panel, horizon: usize) -> Option<Micros> {
-        folds(panel, horizon).last()?.origins.last().copied()
+    pub fn last_origin(panel: &Panel, task: &Task) -> Option<Micros> {
+        folds(panel, task).last()?.origins.last().copied()
     }
 
     /// Number of parts.
@@ -262,7 +262,7 @@ mod tests {
         assert!((0.0..0.2).contains(&best), "{best}");
         let short = panel.newest(20 * 24);
         assert!(Validation::new(&short, &task).is_none());
-        let origins = [&panel, &short].map(|panel| Validation::last_origin(panel, task.horizon));
+        let origins = [&panel, &short].map(|panel| Validation::last_origin(panel, &task));
         assert_eq!(origins, [Some(69 * DAY), None]);
     }
 }

@@ -25,8 +25,6 @@ use crate::search::{Configuration, Domain, Parameter};
 pub struct BoostedSpec {
     /// Of the booster.
     pub params: Params,
-    /// Times of day at which forecasts begin: 1 for those alone at which the panel ends, 4 for each six hours.
-    pub origins_a_day: usize,
     /// Rows that are trained on at most; of more, origins further apart are taken.
     pub rows_max: usize,
     /// The linear model whose errors they learn, if not the values themselves.
@@ -50,7 +48,7 @@ fn gentle() -> Params {
 
 impl Default for BoostedSpec {
     fn default() -> BoostedSpec {
-        BoostedSpec { params: gentle(), origins_a_day: 1, rows_max: 300_000, residuals_of: None }
+        BoostedSpec { params: gentle(), rows_max: 300_000, residuals_of: None }
     }
 }
 
@@ -121,7 +119,7 @@ impl Model for BoostedTrees {
         };
         let failed =
             |error: BoosterError| FitError::Failed { model: self.name().to_owned(), reason: error.to_string() };
-        let rows = self.rows(panel, &design, linear.as_ref(), task.horizon);
+        let rows = self.rows(panel, &design, linear.as_ref(), task);
         if rows.targets.is_empty() {
             return Err(too_short(self.name(), panel, &design, task.horizon));
         }
@@ -155,7 +153,7 @@ struct Rows {
 }
 
 impl BoostedTrees {
-    fn rows(&self, panel: &Panel, design: &Design, linear: Option<&FittedLinear>, horizon: usize) -> Rows {
+    fn rows(&self, panel: &Panel, design: &Design, linear: Option<&FittedLinear>, task: &Task) -> Rows {
         let mut names: Vec<String> = design.names().to_vec();
         names.push("series".into());
         names.extend(linear.map(|_| "linear".to_owned()));
@@ -168,7 +166,7 @@ impl BoostedTrees {
         };
         let mut wide = Vec::new();
         let mut last = None;
-        let sample = Sample::new(panel, design, horizon, self.spec.origins_a_day, self.spec.rows_max);
+        let sample = Sample::new(panel, design, task, self.spec.rows_max);
         sample.each_row(panel, design, |number, row| {
             let phase = design.phase(number, row.interval);
             let id = &panel.series[number].id;

@@ -4,7 +4,7 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 
 use crate::data::Panel;
 use crate::design::{Design, Normal};
-use crate::forecaster::{FitError, NoForecast, SeriesForecast};
+use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
 
 /// Share of a line that is as much to it as the rest is to that share.
@@ -90,13 +90,14 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Origins at so many times of day, and days apart where there are more than `rows_max` rows. Where even one origin of
-    /// each series is too much, some series stand for all.
-    pub fn new(panel: &Panel, design: &Design, horizon: usize, origins_a_day: usize, rows_max: usize) -> Sample {
+    /// Origins at all times of day that the task is about, further apart where there are more than `rows_max` rows. Where
+    /// even one origin of each series is too much, some series stand for all.
+    pub fn new(panel: &Panel, design: &Design, task: &Task, rows_max: usize) -> Sample {
+        let horizon = task.horizon;
         let season = panel.frequency.season().max(1);
         let lengths = || panel.series.iter().map(|series| series.values.len());
         let origins: usize = lengths().map(|length| length.saturating_sub(design.first_origin())).sum();
-        let mut apart = (season / origins_a_day.max(1)).max(1);
+        let mut apart = (season / task.origins_a_day.max(1)).max(1);
         let longest = lengths().max().unwrap_or(0);
         let farthest = longest.saturating_sub(design.first_origin()).max(season);
         while origins / apart * horizon > rows_max.max(1) && apart + season <= farthest {

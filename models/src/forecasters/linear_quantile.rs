@@ -33,8 +33,6 @@ const BEYOND: f64 = 0.5;
 pub struct LinearSpec {
     /// Most parts of the day that have a model of their own.
     pub parts: usize,
-    /// Times of day at which forecasts begin: 1 for those alone at which the panel ends, 4 for each six hours.
-    pub origins_a_day: usize,
     /// Factor of the penalty that the ridge chooses.
     pub penalty: f64,
     /// Days after which a row counts half; infinite for all alike.
@@ -43,7 +41,7 @@ pub struct LinearSpec {
 
 impl Default for LinearSpec {
     fn default() -> LinearSpec {
-        LinearSpec { parts: 24, origins_a_day: 1, penalty: 1.0, half_life_days: f64::INFINITY }
+        LinearSpec { parts: 24, penalty: 1.0, half_life_days: f64::INFINITY }
     }
 }
 
@@ -52,7 +50,6 @@ impl LinearSpec {
     pub(crate) fn parameters() -> Vec<Parameter> {
         vec![
             Parameter::new("parts", Domain::log_integer(1, 24)),
-            Parameter::new("origins_a_day", Domain::integer(1, 4)),
             Parameter::new("penalty", Domain::log_float(0.1, 1_000.0)),
             Parameter::new("half_life_days", Domain::log_float(30.0, 10_000.0)),
         ]
@@ -62,7 +59,6 @@ impl LinearSpec {
     pub(crate) fn with(settings: &Configuration) -> LinearSpec {
         let mut spec = LinearSpec::default();
         settings.set_count("parts", &mut spec.parts);
-        settings.set_count("origins_a_day", &mut spec.origins_a_day);
         settings.set_float("penalty", &mut spec.penalty);
         settings.set_float("half_life_days", &mut spec.half_life_days);
         spec
@@ -226,7 +222,7 @@ impl LinearQuantile {
 
     fn fit_series(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Option<Parts> {
         let season = panel.frequency.season();
-        let rows = self.rows(panel, design, number, task.horizon);
+        let rows = self.rows(panel, design, number, task);
         let width = design.width();
         let basis = Basis::of(&rows.features, width, design.bent());
         let in_hour = (season / 24).max(1);
@@ -258,12 +254,12 @@ impl LinearQuantile {
         Some(Parts { basis, range: (low - beyond, high + beyond), split, models: models? })
     }
 
-    fn rows(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Rows {
+    fn rows(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Rows {
         let season = panel.frequency.season();
         let length = panel.series[number].values.len();
-        let apart = season / self.spec.origins_a_day.max(1);
+        let apart = (season / task.origins_a_day.max(1)).max(1);
         let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], places: vec![] };
-        each_row(panel, design, number, Origins::even(apart, horizon), |row| {
+        each_row(panel, design, number, Origins::even(apart, task.horizon), |row| {
             let age = (length - row.interval) as f64 / season as f64;
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);
@@ -441,6 +437,7 @@ mod tests {
 
     use jiff::tz::TimeZone;
     use meterline_schemas::Frequency;
+    use meterline_schemas::time::{DAY, HOUR};
 
     use super::*;
     use crate::data::Series;
@@ -488,6 +485,26 @@ mod tests {
             let of_part = explained.iter().filter(|row| row.steps == Some((3 * part + 1, 3 * part + 3)));
             let (sum, median) = (of_part.map(|row| row.value).sum::<f64>(), medians.iter().sum::<f64>() / 3.0);
             assert!((sum - median).abs() < 1e-3, "{sum} {median}");
+        }
+    }
+
+    #[test]
+    fn forecasts_may_begin_at_any_time_of_day_that_the_task_is_about() {
+        let whole = panel(Frequency::HOUR, "UTC", 91 * 24);
+        let error = |origins_a_day: usize, begins: usize| {
+            let task = Task { origins_a_day, ..Task::new(24, 24, 1) };
+            let known = whole.cut(90 * DAY);
+            let fitted = LinearQuantile::default().fit(&known, &task, &mut |_| ControlFlow::Continue(())).unwrap();
+            let from = 89 * 24 + begins;
+            let forecast = fitted.forecast(&whole.cut(from as i64 * HOUR), 24).remove(0).unwrap();
+            let actuals = &whole.series[0].values[from..];
+            let errors =
+                forecast.quantiles.iter().zip(actuals).map(|(row, actual)| (row[MEDIAN] - f64::from(*actual)).abs());
+            errors.sum::<f64>() / 24.0
+        };
+        assert!(error(1, 0) < 0.3, "{}", error(1, 0));
+        for begins in [0, 6, 15] {
+            assert!(error(4, begins) < 0.3, "{begins}: {}", error(4, begins));
         }
     }
 

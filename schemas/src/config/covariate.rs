@@ -143,6 +143,10 @@ fn policy_fault(config: &Config) -> Option<(String, String, String)> {
             let message = format!("{} is not between 0 and 1", key("estimated_weight"));
             return found(key("estimated_weight"), message, "use a share, such as 0.5");
         }
+        if of.model.origins_a_day.is_some_and(|times| !(1..=24).contains(&times)) {
+            let message = format!("{} is not between 1 and 24", key("origins_a_day"));
+            return found(key("origins_a_day"), message, "use a number of times of day, such as 4");
+        }
     }
     None
 }
@@ -163,7 +167,8 @@ mod tests {
              [covariate.wind]\nfile = \"wind.parquet\"\nknown = \"past\"\nzone = \"Europe/Lisbon\"\n\
              [covariate.tariff]\nfile = \"tariff.csv\"\nfallback = \"last_week\"\n\
              {POLICY}covariates = [\"wind\", \"temperature\", \"voltage\", \"tariff\"]\nholidays = \"Netherlands\"\n\
-             days_off = [\"2026-05-05\"]\nworkdays = [\"2026-12-26\"]\nestimated_weight = 0.25\n"
+             days_off = [\"2026-05-05\"]\nworkdays = [\"2026-12-26\"]\nestimated_weight = 0.25\n\
+             origins_a_day = 2\n"
         );
         let config = parse(&text).unwrap();
         let known = |name: &str| config.covariate[name].known();
@@ -173,6 +178,7 @@ mod tests {
         let policy = resolve_policy(Frequency::HOUR, &config.policy);
         assert_eq!(policy.covariates, ["wind", "temperature", "voltage", "tariff"], "the order is the policy's");
         assert_eq!((policy.holidays.as_deref(), policy.estimated_weight), (Some("Netherlands"), 0.25));
+        assert_eq!((policy.origins_a_day, resolve_policy(Frequency::Day, &config.policy).origins_a_day), (2, 4));
         assert_eq!(policy.days_off[0].to_string() + " " + &policy.workdays[0].to_string(), "2026-05-05 2026-12-26");
         // As a run that goes on reads it.
         let kept = serde_json::to_string(&policy).unwrap();
@@ -204,6 +210,7 @@ mod tests {
             (used.clone(), 4, "say where its values are: [covariate.temperature]"),
             (format!("{file}{POLICY}covariates = [\"temperature\", \"temperature\"]\n"), 6, "twice"),
             (format!("{POLICY}estimated_weight = 1.5\n"), 4, "is not between 0 and 1; use a share"),
+            (format!("{POLICY}origins_a_day = 0\n"), 4, "is not between 1 and 24; use a number of times"),
             (format!("{POLICY}days_off = [\"5.5.2026\"]\n"), 4, "write it like 2026-05-05"),
             (format!("{POLICY}days_off = [\"2026-05-05\"]\nworkdays = [\"2026-05-05\"]\n"), 5, "keep it in one of"),
             (format!("{POLICY}holiday = \"Portugal\"\n"), 4, "did you mean `holidays`?"),

@@ -103,6 +103,11 @@ pub struct ModelConfig {
     pub history: Option<Span>,
     /// Time at the end of the group's history that evaluation keeps to itself, in horizons, at least 1. Default 3.
     pub evaluate_windows: Option<usize>,
+    /// Times of day at which infer runs may begin that models on features (`auto`, `linear_quantile`, `boosted_trees`,
+    /// `feature_mlp` and the like) learn from, 1 to 24: from another one they forecast worse. With 1, models learn from
+    /// the time at which the training data end alone: a little better, where infer always runs at that time of day, and
+    /// far worse elsewhere. Default 4, each six hours.
+    pub origins_a_day: Option<usize>,
     /// Seed of every random choice. Default 1.
     pub seed: Option<u64>,
     /// Settings of the kind, by name; `meterline models kinds` says which it has, with their ranges, and `meterline tune`
@@ -198,6 +203,9 @@ pub struct ResolvedPolicy {
     /// See [`ModelConfig::estimated_weight`].
     #[serde(default = "half")]
     pub estimated_weight: f64,
+    /// See [`ModelConfig::origins_a_day`].
+    #[serde(default = "four")]
+    pub origins_a_day: usize,
 }
 
 fn default_kind() -> String {
@@ -206,6 +214,10 @@ fn default_kind() -> String {
 
 fn half() -> f64 {
     0.5
+}
+
+fn four() -> usize {
+    4
 }
 
 /// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
@@ -279,6 +291,7 @@ pub fn resolve_policy(
         days_off: policy.model.days_off.clone(),
         workdays: policy.model.workdays.clone(),
         estimated_weight: policy.model.estimated_weight.unwrap_or_else(half),
+        origins_a_day: policy.model.origins_a_day.unwrap_or_else(four),
         source,
         frequency,
         horizon,

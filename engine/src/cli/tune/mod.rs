@@ -96,7 +96,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let mut panel = whole.cut(cut);
     // What is known ahead must be there before hours are spent on a search, and each part is asked for its own: what is
     // ahead in the search is a gap of the past in what is held out.
-    if let Some(last) = Validation::last_origin(&panel, task.horizon) {
+    if let Some(last) = Validation::last_origin(&panel, &task) {
         args.offline.complete_after(&mut panel, last, task.horizon)?;
     }
     if let Some(last) = held_out_origins(&whole, cut, task.horizon).last() {

@@ -60,9 +60,9 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let panel = history.panel.cut(until);
             drop(history);
             step.stop.check()?;
-            let ResolvedPolicy { horizon, context, seed, train_time, .. } = spec.policy;
+            let ResolvedPolicy { horizon, context, origins_a_day, seed, train_time, .. } = spec.policy;
             let holidays = triggers::holidays(&spec.policy).doing(|| "choosing the days off".to_owned())?;
-            let task = Task { device, holidays, ..Task::new(horizon, context, seed) };
+            let task = Task { device, holidays, origins_a_day, ..Task::new(horizon, context, seed) };
             let mut pace = Pace::new(train_time.to_std());
             let model = kind.with(&spec.policy.settings).doing(|| format!("choosing the settings of {}", kind.name))?;
             let trained = model.fit(&panel, &task, &mut |done| pace.observe(&step, done));

@@ -3,6 +3,7 @@
 use meterline_schemas::{Frequency, Micros};
 
 use crate::data::Panel;
+use crate::forecaster::Task;
 
 /// Parts of the end of the history that are forecast by models that have not seen them.
 const FOLDS: usize = 4;
@@ -33,8 +34,10 @@ pub(crate) fn needed(frequency: Frequency, horizon: usize) -> usize {
 }
 
 /// The folds of a panel, the oldest first; none where the history is too short to keep anything from a model. Origins
-/// are a season (a day, where there are several intervals in one) apart.
-pub(crate) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
+/// are a season (a day, where there are several intervals in one) apart, and at each time of day that the task is about in
+/// turn.
+pub(crate) fn folds(panel: &Panel, task: &Task) -> Vec<Fold> {
+    let (horizon, times) = (task.horizon, task.origins_a_day.max(1));
     let (frequency, zone) = (panel.frequency, &panel.zone);
     let begun = panel.series.iter().filter(|series| !series.values.is_empty());
     let Some(end) = begun.map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
@@ -46,7 +49,8 @@ pub(crate) fn folds(panel: &Panel, horizon: usize) -> Vec<Fold> {
     }
     let of_fold = (days / DAYS_OF).clamp(DAYS_MIN, DAYS_MAX);
     let apart = (days / APART_OF).min(APART_MAX).max(of_fold);
-    let origin = |back: usize| frequency.advance(end, -((horizon + back * season) as i64), zone);
+    let earlier = |back: usize| back * season + back % times * (season / times);
+    let origin = |back: usize| frequency.advance(end, -((horizon + earlier(back)) as i64), zone);
     let fold = |number: usize| {
         let last = number * apart;
         let origins: Vec<Micros> = (last..last + of_fold).rev().map(origin).collect();
@@ -65,7 +69,10 @@ mod tests {
 
     fn of(days: i64, horizon: usize) -> Vec<Fold> {
         let values = vec![1.0; 24 * days as usize];
-        folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("a", 0, values)]), horizon)
+        folds(
+            &Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("a", 0, values)]),
+            &Task::new(horizon, horizon, 1),
+        )
     }
 
     #[test]
@@ -89,9 +96,21 @@ mod tests {
     }
 
     #[test]
+    fn all_times_of_day_have_origins_where_forecasts_begin_at_all() {
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![Series::new("a", 0, vec![1.0; 24 * 400])]);
+        let folds = folds(&panel, &Task { origins_a_day: 4, ..Task::new(24, 24, 1) });
+        for fold in &folds {
+            assert_eq!(fold.cut, fold.origins[0]);
+            assert!(fold.origins.is_sorted());
+            let at = |hour: i64| fold.origins.iter().filter(|origin| **origin % DAY == hour * HOUR).count();
+            assert!([0, 6, 12, 18].into_iter().all(|hour| at(hour) >= 6), "{fold:?}");
+        }
+    }
+
+    #[test]
     fn a_short_history_is_not_divided() {
         assert_eq!(of(21, 24), []);
         assert_eq!(needed(Frequency::HOUR, 24), 22 * 24);
-        assert_eq!(folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()), 24), []);
+        assert_eq!(folds(&Panel::new(Frequency::HOUR, TimeZone::UTC, Vec::new()), &Task::new(24, 24, 1)), []);
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn validate(
     task: &Task,
     progress: Progress<'_>,
 ) -> Result<Outcome, FitError> {
-    let folds = folds(panel, task.horizon);
+    let folds = folds(panel, task);
     let origins: usize = folds.iter().map(|fold| fold.origins.len()).sum();
     let mut outcome = Outcome { validated: None, fits: Vec::new(), is_cut_short: false };
     if origins == 0 {

@@ -53,8 +53,6 @@ pub struct FeatureSpec {
     pub hidden: usize,
     /// Numbers that are learned of each series.
     pub of_series: usize,
-    /// Times of day at which forecasts begin: 1 for those alone at which the panel ends, 4 for each six hours.
-    pub origins_a_day: usize,
     /// Rows that are trained on at most; of more, origins further apart are taken.
     pub rows_max: usize,
     /// Rows of a batch.
@@ -77,7 +75,6 @@ impl Default for FeatureSpec {
             members: 4,
             hidden: 64,
             of_series: 4,
-            origins_a_day: 1,
             rows_max: 300_000,
             rows_per_batch: 512,
             batches: 3_000,
@@ -139,7 +136,7 @@ impl Model for FeatureMlp {
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
         check_length(NAME, panel, &design, task.horizon)?;
-        let sample = Sample::new(panel, &design, task.horizon, self.spec.origins_a_day, self.spec.rows_max);
+        let sample = Sample::new(panel, &design, task, self.spec.rows_max);
         let mut rows = Rows::of(panel, &design, sample);
         if rows.targets.is_empty() {
             return Err(too_short(NAME, panel, &design, task.horizon));

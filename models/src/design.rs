@@ -300,7 +300,7 @@ impl Design {
         let known = prepared.of_day.get(target);
         let day = known.and_then(|(day, _)| prepared.days.get(*day as usize));
         let (Some((_, passed)), Some(day)) = (known, day) else {
-            return put.skip(2 * DAY_HARMONICS + 11 + 2 * YEAR_HARMONICS);
+            return put.skip(2 * DAY_HARMONICS + 12 + 2 * YEAR_HARMONICS);
         };
         put.harmonics(*passed, DAY_HARMONICS);
         for weekday in 0..7 {
@@ -310,6 +310,7 @@ impl Design {
         put.flag(day.holiday);
         put.flag(day.beside.0);
         put.flag(day.beside.1);
+        put.push(day.holidays_near);
         put.harmonics(if self.seen.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
     }
 
@@ -351,7 +352,7 @@ fn calendar_names() -> Vec<String> {
         names.extend([format!("day_sin_{harmonic}"), format!("day_cos_{harmonic}")]);
     }
     names.extend(["mo", "tu", "we", "th", "fr", "sa", "su"].map(|day| format!("is_{day}")));
-    names.extend(["is_workday", "is_holiday", "after_holiday", "before_holiday"].map(String::from));
+    names.extend(["is_workday", "is_holiday", "after_holiday", "before_holiday", "holidays_near"].map(String::from));
     for harmonic in 1..=YEAR_HARMONICS {
         names.extend([format!("year_sin_{harmonic}"), format!("year_cos_{harmonic}")]);
     }

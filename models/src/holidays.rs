@@ -135,6 +135,18 @@ impl Holidays {
         }
     }
 
+    /// How many workdays of the week before and of the week after a date are holidays, those nearby in full and those a
+    /// week away hardly: between Christmas and the new year even a workday is none.
+    pub fn near(&self, date: Date) -> f32 {
+        let weight = |days: i64| {
+            let near = date.checked_add(days.days()).ok().filter(|near| {
+                !matches!(near.weekday(), Weekday::Saturday | Weekday::Sunday) && self.contains(*near)
+            });
+            near.map_or(0.0, |_| 1.0 - days.abs() as f32 / 8.0)
+        };
+        (-7..=7).filter(|days| *days != 0).map(weight).sum()
+    }
+
     /// Whether the day before and the day after are holidays.
     pub fn neighbours(&self, date: Date) -> (bool, bool) {
         let beside = |days: i64| date.checked_add(days.days()).is_ok_and(|date| self.contains(date));
@@ -166,6 +178,9 @@ mod tests {
             assert_eq!(portugal.day_type(day), expected, "{day}");
         }
         assert_eq!(portugal.neighbours(date(2014, 12, 9)), (true, false));
+        // The 25th of December 2014 is a Thursday, the 1st of January, too; the Sundays among holidays do not count.
+        assert_eq!(portugal.near(date(2014, 12, 29)), (1.0 - 3.0 / 8.0) + (1.0 - 4.0 / 8.0));
+        assert_eq!((portugal.near(date(2014, 12, 25)), portugal.near(date(2014, 11, 12))), (1.0 / 8.0, 0.0));
         let here = portugal.with([date(2014, 6, 13)]).without([date(2014, 12, 8)]);
         assert!(here.contains(date(2014, 6, 13)) && !here.contains(date(2014, 12, 8)));
         assert_eq!(Holidays::none().day_type(date(2014, 12, 25)), DayType::Workday);

@@ -244,7 +244,7 @@ mod tests {
             ),
             (
                 "kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n",
-                "choose a kind that does (adjusted_linear, adjusted_trees, auto, ",
+                "choose a kind that does (adjusted_linear, adjusted_mlp, adjusted_trees, auto, ",
             ),
             ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 8: policy.a.model.holidays: the model `prophet`"),
             (

@@ -27,6 +27,8 @@ pub(super) struct Day {
     pub kind: DayType,
     pub holiday: bool,
     pub beside: (bool, bool),
+    // Of the days around it.
+    pub holidays_near: f32,
     pub of_year: f32,
 }
 
@@ -77,6 +79,7 @@ fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -
                 kind: holidays.day_type(local.date()),
                 holiday: holidays.contains(local.date()),
                 beside: holidays.neighbours(local.date()),
+                holidays_near: holidays.near(local.date()),
                 of_year: f32::from(local.day_of_year() - 1) / 366.0,
             });
         }

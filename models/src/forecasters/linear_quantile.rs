@@ -75,7 +75,7 @@ pub struct LinearQuantile {
 /// Name of the kind.
 pub(crate) const NAME: &str = "linear_quantile";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 impl Model for LinearQuantile {
     fn name(&self) -> &str {

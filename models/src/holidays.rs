@@ -139,9 +139,10 @@ impl Holidays {
     /// week away hardly: between Christmas and the new year even a workday is none.
     pub fn near(&self, date: Date) -> f32 {
         let weight = |days: i64| {
-            let near = date.checked_add(days.days()).ok().filter(|near| {
-                !matches!(near.weekday(), Weekday::Saturday | Weekday::Sunday) && self.contains(*near)
-            });
+            let near = date
+                .checked_add(days.days())
+                .ok()
+                .filter(|near| !matches!(near.weekday(), Weekday::Saturday | Weekday::Sunday) && self.contains(*near));
             near.map_or(0.0, |_| 1.0 - days.abs() as f32 / 8.0)
         };
         (-7..=7).filter(|days| *days != 0).map(weight).sum()

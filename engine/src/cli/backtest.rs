@@ -10,9 +10,9 @@ use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
 use meterline_models::rolling::{Delayed, Rolling};
-use meterline_schemas::{Frequency, Micros};
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
 use super::offline::{OfflineArgs, steps};

@@ -18,8 +18,8 @@ const ORIGINS_MAX: usize = 28;
 /// Series that are, at most: those of a day err alike, and each costs a forecast an origin.
 const SERIES_MAX: usize = 24;
 /// Steps a day of the stretch of all intervals, and of each level.
-const STRETCH_RATE: f64 = 0.2;
-const LEVEL_RATE: f64 = 0.05;
+const STRETCH_RATE: f64 = 0.4;
+const LEVEL_RATE: f64 = 0.1;
 
 /// What the days since `until`, the end of the fit, say about forecasts of so many steps; `forecast` makes them. `None`
 /// where there is no whole horizon between.

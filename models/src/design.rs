@@ -15,6 +15,8 @@ mod smooth;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use meterline_schemas::Frequency;
 use meterline_schemas::time::HOUR;
 
@@ -82,9 +84,10 @@ impl Design {
     /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them
     /// ([`Design::seen`]). The newest [`lookback`] values of the panel are enough.
     pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, seen: &Seen) -> Design {
+        let mut days = HashMap::new();
         let prepared = panel.series.iter().map(|series| {
             // A series without a value has no row.
-            Prepared::new(panel, series, seen, holidays, horizon).unwrap_or_else(|| Prepared {
+            Prepared::new(panel, series, seen, (holidays, &mut days), horizon).unwrap_or_else(|| Prepared {
                 filled: Vec::new(),
                 sums: vec![0.0],
                 squares: vec![0.0],

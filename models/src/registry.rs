@@ -9,7 +9,7 @@ use crate::design;
 use crate::device::Device;
 use crate::forecaster::{Forecaster, Model, Task};
 use crate::forecasters::adjusted::{Adjusted, FittedAdjusted};
-use crate::forecasters::auto::{Auto, FittedAuto};
+use crate::forecasters::auto::{Auto, FittedAuto, follow};
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical};
 use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
@@ -97,7 +97,7 @@ pub const KINDS: &[Kind] = &[
         about: "linear quantile regression of what calendar and weather leave; from a year on",
         model: || Box::new(Auto::calibrated(Adjusted::linear())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: None,
         sees: Sees::All,
     },
@@ -106,7 +106,7 @@ pub const KINDS: &[Kind] = &[
         about: "a small network on what calendar and weather leave; from a year on",
         model: || Box::new(Auto::calibrated(Adjusted::mlp())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: None,
         sees: Sees::All,
     },
@@ -115,7 +115,7 @@ pub const KINDS: &[Kind] = &[
         about: "gradient-boosted trees on what calendar and weather leave; from a year on",
         model: || Box::new(Auto::calibrated(Adjusted::trees())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: None,
         sees: Sees::All,
     },
@@ -124,9 +124,10 @@ pub const KINDS: &[Kind] = &[
         about: "several models, weighted by what they forecast of days that they had not seen, and calibrated",
         model: || Box::new(Auto::default()),
         load: |bytes, device| Ok(Box::new(FittedAuto::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| {
+        lookback: |frequency, task| {
             let of_windows = window_linear::lookback(frequency);
-            classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows)
+            let of_members = classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows);
+            of_members + follow::lookback(frequency, task.horizon)
         },
         tuning: None,
         sees: Sees::All,
@@ -136,7 +137,7 @@ pub const KINDS: &[Kind] = &[
         about: "gradient-boosted trees on the errors of the linear model",
         model: || Box::new(Auto::calibrated(BoostedTrees::on_residuals())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: Some(Tuning {
             parameters: BoostedSpec::parameters,
             model: |settings| {
@@ -152,7 +153,7 @@ pub const KINDS: &[Kind] = &[
         about: "gradient-boosted trees for all series, steps and quantiles at once",
         model: || Box::new(Auto::calibrated(BoostedTrees::default())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: Some(Tuning {
             parameters: BoostedSpec::parameters,
             model: |settings| {
@@ -166,10 +167,10 @@ pub const KINDS: &[Kind] = &[
     classical("ets", "exponential smoothing", Sees::Values, || Box::new(Classical { method: Method::Ets })),
     Kind {
         name: feature_mlp::NAME,
-        about: "a small network on the features of linear models and trees, for all series at once",
+        about: "a small network on the features of linear models and trees, for all series at once, on a GPU where there is one",
         model: || Box::new(Auto::calibrated(FeatureMlp::default())),
         load: |bytes, device| Ok(Box::new(FittedFeatureMlp::from_bytes(bytes, device)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: Some(Tuning {
             parameters: FeatureMlp::parameters,
             model: |settings| Box::new(FeatureMlp::with(settings)),
@@ -185,7 +186,7 @@ pub const KINDS: &[Kind] = &[
         about: "linear quantile regression of each series and part of the day",
         model: || Box::new(Auto::calibrated(LinearQuantile::default())),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
-        lookback: |frequency, _| design::lookback(frequency),
+        lookback: calibrated,
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::with(settings) }),
@@ -201,7 +202,7 @@ pub const KINDS: &[Kind] = &[
     }),
     Kind {
         name: quantile_mlp::NAME,
-        about: "a network without recurrence for all series at once; the one that uses a GPU",
+        about: "a network without recurrence for all series at once, on a GPU where there is one",
         model: || Box::new(Mlp::default()),
         load: |bytes, device| Ok(Box::new(QuantileMlp::from_bytes(bytes, &device)?)),
         lookback: |_, task| task.context,
@@ -232,6 +233,11 @@ pub const KINDS: &[Kind] = &[
         sees: Sees::Values,
     },
 ];
+
+// Of a model on features that is calibrated, and follows what comes true.
+fn calibrated(frequency: Frequency, task: &Task) -> usize {
+    design::lookback(frequency) + follow::lookback(frequency, task.horizon)
+}
 
 const fn classical(name: &'static str, about: &'static str, sees: Sees, model: fn() -> Box<dyn Model>) -> Kind {
     Kind {

@@ -10,9 +10,9 @@ use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
 use meterline_models::rolling::{Delayed, Rolling};
+use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::{Span, format_micros};
-use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
 use super::offline::{OfflineArgs, steps};
@@ -92,9 +92,8 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     }
     let mut scored = Vec::new();
     for OfflinePanel { mut panel, estimated } in args.offline.read()?.panels {
-        let mut task = args.offline.task(panel.frequency);
-        task.origins_a_day =
-            origins_a_day(args.step.map_or(task.horizon, |step| steps(step, panel.frequency)), panel.frequency);
+        let step = args.step.map(|step| steps(step, panel.frequency));
+        let task = args.offline.task_of_origins(panel.frequency, step);
         // What is younger than the delay in part is not known either.
         let delay = args.delay.map_or(0, |delay| {
             let step = panel.frequency.nominal_micros();
@@ -129,11 +128,6 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         }
     }
     Ok(scored)
-}
-
-// Times of day at which forecasts begin that are so many intervals apart: one, or any.
-fn origins_a_day(step: usize, frequency: Frequency) -> usize {
-    if step.is_multiple_of(frequency.season().max(1)) { 1 } else { ANY_TIME }
 }
 
 // The newest origins whose whole horizon has happened, oldest first.
@@ -186,9 +180,6 @@ fn rolling(
     }
     Rolling::new(fits).ok_or_else(|| CommandError::failed("there is no origin"))
 }
-
-/// Times of day that models learn to begin at where origins are at any, as in pipelines.
-const ANY_TIME: usize = 4;
 
 /// Central intervals whose coverage is shown, where the levels have them.
 const COVERED: [f64; 2] = [0.8, 0.9];

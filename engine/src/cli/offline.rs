@@ -149,6 +149,17 @@ impl OfflineArgs {
         Task { holidays, ..Task::new(horizon, policy.context.max(horizon), self.seed) }
     }
 
+    /// The same for origins that are so many intervals apart, or a horizon: at one time of day, or at as many as pipelines
+    /// have.
+    pub fn task_of_origins(&self, frequency: Frequency, apart: Option<usize>) -> Task {
+        let task = self.task(frequency);
+        let apart = apart.unwrap_or(task.horizon);
+        match apart.is_multiple_of(frequency.season().max(1)) {
+            true => task,
+            false => Task { origins_a_day: resolve_policy(frequency, &Default::default()).origins_a_day, ..task },
+        }
+    }
+
     fn days_off(&self) -> Result<Holidays, CommandError> {
         match &self.holidays {
             Some(country) => Holidays::of(country).map_err(|error| CommandError::usage(format!("--holidays: {error}"))),

@@ -1,5 +1,7 @@
 //! One series, with what rows need of it: filled, with running sums, its calendar and its covariates.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use jiff::civil::Date;
 use meterline_schemas::time::DAY;
@@ -40,10 +42,17 @@ impl Prepared {
         (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
     }
 
-    pub fn new(panel: &Panel, series: &Series, seen: &Seen, holidays: &Holidays, horizon: usize) -> Option<Prepared> {
+    /// `known` are the days that other series have had: holidays take long to look up.
+    pub fn new(
+        panel: &Panel,
+        series: &Series,
+        seen: &Seen,
+        (holidays, known): (&Holidays, &mut HashMap<Date, Day>),
+        horizon: usize,
+    ) -> Option<Prepared> {
         let season = panel.frequency.season();
         let filled = fill_missing(&series.values, &[7 * season, season])?;
-        let (days, of_day) = calendar(panel, series, holidays, filled.len() + horizon);
+        let (days, of_day) = calendar(panel, series, (holidays, known), filled.len() + horizon);
         let stride = season.div_ceil(PARTS_OF_SEASON).max(1);
         let column = |((known, knots), column): ((Known, &[f32]), &Column)| {
             let end = match known {
@@ -65,7 +74,12 @@ impl Prepared {
     }
 }
 
-fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -> (Vec<Day>, Vec<(u32, f32)>) {
+fn calendar(
+    panel: &Panel,
+    series: &Series,
+    (holidays, known): (&Holidays, &mut HashMap<Date, Day>),
+    count: usize,
+) -> (Vec<Day>, Vec<(u32, f32)>) {
     let mut days: Vec<Day> = Vec::new();
     let mut of_day = Vec::with_capacity(count);
     let mut last: Option<Date> = None;
@@ -74,14 +88,14 @@ fn calendar(panel: &Panel, series: &Series, holidays: &Holidays, count: usize) -
         let local = Timestamp::from_microsecond(at).map(|stamp| panel.zone.to_datetime(stamp)).unwrap_or_default();
         if last != Some(local.date()) {
             last = Some(local.date());
-            days.push(Day {
+            days.push(*known.entry(local.date()).or_insert_with(|| Day {
                 weekday: local.weekday().to_monday_zero_offset().unsigned_abs(),
                 kind: holidays.day_type(local.date()),
                 holiday: holidays.contains(local.date()),
                 beside: holidays.neighbours(local.date()),
                 holidays_near: holidays.near(local.date()),
                 of_year: f32::from(local.day_of_year() - 1) / 366.0,
-            });
+            }));
         }
         let passed = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64 / DAY as f64;
         of_day.push((days.len() as u32 - 1, passed as f32));

@@ -61,16 +61,19 @@ impl Origins {
         Origins { apart, newest: apart, horizon }
     }
 
-    /// The same for the series of this number, where each has origins of its own: the newest a whole number of seasons
-    /// before the end, another one for each, so that all together see all days that each sees a few of.
-    pub fn of_series(self, number: usize, season: usize) -> Origins {
-        let places = self.apart / season.max(1);
-        if places < 2 {
+    /// The same for the series of this number, where each has few origins: the newest a whole number of seasons before the
+    /// end, another one for each, so that all together see all days that each sees a few of.
+    ///
+    /// They are at so many times of day (`times`), too, of which one series may see one alone.
+    pub fn of_series(self, number: usize, season: usize, times: usize) -> Origins {
+        let step = (season / times.max(1)).max(1);
+        let places = self.apart / step;
+        if self.apart < 2 * season || places < 2 {
             return self;
         }
         // Multiples of the golden section leave no part of what lies between two origins out for long.
         let place = (number as f64 * GOLDEN).fract() * places as f64;
-        Origins { newest: (1 + place as usize).min(places) * season, ..self }
+        Origins { newest: (1 + place as usize).min(places) * step, ..self }
     }
 
     // Values that are known at each, the oldest origin first, where so many are needed and there are `length`.
@@ -86,6 +89,7 @@ impl Origins {
 pub(super) struct Sample {
     origins: Origins,
     season: usize,
+    times: usize,
     every: usize,
 }
 
@@ -104,13 +108,14 @@ impl Sample {
             apart += season;
         }
         let rows = (origins / apart * horizon).max(panel.series.len() * horizon);
-        Sample { origins: Origins::even(apart, horizon), season, every: (rows / (2 * rows_max.max(1))).max(1) }
+        let every = (rows / (2 * rows_max.max(1))).max(1);
+        Sample { origins: Origins::even(apart, horizon), season, times: task.origins_a_day, every }
     }
 
     /// Hands the rows to `take`, with the number of their series, series by series and those of the oldest origin first.
     pub fn each_row(self, panel: &Panel, design: &Design, mut take: impl FnMut(usize, Row<'_>)) {
         for number in (0..panel.series.len()).step_by(self.every) {
-            let origins = self.origins.of_series(number, self.season);
+            let origins = self.origins.of_series(number, self.season, self.times);
             each_row(panel, design, number, origins, |row| take(number, row));
         }
     }
@@ -203,9 +208,13 @@ mod tests {
         assert!(known(Origins::even(665, 24)).is_empty());
         let apart = Origins::even(10 * 24, 24);
         let newest: BTreeSet<usize> =
-            (0..70).filter_map(|number| known(apart.of_series(number, 24)).last().copied()).collect();
+            (0..70).filter_map(|number| known(apart.of_series(number, 24, 1)).last().copied()).collect();
         assert_eq!(newest, (1..=10).map(|days| 1000 - days * 24).collect());
+        // At four times of day, all of them.
+        let newest: BTreeSet<usize> =
+            (0..200).filter_map(|number| known(apart.of_series(number, 24, 4)).last().copied()).collect();
+        assert_eq!(newest, (1..=40).map(|quarters| 1000 - quarters * 6).collect());
         // One origin a day is the same for all.
-        assert_eq!(known(Origins::even(24, 24).of_series(5, 24)), known(Origins::even(24, 24)));
+        assert_eq!(known(Origins::even(24, 24).of_series(5, 24, 1)), known(Origins::even(24, 24)));
     }
 }

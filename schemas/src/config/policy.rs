@@ -104,9 +104,10 @@ pub struct ModelConfig {
     /// Time at the end of the group's history that evaluation keeps to itself, in horizons, at least 1. Default 3.
     pub evaluate_windows: Option<usize>,
     /// Times of day at which infer runs may begin that models on features (`auto`, `linear_quantile`, `boosted_trees`,
-    /// `feature_mlp` and the like) learn from, 1 to 24: from another one they forecast worse. With 1, models learn from
-    /// the time at which the training data end alone: a little better, where infer always runs at that time of day, and
-    /// far worse elsewhere. Default 4, each six hours.
+    /// `feature_mlp` and the like) learn from, about, 1 to 24: from another one they forecast worse. With 1, models learn
+    /// from the time at which the training data end alone: a little better, where infer always runs at that time of day,
+    /// and far worse elsewhere. Where intervals are days or longer, places within a week or a year. Default 4, each six
+    /// hours.
     pub origins_a_day: Option<usize>,
     /// Seed of every random choice. Default 1.
     pub seed: Option<u64>,

@@ -91,7 +91,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let tuning = tuning(kind)?;
     let space = Space::new((tuning.parameters)()).map_err(|error| CommandError::failed(error.to_string()))?;
     let mut whole = only(args.offline.panels()?)?;
-    let task = args.offline.task(whole.frequency);
+    let task = args.offline.task_of_origins(whole.frequency, None);
     let cut = cut(args, &whole, task.horizon)?;
     let mut panel = whole.cut(cut);
     // What is known ahead must be there before hours are spent on a search, and each part is asked for its own: what is

@@ -49,7 +49,9 @@ pub(crate) fn folds(panel: &Panel, task: &Task) -> Vec<Fold> {
     }
     let of_fold = (days / DAYS_OF).clamp(DAYS_MIN, DAYS_MAX);
     let apart = (days / APART_OF).min(APART_MAX).max(of_fold);
-    let earlier = |back: usize| back * season + back % times * (season / times);
+    // Evenly: forecasts of a season must not overlap.
+    let gap = season + if times > 1 { season / times } else { 0 };
+    let earlier = |back: usize| back * gap;
     let origin = |back: usize| frequency.advance(end, -((horizon + earlier(back)) as i64), zone);
     let fold = |number: usize| {
         let last = number * apart;

@@ -5,21 +5,32 @@
 //! ([`Adaptive`]). Nothing is kept for that between one forecast and the next, so that the same panel has the same forecast
 //! wherever it is made; and the weeks before the end of the fit say nothing, because models know them.
 
-use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::{Frequency, Micros};
 
 use crate::calibrate::adaptive::{Adaptive, Options};
 use crate::data::{Panel, Series};
 use crate::forecaster::{NoForecast, SeriesForecast};
 use crate::metrics::mean_of_quantiles;
 
-/// Earlier origins that are looked at, at most, a season (a day, where there are several intervals in one) apart.
+/// Earlier origins that are looked at, at most, a season (a day, where there are several intervals in one, else a week or a
+/// year) apart.
 const ORIGINS_MAX: usize = 28;
 /// Series that are, at most: those of a day err alike, and each costs a forecast an origin.
 const SERIES_MAX: usize = 24;
-/// Steps a day of the stretch of all intervals, and of each level.
+/// Steps a season of the stretch of all intervals, and of each level.
 const STRETCH_RATE: f64 = 0.4;
 const LEVEL_RATE: f64 = 0.1;
+/// Greatest stretch. What is further out is no matter of widths.
+const STRETCH_MAX: f64 = 3.0;
+/// Nothing is done while what is done would have lost more than nothing, by this factor: in series of which a part stands
+/// still, whatever the width, shares say little.
+const WORST_RATIO: f64 = 1.02;
+
+/// Intervals of the past that are looked at beside those that a forecast takes.
+pub(crate) fn lookback(frequency: Frequency, horizon: usize) -> usize {
+    (ORIGINS_MAX - 1) * frequency.season().max(1) + horizon
+}
 
 /// What the days since `until`, the end of the fit, say about forecasts of so many steps; `forecast` makes them. `None`
 /// where there is no whole horizon between.
@@ -31,8 +42,8 @@ pub(super) fn follow(
 ) -> Option<Adaptive> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
     let season = frequency.season().max(1);
-    let sample = sample(panel);
-    let end = end_of(&sample)?;
+    let end = end_of(panel)?;
+    let sample = sample(panel, until);
     let origin = |back: usize| frequency.advance(end, -((horizon + back * season) as i64), zone);
     let origins: Vec<Micros> = (0..ORIGINS_MAX).map(origin).take_while(|origin| *origin >= until).collect();
     // Forecasts that overlap err alike: a day of them is a part of one.
@@ -41,7 +52,8 @@ pub(super) fn follow(
         rate: share * LEVEL_RATE,
         stretch_rate: share * STRETCH_RATE,
         location_rates: vec![0.0],
-        worst_ratio: None,
+        limit: STRETCH_MAX,
+        worst_ratio: Some(WORST_RATIO),
         ..Options::default()
     };
     let mut adaptive = Adaptive::new(&LEVELS, options).ok()?;
@@ -51,6 +63,10 @@ pub(super) fn follow(
         let (mut steps, mut quantiles, mut actuals) = (Vec::new(), Vec::new(), Vec::new());
         for (found, (series, known)) in forecast(&known).into_iter().zip(sample.series.iter().zip(&known.series)) {
             let Ok(found) = found else { continue };
+            // One that begins later: what comes next of it is not what comes first.
+            if known.values.is_empty() {
+                continue;
+            }
             let happened = series.values.get(known.values.len()..).unwrap_or_default();
             for (step, (row, actual)) in (0..).zip(found.quantiles.iter().zip(happened)) {
                 steps.push(step);
@@ -78,11 +94,12 @@ pub(super) fn end_of(panel: &Panel) -> Option<Micros> {
     begun.map(|series| series.origin(panel.frequency, &panel.zone)).max()
 }
 
-// Some of the series, evenly spread.
-fn sample(panel: &Panel) -> Panel {
-    let every = panel.series.len().div_ceil(SERIES_MAX).max(1);
-    let some: Vec<Series> = panel.series.iter().step_by(every).cloned().collect();
-    panel.with(some)
+// Some of the series of which anything is known since then, evenly spread.
+fn sample(panel: &Panel, until: Micros) -> Panel {
+    let lives = |series: &&Series| series.origin(panel.frequency, &panel.zone) > until;
+    let living: Vec<&Series> = panel.series.iter().filter(lives).collect();
+    let every = living.len().div_ceil(SERIES_MAX).max(1);
+    panel.with(living.into_iter().step_by(every).cloned().collect())
 }
 
 #[cfg(test)]
@@ -90,7 +107,6 @@ mod tests {
     use std::cell::RefCell;
 
     use jiff::tz::TimeZone;
-    use meterline_schemas::Frequency;
     use meterline_schemas::quantiles::{CENTRAL_80, MEDIAN};
     use meterline_schemas::time::{DAY, HOUR};
 
@@ -143,6 +159,11 @@ mod tests {
         assert!(follow(&panel(100, 2), 48, 98 * DAY + HOUR, spy).is_none());
         assert!(follow(&panel(0, 2), 48, 0, spy).is_none());
         assert!(origins.take().is_empty());
+        // Series that are silent teach nothing, and take nobody's place.
+        let mut some = panel(100, 60);
+        some.series.iter_mut().take(50).for_each(|series| series.values.truncate(80 * 24));
+        assert!(follow(&some, 48, 90 * DAY, spy).is_some());
+        assert_eq!(origins.take().first(), Some(&(90, 10)));
         let none = |known: &Panel| vec![Err(NoForecast::NotFinite); known.series.len()];
         assert!(follow(&panel(100, 2), 48, 0, none).is_none());
     }

@@ -17,7 +17,7 @@
 mod calibration;
 mod candidates;
 pub(crate) mod folds;
-mod follow;
+pub(crate) mod follow;
 mod stretch;
 mod validation;
 

@@ -143,7 +143,12 @@ impl Model for FeatureMlp {
         }
         let scaled = Scaled::of(&rows.features, rows.width, &rows.targets);
         scaled.apply(&mut rows.features);
-        let line = Line::of(&rows).map_err(failed)?;
+        let line = match Line::of(&rows) {
+            Ok(line) => line,
+            // None that counts.
+            Err(LinearError::NoRows) => return Err(too_short(NAME, panel, &design, task.horizon)),
+            Err(error) => return Err(failed(error)),
+        };
         let shape = Shape {
             features: rows.width,
             series: panel.series.len(),
@@ -161,7 +166,9 @@ impl Model for FeatureMlp {
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(index) => return Err(failed(DeviceError::NotBuilt(index))),
         };
-        let weights = learned.ok_or_else(|| failed("training diverged: check the series for absurd values"))?;
+        if learned.is_empty() {
+            return Err(failed("training diverged: check the series for absurd values"));
+        }
         let kept = Kept {
             task: task.clone(),
             seen: design.seen().clone(),
@@ -169,7 +176,7 @@ impl Model for FeatureMlp {
             scaled,
             unit: line.error,
             shape,
-            weights,
+            weights: learned,
         };
         Ok(Box::new(kept.placed(task.device).ok_or_else(|| failed("the trained weights could not be placed"))?))
     }
@@ -184,7 +191,7 @@ fn train<B: AutodiffBackend>(
     seed: u64,
     progress: Progress<'_>,
     device: &B::Device,
-) -> Option<Vec<Vec<f32>>> {
+) -> Vec<Vec<f32>> {
     let spec = &model.spec;
     let members = spec.members.max(1);
     let all = batches(rows.targets.len(), spec) * members;
@@ -203,7 +210,8 @@ fn train<B: AutodiffBackend>(
                 running.stop.store(true, Ordering::Relaxed);
             }
         }
-        threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+        // One that diverged leaves the others as they are.
+        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
     })
 }
 
@@ -292,7 +300,10 @@ impl Kept {
     // `None` if its parts do not go together.
     fn placed(self, device: Device) -> Option<FittedFeatureMlp> {
         let in_table = |number: &i32| (0..=self.shape.series).contains(&usize::try_from(*number).unwrap_or(usize::MAX));
-        if self.weights.is_empty() || self.scaled.width() != self.shape.features || !self.numbers.values().all(in_table)
+        if !self.shape.is_sound()
+            || self.weights.is_empty()
+            || self.scaled.width() != self.shape.features
+            || !self.numbers.values().all(in_table)
         {
             return None;
         }

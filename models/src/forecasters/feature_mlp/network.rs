@@ -44,6 +44,11 @@ impl Shape {
         (self.series + 1) * self.of_series
     }
 
+    /// Whether its sizes can be multiplied.
+    pub fn is_sound(&self) -> bool {
+        [self.features, self.series, self.of_series, self.hidden].into_iter().all(|size| size < 1 << 28)
+    }
+
     /// Number of weights.
     pub fn parameters(&self) -> usize {
         self.of_all_series() + self.layers().into_iter().map(Dense::<burn::backend::Flex>::parameters).sum::<usize>()

@@ -26,7 +26,8 @@ impl Scaled {
             let mean = known().sum::<f64>() / count;
             let spread = (known().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
             // What never changes says nothing, and must not when it does.
-            (mean as f32, if spread > 1e-9 { spread as f32 } else { f32::INFINITY })
+            let varies = spread > 1e-6 * mean.abs().max(1e-3);
+            (mean as f32, if varies { spread as f32 } else { f32::INFINITY })
         };
         let bounds =
             targets.iter().fold((f32::MAX, f32::MIN), |(low, high), value| (low.min(*value), high.max(*value)));

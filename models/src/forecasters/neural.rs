@@ -57,9 +57,44 @@ pub(super) fn initial((rows, columns): (usize, usize), gain: f32, random: &mut C
     to.extend(std::iter::repeat_n(0.0, columns));
 }
 
-/// The matrix that turns increments into distances from the median: the first `MEDIAN` of them go down, the nearest
-/// first, the rest go up.
-pub(super) fn increments_to_quantiles<B: Backend>(device: &B::Device) -> Tensor<B, 2> {
+/// What networks need on the device besides their weights.
+#[derive(Debug, Clone)]
+pub(super) struct Constants<B: Backend> {
+    /// `[OUTPUTS − 1, OUTPUTS]`: turns increments into distances from the median, the first `MEDIAN` of them going down, the
+    /// nearest first, the rest going up.
+    pub increments: Tensor<B, 2>,
+    // `[1, OUTPUTS]`
+    levels: Tensor<B, 2>,
+}
+
+impl<B: Backend> Constants<B> {
+    /// Places them.
+    pub fn new(device: &B::Device) -> Constants<B> {
+        let levels: Vec<f32> = LEVELS.iter().map(|level| *level as f32 - 1.0).collect();
+        let levels = Tensor::from_data(TensorData::new(levels, [1, OUTPUTS]), device);
+        Constants { increments: increments_to_quantiles(device), levels }
+    }
+
+    /// Weighted mean over rows of twice the pinball loss over all levels: `target` and `quantiles` of each row, with its
+    /// weight.
+    pub fn pinball_loss(
+        &self,
+        target: Vec<f32>,
+        quantiles: Tensor<B, 2>,
+        weights: &[f32],
+        device: &B::Device,
+    ) -> Tensor<B, 1> {
+        let rows = target.len();
+        let column = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [rows, 1]), device);
+        let total: f32 = weights.iter().sum::<f32>().max(1e-6);
+        let share = weights.iter().map(|weight| 2.0 * weight / (total * OUTPUTS as f32)).collect();
+        let error = column(target) - quantiles;
+        let pinball = relu(error.clone()) + error * self.levels.clone();
+        (pinball * column(share)).sum()
+    }
+}
+
+fn increments_to_quantiles<B: Backend>(device: &B::Device) -> Tensor<B, 2> {
     let mut matrix = vec![0.0_f32; (OUTPUTS - 1) * OUTPUTS];
     for increment in 0..OUTPUTS - 1 {
         for quantile in 0..OUTPUTS {
@@ -80,30 +115,6 @@ pub(super) fn increments_to_quantiles<B: Backend>(device: &B::Device) -> Tensor<
 pub(super) fn softplus<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let tail = x.clone().abs().neg().exp().log1p();
     (relu(x) + tail).mul_scalar(0.4)
-}
-
-/// What the pinball loss needs of the levels, `[1, OUTPUTS]`, on the device.
-pub(super) fn pinball_levels<B: Backend>(device: &B::Device) -> Tensor<B, 2> {
-    let levels: Vec<f32> = LEVELS.iter().map(|level| *level as f32 - 1.0).collect();
-    Tensor::from_data(TensorData::new(levels, [1, OUTPUTS]), device)
-}
-
-/// Weighted mean over rows of twice the pinball loss over all levels: `target` and `quantiles` of each row, with its
-/// weight.
-pub(super) fn pinball_loss<B: Backend>(
-    target: Vec<f32>,
-    quantiles: Tensor<B, 2>,
-    weights: &[f32],
-    levels: Tensor<B, 2>,
-    device: &B::Device,
-) -> Tensor<B, 1> {
-    let rows = target.len();
-    let column = |values: Vec<f32>| Tensor::<B, 2>::from_data(TensorData::new(values, [rows, 1]), device);
-    let total: f32 = weights.iter().sum::<f32>().max(1e-6);
-    let share = weights.iter().map(|weight| 2.0 * weight / (total * OUTPUTS as f32)).collect();
-    let error = column(target) - quantiles;
-    let pinball = relu(error.clone()) + error * levels;
-    (pinball * column(share)).sum()
 }
 
 /// Dropout masks of two layers (Srivastava et al. 2014), `[rows, width]` each: 0 where a unit is silent, else the

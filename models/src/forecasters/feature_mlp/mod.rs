@@ -26,7 +26,7 @@ use self::network::{Input, Network, Shape};
 use self::scaled::Scaled;
 use self::training::{Running, batches};
 use super::direct::{Ahead, Sample, ahead, check_length, restored, too_short};
-use super::neural::OUTPUTS;
+use super::neural::{Constants, OUTPUTS};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, Normal, Seen, lookback};
@@ -166,9 +166,6 @@ impl Model for FeatureMlp {
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(index) => return Err(failed(DeviceError::NotBuilt(index))),
         };
-        if learned.is_empty() {
-            return Err(failed("training diverged: check the series for absurd values"));
-        }
         let kept = Kept {
             task: task.clone(),
             seen: design.seen().clone(),
@@ -176,7 +173,7 @@ impl Model for FeatureMlp {
             scaled,
             unit: line.error,
             shape,
-            weights: learned,
+            weights: learned.map_err(failed)?,
         };
         Ok(Box::new(kept.placed(task.device).ok_or_else(|| failed("the trained weights could not be placed"))?))
     }
@@ -191,7 +188,7 @@ fn train<B: AutodiffBackend>(
     seed: u64,
     progress: Progress<'_>,
     device: &B::Device,
-) -> Vec<Vec<f32>> {
+) -> Result<Vec<Vec<f32>>, String> {
     let spec = &model.spec;
     let members = spec.members.max(1);
     let all = batches(rows.targets.len(), spec) * members;
@@ -200,9 +197,16 @@ fn train<B: AutodiffBackend>(
         let begin = |member: usize| {
             let seed = seed.wrapping_add(member as u64 * 7919);
             let running = &running;
-            scope.spawn(move || training::fit::<B>(rows, line, shape, spec, seed, running, device))
+            let fit = move || training::fit::<B>(rows, line, shape, spec, seed, running, device);
+            std::thread::Builder::new().name(format!("{NAME} {member}")).spawn_scoped(scope, fit)
         };
-        let threads: Vec<_> = (0..members).map(begin).collect();
+        let threads: Vec<_> = match (0..members).map(begin).collect() {
+            Ok(threads) => threads,
+            Err(error) => {
+                running.stop.store(true, Ordering::Relaxed);
+                return Err(format!("cannot start a thread for each of {members} networks: {error}"));
+            }
+        };
         while threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::sleep(LOOK_EVERY);
             let share = running.done.load(Ordering::Relaxed) as f64 / all as f64;
@@ -210,8 +214,16 @@ fn train<B: AutodiffBackend>(
                 running.stop.store(true, Ordering::Relaxed);
             }
         }
+        // All are waited for before any is looked at: a scope passes on the panic of one that nobody waited for.
+        let ended: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let ended: Result<Vec<_>, _> = ended.into_iter().collect();
+        let ended = ended.map_err(|_| "a training panicked; its thread has said why on standard error".to_owned())?;
         // One that diverged leaves the others as they are.
-        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+        let learned: Vec<Vec<f32>> = ended.into_iter().flatten().collect();
+        match learned.is_empty() {
+            true => Err("training diverged: check the series for absurd values".to_owned()),
+            false => Ok(learned),
+        }
     })
 }
 
@@ -369,10 +381,11 @@ impl FittedFeatureMlp {
         series: &[i32],
         device: &B::Device,
     ) -> Vec<[f64; OUTPUTS]> {
+        let constants = Constants::new(device);
         let mut sums = vec![[0.0_f64; OUTPUTS]; series.len()];
         for network in networks {
             let input = Input::new(features.to_vec(), self.kept.shape.features, series.to_vec(), device);
-            let output = network.forward(input, self.kept.unit).into_data().to_vec::<f32>();
+            let output = network.forward(input, self.kept.unit, &constants).into_data().to_vec::<f32>();
             let output = output.unwrap_or_else(|_| vec![f32::NAN; series.len() * OUTPUTS]);
             for (sum, row) in sums.iter_mut().zip(output.chunks_exact(OUTPUTS)) {
                 for (sum, value) in sum.iter_mut().zip(row) {

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Line;
-use crate::forecasters::neural::{Dense, OUTPUTS, increments_to_quantiles, initial, softplus};
+use crate::forecasters::neural::{Constants, Dense, OUTPUTS, initial, softplus};
 
 /// Sizes of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,9 +127,8 @@ impl<B: Backend> Network<B> {
     }
 
     /// Normalised quantiles `[rows, OUTPUTS]`, ascending in each row; increments are in units of `unit`.
-    pub fn forward(&self, input: Input<B>, unit: f32) -> Tensor<B, 2> {
+    pub fn forward(&self, input: Input<B>, unit: f32, constants: &Constants<B>) -> Tensor<B, 2> {
         let [rows, _] = input.features.dims();
-        let device = input.features.device();
         let series = self.series.val().select(0, input.series);
         let mut first = relu(self.first.forward(Tensor::cat(vec![input.features.clone(), series], 1)));
         let [mask_first, mask_second] = input.dropout.map_or([None, None], |masks| masks.map(Some));
@@ -143,6 +142,6 @@ impl<B: Backend> Network<B> {
         let output = self.output.forward(second) + self.line.forward(input.features);
         let median = output.clone().slice([0..rows, 0..1]);
         let increments = softplus(output.slice([0..rows, 1..OUTPUTS])).mul_scalar(unit);
-        median + increments.matmul(increments_to_quantiles(&device))
+        median + increments.matmul(constants.increments.clone())
     }
 }

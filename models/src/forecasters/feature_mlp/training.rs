@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::network::{Input, Network, Shape};
 use super::{FeatureSpec, Line, Rows};
-use crate::forecasters::neural::{learning_rate, masks, pinball_levels, pinball_loss};
+use crate::forecasters::neural::{Constants, learning_rate, masks};
 
 /// Gradients of one weight matrix are shortened to this norm.
 const GRADIENT_NORM_MAX: f32 = 1.0;
@@ -46,7 +46,7 @@ pub(super) fn fit<B: AutodiffBackend>(
         .with_weight_decay(spec.weight_decay)
         .with_grad_clipping(Some(GradientClippingConfig::Norm(GRADIENT_NORM_MAX)))
         .init::<B, Network<B>>();
-    let levels = pinball_levels::<B>(device);
+    let constants = Constants::<B>::new(device);
     let mut order: Vec<u32> = (0..rows.targets.len() as u32).collect();
     let size = spec.rows_per_batch.clamp(1, order.len().max(1));
     let mut next = order.len();
@@ -63,8 +63,8 @@ pub(super) fn fit<B: AutodiffBackend>(
         next += size;
         let mut input = Input::new(picked.features, rows.width, picked.series, device);
         input.dropout = masks(spec.dropout, [size, shape.hidden], &mut random, device);
-        let quantiles = network.forward(input, line.error);
-        let loss = pinball_loss(picked.targets, quantiles, &picked.weights, levels.clone(), device);
+        let quantiles = network.forward(input, line.error, &constants);
+        let loss = constants.pinball_loss(picked.targets, quantiles, &picked.weights, device);
         // In units of what the line leaves, so that rates suit any series.
         let gradients = GradientsParams::from_grads(loss.div_scalar(line.error).backward(), &network);
         network = optimizer.step(learning_rate(spec.learning_rate, batch, batches), network, gradients);

@@ -25,11 +25,11 @@ use crate::data::Panel;
 use crate::device::Device;
 use crate::features::{Layout, Window};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
-use crate::forecasters::neural::OUTPUTS;
+use crate::forecasters::neural::{Constants, OUTPUTS};
 use crate::metrics::mean_of_quantiles;
 use crate::search::{Configuration, Domain, Parameter};
 use network::{Network, Shape};
-use training::{Constants, Fitted, Samples, fit};
+use training::{Fitted, Samples, fit};
 use windows::{Batch, Grid, Pick};
 
 #[cfg(feature = "cuda")]
@@ -333,7 +333,7 @@ fn train_on<B: AutodiffBackend>(
     progress: &mut dyn FnMut(TrainProgress) -> ControlFlow<()>,
     device: &B::Device,
 ) -> Result<QuantileMlp, TrainError> {
-    let longest = panel.series.iter().map(|s| s.values.len()).max().unwrap_or(0);
+    let longest = panel.longest();
     let history = longest as i64 * panel.frequency.nominal_micros();
     let with_year = history >= YEAR_DAYS_MIN * meterline_schemas::time::DAY;
     let layout = Layout::new(panel.frequency, spec.context, spec.horizon, with_year);

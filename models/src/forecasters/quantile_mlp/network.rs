@@ -81,7 +81,7 @@ pub struct Input<B: Backend> {
     pub base: Tensor<B, 2>,
     /// `[windows × steps, 1]`: unit of the increments.
     pub spread: Tensor<B, 2>,
-    /// `[OUTPUTS − 1, OUTPUTS]`, see [`increments_to_quantiles`](crate::forecasters::neural::increments_to_quantiles).
+    /// `[OUTPUTS − 1, OUTPUTS]`, of [`Constants`](crate::forecasters::neural::Constants).
     pub increments: Tensor<B, 2>,
     /// Dropout of the two hidden layers of the decoder, each `[windows × steps, hidden]`: 0 where a unit is silent,
     /// else the reciprocal of the share that is not. Only in training.

@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::network::{Input, Network, Shape};
 use super::windows::{Batch, Grid, Pick, Sampler};
 use super::{TrainError, TrainProgress, TrainSpec};
-use crate::forecasters::neural::{increments_to_quantiles, learning_rate, masks, pinball_levels, pinball_loss};
+use crate::forecasters::neural::{Constants, learning_rate, masks};
 
 /// Gradients of one weight matrix are shortened to this norm.
 const GRADIENT_NORM_MAX: f32 = 1.0;
@@ -53,18 +53,7 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// Constants on the device.
-pub struct Constants<B: Backend> {
-    increments: Tensor<B, 2>,
-    levels: Tensor<B, 2>,
-}
-
 impl<B: Backend> Constants<B> {
-    /// Places them.
-    pub fn new(device: &B::Device) -> Constants<B> {
-        Constants { increments: increments_to_quantiles(device), levels: pinball_levels(device) }
-    }
-
     /// The inputs of a batch on the device.
     pub fn input(&self, batch: &Batch, shape: &Shape, device: &B::Device) -> Input<B> {
         let rows = batch.windows * batch.steps;
@@ -91,7 +80,7 @@ impl<B: Backend> Constants<B> {
     ) -> Tensor<B, 1> {
         let input = Input { dropout, ..self.input(batch, shape, device) };
         let quantiles = network.forward(input);
-        pinball_loss(batch.target.clone(), quantiles, &batch.weight, self.levels.clone(), device)
+        self.pinball_loss(batch.target.clone(), quantiles, &batch.weight, device)
     }
 }
 

@@ -51,7 +51,7 @@ pub struct OfflineArgs {
     holidays: Option<String>,
     /// How much values count in training that were estimated or substituted, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
-    estimated_weight: f32,
+    pub estimated_weight: f32,
     /// Longest time of one fit; the best until then is kept
     #[arg(long, value_name = "TIME")]
     time_limit: Option<Span>,

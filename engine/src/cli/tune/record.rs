@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use meterline_models::data::Covariate;
+use meterline_models::forecaster::Task;
 use meterline_models::search::{Pruning, Space, Trial};
 use serde::{Deserialize, Serialize};
 
@@ -18,16 +20,18 @@ pub struct Header {
     pub model: String,
     /// Frequency of the series.
     pub frequency: String,
-    /// Steps that are forecast.
-    pub horizon: usize,
+    /// What models are fitted for.
+    pub task: Task,
+    /// What they see beside the series.
+    pub covariates: Vec<Covariate>,
+    /// How much values count that were estimated or substituted.
+    pub estimated_weight: f32,
     /// How many series there are.
     pub series: usize,
     /// Values that they have together.
     pub values: usize,
     /// End of what is known to the search.
     pub until: String,
-    /// Of everything random.
-    pub seed: u64,
     /// When trials end early.
     pub pruning: Pruning,
     /// What can be chosen.
@@ -67,8 +71,15 @@ impl Record {
         let found: Header = serde_json::from_str(first).map_err(|_| refuse("is no record of a search"))?;
         if found != *header {
             let ours = format!(
-                "is the record of another search (of {} for {} steps of {}, of {} series until {})",
-                found.model, found.horizon, found.frequency, found.series, found.until
+                "is the record of another search (of {} for {} steps of {}, of {} series with {} covariates until {}, with \
+                 the seed {})",
+                found.model,
+                found.task.horizon,
+                found.frequency,
+                found.series,
+                found.covariates.len(),
+                found.until,
+                found.task.seed
             );
             return Err(refuse(&ours));
         }
@@ -111,11 +122,12 @@ mod tests {
         Header {
             model: "m".into(),
             frequency: "PT1H".into(),
-            horizon,
+            task: Task::new(horizon, 24, 1),
+            covariates: Vec::new(),
+            estimated_weight: 1.0,
             series: 1,
             values: 10,
             until: "2024".into(),
-            seed: 1,
             pruning: Pruning::Never,
             space: Space::new(vec![parameter]).unwrap(),
         }
@@ -142,6 +154,10 @@ mod tests {
         assert_eq!(Record::open(&path, &header(24)).unwrap().1.len(), 3);
         let error = Record::open(&path, &header(48)).err().unwrap().message().to_owned();
         assert!(error.contains("another search (of m for 24 steps"), "{error}");
+        // Losses with and without a covariate are no losses of one search.
+        let temperature = Covariate { name: "temperature".into(), known: meterline_models::data::Known::Ahead };
+        let other = Header { covariates: vec![temperature], ..header(24) };
+        assert!(Record::open(&path, &other).err().unwrap().message().contains("with 0 covariates"));
         std::fs::write(&path, "time,value\n").unwrap();
         let error = Record::open(&path, &header(24)).err().unwrap().message().to_owned();
         assert!(error.contains("no record of a search"), "{error}");

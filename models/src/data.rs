@@ -114,6 +114,17 @@ impl Panel {
         Panel { frequency, zone, covariates: Vec::new(), series }
     }
 
+    /// End of the newest value: the latest origin of its series. `None` without any value.
+    pub fn origin(&self) -> Option<Micros> {
+        let begun = self.series.iter().filter(|series| !series.values.is_empty());
+        begun.map(|series| series.origin(self.frequency, &self.zone)).max()
+    }
+
+    /// Intervals of its longest series.
+    pub fn longest(&self) -> usize {
+        self.series.iter().map(|series| series.values.len()).max().unwrap_or(0)
+    }
+
     /// A panel with other series of the same kind.
     pub fn with(&self, series: Vec<Series>) -> Panel {
         Panel { frequency: self.frequency, zone: self.zone.clone(), covariates: self.covariates.clone(), series }

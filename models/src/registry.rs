@@ -361,6 +361,10 @@ mod tests {
             assert_eq!(fit(&poisoned(days)).forecast(&poisoned(days).cut(origin), HORIZON), forecasts, "{}", kind.name);
             let kept = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap();
             assert_eq!(kept.forecast(&panel(days).cut(origin), HORIZON), forecasts, "{}", kind.name);
+            // Some days after the fit, when what came true since may count.
+            let later = days + 2;
+            let then = |panel: Panel| kept.forecast(&panel.cut(origin + 2 * 24 * HOUR), HORIZON);
+            assert_eq!(then(poisoned(later)), fitted.forecast(&panel(later).cut(origin + 2 * 24 * HOUR), HORIZON));
             let is_moved = kept.forecast(&colder(days).cut(origin), HORIZON) != forecasts;
             // Of several models, those may have been chosen that make no use of it.
             let may_be_still = kind.sees == Sees::Values || kind.name == auto::NAME;

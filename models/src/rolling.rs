@@ -17,20 +17,14 @@ impl Rolling {
     }
 }
 
-fn origin_of(panel: &Panel) -> Micros {
-    // One that begins later has no origin yet.
-    let begun = panel.series.iter().filter(|series| !series.values.is_empty());
-    let origins = begun.map(|series| series.origin(panel.frequency, &panel.zone));
-    origins.max().unwrap_or(Micros::MIN)
-}
-
 impl Forecaster for Rolling {
     fn name(&self) -> &str {
         self.fits.first().map_or("", |(_, fit)| fit.name())
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let origin = origin_of(panel);
+        // One that begins later has no origin yet.
+        let origin = panel.origin().unwrap_or(Micros::MIN);
         let newest = self.fits.iter().rev().find(|(end, _)| *end <= origin).or_else(|| self.fits.first());
         newest.map(|(_, fit)| fit.forecast(panel, horizon)).unwrap_or_default()
     }
@@ -51,7 +45,7 @@ impl<M: Forecaster> Forecaster for Delayed<M> {
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let origin = panel.frequency.advance(origin_of(panel), -(self.delay as i64), &panel.zone);
+        let origin = panel.frequency.advance(panel.origin().unwrap_or(Micros::MIN), -(self.delay as i64), &panel.zone);
         let known = panel.cut(origin);
         // A series that ends earlier has been forecast over so much less.
         let over = |(all, known): (&Series, &Series)| all.values.len() - known.values.len();

@@ -41,7 +41,7 @@ pub struct Table {
 /// A model that is not there, or has no forecast for some series.
 pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table, String> {
     let (panel, scales) = alike(&data.panel);
-    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let longest = panel.longest();
     let task = Task::new(m4::HORIZON, longest / 2, seed);
     let ends = [0.5 - m4::INTERVAL / 2.0, 0.5 + m4::INTERVAL / 2.0].map(|level| index_of(&LEVELS, level));
     let [Some(low), Some(high)] = ends else { return Err("no quantiles at the ends of the interval of MSIS".into()) };

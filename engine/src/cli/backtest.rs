@@ -134,11 +134,10 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
 fn origins(args: &Args, panel: &Panel, horizon: usize) -> Result<Vec<Micros>, CommandError> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
     let step = args.step.map_or(horizon, |step| steps(step, frequency));
-    let ends = panel.series.iter().map(|series| series.origin(frequency, zone));
-    let end = ends.max().unwrap_or(Micros::MIN);
+    let end = panel.origin().unwrap_or(Micros::MIN);
     let origin = |window: usize| frequency.advance(end, -((horizon + window * step) as i64), zone);
     let first = panel.series.iter().map(|series| series.start).min().unwrap_or(end);
-    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let longest = panel.longest();
     let windows = args.windows.max(1);
     let back = windows.checked_mul(step).and_then(|back| back.checked_add(horizon));
     match back {

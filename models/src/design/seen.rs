@@ -42,7 +42,7 @@ impl Seen {
     }
 
     pub(super) fn of(panel: &Panel) -> Seen {
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let longest = panel.longest();
         let with_year = longest >= year(panel.frequency);
         let of = |(number, covariate): (usize, &Covariate)| match covariate.known {
             Known::Ahead if with_year => knots(panel, number),

@@ -76,7 +76,7 @@ impl<M: Model> Model for Adjusted<M> {
         let design = Design::new(panel, task.horizon, &task.holidays);
         // Of less than a year, what the weather does cannot be told from what the season does.
         if !design.seen().has_year() {
-            let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+            let longest = panel.longest();
             let needed = design::year(panel.frequency);
             return Err(FitError::TooShort { model: self.name.into(), needed, longest, series: panel.series.len() });
         }

@@ -37,7 +37,7 @@ pub(super) fn check_length(model: &str, panel: &Panel, design: &Design, horizon:
 
 /// That no series is long enough, or has values enough.
 pub(super) fn too_short(model: &str, panel: &Panel, design: &Design, horizon: usize) -> FitError {
-    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let longest = panel.longest();
     // The first forecast that is trained on ends a day or more after its origin.
     let needed = design.first_origin() + horizon.max(panel.frequency.season());
     FitError::TooShort { model: model.into(), needed, longest, series: panel.series.len() }
@@ -102,8 +102,7 @@ impl Sample {
         let lengths = || panel.series.iter().map(|series| series.values.len());
         let origins: usize = lengths().map(|length| length.saturating_sub(design.first_origin())).sum();
         let mut apart = (season / task.origins_a_day.max(1)).max(1);
-        let longest = lengths().max().unwrap_or(0);
-        let farthest = longest.saturating_sub(design.first_origin()).max(season);
+        let farthest = panel.longest().saturating_sub(design.first_origin()).max(season);
         while origins / apart * horizon > rows_max.max(1) && apart + season <= farthest {
             apart += season;
         }

@@ -215,7 +215,7 @@ impl LinearQuantile {
         FitError::TooShort {
             model: NAME.into(),
             needed: design.first_origin() + days * season,
-            longest: panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0),
+            longest: panel.longest(),
             series: panel.series.len(),
         }
     }

@@ -109,7 +109,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
             Validation::needed(&panel, task.horizon),
             panel.frequency,
             panel.series.len(),
-            panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0),
+            panel.longest(),
             format_micros(cut)
         ))
     })?;
@@ -122,11 +122,12 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let header = Header {
         model: kind.name.to_owned(),
         frequency: panel.frequency.to_string(),
-        horizon: task.horizon,
+        task: task.clone(),
+        covariates: panel.covariates.clone(),
+        estimated_weight: args.offline.estimated_weight,
         series: panel.series.len(),
         values: panel.series.iter().map(|series| series.values.len()).sum(),
         until: format_micros(cut),
-        seed: settings.seed,
         pruning: settings.pruning,
         space: space.clone(),
     };
@@ -197,7 +198,7 @@ fn only(mut panels: Vec<Panel>) -> Result<Panel, CommandError> {
 // The end of what the search may know.
 fn cut(args: &Args, panel: &Panel, horizon: usize) -> Result<Micros, CommandError> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
-    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(Micros::MIN);
+    let end = panel.origin().unwrap_or(Micros::MIN);
     let Some(time) = args.hold_out else { return Ok(end) };
     let held = steps(time, frequency);
     if held < horizon {
@@ -211,7 +212,7 @@ fn cut(args: &Args, panel: &Panel, horizon: usize) -> Result<Micros, CommandErro
 // Origins from the cut on whose whole horizon has happened, oldest first; none where nothing is held out.
 fn held_out_origins(panel: &Panel, cut: Micros, horizon: usize) -> Vec<Micros> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
-    let end = panel.series.iter().map(|series| series.origin(frequency, zone)).max().unwrap_or(cut);
+    let end = panel.origin().unwrap_or(cut);
     let windows = frequency.steps_between(cut, end, zone) / horizon.max(1) as i64;
     (0..windows).map(|window| frequency.advance(cut, window * horizon as i64, zone)).collect()
 }

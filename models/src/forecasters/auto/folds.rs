@@ -39,10 +39,9 @@ pub(crate) fn needed(frequency: Frequency, horizon: usize) -> usize {
 pub(crate) fn folds(panel: &Panel, task: &Task) -> Vec<Fold> {
     let (horizon, times) = (task.horizon, task.origins_a_day.max(1));
     let (frequency, zone) = (panel.frequency, &panel.zone);
-    let begun = panel.series.iter().filter(|series| !series.values.is_empty());
-    let Some(end) = begun.map(|series| series.origin(frequency, zone)).max() else { return Vec::new() };
+    let Some(end) = panel.origin() else { return Vec::new() };
     let season = frequency.season().max(1);
-    let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+    let longest = panel.longest();
     let days = (longest / season).saturating_sub(horizon.div_ceil(season));
     if days < HISTORY_MIN {
         return Vec::new();

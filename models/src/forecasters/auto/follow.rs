@@ -42,7 +42,7 @@ pub(super) fn follow(
 ) -> Option<Adaptive> {
     let (frequency, zone) = (panel.frequency, &panel.zone);
     let season = frequency.season().max(1);
-    let end = end_of(panel)?;
+    let end = panel.origin()?;
     let sample = sample(panel, until);
     let origin = |back: usize| frequency.advance(end, -((horizon + back * season) as i64), zone);
     let origins: Vec<Micros> = (0..ORIGINS_MAX).map(origin).take_while(|origin| *origin >= until).collect();
@@ -86,12 +86,6 @@ pub(super) fn apply(adaptive: &Adaptive, forecast: &mut SeriesForecast) {
             *mean = mean_of_quantiles(quantiles);
         }
     }
-}
-
-/// The end of the newest value of a panel, if it has any.
-pub(super) fn end_of(panel: &Panel) -> Option<Micros> {
-    let begun = panel.series.iter().filter(|series| !series.values.is_empty());
-    begun.map(|series| series.origin(panel.frequency, &panel.zone)).max()
 }
 
 // Some of the series of which anything is known since then, evenly spread.
@@ -146,7 +140,7 @@ mod tests {
     fn only_what_nobody_could_have_learned_is_looked_at_and_not_more_than_that_takes() {
         let origins = RefCell::new(Vec::new());
         let spy = |known: &Panel| {
-            let end = end_of(known).unwrap();
+            let end = known.origin().unwrap();
             origins.borrow_mut().push((end / DAY, known.series.len()));
             forecast(known, 48, 1.0)
         };

@@ -83,7 +83,7 @@ impl Auto {
             None if is_cut_short => fits.iter().map(|(name, _)| name.clone()).collect(),
             None => self.candidates.iter().map(|model| model.name().to_owned()).collect(),
         };
-        let until = follow::end_of(panel).unwrap_or(Micros::MIN);
+        let until = panel.origin().unwrap_or(Micros::MIN);
         let fitted = |members| FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon, until };
         if is_cut_short {
             // There is no time to fit them anew; those before the newest fold know nearly as much.

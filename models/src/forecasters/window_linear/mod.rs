@@ -149,7 +149,7 @@ impl Model for WindowLinear {
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let season = panel.frequency.season();
-        let longest = panel.series.iter().map(|series| series.values.len()).max().unwrap_or(0);
+        let longest = panel.longest();
         let lengths = lengths(panel.frequency, longest, task.horizon);
         let too_short = || FitError::TooShort {
             model: NAME.into(),

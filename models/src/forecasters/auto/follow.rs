@@ -5,7 +5,7 @@
 //! ([`Adaptive`]). Nothing is kept for that between one forecast and the next, so that the same panel has the same forecast
 //! wherever it is made; and the weeks before the end of the fit say nothing, because models know them.
 
-use meterline_schemas::quantiles::LEVELS;
+use meterline_schemas::quantiles::{CENTRAL_80, LEVELS};
 use meterline_schemas::{Frequency, Micros};
 
 use crate::calibrate::adaptive::{Adaptive, Options};
@@ -23,9 +23,11 @@ const STRETCH_RATE: f64 = 0.4;
 const LEVEL_RATE: f64 = 0.1;
 /// Greatest stretch. What is further out is no matter of widths.
 const STRETCH_MAX: f64 = 3.0;
-/// Nothing is done while what is done would have lost more than nothing, by this factor: in series of which a part stands
-/// still, whatever the width, shares say little.
+/// Nothing is done while what is done would have lost more than nothing, by this factor.
 const WORST_RATIO: f64 = 1.02;
+/// Part of the mean width of a forecast below which one of its steps says nothing of widths: the sun does not shine by
+/// night, whatever an interval is multiplied by.
+const NARROW: f64 = 0.1;
 
 /// Intervals of the past that are looked at beside those that a forecast takes.
 pub(crate) fn lookback(frequency: Frequency, horizon: usize) -> usize {
@@ -64,11 +66,19 @@ pub(super) fn follow(
         for (found, (series, known)) in forecast(&known).into_iter().zip(sample.series.iter().zip(&known.series)) {
             let Ok(found) = found else { continue };
             // One that begins later: what comes next of it is not what comes first.
-            if known.values.is_empty() {
+            let Some(last) = known.values.last() else { continue };
+            let happened = series.values.get(known.values.len()..).unwrap_or_default();
+            let happened = &happened[..happened.len().min(found.quantiles.len())];
+            // What stands still is within any interval.
+            if happened.iter().all(|actual| actual.is_nan() || actual == last) {
                 continue;
             }
-            let happened = series.values.get(known.values.len()..).unwrap_or_default();
+            let widths: f64 = found.quantiles.iter().map(width).sum();
+            let narrow = NARROW * widths / found.quantiles.len() as f64;
             for (step, (row, actual)) in (0..).zip(found.quantiles.iter().zip(happened)) {
+                if width(row) < narrow {
+                    continue;
+                }
                 steps.push(step);
                 quantiles.extend_from_slice(row);
                 actuals.push(f64::from(*actual));
@@ -77,6 +87,10 @@ pub(super) fn follow(
         learned += adaptive.update(&steps, &quantiles, &actuals).ok()?.rows;
     }
     (learned > 0).then_some(adaptive)
+}
+
+fn width(quantiles: &[f64; LEVELS.len()]) -> f64 {
+    quantiles[CENTRAL_80.1] - quantiles[CENTRAL_80.0]
 }
 
 /// Corrects a forecast. One that cannot be corrected stays as it is.
@@ -101,7 +115,7 @@ mod tests {
     use std::cell::RefCell;
 
     use jiff::tz::TimeZone;
-    use meterline_schemas::quantiles::{CENTRAL_80, MEDIAN};
+    use meterline_schemas::quantiles::MEDIAN;
     use meterline_schemas::time::{DAY, HOUR};
 
     use super::*;
@@ -121,19 +135,35 @@ mod tests {
         vec![Ok(one); panel.series.len()]
     }
 
-    fn width(adaptive: &Adaptive, factor: f64) -> f64 {
+    fn followed(adaptive: &Adaptive, factor: f64) -> f64 {
         let mut found = forecast(&panel(1, 1), 24, factor).remove(0).unwrap();
         apply(adaptive, &mut found);
         assert!(found.quantiles[3].is_sorted() && (found.quantiles[3][MEDIAN] - 0.5).abs() < 0.2);
-        found.quantiles[3][CENTRAL_80.1] - found.quantiles[3][CENTRAL_80.0]
+        width(&found.quantiles[3])
     }
 
     #[test]
     fn intervals_that_were_too_narrow_or_too_wide_since_the_fit_are_no_longer() {
         for factor in [0.6, 1.4] {
             let found = follow(&panel(100, 3), 24, 60 * DAY, |known| forecast(known, 24, factor)).unwrap();
-            assert!((width(&found, factor) - 0.8).abs() < 0.1, "{factor}: {}", width(&found, factor));
+            assert!((followed(&found, factor) - 0.8).abs() < 0.1, "{factor}: {}", followed(&found, factor));
         }
+    }
+
+    #[test]
+    fn what_stands_still_does_not_make_the_intervals_of_the_rest_narrow() {
+        // One series, and every night of the other: within any interval.
+        let mut panel = panel(100, 2);
+        panel.series[0].values.iter_mut().enumerate().filter(|(hour, _)| hour % 24 < 12).for_each(|(_, v)| *v = 0.5);
+        panel.series[1].values.fill(0.5);
+        let narrow = |known: &Panel| forecast(known, 24, 1e-3).remove(0).unwrap();
+        let found = follow(&panel, 24, 60 * DAY, |known| {
+            let mut by_day = forecast(known, 24, 1.0).remove(0).unwrap();
+            by_day.quantiles[..12].copy_from_slice(&narrow(known).quantiles[..12]);
+            vec![Ok(by_day), Ok(narrow(known))]
+        });
+        let found = found.unwrap();
+        assert!((followed(&found, 1.0) - 0.8).abs() < 0.15, "{}", followed(&found, 1.0));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Series {
     pub weights: Vec<f32>,
     /// A column for each of [`Panel::covariates`].
     pub covariates: Vec<Column>,
+    /// A value for each of [`Panel::labels`]; or none, where it has none of them.
+    pub labels: Vec<Option<Arc<str>>>,
 }
 
 /// The values of a covariate for one series. Series may share them.
@@ -59,6 +61,8 @@ pub struct Panel {
     pub zone: TimeZone,
     /// What is known beside the series.
     pub covariates: Vec<Covariate>,
+    /// Names of what is said of each series as a whole, such as its tariff or region.
+    pub labels: Vec<String>,
     /// The series, each with its own start and origin.
     pub series: Vec<Series>,
 }
@@ -81,7 +85,7 @@ impl Column {
 impl Series {
     /// A series with nothing beside it, all of whose values count alike.
     pub fn new(id: impl Into<String>, start: Micros, values: Vec<f32>) -> Series {
-        Series { id: id.into(), start, values, weights: Vec::new(), covariates: Vec::new() }
+        Series { id: id.into(), start, values, weights: Vec::new(), covariates: Vec::new(), labels: Vec::new() }
     }
 
     /// End of the last interval: the origin of a forecast made from this series as it stands.
@@ -99,7 +103,13 @@ impl Series {
             values: self.values[skipped..].to_vec(),
             weights: self.weights.get(skipped..).unwrap_or_default().to_vec(),
             covariates: self.covariates.iter().map(moved).collect(),
+            labels: self.labels.clone(),
         }
+    }
+
+    /// Its value of the label at this place among those of the panel.
+    pub fn label(&self, place: usize) -> Option<&str> {
+        self.labels.get(place)?.as_deref()
     }
 
     /// How much the value of an interval counts in training.
@@ -111,7 +121,7 @@ impl Series {
 impl Panel {
     /// A panel with nothing beside the series.
     pub fn new(frequency: Frequency, zone: TimeZone, series: Vec<Series>) -> Panel {
-        Panel { frequency, zone, covariates: Vec::new(), series }
+        Panel { frequency, zone, covariates: Vec::new(), labels: Vec::new(), series }
     }
 
     /// End of the newest value: the latest origin of its series. `None` without any value.
@@ -127,7 +137,13 @@ impl Panel {
 
     /// A panel with other series of the same kind.
     pub fn with(&self, series: Vec<Series>) -> Panel {
-        Panel { frequency: self.frequency, zone: self.zone.clone(), covariates: self.covariates.clone(), series }
+        Panel {
+            frequency: self.frequency,
+            zone: self.zone.clone(),
+            covariates: self.covariates.clone(),
+            labels: self.labels.clone(),
+            series,
+        }
     }
 
     /// The same panel, knowing nothing that ends after `origin` but what is known ahead.
@@ -146,6 +162,7 @@ impl Panel {
                         Known::Past => column.cut(known),
                     })
                     .collect(),
+                labels: s.labels.clone(),
             }
         };
         self.with(self.series.iter().map(cut).collect())

@@ -3,11 +3,13 @@
 //! A row says what is known at the origin about one interval after it: values at the same time of earlier days and weeks,
 //! means of what came last, the calendar of the interval, and covariates, where those are known that far. Values are
 //! given relative to the level of the last week and to the spread of the series, so that one model can serve meters of
-//! every size. What is not known is NaN.
+//! every size. What is not known is NaN. Labels of the series come last, the same in each of its rows: a model of one series
+//! alone leaves them out ([`Design::own_width`]).
 //!
 //! Lags are those of Hong, Wang, White (2015) and of the winners of GEFCom2014 in spirit: same hour, earlier days; for
 //! weather also its own past, smoothed, as buildings feel it ("recency effect": Wang, Liu, Hong 2016).
 
+mod labels;
 mod prepared;
 mod put;
 mod seen;
@@ -50,6 +52,8 @@ pub struct Design {
     season: usize,
     horizon: usize,
     names: Vec<String>,
+    // How many of these, the last ones, are about labels.
+    of_labels: usize,
     bent: Vec<usize>,
     // Names of the covariates that are known ahead.
     weather: Vec<String>,
@@ -94,6 +98,7 @@ impl Design {
                 days: Vec::new(),
                 of_day: Vec::new(),
                 covariates: Vec::new(),
+                labels: Vec::new(),
             })
         });
         let weather = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
@@ -101,6 +106,7 @@ impl Design {
             season: panel.frequency.season(),
             horizon,
             names: Vec::new(),
+            of_labels: 0,
             bent: Vec::new(),
             weather: weather.map(|covariate| covariate.name.clone()).collect(),
             seen: seen.clone(),
@@ -109,6 +115,9 @@ impl Design {
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
+        let of_labels: Vec<String> = seen.labels.iter().flat_map(|label| label.names()).collect();
+        design.of_labels = of_labels.len();
+        design.names.extend(of_labels);
         let with_year = seen.with_year;
         let bent = |name: &str| {
             let mut bent = vec![name.to_owned(), format!("{name}_mean_24h")];
@@ -134,6 +143,11 @@ impl Design {
     /// Number of features.
     pub fn width(&self) -> usize {
         self.names.len()
+    }
+
+    /// Number of features before the labels: those that differ between rows of one series.
+    pub fn own_width(&self) -> usize {
+        self.names.len() - self.of_labels
     }
 
     /// Features whose effect need not be linear, by their places: what is known of the weather.
@@ -233,6 +247,7 @@ impl Design {
         put.push(step as f32 / self.horizon as f32);
         put.push(ahead as f32 - 1.0);
         self.put_covariates(prepared, origin, target, &mut put);
+        prepared.labels.iter().for_each(|feature| put.push(*feature));
         Some(normal)
     }
 

@@ -26,14 +26,17 @@ use crate::tuning::{SettingsError, Tuning};
 /// Reads an artifact; networks are put on the device.
 pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
 
-/// What models of a kind make use of beside the values of a series and the calendar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What models of a kind make use of beside the values of a series and the calendar: each of these is more than the one
+/// before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sees {
     /// Nothing.
     Values,
     /// Covariates that are known ahead, of series that have them without a gap.
     Ahead,
     /// All covariates, and days off.
+    Covariates,
+    /// All covariates, days off, and labels of series.
     All,
 }
 
@@ -43,7 +46,8 @@ impl Sees {
         match self {
             Sees::Values => "",
             Sees::Ahead => "covariates known ahead",
-            Sees::All => "covariates, days off",
+            Sees::Covariates => "covariates, days off",
+            Sees::All => "covariates, days off, labels",
         }
     }
 }
@@ -99,7 +103,7 @@ pub const KINDS: &[Kind] = &[
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
         tuning: None,
-        sees: Sees::All,
+        sees: Sees::Covariates,
     },
     Kind {
         name: adjusted::NAME_OF_MLP,
@@ -178,6 +182,19 @@ pub const KINDS: &[Kind] = &[
         }),
         sees: Sees::All,
     },
+    Kind {
+        name: linear_quantile::NAME_OF_SHARED,
+        about: "linear quantile regression of each part of the day, one for all series, new ones too",
+        model: || Box::new(Auto::calibrated(LinearQuantile { spec: LinearSpec::shared() })),
+        load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
+        lookback: calibrated,
+        tuning: Some(Tuning {
+            parameters: LinearSpec::parameters,
+            model: |settings| Box::new(LinearQuantile { spec: LinearSpec::shared().with(settings) }),
+            calibrated: true,
+        }),
+        sees: Sees::All,
+    },
     classical("harmonic", "Fourier terms with autoregressive errors", Sees::Ahead, || {
         Box::new(Classical { method: Method::Harmonic })
     }),
@@ -189,10 +206,10 @@ pub const KINDS: &[Kind] = &[
         lookback: calibrated,
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
-            model: |settings| Box::new(LinearQuantile { spec: LinearSpec::with(settings) }),
+            model: |settings| Box::new(LinearQuantile { spec: LinearSpec::default().with(settings) }),
             calibrated: true,
         }),
-        sees: Sees::All,
+        sees: Sees::Covariates,
     },
     classical("mstl", "decomposition into several seasons, trend and rest", Sees::Values, || {
         Box::new(Classical { method: Method::Mstl })
@@ -300,11 +317,13 @@ mod tests {
             let mut series = Series::new(id, 0, (0..hours).map(|hour| load(hour, size)).collect());
             let column = |values: &dyn Fn(i64) -> f32| Column { offset: 0, values: (0..hours).map(values).collect() };
             series.covariates = vec![column(&temperature), column(&|hour| 230.0 + ((hour * 31) % 7) as f32)];
+            series.labels = vec![Some("day".into())];
             series
         };
         let covariate = |name: &str, known| Covariate { name: name.into(), known };
         Panel {
             covariates: vec![covariate("temperature", Known::Ahead), covariate("voltage", Known::Past)],
+            labels: vec!["tariff".into()],
             ..Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series("a", 1.0), series("b", 10.0)])
         }
     }

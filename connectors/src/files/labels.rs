@@ -1,5 +1,6 @@
 //! Labels of series from a CSV file: a first row with names, then one row for each series and change.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub enum LabelFileError {
         source: csv::Error,
     },
     /// A column is not there.
-    #[error("the labels in {} have no column `{column}`; there are: {known}. Name the column in [labels.*]", path.display())]
+    #[error("the labels in {} have no column `{column}`; there are: {known}. Name the column", path.display())]
     NoColumn {
         /// The file.
         path: PathBuf,
@@ -45,21 +46,35 @@ pub enum LabelFileError {
     },
 }
 
+/// Names of the columns of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn columns(path: &Path) -> Result<Vec<String>, LabelFileError> {
+    Ok(opened(path)?.1)
+}
+
+fn opened(path: &Path) -> Result<(csv::Reader<File>, Vec<String>), LabelFileError> {
+    let failed = |source| LabelFileError::Read { path: path.to_owned(), source };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_path(path).map_err(failed)?;
+    let header = reader.headers().map_err(failed)?;
+    let names = header.iter().map(|column| column.trim_start_matches('\u{feff}').to_owned()).collect();
+    Ok((reader, names))
+}
+
 /// Reads a file; a row without an instant holds always. Of two rows for one series and instant the later one counts.
 ///
 /// # Errors
 /// It cannot be read, a column is missing, or a row is wrong.
 pub fn read(path: &Path, config: &LabelsConfig) -> Result<Vec<LabelRecord>, LabelFileError> {
     let failed = |source| LabelFileError::Read { path: path.to_owned(), source };
-    let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_path(path).map_err(failed)?;
-    let header = reader.headers().map_err(failed)?.clone();
-    let name = |column: &str| column.trim_start_matches('\u{feff}').to_owned();
-    let find = |wanted: &str| header.iter().position(|column| name(column) == wanted);
+    let (mut reader, names) = opened(path)?;
+    let find = |wanted: &str| names.iter().position(|column| column == wanted);
     let column = |wanted: &str| {
         find(wanted).ok_or_else(|| LabelFileError::NoColumn {
             path: path.to_owned(),
             column: wanted.to_owned(),
-            known: header.iter().map(name).collect::<Vec<_>>().join(", "),
+            known: names.join(", "),
         })
     };
     let series = column(&config.series)?;
@@ -137,6 +152,15 @@ mod tests {
             row("m2", Micros::MIN, [None, None]),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_file_says_its_columns() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("labels.csv");
+        std::fs::write(&path, "\u{feff}series_id, area ,site\nm1,n,s\n").unwrap();
+        assert_eq!(columns(&path).unwrap(), ["series_id", "area", "site"]);
+        assert!(columns(&directory.path().join("none.csv")).unwrap_err().to_string().contains("none.csv"));
     }
 
     #[test]

@@ -2,21 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
+use meterline_connectors::files::labels::{self, LabelFileError};
 use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind};
-use meterline_schemas::config::{Fallback, resolve_policy};
+use meterline_schemas::config::{Config, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
 use super::CommandError;
 use super::transfer::{FileArgs, FilesArg};
 use super::values::fallback;
+use crate::ingest::rollup::LabelChange;
+use crate::ingest::rollup::plan::Label;
 use crate::offline::{Offline, OfflineOptions, complete, read};
+use crate::pipelines::labels::{at_instant, set};
 use crate::triggers::no_such_kind;
 
 /// Progress is said at most this often.
@@ -46,6 +51,10 @@ pub struct OfflineArgs {
     /// [default: none, it is an error]
     #[arg(long, value_name = "last_day|last_week", value_parser = fallback, requires = "covariates")]
     covariate_fallback: Option<Fallback>,
+    /// CSV file of labels that models are told, such as tariff or region: a row a series, with the column series_id, and every
+    /// other column a label; with valid_from, those count that hold at the end
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
     /// Country whose public holidays count as days off, such as Netherlands
     #[arg(long, value_name = "NAME")]
     holidays: Option<String>,
@@ -87,7 +96,8 @@ impl OfflineArgs {
             estimated_weight: self.estimated_weight,
             covariates: self.columns()?,
         };
-        let found = read(&self.files.files, &options).map_err(|error| match error.is_usage() {
+        let labels = self.labels.as_deref().map(Labels::read).transpose()?;
+        let mut found = read(&self.files.files, &options).map_err(|error| match error.is_usage() {
             true => CommandError::usage(error.to_string()),
             false => CommandError::from(error),
         })?;
@@ -97,6 +107,9 @@ impl OfflineArgs {
         if let [first, ..] = &found.without_readings[..] {
             let count = found.without_readings.len();
             eprintln!("covariates of {count} series without a reading are left out, such as of `{first}`");
+        }
+        if let Some(labels) = &labels {
+            found.panels.iter_mut().for_each(|of| labels.give(&mut of.panel));
         }
         Ok(found)
     }
@@ -175,6 +188,50 @@ impl OfflineArgs {
     /// Says how far something is, and ends it once its time is over.
     pub fn shown(&self, what: String) -> Shown {
         Shown { what, limit: self.time_limit.map(Span::to_std), begun: Instant::now(), said: None }
+    }
+}
+
+/// What a file of labels says.
+struct Labels {
+    names: Vec<String>,
+    labels: Vec<Label>,
+    said: Vec<LabelChange>,
+}
+
+impl Labels {
+    fn read(path: &Path) -> Result<Labels, CommandError> {
+        let wrong = |error: LabelFileError| CommandError::usage(format!("--labels: {error}"));
+        let (series, valid_from) = ("series_id".to_owned(), "valid_from".to_owned());
+        let mut names = labels::columns(path).map_err(wrong)?;
+        names.retain(|name| *name != series && *name != valid_from && !name.is_empty());
+        let source = LabelsConfig {
+            file: Some(path.display().to_string()),
+            topic: None,
+            series,
+            valid_from,
+            labels: names.iter().map(|name| (name.clone(), name.clone())).collect(),
+            series_prefix: String::new(),
+            zone: "UTC".into(),
+        };
+        let records = labels::read(path, &source).map_err(wrong)?;
+        if names.is_empty() {
+            return Err(CommandError::usage(format!("--labels: {} has no column of labels", path.display())));
+        }
+        let config = Config { labels: [("file".to_owned(), source)].into(), ..Config::default() };
+        let labels = names.iter().map(|name| Label::of(&config, name)).collect();
+        Ok(Labels { names, labels, said: LabelChange::of_file(0, records, 0).collect() })
+    }
+
+    fn give(&self, panel: &mut Panel) {
+        let Some(origin) = panel.origin() else { return };
+        let values = at_instant(&self.labels, self.said.iter().cloned(), origin);
+        for (name, found) in self.names.iter().zip(set(panel, &self.names, &values)) {
+            let (all, frequency) = (panel.series.len(), panel.frequency);
+            eprintln!(
+                "label `{name}`: {} of {all} series of {frequency} have one of {} values",
+                found.series, found.values
+            );
+        }
     }
 }
 

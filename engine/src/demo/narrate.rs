@@ -267,6 +267,7 @@ mod tests {
             forecaster: "quantile_mlp".into(),
             artifact: "a".into(),
             covariates: Vec::new(),
+            labels: Vec::new(),
             metrics: metrics.as_object().unwrap().clone(),
             trained_until: 0,
             intervals_version: 1,

@@ -224,6 +224,9 @@ pub struct ModelRecord {
     /// The covariates that it was fitted with, in the order in which it sees them.
     #[serde(default)]
     pub covariates: Vec<Covariate>,
+    /// The labels of series that it was told.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// Evaluation figures by name, as the gate saw them.
     pub metrics: serde_json::Map<String, serde_json::Value>,
     /// Stream time: end of the last interval it was trained on.

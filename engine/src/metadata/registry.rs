@@ -241,6 +241,7 @@ mod tests {
             forecaster: "quantile_mlp".into(),
             artifact: format!("models/{version}"),
             covariates: Vec::new(),
+            labels: Vec::new(),
             metrics: serde_json::Map::new(),
             trained_until: 0,
             intervals_version: 1,

@@ -8,7 +8,7 @@
 //! * [`build`]: preprocess ▸ train ▸ evaluate ▸ gate ▸ register, one file a step;
 //! * [`infer`]: load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish, one file a step;
 //! * [`history`], [`artifacts`]: what passes between the steps: series on a grid and forecasts, as Parquet in the lake;
-//! * [`covariates`]: what is known beside the series;
+//! * [`covariates`], [`labels`]: what is known beside the series, and what is said of each;
 //! * [`progress`]: a run's progress as one line for people; [`manual`]: runs that a person asks for.
 //!
 //! A step's output is a small JSON value in the metadata database; what is big is an artifact that the output names.
@@ -24,6 +24,7 @@ pub mod error;
 pub mod graph;
 pub mod history;
 pub mod infer;
+pub mod labels;
 mod lock;
 pub mod manual;
 mod model;

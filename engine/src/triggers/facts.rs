@@ -392,6 +392,7 @@ mod tests {
             forecaster: "quantile_mlp".into(),
             artifact: "models/PT1H-0001".into(),
             covariates: Vec::new(),
+            labels: Vec::new(),
             metrics: Map::from_iter([("mase".to_owned(), mase)]),
             trained_until,
             intervals_version: 1,

@@ -105,15 +105,17 @@ fn check_inputs(text: &str, name: &str, config: &Config, policy: &ResolvedPolicy
     let is_ahead = |name: &String| config.covariate.get(name).is_some_and(|of| of.known() == KnownWhen::Ahead);
     let are_ahead = policy.covariates.iter().all(is_ahead);
     let of_no_use = [
+        ("labels", "labels", !policy.labels.is_empty() && kind.sees < Sees::All),
         ("covariates", "covariates", !policy.covariates.is_empty() && kind.sees == Sees::Values),
         ("covariates", "covariates that are known of the past alone", !are_ahead && kind.sees == Sees::Ahead),
-        ("holidays", "days off", policy.holidays.is_some() && kind.sees != Sees::All),
-        ("days_off", "days off", !policy.days_off.is_empty() && kind.sees != Sees::All),
-        ("workdays", "days off", !policy.workdays.is_empty() && kind.sees != Sees::All),
+        ("holidays", "days off", policy.holidays.is_some() && kind.sees < Sees::Covariates),
+        ("days_off", "days off", !policy.days_off.is_empty() && kind.sees < Sees::Covariates),
+        ("workdays", "days off", !policy.workdays.is_empty() && kind.sees < Sees::Covariates),
     ];
     for (key, what, is_of_no_use) in of_no_use {
         if is_of_no_use {
-            let others = registry::KINDS.iter().filter(|kind| kind.sees == Sees::All).map(|kind| kind.name);
+            let least = if key == "labels" { Sees::All } else { Sees::Covariates };
+            let others = registry::KINDS.iter().filter(|kind| kind.sees >= least).map(|kind| kind.name);
             let message = format!(
                 "the model `{}` makes no use of {what}; choose a kind that does ({}), or leave them out",
                 kind.name,
@@ -229,24 +231,30 @@ mod tests {
 
     #[test]
     fn a_model_is_given_what_it_makes_use_of_and_holidays_that_are_known() {
-        let covariate = "[covariate]\ntemperature.file = \"t.csv\"\nwind.series = \"w\"\n\
+        let covariate = "[labels.m]\nfile = \"m.csv\"\nlabels = { tariff = \"tariff\" }\n\
+                         [covariate]\ntemperature.file = \"t.csv\"\nwind.series = \"w\"\n\
                          [policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]\n";
         let check = |rest: &str| {
             let text = format!("{covariate}{rest}");
             check_policies(&text, &parse(&text).unwrap()).map_err(|error| error.to_string())
         };
         for (rest, words) in [
-            ("kind = \"auto\"\nholidays = \"Portugul\"\n", "line 8: policy.a.model.holidays: no public holidays"),
+            ("kind = \"auto\"\nholidays = \"Portugul\"\n", "line 11: policy.a.model.holidays: no public holidays"),
             ("kind = \"auto\"\nholidays = \"Portugul\"\n", "did you mean `Portugal`?"),
             (
                 "covariates = [\"temperature\"]\n",
-                "line 7: policy.a.model.covariates: the model `quantile_mlp` makes no",
+                "line 10: policy.a.model.covariates: the model `quantile_mlp` makes no",
             ),
             (
                 "kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n",
                 "choose a kind that does (adjusted_linear, adjusted_mlp, adjusted_trees, auto, ",
             ),
-            ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 8: policy.a.model.holidays: the model `prophet`"),
+            // Lines of each series have no use for what all of its rows have in common.
+            (
+                "kind = \"linear_quantile\"\nlabels = [\"tariff\"]\n",
+                "no use of labels; choose a kind that does (adjusted_mlp, adjusted_trees, auto, ",
+            ),
+            ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 11: policy.a.model.holidays: the model `prophet`"),
             (
                 "kind = \"harmonic\"\ncovariates = [\"temperature\", \"wind\"]\n",
                 "no use of covariates that are known of the past alone",
@@ -256,7 +264,8 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         check("kind = \"harmonic\"\ncovariates = [\"temperature\"]\n").unwrap();
-        check("kind = \"auto\"\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n").unwrap();
+        check("kind = \"linear_quantile\"\ncovariates = [\"wind\"]\nholidays = \"Portugal\"\n").unwrap();
+        check("kind = \"auto\"\nlabels = [\"tariff\"]\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n").unwrap();
     }
 
     #[test]

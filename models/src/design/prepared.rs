@@ -21,6 +21,8 @@ pub(super) struct Prepared {
     // By interval: its day, and the share of the local day that has passed.
     pub of_day: Vec<(u32, f32)>,
     pub covariates: Vec<Smooth>,
+    // The same in each row.
+    pub labels: Vec<f32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +71,7 @@ impl Prepared {
             days,
             of_day,
             covariates: known.zip(&series.covariates).map(column).collect(),
+            labels: seen.labels.iter().flat_map(|label| label.features(panel, series)).collect(),
             filled,
         })
     }

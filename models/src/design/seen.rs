@@ -4,6 +4,7 @@ use meterline_schemas::Frequency;
 use meterline_schemas::time::DAY;
 use serde::{Deserialize, Serialize};
 
+use super::labels::SeenLabel;
 use crate::data::{Covariate, Known, Panel, Series};
 use crate::metrics::empirical_quantile;
 
@@ -23,6 +24,8 @@ pub struct Seen {
     // Levels of each covariate that is known ahead, ascending; of a few weeks none: they know too little of what moves so
     // slowly.
     knots: Vec<Vec<f32>>,
+    // What series are told apart by, beside their values.
+    pub(super) labels: Vec<SeenLabel>,
 }
 
 /// Intervals of a year, and some days, from which on the time of year says something.
@@ -48,7 +51,11 @@ impl Seen {
             Known::Ahead if with_year => knots(panel, number),
             Known::Ahead | Known::Past => Vec::new(),
         };
-        Seen { with_year, knots: panel.covariates.iter().enumerate().map(of).collect() }
+        Seen {
+            with_year,
+            knots: panel.covariates.iter().enumerate().map(of).collect(),
+            labels: SeenLabel::all_of(panel),
+        }
     }
 }
 

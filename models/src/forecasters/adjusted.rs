@@ -25,7 +25,7 @@ use crate::linear::{Design as Matrix, Problem, Standardised, default_lambdas, ri
 use crate::registry;
 
 /// Raised whenever features or what is kept of a model changes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Names of the kinds.
 pub(crate) const NAME_OF_LINEAR: &str = "adjusted_linear";
 pub(crate) const NAME_OF_TREES: &str = "adjusted_trees";

@@ -91,7 +91,7 @@ pub struct BoostedTrees {
 pub(crate) const NAME: &str = "boosted_trees";
 pub(crate) const NAME_OF_RESIDUALS: &str = "boosted_residuals";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 impl BoostedTrees {
     /// Trees on the errors of a linear model.

@@ -7,6 +7,8 @@ pub mod boosted_trees;
 pub mod classical;
 mod direct;
 pub mod feature_mlp;
+#[cfg(test)]
+mod label_tests;
 pub mod linear_quantile;
 mod neural;
 pub mod quantile_mlp;

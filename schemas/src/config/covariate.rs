@@ -135,6 +135,9 @@ fn policy_fault(config: &Config) -> Option<(String, String, String)> {
                 return found(key.clone(), format!("{key} names `{name}` twice"), "name each once");
             }
         }
+        if let Some(found) = label_fault(config, &key("labels"), &of.model.labels) {
+            return Some(found);
+        }
         if let Some(day) = of.model.workdays.iter().find(|day| of.model.days_off.contains(day)) {
             let message = format!("{}: {day} is among `days_off` too", key("workdays"));
             return found(key("workdays"), message, "keep it in one of them");
@@ -146,6 +149,37 @@ fn policy_fault(config: &Config) -> Option<(String, String, String)> {
         if of.model.origins_a_day.is_some_and(|times| !(1..=24).contains(&times)) {
             let message = format!("{} is not between 1 and 24", key("origins_a_day"));
             return found(key("origins_a_day"), message, "use a number of times of day, such as 4");
+        }
+    }
+    None
+}
+
+// Labels of readings and topics are kept where there is a roll-up, which needs them; files can be read at any time.
+fn label_fault(config: &Config, key: &str, labels: &[String]) -> Option<(String, String, String)> {
+    let of_files =
+        || config.labels.values().filter(|source| source.file.is_some()).flat_map(|source| source.labels.keys());
+    let of_sources = || config.labels.values().flat_map(|source| source.labels.keys());
+    let of_feeds = || config.feed.values().flat_map(|feed| feed.labels.keys());
+    let mut seen = BTreeSet::new();
+    for label in labels {
+        let is_of_file = of_files().any(|known| known == label);
+        let is_of_stream = of_sources().chain(of_feeds()).any(|known| known == label);
+        if !is_of_stream {
+            let known: Vec<&str> = of_sources().chain(of_feeds()).map(String::as_str).collect();
+            let remedy = match known.as_slice() {
+                [] => {
+                    format!("say where it comes from: [labels.NAME] file = \"…\", labels = {{ {label} = \"{label}\" }}")
+                }
+                _ => suggestion(label, &known),
+            };
+            return found(key.to_owned(), format!("{key}: there is no label `{label}`"), &remedy);
+        }
+        if !is_of_file && config.rollup.is_empty() {
+            let message = format!("{key}: `{label}` comes from the stream, where it is kept for roll-ups alone");
+            return found(key.to_owned(), message, "give it in a file of [labels.*], or configure a roll-up");
+        }
+        if !seen.insert(label) {
+            return found(key.to_owned(), format!("{key} names `{label}` twice"), "name each once");
         }
     }
     None
@@ -168,7 +202,7 @@ mod tests {
              [covariate.tariff]\nfile = \"tariff.csv\"\nfallback = \"last_week\"\n\
              {POLICY}covariates = [\"wind\", \"temperature\", \"voltage\", \"tariff\"]\nholidays = \"Netherlands\"\n\
              days_off = [\"2026-05-05\"]\nworkdays = [\"2026-12-26\"]\nestimated_weight = 0.25\n\
-             origins_a_day = 2\n"
+             origins_a_day = 2\nlabels = [\"tariff\"]\n[labels.meta]\nfile = \"meters.csv\"\nlabels = {{ tariff = \"t\" }}\n"
         );
         let config = parse(&text).unwrap();
         let known = |name: &str| config.covariate[name].known();
@@ -177,6 +211,7 @@ mod tests {
         assert_eq!(config.covariate["temperature"].fallback, Fallback::None);
         let policy = resolve_policy(Frequency::HOUR, &config.policy);
         assert_eq!(policy.covariates, ["wind", "temperature", "voltage", "tariff"], "the order is the policy's");
+        assert_eq!(policy.labels, ["tariff"]);
         assert_eq!((policy.holidays.as_deref(), policy.estimated_weight), (Some("Netherlands"), 0.25));
         assert_eq!((policy.origins_a_day, resolve_policy(Frequency::Day, &config.policy).origins_a_day), (2, 4));
         assert_eq!(policy.days_off[0].to_string() + " " + &policy.workdays[0].to_string(), "2026-05-05 2026-12-26");
@@ -189,6 +224,7 @@ mod tests {
     fn faults_name_the_line_the_key_and_the_remedy() {
         let file = "[covariate.temperature]\nfile = \"weather.csv\"\n";
         let used = format!("{POLICY}covariates = [\"temperature\"]\n");
+        let labels = "[labels.meta]\nfile = \"meters\"\nlabels = { tariff = \"tariff\" }\n";
         for (text, line, words) in [
             (format!("[covariate.temperature]\n{used}"), 1, "needs either `file` or `series`; give one of the two"),
             (format!("{file}series = \"v1\"\n{used}"), 1, "needs either `file` or `series`"),
@@ -209,6 +245,18 @@ mod tests {
             ),
             (used.clone(), 4, "say where its values are: [covariate.temperature]"),
             (format!("{file}{POLICY}covariates = [\"temperature\", \"temperature\"]\n"), 6, "twice"),
+            (
+                format!("{POLICY}labels = [\"tariff\"]\n"),
+                4,
+                "[labels.NAME] file = \"…\", labels = { tariff = \"tariff\" }",
+            ),
+            (format!("{labels}{POLICY}labels = [\"tarif\"]\n"), 7, "no label `tarif`; did you mean `tariff`?"),
+            (format!("{labels}{POLICY}labels = [\"tariff\", \"tariff\"]\n"), 7, "twice"),
+            (
+                format!("{}{POLICY}labels = [\"tariff\"]\n", labels.replace("file", "topic")),
+                7,
+                "is kept for roll-ups alone; give it in a file of [labels.*], or configure a roll-up",
+            ),
             (format!("{POLICY}estimated_weight = 1.5\n"), 4, "is not between 0 and 1; use a share"),
             (format!("{POLICY}origins_a_day = 0\n"), 4, "is not between 1 and 24; use a number of times"),
             (format!("{POLICY}days_off = [\"5.5.2026\"]\n"), 4, "write it like 2026-05-05"),

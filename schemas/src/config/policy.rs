@@ -117,6 +117,11 @@ pub struct ModelConfig {
     /// Names of `[covariate.*]` that the model is given; only for kinds that make use of them (`meterline models
     /// kinds`). A model serves the covariates that it was fitted with: after a change, retrain. Default none.
     pub covariates: Vec<String>,
+    /// Labels of series that the model is told, such as a tariff or a region: those of a file of `[labels.*]`, and where
+    /// there is a roll-up, of any source of labels. What holds at the origin counts. Only for kinds that make use of them:
+    /// models of all series, which learn what series of one label have in common and forecast a new one accordingly. As
+    /// with covariates, retrain after a change. Default none.
+    pub labels: Vec<String>,
     /// Country whose public holidays, those of the whole nation, are days off: its English name, such as `Netherlands`.
     /// As the next two, for kinds that make use of days off, and from the next model on. Default none.
     pub holidays: Option<String>,
@@ -192,6 +197,9 @@ pub struct ResolvedPolicy {
     /// See [`ModelConfig::covariates`].
     #[serde(default)]
     pub covariates: Vec<String>,
+    /// See [`ModelConfig::labels`].
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// See [`ModelConfig::holidays`].
     #[serde(default)]
     pub holidays: Option<String>,
@@ -288,6 +296,7 @@ pub fn resolve_policy(
         evaluate_windows,
         seed: policy.model.seed.unwrap_or(1),
         covariates: policy.model.covariates.clone(),
+        labels: policy.model.labels.clone(),
         holidays: policy.model.holidays.clone(),
         days_off: policy.model.days_off.clone(),
         workdays: policy.model.workdays.clone(),

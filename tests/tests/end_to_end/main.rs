@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod harness;
 mod housekeeping;
+mod inputs;
 mod memory;
 mod metrics;
 mod offline;

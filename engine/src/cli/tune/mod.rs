@@ -124,6 +124,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
         frequency: panel.frequency.to_string(),
         task: task.clone(),
         covariates: panel.covariates.clone(),
+        labels: panel.labels.clone(),
         estimated_weight: args.offline.estimated_weight,
         series: panel.series.len(),
         values: panel.series.iter().map(|series| series.values.len()).sum(),

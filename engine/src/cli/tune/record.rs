@@ -24,6 +24,8 @@ pub struct Header {
     pub task: Task,
     /// What they see beside the series.
     pub covariates: Vec<Covariate>,
+    /// Labels that they are told.
+    pub labels: Vec<String>,
     /// How much values count that were estimated or substituted.
     pub estimated_weight: f32,
     /// How many series there are.
@@ -124,6 +126,7 @@ mod tests {
             frequency: "PT1H".into(),
             task: Task::new(horizon, 24, 1),
             covariates: Vec::new(),
+            labels: Vec::new(),
             estimated_weight: 1.0,
             series: 1,
             values: 10,

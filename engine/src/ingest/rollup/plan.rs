@@ -23,6 +23,19 @@ pub struct Label {
     pub given: Option<(u16, usize)>,
 }
 
+impl Label {
+    /// The label of this name in a configuration.
+    pub fn of(config: &Config, name: &str) -> Label {
+        Label {
+            name: name.into(),
+            of_feed: config.feed.values().map(|feed| feed.labels.keys().position(|label| label == name)).collect(),
+            given: (0..)
+                .zip(config.labels.values())
+                .find_map(|(number, source)| Some((number, source.labels.keys().position(|label| label == name)?))),
+        }
+    }
+}
+
 /// One roll-up.
 #[derive(Debug, Clone)]
 pub struct Rollup {
@@ -61,16 +74,7 @@ impl Plan {
     /// The plan of a configuration. Fails only if a zone is unknown, which a checked configuration excludes.
     pub fn new(config: &Config) -> Result<Plan, jiff::Error> {
         let names: BTreeSet<&String> = config.rollup.values().flat_map(|rollup| &rollup.by).collect();
-        let labels: Vec<Label> = names
-            .iter()
-            .map(|name| Label {
-                name: name.as_str().into(),
-                of_feed: config.feed.values().map(|feed| feed.labels.keys().position(|label| label == *name)).collect(),
-                given: (0..).zip(config.labels.values()).find_map(|(number, source)| {
-                    Some((number, source.labels.keys().position(|label| label == *name)?))
-                }),
-            })
-            .collect();
+        let labels: Vec<Label> = names.iter().map(|name| Label::of(config, name)).collect();
         let number = |name: &String| names.iter().position(|known| *known == name);
         let mut rollups = Vec::new();
         for (name, rollup) in &config.rollup {

@@ -59,8 +59,12 @@ pub async fn start(
     Ok(Some(Start { plan, givers, members, labels, groups }))
 }
 
-// Of two files that say something of the same instant the newer one counts.
-fn files(config: &Config, directory: &Path) -> Result<Vec<LabelChange>, IngestError> {
+/// What the files of labels of a configuration say; relative paths are below `directory`. Of two that say something of the
+/// same instant the newer one counts.
+///
+/// # Errors
+/// One cannot be read.
+pub fn files(config: &Config, directory: &Path) -> Result<Vec<LabelChange>, IngestError> {
     let mut all = Vec::new();
     for (number, (name, source)) in (0..).zip(&config.labels) {
         let Some(file) = &source.file else { continue };

@@ -1,6 +1,6 @@
-//! Histories as Parquet: series on their grid, and beside them covariates.
+//! Histories as Parquet: series on their grid, and beside them covariates and labels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
@@ -21,11 +21,15 @@ use crate::pipelines::history::{History, HistoryBuilder};
 const COVARIATE: &str = "covariate";
 /// What the file says of its covariates, as JSON.
 const COVARIATES: &str = "covariates";
+/// What the file says of its labels, as JSON.
+const LABELS: &str = "labels";
+/// What stands before the name of a label in the column of covariates, whose names cannot have it.
+const LABEL_PREFIX: &str = "label:";
 /// Place of the column `start` in a history's Parquet file.
 const START: usize = 1;
 
 // `weight` is null for what counts in full, `covariate` for the series' own values.
-fn history_schema(covariates: &[Stored]) -> Result<SchemaRef, StepError> {
+fn history_schema(covariates: &[Stored], labels: &[String]) -> Result<SchemaRef, StepError> {
     let fields = vec![
         Field::new("series_id", DataType::Utf8, false),
         Field::new("start", tables::instant(), false),
@@ -35,7 +39,9 @@ fn history_schema(covariates: &[Stored]) -> Result<SchemaRef, StepError> {
         Field::new(COVARIATE, DataType::Utf8, true),
     ];
     let covariates = serde_json::to_string(covariates).doing(writing)?;
-    Ok(Arc::new(Schema::new(fields).with_metadata([(COVARIATES.to_owned(), covariates)].into())))
+    let labels = serde_json::to_string(labels).doing(writing)?;
+    let metadata = [(COVARIATES.to_owned(), covariates), (LABELS.to_owned(), labels)];
+    Ok(Arc::new(Schema::new(fields).with_metadata(metadata.into())))
 }
 
 /// A covariate as the file says it.
@@ -62,11 +68,11 @@ impl Stored {
 }
 
 /// A history as Parquet, one row an interval that is there; after the series, one row a value of a covariate, and of what
-/// all series share only one for all.
+/// all series share only one for all; then one a label of a series, as `unit`.
 pub fn history_to_parquet(history: &History) -> Result<Bytes, StepError> {
     let panel = &history.panel;
     let covariates = Stored::all_of(panel);
-    let mut writer = Writer::new(history_schema(&covariates)?)?;
+    let mut writer = Writer::new(history_schema(&covariates, &panel.labels)?)?;
     for (series, unit) in panel.series.iter().zip(&history.units) {
         let weights = (!series.weights.is_empty()).then_some(series.weights.as_slice());
         writer.write(line(panel, &series.id, series.start, &series.values, unit, weights, None))?;
@@ -78,6 +84,18 @@ pub fn history_to_parquet(history: &History) -> Result<Bytes, StepError> {
             let start = panel.frequency.advance(series.start, column.offset, &panel.zone);
             writer.write(line(panel, id, start, &column.values, "", None, Some(&covariate.name)))?;
         }
+    }
+    for (place, name) in panel.labels.iter().enumerate() {
+        let there = || panel.series.iter().filter_map(|series| Some((series, series.label(place)?)));
+        let rows = there().count();
+        writer.write(vec![
+            Arc::new(StringArray::from_iter_values(there().map(|(series, _)| &series.id))),
+            instants(there().map(|(series, _)| series.start).collect()),
+            Arc::new(Float64Array::from(vec![0.0; rows])),
+            Arc::new(StringArray::from_iter_values(there().map(|(_, text)| text))),
+            Arc::new(Float64Array::new_null(rows)),
+            Arc::new(StringArray::from(vec![format!("{LABEL_PREFIX}{name}"); rows])),
+        ])?;
     }
     writer.finish()
 }
@@ -115,33 +133,63 @@ fn line(
 /// Reads what [`history_to_parquet`] wrote.
 pub fn history_from_parquet(bytes: Bytes, frequency: Frequency, zone: TimeZone) -> Result<History, StepError> {
     let reader = open(bytes)?;
-    let stored = match reader.schema().metadata().get(COVARIATES) {
-        Some(stored) => serde_json::from_str::<Vec<Stored>>(stored).doing(reading)?,
-        None => Vec::new(),
-    };
+    let schema = reader.schema();
+    let said = |key: &str| schema.metadata().get(key).map_or("[]", String::as_str);
+    let stored: Vec<Stored> = serde_json::from_str(said(COVARIATES)).doing(reading)?;
+    let labels: Vec<String> = serde_json::from_str(said(LABELS)).doing(reading)?;
+    let of_labels = labels.iter().map(|label| format!("{LABEL_PREFIX}{label}"));
+    let names: Vec<String> = stored.iter().map(|stored| stored.covariate.name.clone()).chain(of_labels).collect();
     let from = least_start(reader.metadata())?;
     let begun = || HistoryBuilder::new(frequency, zone.clone(), from);
     let mut series = begun();
-    let mut columns: Vec<HistoryBuilder> = stored.iter().map(|_| begun()).collect();
+    let mut columns: Vec<HistoryBuilder> = names.iter().map(|_| begun()).collect();
     // One batch at a time: the rows of a whole group take several times the memory of its values.
     for rows in read(reader)? {
         let rows = rows?;
         for (covariate, part) in by_covariate(&rows)? {
-            let place = covariate.map(|name| stored.iter().position(|stored| stored.covariate.name == name));
+            let place = covariate.map(|name| names.iter().position(|known| *known == name));
             match place {
                 None => series.add(&part)?,
                 Some(place) => match place.and_then(|place| columns.get_mut(place)) {
                     Some(column) => column.add(&part)?,
-                    None => return Err(StepError::failed(reading(), "it has a covariate that it does not declare")),
+                    None => {
+                        return Err(StepError::failed(
+                            reading(),
+                            "it has a covariate or label that it does not declare",
+                        ));
+                    }
                 },
             }
         }
     }
     let mut history = series.finish().0;
-    for (Stored { covariate, is_shared }, column) in stored.into_iter().zip(columns) {
-        attach(&mut history.panel, covariate, is_shared, column.finish().0.panel);
+    let mut columns = columns.into_iter().map(|column| column.finish().0);
+    for (Stored { covariate, is_shared }, column) in stored.into_iter().zip(&mut columns) {
+        attach(&mut history.panel, covariate, is_shared, column.panel);
+    }
+    for (label, column) in labels.into_iter().zip(columns) {
+        attach_label(&mut history.panel, label, column);
     }
     Ok(history)
+}
+
+// Gives a label, whose values stand as units in a history of their own, to the series of a panel.
+fn attach_label(panel: &mut Panel, label: String, of_label: History) {
+    let mut texts: HashSet<Arc<str>> = HashSet::new();
+    let mut shared = |text: String| match texts.get(text.as_str()) {
+        Some(known) => Arc::clone(known),
+        None => {
+            let text: Arc<str> = text.into();
+            texts.insert(Arc::clone(&text));
+            text
+        }
+    };
+    let ids = of_label.panel.series.into_iter().map(|series| series.id);
+    let values: HashMap<String, Arc<str>> = ids.zip(of_label.units.into_iter().map(&mut shared)).collect();
+    for series in &mut panel.series {
+        series.labels.push(values.get(&series.id).cloned());
+    }
+    panel.labels.push(label);
 }
 
 // The rows of a batch in parts of one covariate, or none, each.
@@ -225,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn covariates_and_weights_survive_the_way_through_parquet() {
+    fn covariates_weights_and_labels_survive_the_way_through_parquet() {
         let shared: Arc<[f32]> = (0..BATCH_ROWS).map(|hour| hour as f32).collect();
         let series = |id: &str, start: i64, own: Option<f32>| {
             let mut series = Series::new(id, start * HOUR, vec![1.5, f32::NAN, 2.5]);
@@ -243,6 +291,9 @@ mod tests {
         panel.covariates =
             vec![covariate("tariff", Known::Ahead), covariate("voltage", Known::Past), covariate("none", Known::Past)];
         panel.series[1].weights = vec![1.0, 1.0, 0.25];
+        panel.labels = vec!["region".into(), "tariff".into()];
+        panel.series[0].labels = vec![Some("north".into()), Some("day".into())];
+        panel.series[1].labels = vec![None, Some("day".into())];
         let history = History { panel, units: vec!["kWh".into(); 2] };
         let bytes = history_to_parquet(&history).unwrap();
         let back = history_from_parquet(bytes, Frequency::HOUR, TimeZone::UTC).unwrap().panel;
@@ -255,6 +306,10 @@ mod tests {
                     assert!(found == expected || (found.is_nan() && expected.is_nan()), "{interval}");
                 }
             }
+        }
+        assert_eq!(back.labels, history.panel.labels);
+        for (found, expected) in back.series.iter().zip(&history.panel.series) {
+            assert_eq!(found.labels, expected.labels);
         }
         assert!(back.series[0].weights.is_empty());
         assert!(Arc::ptr_eq(&back.series[0].covariates[0].values, &back.series[1].covariates[0].values));

@@ -15,7 +15,7 @@ use super::{evaluated, evaluation_origins, preprocess, train};
 use crate::metadata::records::ModelRecord;
 use crate::pipelines::context::{Inputs, StepContext, cost, output};
 use crate::pipelines::error::{Doing, StepError};
-use crate::pipelines::{artifacts, covariates, history, model};
+use crate::pipelines::{artifacts, covariates, history, labels, model};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,6 +139,14 @@ async fn champion(
             record.version,
             covariates::in_words(&record.covariates),
             covariates::in_words(&there)
+        ));
+        return Ok(None);
+    }
+    if let Some(missing) = labels::missing(&record.labels, &ctx.spec.policy.labels) {
+        let there = labels::in_words(&ctx.spec.policy.labels);
+        ctx.warn(format!(
+            "the champion {} does not count: it was told the label `{missing}`, and there are {there}",
+            record.version
         ));
         return Ok(None);
     }

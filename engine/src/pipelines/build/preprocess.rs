@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{evaluated, trained_until};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::StepError;
-use crate::pipelines::{artifacts, covariates, history};
+use crate::pipelines::{artifacts, covariates, history, labels};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,17 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
                 "it has no value between {} and {}, so nothing can be learned of it; correct covariate.{name}, or take it \
                  out of the policy's covariates",
                 format_micros(from),
+                format_micros(spec.origin)
+            ),
+        ));
+    }
+    let (found, without) = labels::attach(ctx, found).await?;
+    if let Some(name) = without.first() {
+        return Err(StepError::failed(
+            format!("preparing the label `{name}` of {}", spec.group_id),
+            format!(
+                "no series has it at {}, so nothing can be learned of it; correct its source, or take it out of the policy's \
+                 labels",
                 format_micros(spec.origin)
             ),
         ));

@@ -87,6 +87,7 @@ async fn register(
         forecaster: trained.forecaster.clone(),
         artifact,
         covariates: covariates::of(spec),
+        labels: spec.policy.labels.clone(),
         metrics,
         trained_until: trained_until(spec, &ctx.zone()?),
         intervals_version: spec.intervals_version,

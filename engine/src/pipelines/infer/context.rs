@@ -16,7 +16,7 @@ use crate::ingest::{each_series, state_at};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::history::{self, History};
-use crate::pipelines::{artifacts, covariates};
+use crate::pipelines::{artifacts, covariates, labels};
 
 /// Silent series that are read with one query; bounds the query's text.
 const SERIES_A_QUERY: usize = 1_000;
@@ -71,6 +71,10 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let (found, without) = covariates::attach(ctx, found).await?;
     for name in without {
         ctx.warn(format!("the covariate `{name}` has no value in the time that is shown to the models"));
+    }
+    let (found, without) = labels::attach(ctx, found).await?;
+    for name in without {
+        ctx.warn(format!("the label `{name}` has no value in any series that is shown to the models"));
     }
     let (series, intervals) = (found.panel.series.len(), found.intervals());
     let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;

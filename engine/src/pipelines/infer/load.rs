@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::metadata::records::{ApprovalState, ModelRecord, RunSpec};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
-use crate::pipelines::{SEASONAL_NAIVE, covariates};
+use crate::pipelines::{SEASONAL_NAIVE, covariates, labels};
 
 /// What the step found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let models = ctx.env.metadata.models().await.doing(|| format!("finding the champion of {group}"))?;
     let found = match champion_at(&models, group, origin) {
         Some(record) => {
-            check_covariates(record, &ctx.spec)?;
+            check_inputs(record, &ctx.spec)?;
             ctx.info(format!("{} ({}) serves {group}", record.version, record.forecaster));
             Output { model_version: record.version.clone(), artifact: Some(record.artifact.clone()) }
         }
@@ -41,10 +41,10 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
 }
 
 // A model sees covariates by their place: others, or in another order, would give wrong forecasts.
-fn check_covariates(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
+fn check_inputs(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
     let given = covariates::of(spec);
     if champion.covariates == given {
-        return Ok(());
+        return check_labels(champion, spec);
     }
     Err(StepError::failed(
         format!("giving {} its covariates", champion.version),
@@ -54,6 +54,21 @@ fn check_covariates(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepEr
             covariates::in_words(&champion.covariates),
             spec.policy.source,
             covariates::in_words(&given),
+            spec.group_id
+        ),
+    ))
+}
+
+// It sees labels by their names: with more of them its forecasts are the same.
+fn check_labels(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
+    let Some(missing) = labels::missing(&champion.labels, &spec.policy.labels) else { return Ok(()) };
+    Err(StepError::failed(
+        format!("giving {} its labels", champion.version),
+        format!(
+            "it was told `{missing}`, and {} now has {}; train a model with these (`meterline retrain --group {}`), or put \
+             `labels` back as they were",
+            spec.policy.source,
+            labels::in_words(&spec.policy.labels),
             spec.group_id
         ),
     ))
@@ -85,6 +100,7 @@ mod tests {
             forecaster: "quantile_mlp".into(),
             artifact: String::new(),
             covariates: Vec::new(),
+            labels: Vec::new(),
             metrics: serde_json::Map::new(),
             trained_until,
             intervals_version: 0,
@@ -121,7 +137,7 @@ mod tests {
         let (ahead, past) = (config("ahead"), config("past"));
         let mut spec = spec("r");
         spec.covariates = vec![("temperature".into(), ahead.clone()), ("wind".into(), past.clone())];
-        check_covariates(&champion, &spec).unwrap();
+        check_inputs(&champion, &spec).unwrap();
         for other in [
             vec![("wind".to_owned(), past.clone()), ("temperature".to_owned(), ahead.clone())],
             vec![("temperature".to_owned(), past), ("wind".to_owned(), ahead.clone())],
@@ -129,9 +145,16 @@ mod tests {
             vec![],
         ] {
             spec.covariates = other;
-            let error = check_covariates(&champion, &spec).unwrap_err().to_string();
+            let error = check_inputs(&champion, &spec).unwrap_err().to_string();
             assert!(error.contains("fitted with `temperature` (known ahead), `wind` (known of the past)"), "{error}");
             assert!(error.contains("`meterline retrain --group PT1H`"), "{error}");
         }
+        spec.covariates.clear();
+        champion.covariates.clear();
+        champion.labels = vec!["tariff".into()];
+        let error = check_inputs(&champion, &spec).unwrap_err().to_string();
+        assert!(error.contains("it was told `tariff`, and default now has no labels; train a model"), "{error}");
+        spec.policy.labels = vec!["region".into(), "tariff".into()];
+        check_inputs(&champion, &spec).unwrap();
     }
 }

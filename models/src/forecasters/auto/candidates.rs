@@ -7,7 +7,7 @@ use crate::forecasters::adjusted::Adjusted;
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
 use crate::forecasters::classical::Classical;
 use crate::forecasters::feature_mlp::FeatureMlp;
-use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec};
+use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec, NAME_OF_SHARED};
 use crate::forecasters::seasonal_naive::Naive;
 use crate::forecasters::window_linear::WindowLinear;
 use crate::statistics::Method;
@@ -26,6 +26,7 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
         Box::new(Naive),
         Box::new(Classical { method: Method::Mstl }),
         Box::new(WindowLinear),
+        Box::new(LinearQuantile { spec: LinearSpec::shared() }),
         Box::new(LinearQuantile { spec: linear }),
         Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth.clone() } }),
         Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
@@ -40,6 +41,12 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
         Box::new(Adjusted::trees()),
         Box::new(Named { name: "residuals_deep", model: BoostedTrees { spec: deep_residuals } }),
     ]
+}
+
+/// Those among these that say something of their own of a panel: lines that series share are its own where there is one.
+pub(super) fn of_use<'c>(all: &'c [Box<dyn Model>], panel: &Panel) -> Vec<&'c dyn Model> {
+    let is_of_use = |model: &&dyn Model| model.name() != NAME_OF_SHARED || panel.series.len() > 1 || all.len() == 1;
+    all.iter().map(|model| &**model).filter(is_of_use).collect()
 }
 
 /// A model under another name: with other settings it is another candidate.

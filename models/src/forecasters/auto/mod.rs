@@ -69,8 +69,9 @@ impl Auto {
     }
 
     fn fit_all(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<FittedAuto, FitError> {
+        let candidates = candidates::of_use(&self.candidates, panel);
         let to_validation = &mut |done: Done<'_>| progress(done.within(0.0, VALIDATION));
-        let Outcome { validated, fits, is_cut_short } = validate(&self.candidates, panel, task, to_validation)?;
+        let Outcome { validated, fits, is_cut_short } = validate(&candidates, panel, task, to_validation)?;
         let learned = match &validated {
             Some(validated) => {
                 Learned::from(validated).map_err(|reason| FitError::Failed { model: self.name.clone(), reason })?
@@ -81,7 +82,7 @@ impl Auto {
         let names: Vec<String> = match &learned {
             Some(learned) => learned.combination.models().to_vec(),
             None if is_cut_short => fits.iter().map(|(name, _)| name.clone()).collect(),
-            None => self.candidates.iter().map(|model| model.name().to_owned()).collect(),
+            None => candidates.iter().map(|model| model.name().to_owned()).collect(),
         };
         let until = panel.origin().unwrap_or(Micros::MIN);
         let fitted = |members| FittedAuto { name: self.name.clone(), members, learned, horizon: task.horizon, until };
@@ -90,8 +91,8 @@ impl Auto {
             let mut fits: BTreeMap<String, Option<Box<dyn Forecaster>>> = fits.into_iter().collect();
             return Ok(fitted(names.iter().map(|name| fits.remove(name).flatten()).collect()));
         }
-        let named = |name: &String| self.candidates.iter().find(|candidate| candidate.name() == name);
-        let wanted: Vec<&dyn Model> = names.iter().filter_map(named).map(|model| &**model).collect();
+        let named = |name: &String| candidates.iter().copied().find(|candidate| candidate.name() == name);
+        let wanted: Vec<&dyn Model> = names.iter().filter_map(named).collect();
         let mut members = Vec::new();
         let mut too_short = None;
         for (number, model) in wanted.iter().enumerate() {

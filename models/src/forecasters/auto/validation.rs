@@ -102,7 +102,7 @@ pub(super) struct Outcome {
 /// # Errors
 /// A candidate fails for another reason than that the history is too short.
 pub(super) fn validate(
-    candidates: &[Box<dyn Model>],
+    candidates: &[&dyn Model],
     panel: &Panel,
     task: &Task,
     progress: Progress<'_>,

@@ -38,7 +38,7 @@ use crate::search::{Configuration, Domain, Parameter};
 /// Name of the kind.
 pub(crate) const NAME: &str = "feature_mlp";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Rows of one batch of a forecast.
 const FORECAST_ROWS: usize = 32_768;
 /// Progress is looked at so often while networks are trained.

@@ -1,10 +1,16 @@
-//! Linear quantile regression on the rows of [`Design`]: for each series, part of the day, and day ahead, one model a
-//! level.
+//! Linear quantile regression on the rows of [`Design`]: for each series, or for all together, for each part of the day and
+//! day ahead, one model a level.
 //!
 //! Load is nearly linear in its own lags, the calendar and functions of the weather; what is not (heating below a
 //! temperature, cooling above one) is made so by pieces of lines between knots. A model of its own for each part of the
 //! day lets every effect differ by hour, which is what wins load competitions (Hong, Wang, White 2015; Gaillard, Goude,
 //! Nedellec 2016). One for each day ahead, because what was yesterday says less of the day after tomorrow.
+//!
+//! Lines that all series share (a global model: Montero-Manso, Hyndman 2021) know labels, too, and forecast series that
+//! were not there when they were fitted; rows are relative to level and spread of their series, so sizes do not matter.
+
+mod parts;
+mod split;
 
 use std::collections::BTreeMap;
 
@@ -12,21 +18,18 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::basis::{Basis, KNOTS};
-use super::direct::{Ahead, Origins, ahead, check_length, each_row, restored};
+use self::parts::{Parts, Rows};
+use super::basis::KNOTS;
+use super::direct::{Ahead, Origins, Row, Sample, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
 use crate::design::{Design, Seen, lookback};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
-use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, QuantileOptions, quantile_fit};
 use crate::search::{Configuration, Domain, Parameter};
 
-/// Rows for each feature that a model should have: with fewer, parts of the day are joined. Those of one hour and day
-/// count as one: they hardly differ.
-const ROWS_PER_FEATURE: usize = 4;
-/// Part of the range of all targets by which a prediction may lie outside of it: a line leads anywhere, a load does not.
-const BEYOND: f64 = 0.5;
+/// Most rows that lines of all series are fitted to.
+const ROWS_MAX: usize = 150_000;
 
 /// How a linear model is fitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,15 +40,21 @@ pub struct LinearSpec {
     pub penalty: f64,
     /// Days after which a row counts half; infinite for all alike.
     pub half_life_days: f64,
+    /// Whether all series share their lines.
+    pub shared: bool,
 }
 
 impl Default for LinearSpec {
     fn default() -> LinearSpec {
-        LinearSpec { parts: 24, penalty: 1.0, half_life_days: f64::INFINITY }
+        LinearSpec { parts: 24, penalty: 1.0, half_life_days: f64::INFINITY, shared: false }
     }
 }
 
 impl LinearSpec {
+    fn name(&self) -> &'static str {
+        if self.shared { NAME_OF_SHARED } else { NAME }
+    }
+
     /// What can be set of it.
     pub(crate) fn parameters() -> Vec<Parameter> {
         vec![
@@ -55,13 +64,17 @@ impl LinearSpec {
         ]
     }
 
-    /// The usual one, with these settings.
-    pub(crate) fn with(settings: &Configuration) -> LinearSpec {
-        let mut spec = LinearSpec::default();
-        settings.set_count("parts", &mut spec.parts);
-        settings.set_float("penalty", &mut spec.penalty);
-        settings.set_float("half_life_days", &mut spec.half_life_days);
-        spec
+    /// The usual one of lines that all series share.
+    pub fn shared() -> LinearSpec {
+        LinearSpec { shared: true, parts: 4, penalty: 10.0, ..LinearSpec::default() }
+    }
+
+    /// The same with these settings.
+    pub(crate) fn with(mut self, settings: &Configuration) -> LinearSpec {
+        settings.set_count("parts", &mut self.parts);
+        settings.set_float("penalty", &mut self.penalty);
+        settings.set_float("half_life_days", &mut self.half_life_days);
+        self
     }
 }
 
@@ -74,12 +87,14 @@ pub struct LinearQuantile {
 
 /// Name of the kind.
 pub(crate) const NAME: &str = "linear_quantile";
+/// Name of the kind whose series share their lines.
+pub(crate) const NAME_OF_SHARED: &str = "global_linear";
 /// Raised whenever the features or what is kept of a model changes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 impl Model for LinearQuantile {
     fn name(&self) -> &str {
-        NAME
+        self.spec.name()
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
@@ -97,11 +112,22 @@ impl LinearQuantile {
         task: &Task,
         progress: Progress<'_>,
     ) -> Result<FittedLinear, FitError> {
-        check_length(NAME, panel, design, task.horizon)?;
+        check_length(self.name(), panel, design, task.horizon)?;
+        let lengths = (panel.frequency.season(), task.horizon);
+        let (task, seen) = (task.clone(), design.seen().clone());
+        if self.spec.shared {
+            let rows = self.rows_of_all(panel, design, &task);
+            let shared = Parts::fit(&rows, design.width(), design.bent(), &self.spec, lengths);
+            let shared = shared.ok_or_else(|| self.too_short(panel, design, task.horizon))?;
+            let names = design.names().to_vec();
+            return Ok(FittedLinear { task, seen, names, shared: Some(shared), fitted: BTreeMap::new() });
+        }
+        let width = design.own_width();
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
         for (number, series) in panel.series.iter().enumerate() {
-            if let Some(parts) = self.fit_series(panel, design, number, task) {
+            let rows = self.rows(panel, design, number, &task);
+            if let Some(parts) = Parts::fit(&rows, width, design.bent(), &self.spec, lengths) {
                 fitted.insert(series.id.clone(), parts);
             }
             if progress(Done::share((number + 1) as f64 / panel.series.len() as f64)).is_break() {
@@ -111,162 +137,53 @@ impl LinearQuantile {
         if fitted.is_empty() {
             return Err(self.too_short(panel, design, task.horizon));
         }
-        let names = design.names().to_vec();
-        Ok(FittedLinear { task: task.clone(), seen: design.seen().clone(), names, fitted })
+        let names = design.names()[..width].to_vec();
+        Ok(FittedLinear { task, seen, names, shared: None, fitted })
     }
-}
-
-/// The models of one series.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Parts {
-    basis: Basis,
-    // That predictions do not leave.
-    range: (f64, f64),
-    split: Split,
-    // One for each of its places.
-    models: Vec<LinearQuantiles>,
-}
-
-/// Which rows share a model: those of a part of the day and of some days ahead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "StoredSplit")]
-struct Split {
-    // Intervals of a day, and steps of a forecast.
-    season: usize,
-    horizon: usize,
-    parts: usize,
-    leads: usize,
-}
-
-/// One as it is read, before it is checked.
-#[derive(Deserialize)]
-struct StoredSplit {
-    season: usize,
-    horizon: usize,
-    parts: usize,
-    leads: usize,
-}
-
-impl TryFrom<StoredSplit> for Split {
-    type Error = &'static str;
-
-    fn try_from(stored: StoredSplit) -> Result<Split, &'static str> {
-        let StoredSplit { season, horizon, parts, leads } = stored;
-        let sound = (1..=1 << 20).contains(&season) && horizon <= 1 << 30 && parts <= season && leads <= horizon.max(1);
-        if sound { Ok(Split { season, horizon, parts, leads }) } else { Err("a split of rows that cannot be") }
-    }
-}
-
-impl Split {
-    /// So many places that each has rows enough; days ahead come first, because what a lag means depends on them. So many
-    /// rows in a row (`alike`) count as one. `None` where there are too few for one place.
-    fn new(
-        rows: &Rows,
-        alike: usize,
-        features: usize,
-        parts_max: usize,
-        (season, horizon): (usize, usize),
-    ) -> Option<Split> {
-        let days = horizon.div_ceil(season.max(1)).max(1);
-        let divisors = |most: usize| (1..=most.min(season).max(1)).rev().filter(|parts| season.is_multiple_of(*parts));
-        let all = [days, 1].into_iter().flat_map(|leads| divisors(parts_max).map(move |parts| (parts, leads)));
-        let splits = all.map(|(parts, leads)| Split { season, horizon, parts, leads });
-        // Not each time of day is in each forecast, and a meter may always be silent at some hour.
-        let least = |split: &Split| {
-            let mut counts = vec![0; split.places()];
-            for ((phase, step), weight) in rows.places.iter().zip(&rows.weights) {
-                counts[split.place(*phase, *step)] += usize::from(*weight > 0.0);
-            }
-            counts.into_iter().min().unwrap_or(0) / alike
-        };
-        let found = splits.filter(|split| split.places() == 1 || least(split) >= ROWS_PER_FEATURE * features);
-        let best = found.max_by_key(|split| (split.leads > 1, split.parts));
-        best.filter(|split| split.places() > 1 || least(split) >= 2 * features)
-    }
-
-    fn places(&self) -> usize {
-        self.parts * self.leads
-    }
-
-    // The place of a row, by its time of day in intervals and its step.
-    fn place(&self, phase: usize, step: usize) -> usize {
-        let days = self.horizon.div_ceil(self.season.max(1)).max(1);
-        let lead = (step / self.season.max(1)).min(days - 1) * self.leads / days;
-        (phase * self.parts / self.season.max(1)) * self.leads + lead
-    }
-}
-
-// The rows of one series that are trained on.
-struct Rows {
-    features: Vec<f32>,
-    targets: Vec<f32>,
-    weights: Vec<f32>,
-    // Of the target: its time of day, in intervals, and its step.
-    places: Vec<(usize, usize)>,
 }
 
 impl LinearQuantile {
     // How much history has rows enough: one forecast a day, of which those of an hour count as one.
     fn too_short(&self, panel: &Panel, design: &Design, horizon: usize) -> FitError {
         let season = panel.frequency.season().max(1);
-        let features = design.width() + KNOTS.len() * design.bent().len();
+        let features = design.own_width() + KNOTS.len() * design.bent().len();
         let in_forecast = (horizon / (season / 24).max(1)).max(1);
         let days = (2 * features).div_ceil(in_forecast) + horizon.div_ceil(season);
         FitError::TooShort {
-            model: NAME.into(),
+            model: self.name().into(),
             needed: design.first_origin() + days * season,
             longest: panel.longest(),
             series: panel.series.len(),
         }
     }
 
-    fn fit_series(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Option<Parts> {
-        let season = panel.frequency.season();
-        let rows = self.rows(panel, design, number, task);
-        let width = design.width();
-        let basis = Basis::of(&rows.features, width, design.bent());
-        let in_hour = (season / 24).max(1);
-        let split = Split::new(&rows, in_hour, basis.width(), self.spec.parts, (season, task.horizon))?;
-        let names: Vec<String> = (0..basis.width()).map(|feature| format!("f{feature}")).collect();
-        let mut options = QuantileOptions::new(&LEVELS);
-        // Of rows that hardly differ the ridge takes each for news.
-        options.penalty = Penalty::LikeRidge(self.spec.penalty * in_hour as f64);
-        let models: Option<Vec<LinearQuantiles>> = (0..split.places())
-            .into_par_iter()
-            .map(|place| {
-                let (mut features, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-                for (row, (phase, step)) in rows.places.iter().enumerate() {
-                    if split.place(*phase, *step) == place {
-                        basis.write(&rows.features[row * width..(row + 1) * width], &mut features);
-                        targets.push(rows.targets[row]);
-                        weights.push(rows.weights[row]);
-                    }
-                }
-                let matrix = Matrix::new(&features, basis.width()).ok()?;
-                let problem = Problem { design: matrix, target: &targets, weights: Some(&weights) };
-                Some(quantile_fit(&problem, &names, &options).ok()?.model)
-            })
-            .collect();
-        let (low, high) = rows.targets.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), target| {
-            (low.min(f64::from(*target)), high.max(f64::from(*target)))
-        });
-        let beyond = BEYOND * (high - low);
-        Some(Parts { basis, range: (low - beyond, high + beyond), split, models: models? })
-    }
-
+    // Those of one series.
     fn rows(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Rows {
         let season = panel.frequency.season();
-        let length = panel.series[number].values.len();
         let apart = (season / task.origins_a_day.max(1)).max(1);
-        let mut rows = Rows { features: vec![], targets: vec![], weights: vec![], places: vec![] };
+        let mut rows = Rows::default();
         each_row(panel, design, number, Origins::even(apart, task.horizon), |row| {
-            let age = (length - row.interval) as f64 / season as f64;
-            rows.features.extend_from_slice(row.features);
-            rows.targets.push(row.target);
-            rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
-            rows.places.push((design.phase(number, row.interval), row.step));
+            self.take(&mut rows, panel, design, number, row, design.own_width());
         });
         rows
+    }
+
+    // Some of those of all series, where there are too many.
+    fn rows_of_all(&self, panel: &Panel, design: &Design, task: &Task) -> Rows {
+        let mut rows = Rows::default();
+        Sample::new(panel, design, task, ROWS_MAX).each_row(panel, design, |number, row| {
+            self.take(&mut rows, panel, design, number, row, design.width());
+        });
+        rows
+    }
+
+    // Takes so many features of a row of a series.
+    fn take(&self, rows: &mut Rows, panel: &Panel, design: &Design, number: usize, row: Row<'_>, width: usize) {
+        let age = (panel.series[number].values.len() - row.interval) as f64 / panel.frequency.season() as f64;
+        rows.features.extend_from_slice(&row.features[..width]);
+        rows.targets.push(row.target);
+        rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
+        rows.places.push((design.phase(number, row.interval), row.step));
     }
 }
 
@@ -277,10 +194,17 @@ pub struct FittedLinear {
     seen: Seen,
     // Of the features.
     names: Vec<String>,
+    // Where all series share them.
+    shared: Option<Parts>,
     fitted: BTreeMap<String, Parts>,
 }
 
 impl FittedLinear {
+    // Those that a series is forecast with.
+    fn parts(&self, series: &str) -> Option<&Parts> {
+        self.shared.as_ref().or_else(|| self.fitted.get(series))
+    }
+
     fn forecast_series(
         &self,
         panel: &Panel,
@@ -289,7 +213,7 @@ impl FittedLinear {
         horizon: usize,
     ) -> Result<SeriesForecast, NoForecast> {
         // It was not there, or too short, when the model was fitted.
-        let parts = self.fitted.get(&panel.series[number].id).ok_or(NoForecast::Unknown)?;
+        let parts = self.parts(&panel.series[number].id).ok_or(NoForecast::Unknown)?;
         let Ahead { rows, normal, origin } = ahead(panel, design, number, horizon)?;
         let mut wide = Vec::new();
         let mut all = Vec::with_capacity(horizon);
@@ -298,18 +222,6 @@ impl FittedLinear {
             all.push(parts.quantiles(row, phase, step, &mut wide).ok_or(NoForecast::NotFinite)?);
         }
         restored(normal, all.into_iter())
-    }
-}
-
-impl Parts {
-    // The normalised quantiles of a row; `wide` is room to work in.
-    fn quantiles(&self, row: &[f32], phase: usize, step: usize, wide: &mut Vec<f32>) -> Option<[f64; LEVELS.len()]> {
-        wide.clear();
-        self.basis.write(row, wide);
-        let mut quantiles = [0.0; LEVELS.len()];
-        self.models.get(self.split.place(phase, step))?.predict_row(wide, &mut quantiles).ok()?;
-        let (low, high) = self.range;
-        Some(quantiles.map(|quantile| quantile.max(low).min(high)))
     }
 }
 
@@ -323,29 +235,17 @@ impl FittedLinear {
         (phase, step): (usize, usize),
         wide: &mut Vec<f32>,
     ) -> Option<f32> {
-        let quantiles = self.fitted.get(series)?.quantiles(row, phase, step, wide)?;
+        let quantiles = self.parts(series)?.quantiles(row, phase, step, wide)?;
         Some(quantiles[MEDIAN] as f32).filter(|median| median.is_finite())
-    }
-}
-
-impl Parts {
-    // Coefficients of the median: the mean over all places.
-    fn coefficients(&self) -> Vec<f64> {
-        let mut means = vec![0.0; self.basis.width()];
-        for model in &self.models {
-            let of_median = model.coefficients.get(MEDIAN).into_iter().flatten();
-            means.iter_mut().zip(of_median).for_each(|(mean, one)| *mean += one / self.models.len() as f64);
-        }
-        means
     }
 }
 
 impl FittedLinear {
     fn explain_series(&self, panel: &Panel, design: &Design, number: usize, horizon: usize) -> Vec<Explanation> {
         let id = &panel.series[number].id;
-        let Some(parts) = self.fitted.get(id) else { return Vec::new() };
+        let Some(parts) = self.parts(id) else { return Vec::new() };
         let Ok(Ahead { rows, normal, origin }) = ahead(panel, design, number, horizon) else { return Vec::new() };
-        let names = parts.basis.names(design.names());
+        let names = parts.basis.names(&self.names);
         let mut terms: Vec<(String, Vec<f64>)> =
             ["level", "kept in reach"].into_iter().map(String::from).chain(names).map(|name| (name, vec![])).collect();
         let mut wide = Vec::new();
@@ -360,7 +260,7 @@ impl FittedLinear {
             let values = values.into_iter().chain(found.features);
             terms.iter_mut().zip(values).for_each(|((_, term), value)| term.push(value * normal.spread));
         }
-        let like = Explanation::new(NAME, Part::Contribution, "", 0.0);
+        let like = Explanation::new(self.name(), Part::Contribution, "", 0.0);
         by_part(&Explanation { series: Some(id.clone()), level: Some(LEVELS[MEDIAN]), ..like }, &terms)
     }
 }
@@ -371,20 +271,20 @@ impl FittedLinear {
     /// # Errors
     /// It is none of these.
     pub fn from_bytes(bytes: &[u8]) -> Result<FittedLinear, ArtifactError> {
-        artifact::decode(bytes, NAME, FORMAT)
+        artifact::decode(bytes, artifact::kind_of(bytes)?, FORMAT)
     }
 }
 
 impl Forecaster for FittedLinear {
     fn name(&self) -> &str {
-        NAME
+        if self.shared.is_some() { NAME_OF_SHARED } else { NAME }
     }
 
     fn artifact(&self) -> Option<Vec<u8>> {
-        Some(artifact::encode(NAME, FORMAT, self))
+        Some(artifact::encode(self.name(), FORMAT, self))
     }
 
-    /// Series that it was not fitted to have no forecast.
+    /// Series that it was not fitted to have no forecast, but of lines that all share.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let panel = &panel.newest(lookback(panel.frequency));
         let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
@@ -393,17 +293,20 @@ impl Forecaster for FittedLinear {
     }
 
     /// Coefficients of the median: of all series together those of the features, of each series also those of the pieces
-    /// of lines. Values of the series count relative to its level and spread.
+    /// of lines; of shared lines those of both. Values of the series count relative to its level and spread.
     fn explain(&self) -> Vec<Explanation> {
         let like = |series| Explanation {
             series,
             level: Some(LEVELS[MEDIAN]),
-            ..Explanation::new(NAME, Part::Coefficient, "", 0.0)
+            ..Explanation::new(self.name(), Part::Coefficient, "", 0.0)
         };
         let rows = |of: &Explanation, names: &[String], values: &[f64]| -> Vec<Explanation> {
             let row = |(name, value): (&String, &f64)| Explanation { term: name.clone(), value: *value, ..of.clone() };
             names.iter().zip(values).map(row).collect()
         };
+        if let Some(shared) = &self.shared {
+            return rows(&like(None), &shared.basis.names(&self.names), &shared.coefficients());
+        }
         let mut means = vec![0.0; self.names.len()];
         for parts in self.fitted.values() {
             let coefficients = parts.coefficients();
@@ -414,7 +317,7 @@ impl Forecaster for FittedLinear {
             all.extend(rows(&like(Some(id.clone())), &parts.basis.names(&self.names), &parts.coefficients()));
         }
         let rest = self.fitted.len().saturating_sub(SERIES_MAX);
-        all.extend((rest > 0).then(|| Explanation::left_out(NAME, "series", rest)));
+        all.extend((rest > 0).then(|| Explanation::left_out(self.name(), "series", rest)));
         all
     }
 
@@ -426,7 +329,7 @@ impl Forecaster for FittedLinear {
         let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
         let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();
         let rest = panel.series.len().saturating_sub(SERIES_MAX);
-        rows.extend((rest > 0).then(|| Explanation::left_out(NAME, "series", rest)));
+        rows.extend((rest > 0).then(|| Explanation::left_out(self.name(), "series", rest)));
         rows
     }
 }

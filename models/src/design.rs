@@ -78,6 +78,12 @@ pub fn lookback(frequency: Frequency) -> usize {
     SPREAD_DAYS * frequency.season()
 }
 
+/// First origin of a series for which a row says enough, as an index: fourteen seasons of so many intervals, of which each
+/// is a day below a day.
+pub const fn first_origin(season: usize) -> usize {
+    14 * season
+}
+
 impl Design {
     /// The rows that forecasts of `horizon` steps of the series of a panel need. The panel may end after the origins that
     /// rows are asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead.
@@ -172,9 +178,9 @@ impl Design {
         self.prepared.get(series).map_or(1.0, |prepared| prepared.spread(prepared.filled.len(), usize::MAX))
     }
 
-    /// First origin of a series for which a row says enough, as an index: fourteen seasons, of which each is a day below a day.
+    /// [`first_origin`] of its panel.
     pub fn first_origin(&self) -> usize {
-        14 * self.season
+        first_origin(self.season)
     }
 
     fn names_of(&self, panel: &Panel) -> Vec<String> {

@@ -5,6 +5,7 @@ use meterline_schemas::Frequency;
 use meterline_schemas::settings::Settings;
 
 use crate::artifact::{ArtifactError, kind_of};
+use crate::data::Panel;
 use crate::design;
 use crate::device::Device;
 use crate::forecaster::{Forecaster, Model, Task};
@@ -18,7 +19,7 @@ use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
 use crate::forecasters::{
-    adjusted, auto, boosted_trees, feature_mlp, linear_quantile, quantile_mlp, seasonal_naive, window_linear,
+    adjusted, auto, boosted_trees, direct, feature_mlp, linear_quantile, quantile_mlp, seasonal_naive, window_linear,
 };
 use crate::statistics::Method;
 use crate::tuning::{SettingsError, Tuning};
@@ -64,6 +65,9 @@ pub struct Kind {
     pub load: Load,
     /// Values before its origin that a forecast looks at, at most.
     pub lookback: fn(Frequency, &Task) -> usize,
+    /// Intervals of history that some series must have for one to be fitted, about, by a panel, of which frequency and
+    /// covariates count; it may be one without series.
+    pub needs: fn(&Panel, &Task) -> usize,
     /// What can be set of it, and searched for; `None` for one without settings.
     pub tuning: Option<Tuning>,
     /// What it makes use of beside the values.
@@ -88,6 +92,11 @@ impl Kind {
         Ok(tuning.finished(self.name, &tuning.configuration(self.name, settings)?))
     }
 
+    /// Intervals of history that some series must have for one to be fitted, about: with less, building one fails.
+    pub fn needs(&self, panel: &Panel, task: &Task) -> usize {
+        (self.needs)(panel, task)
+    }
+
     /// Values before its origin that a forecast looks at, at most: with fewer it may be another one.
     pub fn lookback(&self, frequency: Frequency, task: &Task) -> usize {
         (self.lookback)(frequency, task)
@@ -102,6 +111,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::linear())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
+        needs: |panel, _| design::year(panel.frequency),
         tuning: None,
         sees: Sees::Covariates,
     },
@@ -111,6 +121,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::mlp())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
+        needs: |panel, _| design::year(panel.frequency),
         tuning: None,
         sees: Sees::All,
     },
@@ -120,6 +131,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::trees())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
+        needs: |panel, _| design::year(panel.frequency),
         tuning: None,
         sees: Sees::All,
     },
@@ -133,6 +145,7 @@ pub const KINDS: &[Kind] = &[
             let of_members = classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows);
             of_members + follow::lookback(frequency, task.horizon)
         },
+        needs: of_seasons,
         tuning: None,
         sees: Sees::All,
     },
@@ -142,6 +155,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(BoostedTrees::on_residuals())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
         lookback: calibrated,
+        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: BoostedSpec::parameters,
             model: |settings| {
@@ -158,6 +172,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(BoostedTrees::default())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
         lookback: calibrated,
+        needs: |panel, task| direct::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: BoostedSpec::parameters,
             model: |settings| {
@@ -175,6 +190,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(FeatureMlp::default())),
         load: |bytes, device| Ok(Box::new(FittedFeatureMlp::from_bytes(bytes, device)?)),
         lookback: calibrated,
+        needs: |panel, task| direct::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: FeatureMlp::parameters,
             model: |settings| Box::new(FeatureMlp::with(settings)),
@@ -188,6 +204,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(LinearQuantile { spec: LinearSpec::shared() })),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
         lookback: calibrated,
+        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::shared().with(settings) }),
@@ -204,6 +221,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(LinearQuantile::default())),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
         lookback: calibrated,
+        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::default().with(settings) }),
@@ -223,6 +241,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Mlp::default()),
         load: |bytes, device| Ok(Box::new(QuantileMlp::from_bytes(bytes, &device)?)),
         lookback: |_, task| task.context,
+        needs: |panel, task| task.context + panel.frequency.season().max(task.horizon),
         tuning: Some(Tuning {
             parameters: Mlp::parameters,
             model: |settings| Box::new(Mlp::with(settings)),
@@ -236,6 +255,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Naive),
         load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
+        needs: of_seasons,
         tuning: None,
         sees: Sees::Values,
     },
@@ -246,6 +266,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(WindowLinear),
         load: |bytes, _| Ok(Box::new(FittedWindow::from_bytes(bytes)?)),
         lookback: |frequency, _| window_linear::lookback(frequency),
+        needs: |panel, task| window_linear::needs(panel.frequency, task.horizon),
         tuning: None,
         sees: Sees::Values,
     },
@@ -256,6 +277,11 @@ fn calibrated(frequency: Frequency, task: &Task) -> usize {
     design::lookback(frequency) + follow::lookback(frequency, task.horizon)
 }
 
+// Of a model that makes do with whatever there is: fewer than two seasons tell nothing of one.
+fn of_seasons(panel: &Panel, _: &Task) -> usize {
+    2 * panel.frequency.season()
+}
+
 const fn classical(name: &'static str, about: &'static str, sees: Sees, model: fn() -> Box<dyn Model>) -> Kind {
     Kind {
         name,
@@ -263,6 +289,7 @@ const fn classical(name: &'static str, about: &'static str, sees: Sees, model: f
         model,
         load: |bytes, _| Ok(Box::new(Classical::from_bytes(bytes)?)),
         lookback: |frequency, _| classical::lookback(frequency),
+        needs: of_seasons,
         tuning: None,
         sees,
     }
@@ -295,7 +322,7 @@ mod tests {
     use meterline_schemas::time::HOUR;
 
     use super::*;
-    use crate::data::{Column, Covariate, Known, Panel, Series};
+    use crate::data::{Column, Covariate, Known, Series};
 
     // Days that a kind is fitted to: more than a year, where it needs one.
     fn days(kind: &Kind) -> i64 {
@@ -360,6 +387,24 @@ mod tests {
         let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
         assert_eq!(names.iter().copied().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(), names);
         assert!(find("crystal_ball").is_none());
+    }
+
+    // Of one series, the longest that there is.
+    #[test]
+    fn a_kind_can_be_fitted_to_as_much_history_as_it_says_that_it_needs() {
+        let mut all = panel(400);
+        all.series.truncate(1);
+        let task = Task { origins_a_day: 4, ..Task::new(48, 7 * 24, 1) };
+        for kind in KINDS.iter().filter(|kind| kind.name != auto::NAME) {
+            let needs = kind.needs(&all.with(Vec::new()), &task);
+            let fit = |hours: usize| {
+                let known = all.cut(hours as i64 * HOUR);
+                kind.model().fit(&known, &task, &mut |_| ControlFlow::Continue(())).err()
+            };
+            assert_eq!(fit(needs), None, "{} {needs}", kind.name);
+            // Those that need no more than two days make do with less.
+            assert!(needs == 2 * 24 || fit(needs / 2).is_some(), "{} {needs}", kind.name);
+        }
     }
 
     #[test]

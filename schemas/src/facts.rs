@@ -41,6 +41,11 @@ pub const FACTS: &[FactDefinition] = &[
     fact("series", FactKind::Integer, "series in the group"),
     fact("history_intervals", FactKind::Integer, "native intervals from the group's first interval to its origin"),
     fact(
+        "history_needed",
+        FactKind::Integer,
+        "native intervals of history that the policy's kind of model needs to be trained on, with what evaluation keeps to itself",
+    ),
+    fact(
         "new_intervals",
         FactKind::Integer,
         "native intervals closed since the origin of this pipeline's last run that succeeded or is under way; all of the history if there is none, and 1 where only stragglers of closed intervals came",

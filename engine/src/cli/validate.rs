@@ -1,8 +1,10 @@
 //! `meterline validate`: is the configuration right, and does what it points at answer?
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
+use meterline_connectors::files::labels;
 use meterline_connectors::kafka::SourceError;
 use meterline_connectors::kafka::cluster::Cluster;
 use meterline_connectors::lake::{self, Lake, LakeError};
@@ -115,6 +117,7 @@ async fn check_environment(report: &mut Report, config: &Config, directory: &Pat
     }
     check_kafka(report, config).await;
     check_covariates(report, config, directory).await;
+    check_labels(report, config, directory).await;
     if let Some(lake) = check_lake(report, config).await {
         check_metadata(report, config, &lake).await;
     }
@@ -181,6 +184,24 @@ async fn check_covariates(report: &mut Report, config: &Config, directory: &Path
             Err(error) => Err(format!("reading it failed: {error}")),
         };
         report.add(format!("covariate.{name}"), found);
+    }
+}
+
+/// So are files of labels.
+async fn check_labels(report: &mut Report, config: &Config, directory: &Path) {
+    for (name, source) in &config.labels {
+        let Some(file) = &source.file else { continue };
+        let (path, of) = (directory.join(file), source.clone());
+        let read = tokio::task::spawn_blocking(move || labels::read(&path, &of)).await;
+        let found = match read {
+            Ok(Ok(rows)) => {
+                let series: BTreeSet<&str> = rows.iter().map(|row| row.series.as_str()).collect();
+                Ok(format!("{file}: {} rows of {} series", rows.len(), series.len()))
+            }
+            Ok(Err(error)) => Err(one_line(&error)),
+            Err(error) => Err(format!("reading it failed: {error}")),
+        };
+        report.add(format!("labels.{name}"), found);
     }
 }
 

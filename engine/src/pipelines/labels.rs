@@ -73,7 +73,7 @@ async fn of_stream(ctx: &StepContext, labels: Vec<Label>) -> Result<Values, Step
 async fn of_files(ctx: &StepContext, labels: Vec<Label>) -> Result<Values, StepError> {
     let (env, at) = (Arc::clone(&ctx.env), ctx.spec.origin);
     ctx.blocking(move || {
-        let sources = rollup::restore::files(&env.config, &env.directory());
+        let sources = rollup::restore::files(&env.config, env.directory());
         let said = sources.doing(|| "reading the labels of series".to_owned())?;
         Ok(at_instant(&labels, said, at))
     })

@@ -8,6 +8,7 @@ use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::{Pipeline, RunSpec};
+use crate::pipelines::covariates;
 
 /// Specifies a run of `pipeline` for `group` as of the commit `committed`. With `as_of`, nothing that ends after it
 /// is known to the run.
@@ -20,7 +21,6 @@ pub fn for_group(
 ) -> RunSpec {
     let zone = jiff::tz::TimeZone::get(&group.zone).unwrap_or(jiff::tz::TimeZone::UTC);
     let policy = resolve_policy(group.frequency, &env.config.policy);
-    let covariate = |name: &String| Some((name.clone(), env.config.covariate.get(name)?.clone()));
     let origin = as_of.map_or(group.origin, |at| group.origin.min(group.frequency.floor(at, &zone)));
     RunSpec {
         run_id: Uuid::now_v7().to_string(),
@@ -32,7 +32,7 @@ pub fn for_group(
         closed_intervals: group.closed_intervals,
         watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
         intervals_version: committed.intervals_version,
-        covariates: policy.covariates.iter().filter_map(covariate).collect(),
+        covariates: covariates::configured(&env.config, &policy),
         policy,
         device: env.config.device.device.clone(),
     }

@@ -7,8 +7,11 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArra
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float64Type, Schema};
 use jiff::tz::TimeZone;
+use meterline_models::data::Panel;
+use meterline_models::forecaster::Task;
+use meterline_models::registry;
 use meterline_schemas::Micros;
-use meterline_schemas::config::resolve_policy;
+use meterline_schemas::config::{Config, resolve_policy};
 use meterline_schemas::facts::{Facts, fact_schema};
 use meterline_schemas::time::{HOUR, format_micros};
 use serde_json::{Map, Value, json};
@@ -22,7 +25,7 @@ use crate::ingest::state::{FeedState, IngestState};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
 use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, RunSpec, Status};
-use crate::pipelines::SEASONAL_NAIVE;
+use crate::pipelines::{SEASONAL_NAIVE, covariates};
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Runs of a pipeline that are looked back at for failures in a row.
@@ -142,7 +145,8 @@ impl FactSource {
             for (pipeline, runs) in &histories {
                 let pipeline = *pipeline;
                 let catch_up = env.config.ingest.catch_up_records;
-                let values = values(catch_up, &group, champion.as_ref(), champion_is_new, &scores, runs);
+                let needed = history_needed(&env.config, &group);
+                let values = values(catch_up, &group, needed, champion.as_ref(), champion_is_new, &scores, runs);
                 let facts = Facts { group_id: group.group_id.clone(), pipeline: pipeline.trigger().into(), values };
                 let mut history = history(runs, &group);
                 history.champion_is_new = champion_is_new && pipeline == Pipeline::Infer;
@@ -233,6 +237,7 @@ fn first_number(rows: &[RecordBatch], column: usize) -> Option<f64> {
 fn values(
     catch_up_records: u64,
     group: &GroupSummary,
+    history_needed: usize,
     champion: Option<&ModelRecord>,
     champion_is_new: bool,
     scores: &Scores,
@@ -254,6 +259,7 @@ fn values(
     let facts = json!({
         "series": group.series,
         "history_intervals": group.history_intervals,
+        "history_needed": history_needed,
         "new_intervals": new_intervals.unwrap_or(group.history_intervals),
         "hours_since_run": last.map(|spec| (group.origin - spec.origin) as f64 / HOUR as f64),
         "has_champion": champion.is_some(),
@@ -271,6 +277,17 @@ fn values(
         Value::Object(values) => values,
         _ => Map::new(),
     }
+}
+
+// Intervals that a build takes: what the kind of model needs, before what evaluation keeps to itself.
+fn history_needed(config: &Config, group: &GroupSummary) -> usize {
+    let policy = resolve_policy(group.frequency, &config.policy);
+    let covariates = covariates::of(&covariates::configured(config, &policy));
+    let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
+    let panel = Panel { covariates, ..Panel::new(group.frequency, zone, Vec::new()) };
+    let task = Task::new(policy.horizon, policy.context, policy.seed);
+    let of_kind = registry::find(&policy.model).map_or(0, |kind| kind.needs(&panel, &task));
+    policy.history_least().max(of_kind + policy.evaluate_windows * policy.horizon)
 }
 
 fn failures_in_row(runs: &[RunRecord]) -> u32 {
@@ -418,7 +435,7 @@ mod tests {
             (vec![(40, Succeeded), (90, Succeeded)], 10, 0, false, Some(90), false),
         ] {
             let runs: Vec<RunRecord> = runs.into_iter().map(|(at, s)| run("r", &now, at * HOUR, s)).collect();
-            let facts = values(100, &now, None, false, &Scores::default(), &runs);
+            let facts = values(100, &now, 500, None, false, &Scores::default(), &runs);
             assert_eq!(
                 (&facts["new_intervals"], &facts["failures_in_row"]),
                 (&json!(new), &json!(failures)),
@@ -435,9 +452,22 @@ mod tests {
     }
 
     #[test]
+    fn a_build_waits_for_as_much_history_as_its_kind_of_model_needs() {
+        let needed = |kind: &str| {
+            let text = format!("[policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]\nkind = \"{kind}\"\n");
+            history_needed(&meterline_schemas::config::parse(&text).unwrap(), &hourly(100)) / 24
+        };
+        // A context of seven days, a horizon of two, twice that to train on, three windows to evaluate.
+        assert_eq!((needed("quantile_mlp"), needed("seasonal_naive"), needed("auto")), (17, 17, 17));
+        // Two weeks before the first origin.
+        assert_eq!((needed("feature_mlp"), needed("boosted_trees")), (22, 22));
+        assert!(needed("linear_quantile") > 22 && needed("adjusted_trees") > 380);
+    }
+
+    #[test]
     fn what_is_not_known_is_null() {
         let now = hourly(100);
-        let facts = values(100, &now, None, false, &Scores::default(), &[]);
+        let facts = values(100, &now, 500, None, false, &Scores::default(), &[]);
         for name in ["hours_since_run", "champion_age_intervals", "mase_ratio", "coverage", "substituted_share"] {
             assert_eq!(facts[name], Value::Null, "{name}");
         }
@@ -447,7 +477,7 @@ mod tests {
         for (registered, ratio) in
             [(json!(0.8), json!(1.2 / 0.8)), (json!(0.0), Value::Null), (Value::Null, Value::Null)]
         {
-            let facts = values(10, &now, Some(&champion(76 * HOUR, registered)), false, &scores, &[]);
+            let facts = values(10, &now, 500, Some(&champion(76 * HOUR, registered)), false, &scores, &[]);
             assert_eq!(facts["mase_ratio"], ratio);
             assert_eq!((&facts["champion_age_intervals"], &facts["backfilling"]), (&json!(24), &json!(true)));
         }
@@ -489,7 +519,7 @@ mod tests {
         // In Lisbon March begins at midnight UTC and ends, an hour early, in March UTC.
         let now = group(Frequency::Month, "Europe/Lisbon", 0, at("2024-03-31T23:00:00Z"));
         let last = run("r", &now, at("2024-03-01T00:00:00Z"), Status::Succeeded);
-        let facts = values(10, &now, None, false, &Scores::default(), &[last]);
+        let facts = values(10, &now, 500, None, false, &Scores::default(), &[last]);
         assert_eq!(facts["new_intervals"], json!(1));
         assert_eq!(facts["hours_since_run"].as_f64().unwrap(), (31 * DAY - HOUR) as f64 / HOUR as f64);
     }

@@ -265,7 +265,8 @@ mod tests {
         }
         check("kind = \"harmonic\"\ncovariates = [\"temperature\"]\n").unwrap();
         check("kind = \"linear_quantile\"\ncovariates = [\"wind\"]\nholidays = \"Portugal\"\n").unwrap();
-        check("kind = \"auto\"\nlabels = [\"tariff\"]\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n").unwrap();
+        check("kind = \"auto\"\nlabels = [\"tariff\"]\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n")
+            .unwrap();
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Model for BoostedTrees {
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        check_length(self.name(), panel, &design, task.horizon)?;
+        check_length(self.name(), panel, task.horizon)?;
         let linear = match &self.spec.residuals_of {
             Some(spec) => {
                 let linear = LinearQuantile { spec: spec.clone() };
@@ -121,7 +121,7 @@ impl Model for BoostedTrees {
             |error: BoosterError| FitError::Failed { model: self.name().to_owned(), reason: error.to_string() };
         let rows = self.rows(panel, &design, linear.as_ref(), task);
         if rows.targets.is_empty() {
-            return Err(too_short(self.name(), panel, &design, task.horizon));
+            return Err(too_short(self.name(), panel, task.horizon));
         }
         let matrix = Matrix::from_columns(&rows.columns).and_then(|matrix| matrix.with_names(rows.names));
         let matrix = matrix.map_err(failed)?;

@@ -3,7 +3,7 @@
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 
 use crate::data::Panel;
-use crate::design::{Design, Normal};
+use crate::design::{self, Design, Normal};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
 
@@ -28,19 +28,24 @@ pub(super) struct Row<'a> {
 ///
 /// # Errors
 /// None is.
-pub(super) fn check_length(model: &str, panel: &Panel, design: &Design, horizon: usize) -> Result<(), FitError> {
-    match too_short(model, panel, design, horizon) {
+pub(super) fn check_length(model: &str, panel: &Panel, horizon: usize) -> Result<(), FitError> {
+    match too_short(model, panel, horizon) {
         FitError::TooShort { needed, longest, .. } if longest >= needed => Ok(()),
         error => Err(error),
     }
 }
 
 /// That no series is long enough, or has values enough.
-pub(super) fn too_short(model: &str, panel: &Panel, design: &Design, horizon: usize) -> FitError {
-    let longest = panel.longest();
-    // The first forecast that is trained on ends a day or more after its origin.
-    let needed = design.first_origin() + horizon.max(panel.frequency.season());
-    FitError::TooShort { model: model.into(), needed, longest, series: panel.series.len() }
+pub(super) fn too_short(model: &str, panel: &Panel, horizon: usize) -> FitError {
+    let needed = needs(panel, horizon);
+    FitError::TooShort { model: model.into(), needed, longest: panel.longest(), series: panel.series.len() }
+}
+
+/// Intervals that a series of such a panel needs for one forecast to be trained on: the first ends a day or more after its
+/// origin.
+pub(crate) fn needs(panel: &Panel, horizon: usize) -> usize {
+    let season = panel.frequency.season();
+    design::first_origin(season) + horizon.max(season)
 }
 
 /// Where the forecasts of a series begin that are trained on, and how far they go; in intervals.

@@ -5,7 +5,7 @@ pub mod auto;
 mod basis;
 pub mod boosted_trees;
 pub mod classical;
-mod direct;
+pub(crate) mod direct;
 pub mod feature_mlp;
 #[cfg(test)]
 mod label_tests;

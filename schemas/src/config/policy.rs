@@ -53,8 +53,7 @@ pub struct TriggerConfig {
     /// 6 months.
     pub when: Option<String>,
     /// SQL predicate that must be true too. An empty text requires nothing. Default of `reforecast`: `not backfilling`.
-    /// Of `retrain`: `history_intervals >= N and completeness >= 0.8 and not backfilling`, N being what training and
-    /// evaluation need.
+    /// Of `retrain`: `history_intervals >= history_needed and completeness >= 0.8 and not backfilling`.
     pub require: Option<String>,
     /// Stream time that must pass between the origins of two runs. Default of `reforecast`: `0s`. Of `retrain`: a day
     /// below a day, 7 days for days, 4 weeks, 3 months.
@@ -217,6 +216,14 @@ pub struct ResolvedPolicy {
     pub origins_a_day: usize,
 }
 
+impl ResolvedPolicy {
+    /// Native intervals of history without which there is nothing to train any model on and to evaluate it by: two seasons
+    /// of targets after one context, and the windows that evaluation keeps to itself.
+    pub fn history_least(&self) -> usize {
+        self.context + 2 * self.frequency.season().max(self.horizon) + self.evaluate_windows * self.horizon
+    }
+}
+
 fn default_kind() -> String {
     "quantile_mlp".to_owned()
 }
@@ -263,11 +270,9 @@ pub fn resolve_policy(
             max_age: config.max_age.or(max_age),
         }
     };
-    // Two seasons of targets after one context, and the windows that evaluation keeps to itself.
     let evaluate_windows = policy.model.evaluate_windows.unwrap_or(3).max(1);
-    let history_min = context + 2 * season.max(horizon) + evaluate_windows * horizon;
     let costs = policy.cost_under.zip(policy.cost_over);
-    ResolvedPolicy {
+    let resolved = ResolvedPolicy {
         costs: costs.map(|(cost_under, cost_over)| Costs { cost_under, cost_over }),
         reforecast: trigger(
             &policy.reforecast,
@@ -279,7 +284,7 @@ pub fn resolve_policy(
         retrain: trigger(
             &policy.retrain,
             format!("not has_champion or new_intervals >= {} or mase_ratio > 1.25", defaults.retrain_every),
-            format!("history_intervals >= {history_min} and completeness >= 0.8 and not backfilling"),
+            "history_intervals >= history_needed and completeness >= 0.8 and not backfilling".into(),
             Span(defaults.retrain_cooldown as i64 * frequency.nominal_micros()),
             None,
         ),
@@ -292,7 +297,7 @@ pub fn resolve_policy(
         model: policy.model.kind.clone().unwrap_or_else(default_kind),
         settings: policy.model.settings.clone(),
         train_time: policy.model.train_time.unwrap_or(Span(10 * crate::time::MINUTE)),
-        history: policy.model.history.map_or(defaults.history, steps).max(history_min),
+        history: policy.model.history.map_or(defaults.history, steps),
         evaluate_windows,
         seed: policy.model.seed.unwrap_or(1),
         covariates: policy.model.covariates.clone(),
@@ -306,7 +311,8 @@ pub fn resolve_policy(
         frequency,
         horizon,
         context,
-    }
+    };
+    ResolvedPolicy { history: resolved.history.max(resolved.history_least()), ..resolved }
 }
 
 /// Defaults of a frequency, in native intervals.

@@ -67,7 +67,9 @@ fn write(sandbox: &Sandbox, hours_of_temperature: i64) {
 fn covariates_and_labels_reach_the_model_and_its_forecasts() {
     let sandbox = Sandbox::reading(NOBODY, "readings", SETTINGS);
     write(&sandbox, HOURS + 12);
-    sandbox.run(&["validate"]).succeeded();
+    // There is no broker; the files are looked at.
+    let checked = sandbox.run(&["validate"]).stdout;
+    assert!(checked.contains("temperature.csv: 1692 values") && checked.contains("6 rows of 6 series"), "{checked}");
     sandbox.run(&["backfill", "--feed", "meters", "readings.csv"]).succeeded();
     let built = sandbox.run(&["retrain", "--group", "PT1H"]).succeeded().stdout;
     assert!(built.contains("PT1H-0001"), "{built}");

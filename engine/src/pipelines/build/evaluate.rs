@@ -56,7 +56,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             stop.check()?;
             let length = history::shown(&spec.policy);
             let naive = SeasonalNaive::for_frequency(spec.frequency);
-            let all = covariates::of(&spec);
+            let all = covariates::of(&spec.covariates);
             let mut models = vec![
                 Shown { model: &*candidate, length, covariates: &all },
                 Shown { model: &naive, length, covariates: &[] },
@@ -132,7 +132,7 @@ async fn champion(
     let group = &ctx.spec.group_id;
     let record = ctx.env.metadata.champion(group).await.doing(|| format!("finding the champion of {group}"))?;
     let Some(record) = record else { return Ok(None) };
-    let there = covariates::of(&ctx.spec);
+    let there = covariates::of(&ctx.spec.covariates);
     if !record.covariates.iter().all(|covariate| there.contains(covariate)) {
         ctx.warn(format!(
             "the champion {} does not count: it was fitted with {}, and there are {}",

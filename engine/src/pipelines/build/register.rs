@@ -86,7 +86,7 @@ async fn register(
         run_id: spec.run_id.clone(),
         forecaster: trained.forecaster.clone(),
         artifact,
-        covariates: covariates::of(spec),
+        covariates: covariates::of(&spec.covariates),
         labels: spec.policy.labels.clone(),
         metrics,
         trained_until: trained_until(spec, &ctx.zone()?),

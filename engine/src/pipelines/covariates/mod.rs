@@ -10,16 +10,21 @@ pub mod grid;
 pub mod horizon;
 
 use meterline_models::data::{Covariate, Known};
-use meterline_schemas::config::{CovariateConfig, KnownWhen};
+use meterline_schemas::config::{Config, CovariateConfig, KnownWhen, ResolvedPolicy};
 
 use self::file::Values;
 use super::context::StepContext;
 use super::error::{Doing, StepError};
 use super::history::{self, History};
-use crate::metadata::records::RunSpec;
 
-/// The covariates of a run, in the order in which models see them.
-pub fn of(spec: &RunSpec) -> Vec<Covariate> {
+/// The covariates that a policy names, in its order, as they are configured.
+pub fn configured(config: &Config, policy: &ResolvedPolicy) -> Vec<(String, CovariateConfig)> {
+    let of = |name: &String| Some((name.clone(), config.covariate.get(name)?.clone()));
+    policy.covariates.iter().filter_map(of).collect()
+}
+
+/// Configured covariates as models see them, in their order.
+pub fn of(configured: &[(String, CovariateConfig)]) -> Vec<Covariate> {
     let covariate = |(name, config): &(String, CovariateConfig)| {
         let known = match config.known() {
             KnownWhen::Ahead => Known::Ahead,
@@ -27,7 +32,7 @@ pub fn of(spec: &RunSpec) -> Vec<Covariate> {
         };
         Covariate { name: name.clone(), known }
     };
-    spec.covariates.iter().map(covariate).collect()
+    configured.iter().map(covariate).collect()
 }
 
 /// Covariates in words.
@@ -52,7 +57,7 @@ pub fn source_of(config: &CovariateConfig) -> String {
 /// beyond the newest series. Returns the names of those that have no value in the time of the history.
 pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History, Vec<String>), StepError> {
     let mut without = Vec::new();
-    for (covariate, (name, config)) in of(&ctx.spec).into_iter().zip(&ctx.spec.covariates) {
+    for (covariate, (name, config)) in of(&ctx.spec.covariates).into_iter().zip(&ctx.spec.covariates) {
         let doing = format!("reading the covariate `{name}` from {}", source_of(config));
         let values = match &config.file {
             Some(file) => {

@@ -106,7 +106,7 @@ async fn an_infer_run_sees_what_is_known_ahead_and_nothing_else_of_the_future() 
     let ctx = ctx(directory.path(), "context", 100).await;
     let found: infer::context::Output = serde_json::from_value(infer::context::execute(&ctx).await.unwrap()).unwrap();
     let history = dataset(&ctx, &found.dataset).await;
-    assert_eq!(history.panel.covariates, of(&ctx.spec));
+    assert_eq!(history.panel.covariates, of(&ctx.spec.covariates));
     let [a, b, _wind] = &history.panel.series[..] else { panic!("three series") };
     let end = a.values.len() as i64;
     let [temperature, pressure, wind] = &a.covariates[..] else { panic!("three covariates") };

@@ -42,7 +42,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
 
 // A model sees covariates by their place: others, or in another order, would give wrong forecasts.
 fn check_inputs(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
-    let given = covariates::of(spec);
+    let given = covariates::of(&spec.covariates);
     if champion.covariates == given {
         return check_labels(champion, spec);
     }

@@ -135,18 +135,18 @@ impl Model for FeatureMlp {
     /// Where `progress` breaks, networks stay as they are by then.
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         let design = Design::new(panel, task.horizon, &task.holidays);
-        check_length(NAME, panel, &design, task.horizon)?;
+        check_length(NAME, panel, task.horizon)?;
         let sample = Sample::new(panel, &design, task, self.spec.rows_max);
         let mut rows = Rows::of(panel, &design, sample);
         if rows.targets.is_empty() {
-            return Err(too_short(NAME, panel, &design, task.horizon));
+            return Err(too_short(NAME, panel, task.horizon));
         }
         let scaled = Scaled::of(&rows.features, rows.width, &rows.targets);
         scaled.apply(&mut rows.features);
         let line = match Line::of(&rows) {
             Ok(line) => line,
             // None that counts.
-            Err(LinearError::NoRows) => return Err(too_short(NAME, panel, &design, task.horizon)),
+            Err(LinearError::NoRows) => return Err(too_short(NAME, panel, task.horizon)),
             Err(error) => return Err(failed(error)),
         };
         let shape = Shape {

@@ -26,6 +26,7 @@ use crate::data::Panel;
 use crate::design::{Design, Seen, lookback};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::holidays::Holidays;
 use crate::search::{Configuration, Domain, Parameter};
 
 /// Most rows that lines of all series are fitted to.
@@ -112,7 +113,7 @@ impl LinearQuantile {
         task: &Task,
         progress: Progress<'_>,
     ) -> Result<FittedLinear, FitError> {
-        check_length(self.name(), panel, design, task.horizon)?;
+        check_length(self.name(), panel, task.horizon)?;
         let lengths = (panel.frequency.season(), task.horizon);
         let (task, seen) = (task.clone(), design.seen().clone());
         if self.spec.shared {
@@ -143,18 +144,9 @@ impl LinearQuantile {
 }
 
 impl LinearQuantile {
-    // How much history has rows enough: one forecast a day, of which those of an hour count as one.
     fn too_short(&self, panel: &Panel, design: &Design, horizon: usize) -> FitError {
-        let season = panel.frequency.season().max(1);
-        let features = design.own_width() + KNOTS.len() * design.bent().len();
-        let in_forecast = (horizon / (season / 24).max(1)).max(1);
-        let days = (2 * features).div_ceil(in_forecast) + horizon.div_ceil(season);
-        FitError::TooShort {
-            model: self.name().into(),
-            needed: design.first_origin() + days * season,
-            longest: panel.longest(),
-            series: panel.series.len(),
-        }
+        let needed = needed(panel, design, horizon);
+        FitError::TooShort { model: self.name().into(), needed, longest: panel.longest(), series: panel.series.len() }
     }
 
     // Those of one series.
@@ -185,6 +177,21 @@ impl LinearQuantile {
         rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
         rows.places.push((design.phase(number, row.interval), row.step));
     }
+}
+
+// How much history has rows enough: one forecast a day, of which those of an hour count as one.
+fn needed(panel: &Panel, design: &Design, horizon: usize) -> usize {
+    let season = panel.frequency.season().max(1);
+    let features = design.own_width() + KNOTS.len() * design.bent().len();
+    let in_forecast = (horizon / (season / 24).max(1)).max(1);
+    let days = (2 * features).div_ceil(in_forecast) + horizon.div_ceil(season);
+    design.first_origin() + days * season
+}
+
+/// Intervals that a series of such a panel needs, about; it may have none.
+pub(crate) fn needs(panel: &Panel, horizon: usize) -> usize {
+    let empty = panel.with(Vec::new());
+    needed(panel, &Design::new(&empty, horizon, &Holidays::none()), horizon)
 }
 
 /// A fitted one.

@@ -142,6 +142,13 @@ impl Window {
     }
 }
 
+/// Intervals that some series needs: the shortest window twice before a target; a window with its targets within the first
+/// three quarters, and targets within the last.
+pub(crate) fn needs(frequency: Frequency, horizon: usize) -> usize {
+    let lags = SEASONS[0] * frequency.season();
+    (2 * lags + horizon).max((lags + horizon + 1) * 4 / 3 + 1).max(4 * horizon)
+}
+
 impl Model for WindowLinear {
     fn name(&self) -> &str {
         NAME
@@ -153,7 +160,7 @@ impl Model for WindowLinear {
         let lengths = lengths(panel.frequency, longest, task.horizon);
         let too_short = || FitError::TooShort {
             model: NAME.into(),
-            needed: 2 * season + task.horizon,
+            needed: needs(panel.frequency, task.horizon),
             longest,
             series: panel.series.len(),
         };

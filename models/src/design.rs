@@ -324,7 +324,7 @@ impl Design {
         let known = prepared.of_day.get(target);
         let day = known.and_then(|(day, _)| prepared.days.get(*day as usize));
         let (Some((_, passed)), Some(day)) = (known, day) else {
-            return put.skip(2 * DAY_HARMONICS + 12 + 2 * YEAR_HARMONICS);
+            return put.skip(2 * DAY_HARMONICS + 12 + 2 * YEAR_HARMONICS + 3);
         };
         put.harmonics(*passed, DAY_HARMONICS);
         for weekday in 0..7 {
@@ -336,6 +336,7 @@ impl Design {
         put.flag(day.beside.1);
         put.push(day.holidays_near);
         put.harmonics(if self.seen.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
+        day.year_end.iter().for_each(|of| put.push(if self.seen.with_year { *of } else { 0.0 }));
     }
 
     fn put_covariates(&self, prepared: &Prepared, origin: usize, target: usize, put: &mut Put<'_>) {
@@ -380,6 +381,7 @@ fn calendar_names() -> Vec<String> {
     for harmonic in 1..=YEAR_HARMONICS {
         names.extend([format!("year_sin_{harmonic}"), format!("year_cos_{harmonic}")]);
     }
+    names.extend(["year_end_before", "year_end_between", "year_end_after"].map(String::from));
     names
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Day {
     // Of the days around it.
     pub holidays_near: f32,
     pub of_year: f32,
+    pub year_end: [f32; 3],
 }
 
 impl Prepared {
@@ -77,6 +78,18 @@ impl Prepared {
     }
 }
 
+// How far a day is into the run-up to the end of the year, whether it is one of the days between the years, and how much
+// is left of what comes after them: much stands still then that has no public holiday.
+fn year_end(date: Date) -> [f32; 3] {
+    let day = f32::from(date.day());
+    match (date.month(), date.day()) {
+        (12, 17..24) => [(day - 16.0) / 8.0, 0.0, 0.0],
+        (12, 24..) | (1, 1) => [0.0, 1.0, 0.0],
+        (1, 2..16) => [0.0, 0.0, (16.0 - day) / 14.0],
+        _ => [0.0; 3],
+    }
+}
+
 fn calendar(
     panel: &Panel,
     series: &Series,
@@ -98,6 +111,7 @@ fn calendar(
                 beside: holidays.neighbours(local.date()),
                 holidays_near: holidays.near(local.date()),
                 of_year: f32::from(local.day_of_year() - 1) / 366.0,
+                year_end: year_end(local.date()),
             }));
         }
         let passed = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64 / DAY as f64;

@@ -10,6 +10,7 @@
 //! weather also its own past, smoothed, as buildings feel it ("recency effect": Wang, Liu, Hong 2016).
 
 mod labels;
+mod parts;
 mod prepared;
 mod put;
 mod seen;
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 use meterline_schemas::Frequency;
 use meterline_schemas::time::HOUR;
 
+pub use self::parts::DesignPart;
 use self::prepared::Prepared;
 use self::put::Put;
 pub use self::seen::{Seen, year};

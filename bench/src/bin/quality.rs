@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 const CONTEXT_DAYS: usize = 28;
 /// Models that are measured if nothing else is asked for; any other kind may be, and the classical ones, which fit
 /// themselves anew at each origin.
-const MODELS: [&str; 6] = ["mstl", "harmonic", "quantile_mlp", "linear_quantile", "boosted_trees", "auto"];
+const MODELS: [&str; 7] =
+    ["mstl", "harmonic", "quantile_mlp", "feature_mlp", "linear_quantile", "boosted_trees", "auto"];
 /// The same on M4, whose series are too short for some of those.
 const MODELS_M4: [&str; 5] = ["mstl", "theta", "window_linear", "boosted_trees", "auto"];
 /// The same on ETT, where a forecast is made from every step.

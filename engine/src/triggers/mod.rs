@@ -242,8 +242,8 @@ mod tests {
             ("kind = \"auto\"\nholidays = \"Portugul\"\n", "line 11: policy.a.model.holidays: no public holidays"),
             ("kind = \"auto\"\nholidays = \"Portugul\"\n", "did you mean `Portugal`?"),
             (
-                "covariates = [\"temperature\"]\n",
-                "line 10: policy.a.model.covariates: the model `quantile_mlp` makes no",
+                "kind = \"quantile_mlp\"\ncovariates = [\"temperature\"]\n",
+                "line 11: policy.a.model.covariates: the model `quantile_mlp` makes no",
             ),
             (
                 "kind = \"ets\"\ndays_off = [\"2026-05-05\"]\n",

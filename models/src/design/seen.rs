@@ -44,7 +44,8 @@ impl Seen {
         self.knots.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..]))
     }
 
-    pub(super) fn of(panel: &Panel) -> Seen {
+    /// What rows have to know of a panel.
+    pub fn of(panel: &Panel) -> Seen {
         let longest = panel.longest();
         let with_year = longest >= year(panel.frequency);
         let of = |(number, covariate): (usize, &Covariate)| match covariate.known {

@@ -102,6 +102,34 @@ fn the_newest_values_are_enough_for_a_row() {
 }
 
 #[test]
+fn the_rows_of_a_part_are_those_of_the_whole() {
+    let mut whole = panel();
+    let series = |number: usize| {
+        let mut series = whole.series[0].clone();
+        series.id = format!("s{number}");
+        series.values.iter_mut().for_each(|value| *value *= 1.0 + number as f32);
+        series
+    };
+    whole.series = (0..5).map(series).collect();
+    let (seen, none) = (Seen::of(&whole), Holidays::none());
+    let design = Design::new(&whole, 48, &none);
+    assert_eq!(seen.names(&whole, 48).names(), design.names());
+    let parts: Vec<DesignPart> = seen.parts_of(2, &whole, (0..9).step_by(2), usize::MAX, 48, &none).collect();
+    let numbers: Vec<&[usize]> = parts.iter().map(|part| &part.numbers[..]).collect();
+    assert_eq!(numbers, [&[0, 2][..], &[4]]);
+    let (mut all, mut some) = (vec![0.0; design.width()], vec![0.0; design.width()]);
+    for part in &parts {
+        for (place, number) in part.numbers.iter().enumerate() {
+            assert_eq!(part.panel.series[place].id, whole.series[*number].id);
+            let normal = design.row(*number, 50 * 24, 30, &mut all);
+            assert_eq!((part.design.row(place, 50 * 24, 30, &mut some), &some), (normal, &all));
+        }
+    }
+    let newest: Vec<DesignPart> = seen.parts(&whole, 0..5, 100, 48, &none).collect();
+    assert_eq!((newest.len(), newest[0].panel.longest(), newest[0].numbers.len()), (1, 100, 5));
+}
+
+#[test]
 fn what_cannot_be_known_has_no_row_or_no_value() {
     let design = Design::new(&panel(), 48, &Holidays::none());
     let mut out = vec![0.0; design.width()];

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::basis::Basis;
 use super::boosted_trees::BoostedTrees;
+use super::direct;
 use super::feature_mlp::FeatureMlp;
 use super::linear_quantile::{LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::data::{Panel, Series};
-use crate::design::{self, Design, Seen, lookback};
+use crate::design::{self, Design, DesignPart, Seen};
 use crate::device::Device;
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, Problem, Standardised, default_lambdas, ridge};
@@ -73,23 +74,26 @@ impl<M: Model> Model for Adjusted<M> {
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-        let design = Design::new(panel, task.horizon, &task.holidays);
+        let seen = Seen::of(panel);
         // Of less than a year, what the weather does cannot be told from what the season does.
-        if !design.seen().has_year() {
+        if !seen.has_year() {
             let longest = panel.longest();
             let needed = design::year(panel.frequency);
             return Err(FitError::TooShort { model: self.name.into(), needed, longest, series: panel.series.len() });
         }
-        let numbers = 0..panel.series.len();
-        let explained: Vec<Explained> =
-            numbers.into_par_iter().map(|number| Explained::fit(panel, &design, number)).collect();
-        let rest = rest(panel, &design, |number| Some(&explained[number]));
-        let model = self.model.fit(&rest, task, &mut |done: Done<'_>| progress(done.within(0.1, 1.0)))?;
+        let (mut explained, mut left) = (Vec::new(), Vec::new());
+        for part in seen.parts(panel, 0..panel.series.len(), usize::MAX, task.horizon, &task.holidays) {
+            let places = (0..part.numbers.len()).into_par_iter();
+            let found: Vec<Explained> = places.map(|place| Explained::fit(&part.panel, &part.design, place)).collect();
+            left.extend(rest(&part.panel, &part.design, |place| found.get(place)).series);
+            explained.extend(found);
+        }
+        let model = self.model.fit(&panel.with(left), task, &mut |done: Done<'_>| progress(done.within(0.1, 1.0)))?;
         let names = panel.series.iter().map(|series| series.id.clone());
         Ok(Box::new(FittedAdjusted {
             name: self.name,
             task: task.clone(),
-            seen: design.seen().clone(),
+            seen,
             explained: names.zip(explained).collect(),
             model,
         }))
@@ -224,16 +228,21 @@ impl Forecaster for FittedAdjusted {
 
     /// Series that it was not fitted to have no forecast.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
+        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |part| self.forecast_part(&part, horizon))
+    }
+}
+
+impl FittedAdjusted {
+    fn forecast_part(&self, part: &DesignPart, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let DesignPart { panel, design, .. } = part;
         let of = |number: usize| self.explained.get(&panel.series[number].id);
-        let forecasts = self.model.forecast(&rest(panel, &design, of), horizon);
+        let forecasts = self.model.forecast(&rest(panel, design, of), horizon);
         let season = panel.frequency.season();
         let restored = |(number, forecast): (usize, Result<SeriesForecast, NoForecast>)| {
             let explained = of(number).ok_or(NoForecast::Unknown)?;
             let mut forecast = forecast?;
             let end = panel.series[number].values.len();
-            let expected = explained.values(&design, number, end..end + horizon, season);
+            let expected = explained.values(design, number, end..end + horizon, season);
             for ((mean, quantiles), expected) in forecast.mean.iter_mut().zip(&mut forecast.quantiles).zip(expected) {
                 *mean += expected;
                 let moved: [f64; LEVELS.len()] = quantiles.map(|quantile| quantile + expected);

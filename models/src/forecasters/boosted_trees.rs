@@ -10,13 +10,13 @@ use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::direct::{Ahead, Sample, ahead, check_length, restored, too_short};
+use super::direct::{self, Ahead, Sample, ahead, check_length, restored, too_short};
 use super::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::booster::{Booster, BoosterError, Dataset, Matrix, Objective, Params, train};
 use crate::data::Panel;
-use crate::design::{Design, Normal, Seen, lookback};
-use crate::explain::{Explanation, Part, SERIES_MAX, by_part, renamed};
+use crate::design::{Design, DesignPart, Normal, Seen};
+use crate::explain::{Explanation, Part, by_part, renamed};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::search::{Configuration, Domain, Parameter};
 
@@ -108,18 +108,18 @@ impl Model for BoostedTrees {
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-        let design = Design::new(panel, task.horizon, &task.holidays);
+        let seen = Seen::of(panel);
         check_length(self.name(), panel, task.horizon)?;
         let linear = match &self.spec.residuals_of {
             Some(spec) => {
                 let linear = LinearQuantile { spec: spec.clone() };
-                Some(linear.fit_to(panel, &design, task, &mut |done| progress(done.within(0.0, 0.25)))?)
+                Some(linear.fit_to(panel, &seen, task, &mut |done| progress(done.within(0.0, 0.25)))?)
             }
             None => None,
         };
         let failed =
             |error: BoosterError| FitError::Failed { model: self.name().to_owned(), reason: error.to_string() };
-        let rows = self.rows(panel, &design, linear.as_ref(), task);
+        let rows = self.rows(panel, &seen, linear.as_ref(), task);
         if rows.targets.is_empty() {
             return Err(too_short(self.name(), panel, task.horizon));
         }
@@ -135,7 +135,7 @@ impl Model for BoostedTrees {
         let numbers = panel.series.iter().enumerate().map(|(number, series)| (series.id.clone(), number as u32));
         Ok(Box::new(FittedTrees {
             task: task.clone(),
-            seen: design.seen().clone(),
+            seen,
             numbers: numbers.collect(),
             linear,
             booster: booster.map_err(failed)?,
@@ -153,8 +153,8 @@ struct Rows {
 }
 
 impl BoostedTrees {
-    fn rows(&self, panel: &Panel, design: &Design, linear: Option<&FittedLinear>, task: &Task) -> Rows {
-        let mut names: Vec<String> = design.names().to_vec();
+    fn rows(&self, panel: &Panel, seen: &Seen, linear: Option<&FittedLinear>, task: &Task) -> Rows {
+        let mut names: Vec<String> = seen.names(panel, task.horizon).names().to_vec();
         names.push("series".into());
         names.extend(linear.map(|_| "linear".to_owned()));
         let mut rows = Rows {
@@ -166,11 +166,9 @@ impl BoostedTrees {
         };
         let mut wide = Vec::new();
         let mut last = None;
-        let sample = Sample::new(panel, design, task, self.spec.rows_max);
-        sample.each_row(panel, design, |number, row| {
-            let phase = design.phase(number, row.interval);
+        Sample::new(panel, task, self.spec.rows_max).each_row(panel, seen, &task.holidays, |number, row| {
             let id = &panel.series[number].id;
-            let base = linear.map(|linear| linear.median(id, row.features, (phase, row.step), &mut wide));
+            let base = linear.map(|linear| linear.median(id, row.features, (row.phase, row.step), &mut wide));
             // A series that the linear model does not know has no errors to be learnt.
             if base == Some(None) {
                 return;
@@ -220,10 +218,10 @@ impl Forecaster for FittedTrees {
 
     /// A series that they were not fitted to gets what holds for all; but none on the errors of a linear model.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
-        let numbers = 0..panel.series.len();
-        numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
+        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |DesignPart { panel, design, .. }| {
+            let numbers = (0..panel.series.len()).into_par_iter();
+            numbers.map(|number| self.forecast_series(&panel, &design, number, horizon)).collect()
+        })
     }
 
     /// The share of each feature in what all splits gained.
@@ -241,12 +239,12 @@ impl Forecaster for FittedTrees {
             let rows = linear.explain_forecast(panel, horizon);
             self.of_linear(linear.name(), rows)
         });
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
-        let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
-        let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
-        let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();
-        let rest = panel.series.len().saturating_sub(SERIES_MAX);
+        let holidays = &self.task.holidays;
+        let (mut rows, rest) =
+            direct::explained(panel, &self.seen, holidays, horizon, |DesignPart { panel, design, .. }| {
+                let numbers = (0..panel.series.len()).into_par_iter();
+                numbers.map(|number| self.explain_series(&panel, &design, number, horizon)).collect::<Vec<_>>().concat()
+            });
         rows.extend((rest > 0).then(|| Explanation::left_out(self.name(), "series", rest)));
         rows.extend(linear.unwrap_or_default());
         rows

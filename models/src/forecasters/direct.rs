@@ -3,8 +3,10 @@
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 
 use crate::data::Panel;
-use crate::design::{self, Design, Normal};
+use crate::design::{self, Design, DesignPart, Normal, Seen, lookback};
+use crate::explain::{Explanation, SERIES_MAX};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
+use crate::holidays::Holidays;
 use crate::metrics::mean_of_quantiles;
 
 /// Share of a line that is as much to it as the rest is to that share.
@@ -16,8 +18,10 @@ pub(super) struct Row<'a> {
     /// Relative to level and spread, as the features are.
     pub target: f32,
     pub weight: f32,
-    /// The interval of the series that it is about.
+    /// The interval of the series that it is about, …
     pub interval: usize,
+    /// … and its time of day, in intervals.
+    pub phase: usize,
     /// Step of its forecast, from 0.
     pub step: usize,
     /// Number of its origin among those of the series: rows of one depend on each other.
@@ -101,13 +105,14 @@ pub(super) struct Sample {
 impl Sample {
     /// Origins at all times of day that the task is about, further apart where there are more than `rows_max` rows. Where
     /// even one origin of each series is too much, some series stand for all.
-    pub fn new(panel: &Panel, design: &Design, task: &Task, rows_max: usize) -> Sample {
+    pub fn new(panel: &Panel, task: &Task, rows_max: usize) -> Sample {
         let horizon = task.horizon;
         let season = panel.frequency.season().max(1);
+        let first = design::first_origin(season);
         let lengths = || panel.series.iter().map(|series| series.values.len());
-        let origins: usize = lengths().map(|length| length.saturating_sub(design.first_origin())).sum();
+        let origins: usize = lengths().map(|length| length.saturating_sub(first)).sum();
         let mut apart = (season / task.origins_a_day.max(1)).max(1);
-        let farthest = panel.longest().saturating_sub(design.first_origin()).max(season);
+        let farthest = panel.longest().saturating_sub(first).max(season);
         while origins / apart * horizon > rows_max.max(1) && apart + season <= farthest {
             apart += season;
         }
@@ -117,10 +122,13 @@ impl Sample {
     }
 
     /// Hands the rows to `take`, with the number of their series, series by series and those of the oldest origin first.
-    pub fn each_row(self, panel: &Panel, design: &Design, mut take: impl FnMut(usize, Row<'_>)) {
-        for number in (0..panel.series.len()).step_by(self.every) {
-            let origins = self.origins.of_series(number, self.season, self.times);
-            each_row(panel, design, number, origins, |row| take(number, row));
+    pub fn each_row(self, panel: &Panel, seen: &Seen, holidays: &Holidays, mut take: impl FnMut(usize, Row<'_>)) {
+        let numbers = (0..panel.series.len()).step_by(self.every);
+        for part in seen.parts(panel, numbers, usize::MAX, self.origins.horizon, holidays) {
+            for (place, number) in part.numbers.iter().enumerate() {
+                let origins = self.origins.of_series(*number, self.season, self.times);
+                each_row(&part.panel, &part.design, place, origins, |row| take(*number, row));
+            }
         }
     }
 }
@@ -140,9 +148,35 @@ pub(super) fn each_row(panel: &Panel, design: &Design, number: usize, origins: O
             let target = ((f64::from(*value) - normal.level) / normal.spread) as f32;
             // What is lost is counted in the unit of the series, not in what its spread was at the time.
             let weight = series.weight(interval) * (normal.spread / design.spread(number)) as f32;
-            take(Row { features: &features, target, weight, interval, step, origin });
+            let phase = design.phase(number, interval);
+            take(Row { features: &features, target, weight, interval, phase, step, origin });
         }
     }
+}
+
+/// What `of` says of each series of a panel, which it is given some at a time, prepared for forecasts.
+pub(super) fn each_part<T>(
+    panel: &Panel,
+    seen: &Seen,
+    holidays: &Holidays,
+    horizon: usize,
+    of: impl FnMut(DesignPart) -> Vec<T>,
+) -> Vec<T> {
+    let numbers = 0..panel.series.len();
+    seen.parts(panel, numbers, lookback(panel.frequency), horizon, holidays).flat_map(of).collect()
+}
+
+/// The same of the first series alone that are explained, and how many there are beside them.
+pub(super) fn explained(
+    panel: &Panel,
+    seen: &Seen,
+    holidays: &Holidays,
+    horizon: usize,
+    of: impl FnMut(DesignPart) -> Vec<Explanation>,
+) -> (Vec<Explanation>, usize) {
+    let numbers = 0..SERIES_MAX;
+    let parts = seen.parts(panel, numbers, lookback(panel.frequency), horizon, holidays);
+    (parts.flat_map(of).collect(), panel.series.len().saturating_sub(SERIES_MAX))
 }
 
 /// The rows of the forecast of a series.

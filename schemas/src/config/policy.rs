@@ -92,8 +92,10 @@ pub enum Approval {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
-    /// Which model is trained: `auto` (several, weighted by what they forecast of days that they had not seen), or one of
-    /// those that `meterline models kinds` lists. Default `quantile_mlp`.
+    /// Which model is trained: one of those that `meterline models kinds` lists. `auto` (several, weighted by what they
+    /// forecast of days that they had not seen) is the best, and takes many times as long. An infer run shows most kinds
+    /// twelve weeks of each series, and `quantile_mlp` its context alone, which a group of a million quarter-hourly series
+    /// needs. Default `quantile_mlp`.
     pub kind: Option<String>,
     /// Longest training time. Default `10m`; what was learned by then is kept.
     pub train_time: Option<Span>,

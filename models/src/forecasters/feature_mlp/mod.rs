@@ -25,11 +25,11 @@ use burn::backend::{Cuda, cuda::CudaDevice};
 use self::network::{Input, Network, Shape};
 use self::scaled::Scaled;
 use self::training::{Running, batches};
-use super::direct::{Ahead, Sample, ahead, check_length, restored, too_short};
+use super::direct::{self, Ahead, Sample, ahead, check_length, restored, too_short};
 use super::neural::{Constants, OUTPUTS};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
-use crate::design::{Design, Normal, Seen, lookback};
+use crate::design::{DesignPart, Normal, Seen};
 use crate::device::{Device, DeviceError};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, LinearError, Problem, Standardised, default_lambdas, ridge};
@@ -134,10 +134,9 @@ impl Model for FeatureMlp {
 
     /// Where `progress` breaks, networks stay as they are by then.
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-        let design = Design::new(panel, task.horizon, &task.holidays);
         check_length(NAME, panel, task.horizon)?;
-        let sample = Sample::new(panel, &design, task, self.spec.rows_max);
-        let mut rows = Rows::of(panel, &design, sample);
+        let seen = Seen::of(panel);
+        let mut rows = Rows::of(panel, &seen, task, self.spec.rows_max);
         if rows.targets.is_empty() {
             return Err(too_short(NAME, panel, task.horizon));
         }
@@ -168,7 +167,7 @@ impl Model for FeatureMlp {
         };
         let kept = Kept {
             task: task.clone(),
-            seen: design.seen().clone(),
+            seen,
             numbers: (1..).zip(&panel.series).map(|(number, series)| (series.id.clone(), number)).collect(),
             scaled,
             unit: line.error,
@@ -242,9 +241,9 @@ impl Rows {
         Rows { features: Vec::new(), width, targets: Vec::new(), weights: Vec::new(), series: Vec::new() }
     }
 
-    fn of(panel: &Panel, design: &Design, sample: Sample) -> Rows {
-        let mut rows = Rows::none(design.width());
-        sample.each_row(panel, design, |number, row| {
+    fn of(panel: &Panel, seen: &Seen, task: &Task, rows_max: usize) -> Rows {
+        let mut rows = Rows::none(seen.names(panel, task.horizon).width());
+        Sample::new(panel, task, rows_max).each_row(panel, seen, &task.holidays, |number, row| {
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);
             rows.weights.push(row.weight);
@@ -419,15 +418,21 @@ impl Forecaster for FittedFeatureMlp {
 
     /// A series that it was not fitted to gets what holds for all.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.kept.task.holidays, &self.kept.seen);
+        let Kept { task, seen, .. } = &self.kept;
+        direct::each_part(panel, seen, &task.holidays, horizon, |part| self.forecast_part(&part, horizon))
+    }
+}
+
+impl FittedFeatureMlp {
+    fn forecast_part(&self, part: &DesignPart, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let DesignPart { panel, design, .. } = part;
         if design.width() != self.kept.shape.features || horizon == 0 {
             return vec![Err(NoForecast::NotFinite); panel.series.len()];
         }
         let numbers: Vec<usize> = (0..panel.series.len()).collect();
         let mut forecasts = Vec::with_capacity(numbers.len());
         for chunk in numbers.chunks((FORECAST_ROWS / horizon).max(1)) {
-            let rows: Vec<_> = chunk.par_iter().map(|number| ahead(panel, &design, *number, horizon)).collect();
+            let rows: Vec<_> = chunk.par_iter().map(|number| ahead(panel, design, *number, horizon)).collect();
             let (mut features, mut series) = (Vec::new(), Vec::new());
             for (number, ahead) in chunk.iter().zip(&rows) {
                 let Ok(Ahead { rows, .. }) = ahead else { continue };

@@ -20,13 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use self::parts::{Parts, Rows};
 use super::basis::KNOTS;
-use super::direct::{Ahead, Origins, Row, Sample, ahead, check_length, each_row, restored};
+use super::direct::{self, Ahead, Origins, Row, Sample, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
-use crate::design::{Design, Seen, lookback};
+use crate::design::{Design, DesignPart, Seen};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
-use crate::holidays::Holidays;
 use crate::search::{Configuration, Domain, Parameter};
 
 /// Most rows that lines of all series are fitted to.
@@ -99,46 +98,49 @@ impl Model for LinearQuantile {
     }
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-        let design = Design::new(panel, task.horizon, &task.holidays);
-        Ok(Box::new(self.fit_to(panel, &design, task, progress)?))
+        Ok(Box::new(self.fit_to(panel, &Seen::of(panel), task, progress)?))
     }
 }
 
 impl LinearQuantile {
-    /// Fits it to the rows of a design of the panel.
+    /// Fits it to the rows of a panel that has this to be seen.
     pub(super) fn fit_to(
         &self,
         panel: &Panel,
-        design: &Design,
+        seen: &Seen,
         task: &Task,
         progress: Progress<'_>,
     ) -> Result<FittedLinear, FitError> {
         check_length(self.name(), panel, task.horizon)?;
         let lengths = (panel.frequency.season(), task.horizon);
-        let (task, seen) = (task.clone(), design.seen().clone());
+        let names = seen.names(panel, task.horizon);
+        let (task, seen) = (task.clone(), seen.clone());
         if self.spec.shared {
-            let rows = self.rows_of_all(panel, design, &task);
-            let shared = Parts::fit(&rows, design.width(), design.bent(), &self.spec, lengths);
-            let shared = shared.ok_or_else(|| self.too_short(panel, design, task.horizon))?;
-            let names = design.names().to_vec();
+            let rows = self.rows_of_all(panel, &seen, &task, names.width());
+            let shared = Parts::fit(&rows, names.width(), names.bent(), &self.spec, lengths);
+            let shared = shared.ok_or_else(|| self.too_short(panel, &names, task.horizon))?;
+            let names = names.names().to_vec();
             return Ok(FittedLinear { task, seen, names, shared: Some(shared), fitted: BTreeMap::new() });
         }
-        let width = design.own_width();
+        let width = names.own_width();
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
-        for (number, series) in panel.series.iter().enumerate() {
-            let rows = self.rows(panel, design, number, &task);
-            if let Some(parts) = Parts::fit(&rows, width, design.bent(), &self.spec, lengths) {
-                fitted.insert(series.id.clone(), parts);
-            }
-            if progress(Done::share((number + 1) as f64 / panel.series.len() as f64)).is_break() {
-                break;
+        let numbers = 0..panel.series.len();
+        'all: for part in seen.parts(panel, numbers, usize::MAX, task.horizon, &task.holidays) {
+            for (place, number) in part.numbers.iter().enumerate() {
+                let rows = self.rows(&part, place, &task, width);
+                if let Some(parts) = Parts::fit(&rows, width, names.bent(), &self.spec, lengths) {
+                    fitted.insert(panel.series[*number].id.clone(), parts);
+                }
+                if progress(Done::share((number + 1) as f64 / panel.series.len() as f64)).is_break() {
+                    break 'all;
+                }
             }
         }
         if fitted.is_empty() {
-            return Err(self.too_short(panel, design, task.horizon));
+            return Err(self.too_short(panel, &names, task.horizon));
         }
-        let names = design.names()[..width].to_vec();
+        let names = names.names()[..width].to_vec();
         Ok(FittedLinear { task, seen, names, shared: None, fitted })
     }
 }
@@ -149,33 +151,34 @@ impl LinearQuantile {
         FitError::TooShort { model: self.name().into(), needed, longest: panel.longest(), series: panel.series.len() }
     }
 
-    // Those of one series.
-    fn rows(&self, panel: &Panel, design: &Design, number: usize, task: &Task) -> Rows {
+    // Those of the series at this place of a part.
+    fn rows(&self, part: &DesignPart, place: usize, task: &Task, width: usize) -> Rows {
+        let DesignPart { panel, design, .. } = part;
         let season = panel.frequency.season();
         let apart = (season / task.origins_a_day.max(1)).max(1);
         let mut rows = Rows::default();
-        each_row(panel, design, number, Origins::even(apart, task.horizon), |row| {
-            self.take(&mut rows, panel, design, number, row, design.own_width());
+        each_row(panel, design, place, Origins::even(apart, task.horizon), |row| {
+            self.take(&mut rows, panel, place, row, width);
         });
         rows
     }
 
     // Some of those of all series, where there are too many.
-    fn rows_of_all(&self, panel: &Panel, design: &Design, task: &Task) -> Rows {
+    fn rows_of_all(&self, panel: &Panel, seen: &Seen, task: &Task, width: usize) -> Rows {
         let mut rows = Rows::default();
-        Sample::new(panel, design, task, ROWS_MAX).each_row(panel, design, |number, row| {
-            self.take(&mut rows, panel, design, number, row, design.width());
+        Sample::new(panel, task, ROWS_MAX).each_row(panel, seen, &task.holidays, |number, row| {
+            self.take(&mut rows, panel, number, row, width);
         });
         rows
     }
 
     // Takes so many features of a row of a series.
-    fn take(&self, rows: &mut Rows, panel: &Panel, design: &Design, number: usize, row: Row<'_>, width: usize) {
+    fn take(&self, rows: &mut Rows, panel: &Panel, number: usize, row: Row<'_>, width: usize) {
         let age = (panel.series[number].values.len() - row.interval) as f64 / panel.frequency.season() as f64;
         rows.features.extend_from_slice(&row.features[..width]);
         rows.targets.push(row.target);
         rows.weights.push(row.weight * 0.5_f64.powf(age / self.spec.half_life_days) as f32);
-        rows.places.push((design.phase(number, row.interval), row.step));
+        rows.places.push((row.phase, row.step));
     }
 }
 
@@ -190,8 +193,7 @@ fn needed(panel: &Panel, design: &Design, horizon: usize) -> usize {
 
 /// Intervals that a series of such a panel needs, about; it may have none.
 pub(crate) fn needs(panel: &Panel, horizon: usize) -> usize {
-    let empty = panel.with(Vec::new());
-    needed(panel, &Design::new(&empty, horizon, &Holidays::none()), horizon)
+    needed(panel, &Seen::of(&panel.with(Vec::new())).names(panel, horizon), horizon)
 }
 
 /// A fitted one.
@@ -293,10 +295,10 @@ impl Forecaster for FittedLinear {
 
     /// Series that it was not fitted to have no forecast, but of lines that all share.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
-        let numbers = 0..panel.series.len();
-        numbers.into_par_iter().map(|number| self.forecast_series(panel, &design, number, horizon)).collect()
+        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |DesignPart { panel, design, .. }| {
+            let numbers = (0..panel.series.len()).into_par_iter();
+            numbers.map(|number| self.forecast_series(&panel, &design, number, horizon)).collect()
+        })
     }
 
     /// Coefficients of the median: of all series together those of the features, of each series also those of the pieces
@@ -330,12 +332,12 @@ impl Forecaster for FittedLinear {
 
     /// What each feature adds to the median.
     fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
-        let panel = &panel.newest(lookback(panel.frequency));
-        let design = Design::with(panel, horizon, &self.task.holidays, &self.seen);
-        let numbers = (0..panel.series.len().min(SERIES_MAX)).into_par_iter();
-        let explained = numbers.map(|number| self.explain_series(panel, &design, number, horizon));
-        let mut rows: Vec<Explanation> = explained.collect::<Vec<_>>().concat();
-        let rest = panel.series.len().saturating_sub(SERIES_MAX);
+        let holidays = &self.task.holidays;
+        let (mut rows, rest) =
+            direct::explained(panel, &self.seen, holidays, horizon, |DesignPart { panel, design, .. }| {
+                let numbers = (0..panel.series.len()).into_par_iter();
+                numbers.map(|number| self.explain_series(&panel, &design, number, horizon)).collect::<Vec<_>>().concat()
+            });
         rows.extend((rest > 0).then(|| Explanation::left_out(self.name(), "series", rest)));
         rows
     }

@@ -8,6 +8,7 @@ use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
 use crate::forecasters::classical::Classical;
 use crate::forecasters::feature_mlp::FeatureMlp;
 use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec, NAME_OF_SHARED};
+use crate::forecasters::quantile_mlp::Mlp;
 use crate::forecasters::seasonal_naive::Naive;
 use crate::forecasters::window_linear::WindowLinear;
 use crate::statistics::Method;
@@ -32,6 +33,7 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
         Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
         Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
         Box::new(FeatureMlp::default()),
+        Box::new(Mlp::default()),
         Box::new(BoostedTrees::default()),
         Box::new(BoostedTrees::on_residuals()),
         Box::new(Named { name: "boosted_deep", model: BoostedTrees { spec: deep } }),

@@ -94,7 +94,7 @@ impl Design {
     }
 
     /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them
-    /// ([`Design::seen`]). The newest [`lookback`] values of the panel are enough.
+    /// ([`Seen::of`]). The newest [`lookback`] values of the panel are enough.
     pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, seen: &Seen) -> Design {
         let mut days = HashMap::new();
         let prepared = panel.series.iter().map(|series| {
@@ -123,9 +123,6 @@ impl Design {
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
-        let of_labels: Vec<String> = seen.labels.iter().flat_map(|label| label.names()).collect();
-        design.of_labels = of_labels.len();
-        design.names.extend(of_labels);
         let with_year = seen.with_year;
         let bent = |name: &str| {
             let mut bent = vec![name.to_owned(), format!("{name}_mean_24h")];
@@ -135,12 +132,10 @@ impl Design {
         let bent: Vec<String> = design.weather.iter().flat_map(|name| bent(name)).collect();
         let places = (0..).zip(&design.names).filter(|(_, name)| bent.contains(name));
         design.bent = places.map(|(place, _)| place).collect();
+        let of_labels: Vec<String> = seen.labels.iter().flat_map(|label| label.names()).collect();
+        design.of_labels = of_labels.len();
+        design.names.extend(of_labels);
         design
-    }
-
-    /// What rows know of the panel that they were made of.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
     }
 
     /// Names of the features, in their order.

@@ -111,7 +111,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::linear())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
-        needs: |panel, _| design::year(panel.frequency),
+        needs: |panel, task| design::year(panel.frequency).max(linear_quantile::needs(panel, task.horizon)),
         tuning: None,
         sees: Sees::Covariates,
     },
@@ -121,7 +121,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::mlp())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
-        needs: |panel, _| design::year(panel.frequency),
+        needs: |panel, task| design::year(panel.frequency).max(direct::needs(panel, task.horizon)),
         tuning: None,
         sees: Sees::All,
     },
@@ -131,7 +131,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::trees())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
-        needs: |panel, _| design::year(panel.frequency),
+        needs: |panel, task| design::year(panel.frequency).max(direct::needs(panel, task.horizon)),
         tuning: None,
         sees: Sees::All,
     },
@@ -143,7 +143,7 @@ pub const KINDS: &[Kind] = &[
         lookback: |frequency, task| {
             let of_windows = window_linear::lookback(frequency);
             let of_members = classical::lookback(frequency).max(design::lookback(frequency)).max(of_windows);
-            of_members + follow::lookback(frequency, task.horizon)
+            of_members.max(task.context) + follow::lookback(frequency, task.horizon)
         },
         needs: of_seasons,
         tuning: None,
@@ -204,7 +204,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(LinearQuantile { spec: LinearSpec::shared() })),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
         lookback: calibrated,
-        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
+        needs: |panel, task| direct::needs(panel, task.horizon),
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::shared().with(settings) }),
@@ -389,11 +389,12 @@ mod tests {
         assert!(find("crystal_ball").is_none());
     }
 
-    // Of one series, the longest that there is.
     #[test]
     fn a_kind_can_be_fitted_to_as_much_history_as_it_says_that_it_needs() {
         let mut all = panel(400);
-        all.series.truncate(1);
+        // Several: what all share is learned from all of them.
+        let copy = |number: usize| Series { id: format!("s{number}"), ..all.series[number % 2].clone() };
+        all.series = (0..12).map(copy).collect();
         let task = Task { origins_a_day: 4, ..Task::new(48, 7 * 24, 1) };
         for kind in KINDS.iter().filter(|kind| kind.name != auto::NAME) {
             let needs = kind.needs(&all.with(Vec::new()), &task);

@@ -13,6 +13,9 @@ use super::m4::{self, M4Hourly};
 use super::models::fit;
 use super::{Metric, PeerRow};
 
+/// Shares that intervals are to hold, of which is said what they hold.
+const SHARES: [f64; 3] = [0.8, 0.9, 0.95];
+
 /// What one model scored.
 pub struct Row {
     /// Its name.
@@ -43,8 +46,11 @@ pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table,
     let (panel, scales) = alike(&data.panel);
     let longest = panel.longest();
     let task = Task::new(m4::HORIZON, longest / 2, seed);
-    let ends = [0.5 - m4::INTERVAL / 2.0, 0.5 + m4::INTERVAL / 2.0].map(|level| index_of(&LEVELS, level));
-    let [Some(low), Some(high)] = ends else { return Err("no quantiles at the ends of the interval of MSIS".into()) };
+    let ends = |share: f64| {
+        let [low, high] = [0.5 - share / 2.0, 0.5 + share / 2.0].map(|level| index_of(&LEVELS, level));
+        low.zip(high).ok_or_else(|| format!("no quantiles at the ends of the interval of {:.0} %", 100.0 * share))
+    };
+    let (low, high) = ends(m4::INTERVAL)?;
     let mut rows = Vec::new();
     for name in models {
         let fitted = fit(name, "M4", &panel, &task)?;
@@ -53,19 +59,28 @@ pub fn m4_hourly(data: &M4Hourly, models: &[String], seed: u64) -> Result<Table,
         eprintln!("M4 {name}: forecast in {:.1} s", begun.elapsed().as_secs_f64());
         let mut medians = Vec::with_capacity(forecasts.len());
         let mut intervals = Vec::with_capacity(forecasts.len());
-        for ((series, scale), forecast) in panel.series.iter().zip(&scales).zip(forecasts) {
+        let mut within = SHARES.map(|share| (share, 0.0));
+        let mut all = 0.0;
+        for (((series, scale), forecast), actuals) in panel.series.iter().zip(&scales).zip(forecasts).zip(&data.actuals)
+        {
             let forecast = forecast.map_err(|error| format!("M4 {name}: series {}: {error}", series.id))?;
             medians.push(forecast.quantiles.iter().map(|q| scale * q[MEDIAN]).collect());
             intervals.push(forecast.quantiles.iter().map(|q| [scale * q[low], scale * q[high]]).collect());
+            all += actuals.len() as f64;
+            for (share, within) in &mut within {
+                let (low, high) = ends(*share)?;
+                let is_within = |(q, y): &(&[f64; LEVELS.len()], &f32)| {
+                    (scale * q[low]..=scale * q[high]).contains(&f64::from(**y))
+                };
+                *within += forecast.quantiles.iter().zip(actuals).filter(is_within).count() as f64;
+            }
         }
         let (Some(points), Some(msis)) = (data.score(&medians), data.msis(&intervals)) else {
             return Err(format!("M4 {name}: forecasts of another length"));
         };
-        let covered = data.actuals.iter().zip(&intervals).flat_map(|(actuals, intervals): (_, &Vec<[f64; 2]>)| {
-            actuals.iter().zip(intervals).map(|(y, [low, high])| (*low..=*high).contains(&f64::from(*y)))
-        });
-        let (inside, all) = covered.fold((0.0, 0.0), |(inside, all), is| (inside + f64::from(u8::from(is)), all + 1.0));
-        eprintln!("M4 {name}: {:.3} of all values within the interval of MSIS", inside / all);
+        for (share, within) in within {
+            eprintln!("M4 {name}: {:.3} of all values within the interval of {:.0} %", within / all, 100.0 * share);
+        }
         rows.push(Row {
             model: name.clone(),
             figures: vec![

@@ -21,7 +21,7 @@ use crate::ingest::process::usage;
 use crate::report::{alone, smaller};
 
 /// The models.
-pub const MODELS: [&str; 4] = ["theta", "mstl", "linear_quantile", "boosted_trees"];
+pub const MODELS: [&str; 6] = ["theta", "mstl", "global_linear", "linear_quantile", "boosted_trees", "feature_mlp"];
 /// Of whatever is random.
 const SEED: u64 = 1;
 

@@ -25,7 +25,7 @@ pub enum LabelFileError {
         source: csv::Error,
     },
     /// A column is not there.
-    #[error("the labels in {} have no column `{column}`; there are: {known}. Name the column", path.display())]
+    #[error("the labels in {} have no column `{column}`; there are: {known}. Name one of these, or correct the first row", path.display())]
     NoColumn {
         /// The file.
         path: PathBuf,

@@ -10,7 +10,7 @@ use meterline_connectors::files::labels::{self, LabelFileError};
 use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
-use meterline_models::registry::{self, Kind};
+use meterline_models::registry::{self, Kind, Sees};
 use meterline_schemas::config::{Config, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
@@ -109,7 +109,12 @@ impl OfflineArgs {
             eprintln!("covariates of {count} series without a reading are left out, such as of `{first}`");
         }
         if let Some(labels) = &labels {
-            found.panels.iter_mut().for_each(|of| labels.give(&mut of.panel));
+            let given = found.panels.iter_mut().fold(0, |given, of| given + labels.give(&mut of.panel));
+            if given == 0 {
+                return Err(CommandError::usage(
+                    "--labels: it names no series of the files: its `series_id` are those of the readings",
+                ));
+            }
         }
         Ok(found)
     }
@@ -182,7 +187,11 @@ impl OfflineArgs {
 
     /// The kind of model of this name.
     pub fn kind(&self, name: &str) -> Result<&'static Kind, CommandError> {
-        registry::find(name).ok_or_else(|| CommandError::usage(no_such_kind(name)))
+        let kind = registry::find(name).ok_or_else(|| CommandError::usage(no_such_kind(name)))?;
+        if self.labels.is_some() && kind.sees < Sees::All {
+            eprintln!("{name} makes no use of --labels; `meterline models kinds` says which models do");
+        }
+        Ok(kind)
     }
 
     /// Says how far something is, and ends it once its time is over.
@@ -214,16 +223,23 @@ impl Labels {
             zone: "UTC".into(),
         };
         let records = labels::read(path, &source).map_err(wrong)?;
+        let refuse = |what: String| Err(CommandError::usage(format!("--labels: {} {what}", path.display())));
         if names.is_empty() {
-            return Err(CommandError::usage(format!("--labels: {} has no column of labels", path.display())));
+            return refuse("has no column of labels beside `series_id`: add one, or leave it out".into());
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+            return refuse(format!("has two columns `{twice}`: rename one"));
         }
         let config = Config { labels: [("file".to_owned(), source)].into(), ..Config::default() };
         let labels = names.iter().map(|name| Label::of(&config, name)).collect();
         Ok(Labels { names, labels, said: LabelChange::of_file(0, records, 0).collect() })
     }
 
-    fn give(&self, panel: &mut Panel) {
-        let Some(origin) = panel.origin() else { return };
+    // How many labels the series of a panel get.
+    fn give(&self, panel: &mut Panel) -> usize {
+        let Some(origin) = panel.origin() else { return 0 };
+        let mut given = 0;
         let values = at_instant(&self.labels, self.said.iter().cloned(), origin);
         for (name, found) in self.names.iter().zip(set(panel, &self.names, &values)) {
             let (all, frequency) = (panel.series.len(), panel.frequency);
@@ -231,7 +247,9 @@ impl Labels {
                 "label `{name}`: {} of {all} series of {frequency} have one of {} values",
                 found.series, found.values
             );
+            given += found.series;
         }
+        given
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use futures::StreamExt;
 use jiff::tz::TimeZone;
-use meterline_models::data::{Panel, Series};
+use meterline_models::data::{Covariate, Panel, Series};
 use meterline_models::forecaster::Task;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::registry;
@@ -18,9 +18,11 @@ use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
 
 use super::context::StepContext;
+use super::covariates;
 use super::error::{Doing, StepError};
 use crate::ingest::groups::group_id;
 use crate::ingest::names::Names;
+use crate::metadata::records::RunSpec;
 use crate::sql::{self, TableVersions};
 
 /// Series of one group with their units.
@@ -226,6 +228,20 @@ pub fn shown(policy: &ResolvedPolicy) -> usize {
     policy.context.max(of_model).max(SeasonalNaive::history(policy.frequency, policy.horizon))
 }
 
+/// Intervals of history that a build takes: what the policy's kind of model needs, before what evaluation keeps to itself.
+pub fn needed(policy: &ResolvedPolicy, zone: &TimeZone, covariates: Vec<Covariate>) -> usize {
+    let panel = Panel { covariates, ..Panel::new(policy.frequency, zone.clone(), Vec::new()) };
+    let task = Task::new(policy.horizon, policy.context, policy.seed);
+    let of_kind = registry::find(&policy.model).map_or(0, |kind| kind.needs(&panel, &task));
+    policy.history_least().max(of_kind + policy.evaluate_windows * policy.horizon)
+}
+
+/// Intervals before the origin that a build is trained on and evaluated by: those of the policy, or what it needs, where
+/// that is more.
+pub fn trained(spec: &RunSpec, zone: &TimeZone) -> usize {
+    spec.policy.history.max(needed(&spec.policy, zone, covariates::of(&spec.covariates)))
+}
+
 /// Reads the group's intervals with `from <= start` and `end <= until`, and none that ends after the origin, at the
 /// run's pinned version; of all series, or of the given ones.
 pub async fn read(
@@ -313,7 +329,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array};
     use arrow::datatypes::{Field, Schema};
     use datafusion::prelude::SessionContext;
-    use meterline_models::data::{Column, Covariate, Known};
+    use meterline_models::data::{Column, Known};
     use meterline_schemas::time::HOUR;
     use proptest::prelude::*;
 

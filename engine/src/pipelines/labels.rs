@@ -1,14 +1,16 @@
 //! Labels of the series of a run, as they hold at its origin: read once, in its first step.
 //!
-//! Where there are roll-ups the stream keeps them up, whoever says them; else those of files are read here.
+//! Where there are roll-ups the stream keeps them up, whoever says them (of files at its start); else those of files are
+//! read here, in each run.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use meterline_connectors::lake::snapshot;
 use meterline_models::data::Panel;
 use meterline_schemas::Micros;
 use meterline_schemas::tables::INTERVALS;
+use meterline_schemas::time::format_micros;
 
 use super::context::StepContext;
 use super::error::{Doing, StepError};
@@ -29,7 +31,7 @@ pub fn in_words(names: &[String]) -> String {
     if words.is_empty() { "no labels".to_owned() } else { words.join(", ") }
 }
 
-/// Those among these names that are not among the others.
+/// The first of these names that is not among the others.
 pub fn missing<'n>(names: &'n [String], there: &[String]) -> Option<&'n str> {
     names.iter().find(|name| !there.contains(name)).map(String::as_str)
 }
@@ -40,9 +42,10 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
     if names.is_empty() {
         return Ok((history, Vec::new()));
     }
-    let labels: Vec<Label> = names.iter().map(|name| Label::of(&ctx.env.config, name)).collect();
-    let values =
-        if ctx.env.config.rollup.is_empty() { of_files(ctx, labels).await? } else { of_stream(ctx, labels).await? };
+    let values = match ctx.env.config.rollup.is_empty() {
+        true => of_files(ctx).await?,
+        false => of_stream(ctx, &history.panel).await?,
+    };
     let mut without = Vec::new();
     for (name, Found { series, values }) in names.iter().zip(set(&mut history.panel, names, &values)) {
         let all = history.panel.series.len();
@@ -54,30 +57,62 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
     Ok((history, without))
 }
 
-// Those that the newest commit knows: what was said since the origin about an instant before it counts.
-async fn of_stream(ctx: &StepContext, labels: Vec<Label>) -> Result<Values, StepError> {
+// Those that the newest commit knows of the series of a panel: what was said since the origin about an instant before it
+// counts.
+async fn of_stream(ctx: &StepContext, panel: &Panel) -> Result<Values, StepError> {
     let doing = || "reading the labels of series".to_owned();
     let mut values = Values::new();
     let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(values) };
     let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(values) };
-    let (givers, at) = (Givers::new(&ctx.env.config), ctx.spec.origin);
+    let (config, at) = (&ctx.env.config, ctx.spec.origin);
+    let labels: Vec<Label> = ctx.spec.policy.labels.iter().map(|name| Label::of(config, name)).collect();
+    let (givers, wanted) = (Givers::new(config), panel.series.iter().map(|series| series.id.as_str()));
+    let wanted: HashSet<&str> = wanted.collect();
     each_member(&ctx.env.lake, &state, |saved, _| {
-        let member = givers.restore(&saved);
-        values.insert(Arc::clone(&member.series), of_member(&labels, &member, at));
+        if wanted.contains(&*saved.series) {
+            let member = givers.restore(&saved);
+            values.insert(Arc::clone(&member.series), of_member(&labels, &member, at));
+        }
     })
     .await
     .doing(doing)?;
     Ok(values)
 }
 
-async fn of_files(ctx: &StepContext, labels: Vec<Label>) -> Result<Values, StepError> {
-    let (env, at) = (Arc::clone(&ctx.env), ctx.spec.origin);
+// Those of the files that the policy's labels come from; no other file can fail the run.
+async fn of_files(ctx: &StepContext) -> Result<Values, StepError> {
+    let (env, at, names) = (Arc::clone(&ctx.env), ctx.spec.origin, ctx.spec.policy.labels.clone());
     ctx.blocking(move || {
-        let sources = rollup::restore::files(&env.config, env.directory());
-        let said = sources.doing(|| "reading the labels of series".to_owned())?;
+        let mut config = env.config.clone();
+        config.labels.retain(|_, source| names.iter().any(|name| source.labels.contains_key(name)));
+        let labels: Vec<Label> = names.iter().map(|name| Label::of(&config, name)).collect();
+        let said =
+            rollup::restore::files(&config, env.directory()).doing(|| "reading the labels of series".to_owned())?;
         Ok(at_instant(&labels, said, at))
     })
     .await
+}
+
+/// That no series has a label, where it should come from, and what to do.
+pub fn refuse(ctx: &StepContext, name: &str) -> StepError {
+    let config = &ctx.env.config;
+    let of_sources = config.labels.iter().filter(|(_, source)| source.labels.contains_key(name));
+    let of_feeds = config.feed.iter().filter(|(_, feed)| feed.labels.contains_key(name));
+    let sources = of_sources.map(|(source, of)| match of.file.as_ref().or(of.topic.as_ref()) {
+        Some(from) => format!("labels.{source} ({from})"),
+        None => format!("labels.{source}"),
+    });
+    let sources: Vec<String> = sources.chain(of_feeds.map(|(feed, _)| format!("readings of feed.{feed}"))).collect();
+    StepError::failed(
+        format!("giving the series of {} their label `{name}`", ctx.spec.group_id),
+        format!(
+            "no series has it at {}; it comes from {}: correct that (identifiers are those of `series`, with their prefix), \
+             or take it out of the labels of {}",
+            format_micros(ctx.spec.origin),
+            sources.join(", "),
+            ctx.spec.policy.source
+        ),
+    )
 }
 
 /// What labels are at an instant, by what was said.

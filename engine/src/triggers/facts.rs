@@ -7,9 +7,6 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArra
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Float64Type, Schema};
 use jiff::tz::TimeZone;
-use meterline_models::data::Panel;
-use meterline_models::forecaster::Task;
-use meterline_models::registry;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, resolve_policy};
 use meterline_schemas::facts::{Facts, fact_schema};
@@ -25,7 +22,7 @@ use crate::ingest::state::{FeedState, IngestState};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
 use crate::metadata::records::{ModelRecord, Pipeline, RunRecord, RunSpec, Status};
-use crate::pipelines::{SEASONAL_NAIVE, covariates};
+use crate::pipelines::{SEASONAL_NAIVE, covariates, history};
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Runs of a pipeline that are looked back at for failures in a row.
@@ -142,10 +139,10 @@ impl FactSource {
                 Some(run) => self.scores(env, committed, &group, champion.as_ref(), &run.spec.run_id).await,
                 None => Scores::default(),
             };
+            let needed = history_needed(&env.config, &group);
             for (pipeline, runs) in &histories {
                 let pipeline = *pipeline;
                 let catch_up = env.config.ingest.catch_up_records;
-                let needed = history_needed(&env.config, &group);
                 let values = values(catch_up, &group, needed, champion.as_ref(), champion_is_new, &scores, runs);
                 let facts = Facts { group_id: group.group_id.clone(), pipeline: pipeline.trigger().into(), values };
                 let mut history = history(runs, &group);
@@ -279,15 +276,10 @@ fn values(
     }
 }
 
-// Intervals that a build takes: what the kind of model needs, before what evaluation keeps to itself.
 fn history_needed(config: &Config, group: &GroupSummary) -> usize {
     let policy = resolve_policy(group.frequency, &config.policy);
-    let covariates = covariates::of(&covariates::configured(config, &policy));
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
-    let panel = Panel { covariates, ..Panel::new(group.frequency, zone, Vec::new()) };
-    let task = Task::new(policy.horizon, policy.context, policy.seed);
-    let of_kind = registry::find(&policy.model).map_or(0, |kind| kind.needs(&panel, &task));
-    policy.history_least().max(of_kind + policy.evaluate_windows * policy.horizon)
+    history::needed(&policy, &zone, covariates::of(&covariates::configured(config, &policy)))
 }
 
 fn failures_in_row(runs: &[RunRecord]) -> u32 {

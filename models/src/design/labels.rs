@@ -1,5 +1,5 @@
-//! What is said of a series as a whole, as features: of a label with few values a flag for each, of one with many, all of
-//! them numbers (a rated power, a floor area), the number.
+//! What is said of a series as a whole, as features: of a label with few values a flag for each; of one with many, or with
+//! another of nearly each series, all of them numbers (a rated power, a floor area), the number.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,9 @@ use crate::data::{Panel, Series};
 const FLAGS_MAX: usize = 24;
 /// Series that a value needs for a flag: what one series has alone says nothing of others.
 const SERIES_MIN: usize = 2;
+/// Different numbers from which on a label may be one, and the share of series whose value has to be a number then.
+const NUMBERS_MIN: usize = 3;
+const NUMBERS_SHARE: f64 = 0.9;
 /// Standard deviations from the mean that a number counts, at most.
 const FARTHEST: f32 = 3.0;
 
@@ -64,9 +67,14 @@ impl Values {
             .iter()
             .filter_map(|series| series.label(place))
             .for_each(|value| *counts.entry(value).or_default() += 1);
-        if counts.len() > FLAGS_MAX
-            && let Some(numbers) = counts.iter().map(|(value, count)| Some((number(value)?, *count))).collect()
-        {
+        let all: usize = counts.values().sum();
+        let alone = counts.values().filter(|count| **count < SERIES_MIN).count();
+        let numbers: Vec<(f32, usize)> =
+            counts.iter().filter_map(|(value, count)| Some((number(value)?, *count))).collect();
+        let of_numbers: usize = numbers.iter().map(|(_, count)| count).sum();
+        // Too many, or mostly of one series each, to be names of something.
+        let is_measured = counts.len() > FLAGS_MAX || 2 * alone > all;
+        if is_measured && numbers.len() >= NUMBERS_MIN && of_numbers as f64 >= NUMBERS_SHARE * all as f64 {
             return Values::of_numbers(numbers);
         }
         let mut values: Vec<(&str, usize)> = counts.into_iter().filter(|(_, count)| *count >= SERIES_MIN).collect();
@@ -150,6 +158,12 @@ mod tests {
         let features: Vec<f32> = shown.series.iter().flat_map(|series| seen.features(&shown, series)).collect();
         assert!(features[0].abs() < 1e-6, "the mean: {features:?}");
         assert_eq!(features[1..], [3.0, 0.0, 0.0]);
+        // A few buildings with their floor areas, one of which nobody knows.
+        let few = of(&|series| if series == 7 { "unknown".to_owned() } else { format!("{}.5", series % 79) });
+        assert_eq!(few.names(), ["power"]);
+        let rows: Vec<[Option<&str>; 1]> = ["120", "95.5", "310"].iter().map(|value| [Some(*value)]).collect();
+        let rows: Vec<&[Option<&str>]> = rows.iter().map(|row| &row[..]).collect();
+        assert_eq!(SeenLabel::all_of(&panel(&["area"], &rows)).remove(0).names(), ["area"]);
         // Few numbers are names of something.
         assert_eq!(of(&|series| format!("{}", series % 3)).names(), ["power=0", "power=1", "power=2"]);
         // Of 31 texts those of three series each.

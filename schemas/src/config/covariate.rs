@@ -174,9 +174,17 @@ fn label_fault(config: &Config, key: &str, labels: &[String]) -> Option<(String,
             };
             return found(key.to_owned(), format!("{key}: there is no label `{label}`"), &remedy);
         }
-        if !is_of_file && config.rollup.is_empty() {
+        let takes =
+            |feed: &String| config.rollup.values().any(|rollup| rollup.feeds.is_empty() || rollup.feeds.contains(feed));
+        let is_of_topic = of_sources().any(|known| known == label) && !config.rollup.is_empty();
+        let is_kept = config.feed.iter().any(|(feed, of)| of.labels.contains_key(label) && takes(feed));
+        if !is_of_file && !is_of_topic && !is_kept {
             let message = format!("{key}: `{label}` comes from the stream, where it is kept for roll-ups alone");
-            return found(key.to_owned(), message, "give it in a file of [labels.*], or configure a roll-up");
+            return found(
+                key.to_owned(),
+                message,
+                "give it in a file of [labels.*], or configure a roll-up of its feed",
+            );
         }
         if !seen.insert(label) {
             return found(key.to_owned(), format!("{key} names `{label}` twice"), "name each once");
@@ -255,7 +263,7 @@ mod tests {
             (
                 format!("{}{POLICY}labels = [\"tariff\"]\n", labels.replace("file", "topic")),
                 7,
-                "is kept for roll-ups alone; give it in a file of [labels.*], or configure a roll-up",
+                "is kept for roll-ups alone; give it in a file of [labels.*], or configure a roll-up of its feed",
             ),
             (format!("{POLICY}estimated_weight = 1.5\n"), 4, "is not between 0 and 1; use a share"),
             (format!("{POLICY}origins_a_day = 0\n"), 4, "is not between 1 and 24; use a number of times"),

@@ -99,7 +99,7 @@ pub struct ModelConfig {
     pub kind: Option<String>,
     /// Longest training time. Default `10m`; what was learned by then is kept.
     pub train_time: Option<Span>,
-    /// Most history that is trained on. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
+    /// Most history that is trained on, or what the kind of model needs (`history_needed`), where that is more. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
     /// months.
     pub history: Option<Span>,
     /// Time at the end of the group's history that evaluation keeps to itself, in horizons, at least 1. Default 3.

@@ -221,7 +221,7 @@ fn label_fault(config: &Config) -> Option<(String, String, String)> {
         }
         if feed.labels.len() > LABELS_MAX {
             let message = format!("feed.{name}.labels has more than {LABELS_MAX} labels");
-            return found(format!("feed.{name}.labels"), message, "keep those that roll-ups need");
+            return found(format!("feed.{name}.labels"), message, "keep those that roll-ups and models need");
         }
         for (label, field) in &feed.labels {
             let key = format!("feed.{name}.labels");
@@ -250,7 +250,7 @@ fn label_fault(config: &Config) -> Option<(String, String, String)> {
         }
         if source.labels.len() > LABELS_MAX {
             let message = format!("{key}.labels has more than {LABELS_MAX} labels");
-            return found(format!("{key}.labels"), message, "keep those that roll-ups need");
+            return found(format!("{key}.labels"), message, "keep those that roll-ups and models need");
         }
         if source.labels.is_empty() {
             let remedy = "map label names to fields, such as { site = \"site\" }";

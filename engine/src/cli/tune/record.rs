@@ -25,6 +25,7 @@ pub struct Header {
     /// What they see beside the series.
     pub covariates: Vec<Covariate>,
     /// Labels that they are told.
+    #[serde(default)]
     pub labels: Vec<String>,
     /// How much values count that were estimated or substituted.
     pub estimated_weight: f32,

@@ -152,9 +152,13 @@ impl History {
     /// A source said something.
     pub fn say(&mut self, given: Given) -> Said {
         match self.given.binary_search_by_key(&(given.source, given.valid_from), |g| (g.source, g.valid_from)) {
-            Ok(index) if self.given[index].position >= given.position => Said::Older,
+            Ok(index) if self.given[index].position > given.position => Said::Older,
             Ok(index) => {
                 let same = self.given[index].labels == given.labels;
+                // The same record says more than before where a label of its source is configured since.
+                if same && self.given[index].position == given.position {
+                    return Said::Older;
+                }
                 self.given[index] = given;
                 if same { Said::Repeated } else { Said::New }
             }

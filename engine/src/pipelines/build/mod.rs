@@ -46,7 +46,7 @@ pub fn evaluated(policy: &ResolvedPolicy) -> usize {
 
 /// Start of the first interval that may be trained on.
 pub fn trained_from(spec: &RunSpec, zone: &jiff::tz::TimeZone) -> Micros {
-    spec.frequency.advance(spec.origin, -(spec.policy.history as i64), zone)
+    spec.frequency.advance(spec.origin, -(history::trained(spec, zone) as i64), zone)
 }
 
 /// End of the last interval that may be trained on.

@@ -36,7 +36,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let zone = ctx.zone()?;
     let policy = &spec.policy;
     // What is trained on, and what evaluation shows the models, where that is more.
-    let length = policy.history.max(evaluated(policy));
+    let length = history::trained(spec, &zone).max(evaluated(policy));
     let from = spec.frequency.advance(spec.origin, -(length as i64), &zone);
     let until = trained_until(spec, &zone);
     let mut found = history::read(ctx, from, spec.origin, None).await?;
@@ -69,14 +69,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     }
     let (found, without) = labels::attach(ctx, found).await?;
     if let Some(name) = without.first() {
-        return Err(StepError::failed(
-            format!("preparing the label `{name}` of {}", spec.group_id),
-            format!(
-                "no series has it at {}, so nothing can be learned of it; correct its source, or take it out of the policy's \
-                 labels",
-                format_micros(spec.origin)
-            ),
-        ));
+        return Err(labels::refuse(ctx, name));
     }
     let grid: usize = found.panel.series.iter().map(|s| s.values.len()).sum();
     let intervals = found.intervals();

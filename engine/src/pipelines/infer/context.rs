@@ -73,8 +73,8 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
         ctx.warn(format!("the covariate `{name}` has no value in the time that is shown to the models"));
     }
     let (found, without) = labels::attach(ctx, found).await?;
-    for name in without {
-        ctx.warn(format!("the label `{name}` has no value in any series that is shown to the models"));
+    if let Some(name) = without.first() {
+        return Err(labels::refuse(ctx, name));
     }
     let (series, intervals) = (found.panel.series.len(), found.intervals());
     let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;

@@ -94,20 +94,19 @@ impl Auto {
         let named = |name: &String| candidates.iter().copied().find(|candidate| candidate.name() == name);
         let wanted: Vec<&dyn Model> = names.iter().filter_map(named).collect();
         let mut members = Vec::new();
-        let mut too_short = None;
+        let mut failed = None;
         for (number, model) in wanted.iter().enumerate() {
             let part = |done: usize| VALIDATION + (1.0 - VALIDATION) * done as f64 / wanted.len() as f64;
             let (from, to) = (part(number), part(number + 1));
             match model.fit(panel, task, &mut |done| progress(done.within(from, to))) {
                 Ok(fitted) => members.push(Some(fitted)),
-                Err(error @ FitError::TooShort { .. }) => {
+                Err(error) => {
                     members.push(None);
-                    too_short = Some(error);
+                    failed = Some(error);
                 }
-                Err(error) => return Err(error),
             }
         }
-        match too_short {
+        match failed {
             Some(error) if members.iter().all(Option::is_none) => Err(error),
             _ => Ok(fitted(members)),
         }
@@ -152,7 +151,7 @@ impl Learned {
 /// Several fitted models as one.
 pub struct FittedAuto {
     name: String,
-    // In the order of the combination; `None` for one that the history is too short for.
+    // In the order of the combination; `None` for one that could not be fitted, mostly because the history is too short.
     members: Vec<Option<Box<dyn Forecaster>>>,
     // `None` where the history is too short to learn anything, or lacks too much: the mean of all.
     learned: Option<Learned>,

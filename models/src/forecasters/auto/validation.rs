@@ -100,7 +100,7 @@ pub(super) struct Outcome {
 /// to the end are left out, but for the first.
 ///
 /// # Errors
-/// A candidate fails for another reason than that the history is too short.
+/// The only candidate fails for another reason than that the history is too short.
 pub(super) fn validate(
     candidates: &[&dyn Model],
     panel: &Panel,
@@ -128,6 +128,8 @@ pub(super) fn validate(
                     match candidate.fit(&known, task, &mut |done| progress(done.within(from, to))) {
                         Ok(fitted) => Some(fitted),
                         Err(FitError::TooShort { .. }) => None,
+                        // Others can do without it.
+                        Err(_) if candidates.len() > 1 => None,
                         Err(error) => return Err(error),
                     }
                 }

@@ -117,8 +117,11 @@ impl LinearQuantile {
         let (task, seen) = (task.clone(), seen.clone());
         if self.spec.shared {
             let rows = self.rows_of_all(panel, &seen, &task, names.width());
+            // They are fitted at once, in seconds: there is no part of them to be kept where it breaks.
+            let _ = progress(Done::share(0.3));
             let shared = Parts::fit(&rows, names.width(), names.bent(), &self.spec, lengths);
-            let shared = shared.ok_or_else(|| self.too_short(panel, &names, task.horizon))?;
+            let shared = shared.ok_or_else(|| direct::too_short(self.name(), panel, task.horizon))?;
+            let _ = progress(Done::share(1.0));
             let names = names.names().to_vec();
             return Ok(FittedLinear { task, seen, names, shared: Some(shared), fitted: BTreeMap::new() });
         }
@@ -280,7 +283,11 @@ impl FittedLinear {
     /// # Errors
     /// It is none of these.
     pub fn from_bytes(bytes: &[u8]) -> Result<FittedLinear, ArtifactError> {
-        artifact::decode(bytes, artifact::kind_of(bytes)?, FORMAT)
+        let kind = artifact::kind_of(bytes)?;
+        if ![NAME, NAME_OF_SHARED].contains(&kind) {
+            return Err(ArtifactError::Kind(kind.to_owned()));
+        }
+        artifact::decode(bytes, kind, FORMAT)
     }
 }
 

@@ -391,12 +391,13 @@ mod tests {
 
     #[test]
     fn a_kind_can_be_fitted_to_as_much_history_as_it_says_that_it_needs() {
-        let mut all = panel(400);
-        // Several: what all share is learned from all of them.
-        let copy = |number: usize| Series { id: format!("s{number}"), ..all.series[number % 2].clone() };
-        all.series = (0..12).map(copy).collect();
+        let whole = panel(400);
+        let copy = |number: usize| Series { id: format!("s{number}"), ..whole.series[number % 2].clone() };
         let task = Task { origins_a_day: 4, ..Task::new(48, 7 * 24, 1) };
         for kind in KINDS.iter().filter(|kind| kind.name != auto::NAME) {
+            // What all share is learned from several.
+            let series = if kind.name == linear_quantile::NAME_OF_SHARED { 12 } else { 1 };
+            let all = whole.with((0..series).map(copy).collect());
             let needs = kind.needs(&all.with(Vec::new()), &task);
             let fit = |hours: usize| {
                 let known = all.cut(hours as i64 * HOUR);

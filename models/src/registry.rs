@@ -320,6 +320,7 @@ mod tests {
     use jiff::tz::TimeZone;
     use meterline_schemas::quantiles::MEDIAN;
     use meterline_schemas::time::HOUR;
+    use rayon::prelude::*;
 
     use super::*;
     use crate::data::{Column, Covariate, Known, Series};
@@ -412,7 +413,7 @@ mod tests {
     #[test]
     fn every_kind_forecasts_sees_no_future_and_is_kept() {
         let task = Task::new(HORIZON, 7 * 24, 1);
-        for kind in KINDS {
+        KINDS.par_iter().for_each(|kind| {
             let days = days(kind);
             let origin = days * 24 * HOUR;
             let fit = |panel: &Panel| {
@@ -445,6 +446,6 @@ mod tests {
                     assert!((all - some).abs() < 0.02 * all.abs(), "{}: {all} {some}", kind.name);
                 }
             }
-        }
+        });
     }
 }

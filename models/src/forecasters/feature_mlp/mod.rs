@@ -1,4 +1,4 @@
-//! A small network on the rows of [`Design`]: one for all series, steps and quantile levels.
+//! A small network on the rows of [`Design`](crate::design::Design): one for all series, steps and quantile levels.
 //!
 //! Between lines, which know no interaction, and trees, which know no slope: load bends with the weather, by another curve
 //! at each hour and on each kind of day, and goes on a little beyond what was seen. Several networks from different

@@ -4,7 +4,8 @@
 //! * [`triggers`]: facts → policy → decision;
 //! * [`pipelines`]: build and infer, each run a child process with recorded steps;
 //! * [`offline`]: the same models on plain files, without a lake;
-//! * [`known_ahead`]: what stands in, for both, where a covariate is not known ahead;
+//! * [`known_ahead`]: what stands in, for both, where a covariate is not known ahead; [`series_labels`]: what is said of each
+//!   series;
 //! * [`maintenance`]: keeps the lake's tables small and fast;
 //! * [`metadata`]: runs, registry and decisions in SQLite;
 //! * [`sql`]: the tables as people query them;
@@ -22,6 +23,7 @@ pub mod maintenance;
 pub mod metadata;
 pub mod offline;
 pub mod pipelines;
+pub mod series_labels;
 pub mod server;
 pub mod service;
 pub mod sql;

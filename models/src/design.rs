@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use meterline_schemas::Frequency;
 use meterline_schemas::time::HOUR;
 
-pub use self::parts::DesignPart;
+pub use self::parts::{DesignPart, Wanted};
 use self::prepared::Prepared;
 use self::put::Put;
 pub use self::seen::{Seen, year};

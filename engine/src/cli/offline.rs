@@ -21,7 +21,7 @@ use super::values::fallback;
 use crate::ingest::rollup::LabelChange;
 use crate::ingest::rollup::plan::Label;
 use crate::offline::{Offline, OfflineOptions, complete, read};
-use crate::pipelines::labels::{at_instant, set};
+use crate::series_labels::{at_instant, set};
 use crate::triggers::no_such_kind;
 
 /// Progress is said at most this often.

@@ -114,7 +114,8 @@ fn the_rows_of_a_part_are_those_of_the_whole() {
     let (seen, none) = (Seen::of(&whole), Holidays::none());
     let design = Design::new(&whole, 48, &none);
     assert_eq!(seen.names(&whole, 48).names(), design.names());
-    let parts: Vec<DesignPart> = seen.parts_of(2, &whole, (0..9).step_by(2), usize::MAX, 48, &none).collect();
+    let wanted = Wanted { newest: usize::MAX, at_once: 2 * HOURS, horizon: 48, holidays: &none };
+    let parts: Vec<DesignPart> = seen.parts(&whole, (0..9).step_by(2), wanted).collect();
     let numbers: Vec<&[usize]> = parts.iter().map(|part| &part.numbers[..]).collect();
     assert_eq!(numbers, [&[0, 2][..], &[4]]);
     let (mut all, mut some) = (vec![0.0; design.width()], vec![0.0; design.width()]);
@@ -125,7 +126,7 @@ fn the_rows_of_a_part_are_those_of_the_whole() {
             assert_eq!((part.design.row(place, 50 * 24, 30, &mut some), &some), (normal, &all));
         }
     }
-    let newest: Vec<DesignPart> = seen.parts(&whole, 0..5, 100, 48, &none).collect();
+    let newest: Vec<DesignPart> = seen.parts(&whole, 0..5, Wanted { newest: 100, ..wanted }).collect();
     assert_eq!((newest.len(), newest[0].panel.longest(), newest[0].numbers.len()), (1, 100, 5));
 }
 

@@ -19,7 +19,7 @@ use super::feature_mlp::FeatureMlp;
 use super::linear_quantile::{LinearQuantile, LinearSpec};
 use crate::artifact::{self, ArtifactError};
 use crate::data::{Panel, Series};
-use crate::design::{self, Design, DesignPart, Seen};
+use crate::design::{self, Design, DesignPart, Seen, Wanted};
 use crate::device::Device;
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::linear::{Design as Matrix, Problem, Standardised, default_lambdas, ridge};
@@ -82,7 +82,7 @@ impl<M: Model> Model for Adjusted<M> {
             return Err(FitError::TooShort { model: self.name.into(), needed, longest, series: panel.series.len() });
         }
         let (mut explained, mut left) = (Vec::new(), Vec::new());
-        for part in seen.parts(panel, 0..panel.series.len(), usize::MAX, task.horizon, &task.holidays) {
+        for part in seen.parts(panel, 0..panel.series.len(), Wanted::to_learn(task)) {
             let places = (0..part.numbers.len()).into_par_iter();
             let found: Vec<Explained> = places.map(|place| Explained::fit(&part.panel, &part.design, place)).collect();
             left.extend(rest(&part.panel, &part.design, |place| found.get(place)).series);
@@ -228,7 +228,7 @@ impl Forecaster for FittedAdjusted {
 
     /// Series that it was not fitted to have no forecast.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |part| self.forecast_part(&part, horizon))
+        direct::each_part(panel, &self.seen, &self.task, horizon, |part| self.forecast_part(&part, horizon))
     }
 }
 

@@ -166,7 +166,7 @@ impl BoostedTrees {
         };
         let mut wide = Vec::new();
         let mut last = None;
-        Sample::new(panel, task, self.spec.rows_max).each_row(panel, seen, &task.holidays, |number, row| {
+        Sample::new(panel, task, self.spec.rows_max).each_row(panel, seen, task, |number, row| {
             let id = &panel.series[number].id;
             let base = linear.map(|linear| linear.median(id, row.features, (row.phase, row.step), &mut wide));
             // A series that the linear model does not know has no errors to be learnt.
@@ -218,7 +218,7 @@ impl Forecaster for FittedTrees {
 
     /// A series that they were not fitted to gets what holds for all; but none on the errors of a linear model.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |DesignPart { panel, design, .. }| {
+        direct::each_part(panel, &self.seen, &self.task, horizon, |DesignPart { panel, design, .. }| {
             let numbers = (0..panel.series.len()).into_par_iter();
             numbers.map(|number| self.forecast_series(&panel, &design, number, horizon)).collect()
         })
@@ -239,9 +239,8 @@ impl Forecaster for FittedTrees {
             let rows = linear.explain_forecast(panel, horizon);
             self.of_linear(linear.name(), rows)
         });
-        let holidays = &self.task.holidays;
         let (mut rows, rest) =
-            direct::explained(panel, &self.seen, holidays, horizon, |DesignPart { panel, design, .. }| {
+            direct::explained(panel, &self.seen, &self.task, horizon, |DesignPart { panel, design, .. }| {
                 let numbers = (0..panel.series.len()).into_par_iter();
                 numbers.map(|number| self.explain_series(&panel, &design, number, horizon)).collect::<Vec<_>>().concat()
             });

@@ -3,10 +3,9 @@
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 
 use crate::data::Panel;
-use crate::design::{self, Design, DesignPart, Normal, Seen, lookback};
+use crate::design::{self, Design, DesignPart, Normal, Seen, Wanted};
 use crate::explain::{Explanation, SERIES_MAX};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
-use crate::holidays::Holidays;
 use crate::metrics::mean_of_quantiles;
 
 /// Share of a line that is as much to it as the rest is to that share.
@@ -122,9 +121,9 @@ impl Sample {
     }
 
     /// Hands the rows to `take`, with the number of their series, series by series and those of the oldest origin first.
-    pub fn each_row(self, panel: &Panel, seen: &Seen, holidays: &Holidays, mut take: impl FnMut(usize, Row<'_>)) {
+    pub fn each_row(self, panel: &Panel, seen: &Seen, task: &Task, mut take: impl FnMut(usize, Row<'_>)) {
         let numbers = (0..panel.series.len()).step_by(self.every);
-        for part in seen.parts(panel, numbers, usize::MAX, self.origins.horizon, holidays) {
+        for part in seen.parts(panel, numbers, Wanted::to_learn(task)) {
             for (place, number) in part.numbers.iter().enumerate() {
                 let origins = self.origins.of_series(*number, self.season, self.times);
                 each_row(&part.panel, &part.design, place, origins, |row| take(*number, row));
@@ -158,24 +157,23 @@ pub(super) fn each_row(panel: &Panel, design: &Design, number: usize, origins: O
 pub(super) fn each_part<T>(
     panel: &Panel,
     seen: &Seen,
-    holidays: &Holidays,
+    task: &Task,
     horizon: usize,
     of: impl FnMut(DesignPart) -> Vec<T>,
 ) -> Vec<T> {
     let numbers = 0..panel.series.len();
-    seen.parts(panel, numbers, lookback(panel.frequency), horizon, holidays).flat_map(of).collect()
+    seen.parts(panel, numbers, Wanted::to_forecast(panel.frequency, horizon, task)).flat_map(of).collect()
 }
 
 /// The same of the first series alone that are explained, and how many there are beside them.
 pub(super) fn explained(
     panel: &Panel,
     seen: &Seen,
-    holidays: &Holidays,
+    task: &Task,
     horizon: usize,
     of: impl FnMut(DesignPart) -> Vec<Explanation>,
 ) -> (Vec<Explanation>, usize) {
-    let numbers = 0..SERIES_MAX;
-    let parts = seen.parts(panel, numbers, lookback(panel.frequency), horizon, holidays);
+    let parts = seen.parts(panel, 0..SERIES_MAX, Wanted::to_forecast(panel.frequency, horizon, task));
     (parts.flat_map(of).collect(), panel.series.len().saturating_sub(SERIES_MAX))
 }
 

@@ -64,9 +64,38 @@ fn write(sandbox: &Sandbox, hours_of_temperature: i64) {
 }
 
 #[test]
-fn covariates_and_labels_reach_the_model_and_its_forecasts() {
+fn covariates_and_labels_of_files_reach_the_model_and_its_forecasts() {
     let sandbox = Sandbox::reading(NOBODY, "readings", SETTINGS);
-    write(&sandbox, HOURS + 12);
+    forecasts_know_them(&sandbox, METERS.len());
+
+    // What the model was told is asked for again, and what it must know ahead.
+    let refused = |words: [&str; 2]| {
+        let refused = sandbox.run(&["reforecast"]);
+        assert_ne!(refused.code, Some(0));
+        let told = refused.stdout + &refused.stderr;
+        assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    };
+    let with = "labels = [\"heating\"]\n";
+    sandbox.replace(with, "");
+    refused(["it was told `heating`", "meterline retrain --group PT1H"]);
+    sandbox.replace("train_time", &format!("{with}train_time"));
+    fs::write(sandbox.path().join("meters.csv"), "series_id,heating\nothers,gas\n").unwrap();
+    refused(["no series has it", "labels.meta (meters.csv)"]);
+    write(&sandbox, HOURS + 6);
+    refused(["`temperature` is missing within the horizon", "covariate.temperature.fallback"]);
+}
+
+#[test]
+fn where_there_is_a_roll_up_labels_come_from_the_stream() {
+    let rollup = "[rollup.all]\nby = [\"heating\"]\nfrequencies = [\"native\"]\nreconcile = \"none\"\n";
+    let sandbox = Sandbox::reading(NOBODY, "readings", &format!("{SETTINGS}{rollup}"));
+    // The two sums are series of the group, too.
+    forecasts_know_them(&sandbox, METERS.len() + 2);
+}
+
+// Builds and forecasts, of so many series, and compares with what is true.
+fn forecasts_know_them(sandbox: &Sandbox, series: usize) {
+    write(sandbox, HOURS + 12);
     // There is no broker; the files are looked at.
     let checked = sandbox.run(&["validate"]).stdout;
     assert!(checked.contains("temperature.csv: 1692 values") && checked.contains("6 rows of 6 series"), "{checked}");
@@ -75,34 +104,20 @@ fn covariates_and_labels_reach_the_model_and_its_forecasts() {
     assert!(built.contains("PT1H-0001"), "{built}");
     let run = sandbox.sql("SELECT run_id FROM runs WHERE pipeline = 'build'").remove(0);
     let logs = sandbox.run(&["runs", "logs", run["run_id"].as_str().unwrap()]).succeeded().stdout;
-    for words in ["the label `heating`: 6 of 6 series have one of 2 values", "the covariate `temperature` has"] {
-        assert!(logs.contains(words), "{logs}");
-    }
+    let labelled = format!("the label `heating`: 6 of {series} series have one of 2 values");
+    assert!(logs.contains(&labelled) && logs.contains("the covariate `temperature` has"), "{logs}");
     sandbox.run(&["reforecast"]).succeeded();
     let rows = sandbox.sql("SELECT series_id, model_version, q50 FROM forecasts_latest ORDER BY series_id, start");
-    assert_eq!(rows.len(), METERS.len() * 12);
+    assert_eq!(rows.len(), series * 12);
     let mut error = 0.0;
-    for (place, row) in rows.iter().enumerate() {
+    let of_meters = rows.iter().filter(|row| METERS.contains(&row["series_id"].as_str().unwrap()));
+    for (place, row) in of_meters.enumerate() {
         assert_eq!(row["model_version"], "PT1H-0001", "{row:?}");
         let (meter, hour) = (row["series_id"].as_str().unwrap(), HOURS + place as i64 % 12);
-        error += (row["q50"].as_f64().unwrap() - load(meter, hour)).abs() / rows.len() as f64;
+        error += (row["q50"].as_f64().unwrap() - load(meter, hour)).abs() / (12 * METERS.len()) as f64;
     }
     // The temperature of an hour is worth 10 kWh either way.
     assert!(error < 1.0, "{error}");
-
-    // What the model was told is asked for again, and what it must know ahead.
-    let with = "labels = [\"heating\"]\n";
-    sandbox.replace(with, "");
-    let refused = sandbox.run(&["reforecast"]);
-    assert_ne!(refused.code, Some(0));
-    let told = refused.stdout + &refused.stderr;
-    assert!(told.contains("it was told `heating`") && told.contains("meterline retrain --group PT1H"), "{told}");
-    sandbox.replace("train_time", &format!("{with}train_time"));
-    write(&sandbox, HOURS + 6);
-    let refused = sandbox.run(&["reforecast"]);
-    assert_ne!(refused.code, Some(0));
-    let told = refused.stdout + &refused.stderr;
-    assert!(told.contains("`temperature` is missing within the horizon"), "{told}");
 }
 
 #[test]

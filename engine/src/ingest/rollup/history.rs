@@ -216,6 +216,10 @@ mod tests {
         assert_eq!(say(&mut history, 5, Some(2), 7), Said::New);
         assert_eq!(say(&mut history, 5, Some(3), 6), Said::Older);
         assert_eq!(say(&mut history, 5, Some(2), 8), Said::Repeated);
+        // Read again: nothing new, unless its source has a label more since.
+        assert_eq!(say(&mut history, 5, Some(2), 8), Said::Older);
+        assert_eq!(say(&mut history, 5, Some(4), 8), Said::New);
+        assert_eq!(say(&mut history, 5, Some(2), 8), Said::New);
         assert_eq!(say(&mut history, 9, None, 1), Said::New);
         let values: Vec<Option<Arc<str>>> = [4, 5, 8, 9].map(|at| history.value(&label(), 0, at)).into();
         assert_eq!(values, [Some("1".into()), Some("2".into()), Some("2".into()), Some("1".into())]);

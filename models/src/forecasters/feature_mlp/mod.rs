@@ -243,7 +243,7 @@ impl Rows {
 
     fn of(panel: &Panel, seen: &Seen, task: &Task, rows_max: usize) -> Rows {
         let mut rows = Rows::none(seen.names(panel, task.horizon).width());
-        Sample::new(panel, task, rows_max).each_row(panel, seen, &task.holidays, |number, row| {
+        Sample::new(panel, task, rows_max).each_row(panel, seen, task, |number, row| {
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);
             rows.weights.push(row.weight);
@@ -419,7 +419,7 @@ impl Forecaster for FittedFeatureMlp {
     /// A series that it was not fitted to gets what holds for all.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
         let Kept { task, seen, .. } = &self.kept;
-        direct::each_part(panel, seen, &task.holidays, horizon, |part| self.forecast_part(&part, horizon))
+        direct::each_part(panel, seen, task, horizon, |part| self.forecast_part(&part, horizon))
     }
 }
 

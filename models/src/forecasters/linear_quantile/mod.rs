@@ -23,7 +23,7 @@ use super::basis::KNOTS;
 use super::direct::{self, Ahead, Origins, Row, Sample, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
 use crate::data::Panel;
-use crate::design::{Design, DesignPart, Seen};
+use crate::design::{Design, DesignPart, Seen, Wanted};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::search::{Configuration, Domain, Parameter};
@@ -129,7 +129,7 @@ impl LinearQuantile {
         // One model failing (a series without enough values) leaves the others alone.
         let mut fitted = BTreeMap::new();
         let numbers = 0..panel.series.len();
-        'all: for part in seen.parts(panel, numbers, usize::MAX, task.horizon, &task.holidays) {
+        'all: for part in seen.parts(panel, numbers, Wanted::to_learn(&task)) {
             for (place, number) in part.numbers.iter().enumerate() {
                 let rows = self.rows(&part, place, &task, width);
                 if let Some(parts) = Parts::fit(&rows, width, names.bent(), &self.spec, lengths) {
@@ -169,7 +169,7 @@ impl LinearQuantile {
     // Some of those of all series, where there are too many.
     fn rows_of_all(&self, panel: &Panel, seen: &Seen, task: &Task, width: usize) -> Rows {
         let mut rows = Rows::default();
-        Sample::new(panel, task, ROWS_MAX).each_row(panel, seen, &task.holidays, |number, row| {
+        Sample::new(panel, task, ROWS_MAX).each_row(panel, seen, task, |number, row| {
             self.take(&mut rows, panel, number, row, width);
         });
         rows
@@ -302,7 +302,7 @@ impl Forecaster for FittedLinear {
 
     /// Series that it was not fitted to have no forecast, but of lines that all share.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        direct::each_part(panel, &self.seen, &self.task.holidays, horizon, |DesignPart { panel, design, .. }| {
+        direct::each_part(panel, &self.seen, &self.task, horizon, |DesignPart { panel, design, .. }| {
             let numbers = (0..panel.series.len()).into_par_iter();
             numbers.map(|number| self.forecast_series(&panel, &design, number, horizon)).collect()
         })
@@ -339,9 +339,8 @@ impl Forecaster for FittedLinear {
 
     /// What each feature adds to the median.
     fn explain_forecast(&self, panel: &Panel, horizon: usize) -> Vec<Explanation> {
-        let holidays = &self.task.holidays;
         let (mut rows, rest) =
-            direct::explained(panel, &self.seen, holidays, horizon, |DesignPart { panel, design, .. }| {
+            direct::explained(panel, &self.seen, &self.task, horizon, |DesignPart { panel, design, .. }| {
                 let numbers = (0..panel.series.len()).into_par_iter();
                 numbers.map(|number| self.explain_series(&panel, &design, number, horizon)).collect::<Vec<_>>().concat()
             });

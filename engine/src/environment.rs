@@ -75,7 +75,15 @@ impl Environment {
     /// # Errors
     /// See [`EnvironmentError`].
     pub async fn open(config_path: &Path) -> Result<Environment, EnvironmentError> {
-        let (config, lake) = open_lake(config_path).await?;
+        Environment::with_config(read_config(config_path)?, config_path).await
+    }
+
+    /// Opens what a checked configuration points at, which came from the file `config_path`.
+    ///
+    /// # Errors
+    /// See [`EnvironmentError`].
+    pub async fn with_config(config: Config, config_path: &Path) -> Result<Environment, EnvironmentError> {
+        let lake = lake_of(&config).await?;
         let metadata = MetadataStore::open(&metadata_url(&config, &lake)).await?;
         Ok(Environment { config, config_path: config_path.to_owned(), lake, metadata })
     }
@@ -93,10 +101,15 @@ pub fn directory_of(config_path: &Path) -> &Path {
 /// See [`EnvironmentError`].
 pub async fn open_lake(config_path: &Path) -> Result<(Config, Lake), EnvironmentError> {
     let config = read_config(config_path)?;
-    let mut lake = Lake::configured(&config.lake).await?;
-    let database = MetadataStore::file_of(&metadata_url(&config, &lake))?;
-    lake.keep_locks_in(database.with_extension("locks"));
+    let lake = lake_of(&config).await?;
     Ok((config, lake))
+}
+
+async fn lake_of(config: &Config) -> Result<Lake, EnvironmentError> {
+    let mut lake = Lake::configured(&config.lake).await?;
+    let database = MetadataStore::file_of(&metadata_url(config, &lake))?;
+    lake.keep_locks_in(database.with_extension("locks"));
+    Ok(lake)
 }
 
 /// Reads and checks a configuration file.

@@ -23,6 +23,7 @@ pub mod maintenance;
 pub mod metadata;
 pub mod offline;
 pub mod pipelines;
+pub mod reload;
 pub mod series_labels;
 pub mod server;
 pub mod service;

@@ -22,7 +22,7 @@ use crate::ingest::{Committed, IngestError};
 use crate::maintenance::service::{Housekeeping, Summary};
 use crate::pipelines::{RunError, Runner};
 use crate::server::{self, Server, ServerError, Subject};
-use crate::{ingest, triggers};
+use crate::{ingest, reload, triggers};
 
 /// How long an evaluation of the triggers may go on once the service is to stop.
 const TRIGGERS_LIMIT: Duration = Duration::from_secs(5);
@@ -78,7 +78,10 @@ impl Service {
         let (requests, committed) = (ingest.requests(), ingest.committed());
         let housekeeping = Housekeeping { env: env.clone(), requests, committed, summary };
         let housekeeping = tokio::spawn(housekeeping.run(stopped.clone()));
-        let triggers = tokio::spawn(triggers::service::run(env, ingest.committed(), runner.clone(), stopped));
+        let (config, reloaded) = watch::channel(Arc::new(env.config.clone()));
+        tokio::spawn(reload::watch(env.config_path.clone(), config, stopped.clone()));
+        let commits = ingest.committed();
+        let triggers = tokio::spawn(triggers::service::run(env, commits, reloaded, runner.clone(), stopped));
         Ok(Service { ingest, runner, triggers: Some(triggers), housekeeping, stop, server })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Each fact is defined once, in [`FACTS`]: its name, type and meaning. The SQL table `trigger_facts`, the
 //! predicates' schema and the documentation all come from that list. Time in facts is *stream time* (the group's
-//! origin), never the wall clock, so that a replay decides as the live stream did.
+//! origin), never the wall clock, so that a replay decides as the live stream did; but for `silent_hours`, which says how
+//! far the two are apart.
 
 use std::sync::Arc;
 
@@ -51,10 +52,17 @@ pub const FACTS: &[FactDefinition] = &[
         "native intervals closed since the origin of this pipeline's last run that succeeded or is under way; all of the history if there is none, and 1 where only stragglers of closed intervals came",
     ),
     fact(
+        "new_corrections",
+        FactKind::Integer,
+        "records of the group's feeds since then that changed intervals already written (of roll-ups: of all feeds); null if there was no run",
+    ),
+    fact(
         "hours_since_run",
         FactKind::Number,
         "stream hours since the origin of this pipeline's last run that succeeded or is under way; null if there is none",
     ),
+    fact("hours_since_build", FactKind::Number, "the same of the last build, whichever pipeline the row is about"),
+    fact("hours_since_infer", FactKind::Number, "the same of the last infer run"),
     fact("has_champion", FactKind::Truth, "an approved model version serves this group"),
     fact(
         "champion_is_new",
@@ -81,6 +89,8 @@ pub const FACTS: &[FactDefinition] = &[
         FactKind::Number,
         "share of scored actuals inside the forecasts' 80 % interval, 0 to 1, over the last horizon; null until half a horizon is scored",
     ),
+    fact("coverage_near", FactKind::Number, "the same in the first half of the horizon"),
+    fact("coverage_far", FactKind::Number, "the same in the second half of the horizon"),
     fact(
         "substituted_share",
         FactKind::Number,
@@ -88,7 +98,27 @@ pub const FACTS: &[FactDefinition] = &[
     ),
     fact("lag_records", FactKind::Integer, "records in Kafka that are not yet read"),
     fact("backfilling", FactKind::Truth, "the stream is catching up: lag_records is above ingest.catch_up_records"),
+    fact(
+        "silent_hours",
+        FactKind::Number,
+        "hours since the time stamp of the newest record of the group's feeds, by the clock; null where records have none. Looked at when something else changes: a silent stream closes no intervals",
+    ),
+    fact(
+        "device_busy",
+        FactKind::Truth,
+        "all slots of this pipeline are taken: of builds those of device.slots, of infer runs the one",
+    ),
     fact("failures_in_row", FactKind::Integer, "runs of this pipeline that failed since its last success"),
+    fact(
+        "retrain_gain",
+        FactKind::Number,
+        "by what part of the champion's wQL the last five builds were better than it, on average, in their evaluation; a rejected model gained 0; null before the first",
+    ),
+    fact(
+        "retrain_gain_per_device_second",
+        FactKind::Number,
+        "the sum of these gains by the seconds for which these builds held the device",
+    ),
 ];
 
 /// Identity and values of one evaluation's facts.

@@ -35,6 +35,7 @@ fn spec(frequency: Frequency, origin: Micros) -> RunSpec {
         zone: "UTC".into(),
         origin,
         closed_intervals: 0,
+        corrections: None,
         watermark: 0,
         intervals_version: 0,
         covariates: Vec::new(),

@@ -17,12 +17,14 @@ mod logging;
 mod maintain;
 mod models;
 mod offline;
+mod plan;
 mod reforecast;
 mod replay;
 mod retrain;
 mod run;
 mod runs;
 pub mod shutdown;
+mod simulate;
 mod sql;
 mod table;
 mod transfer;
@@ -59,6 +61,8 @@ enum Command {
     Run(run::Args),
     /// Check the configuration, and that brokers, store and device answer
     Validate(validate::Args),
+    /// What a configuration would change, before it does: triggers, models, forecasts, device time
+    Plan(plan::Args),
     /// Read history from CSV or Parquet files into a feed
     Backfill(backfill::Args),
     /// Send CSV or Parquet files to Kafka, in the order of time
@@ -105,6 +109,7 @@ impl Command {
             Command::Demo(args) => demo::run(args, context).await,
             Command::Run(args) => run::run(args, context).await,
             Command::Validate(args) => validate::run(args, context).await,
+            Command::Plan(args) => plan::run(args, context).await,
             Command::Backfill(args) => backfill::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Generate(args) => generate::run(args, context).await,

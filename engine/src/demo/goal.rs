@@ -57,6 +57,7 @@ mod tests {
             zone: "UTC".into(),
             origin: origin_hours * HOUR,
             closed_intervals: 0,
+            corrections: None,
             watermark: 0,
             intervals_version: 1,
             policy: resolve_policy(Frequency::HOUR, &Default::default()),

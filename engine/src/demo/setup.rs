@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(config.feed[FEED].label, label);
             for policy in config.policy.values() {
                 let resolved = resolve_policy(policy.frequency, &config.policy);
-                assert!(resolved.reforecast.require.starts_with("history_intervals >= "), "{resolved:?}");
+                assert!(resolved.reforecast.require.to_string().starts_with("history_intervals >= "), "{resolved:?}");
             }
         }
     }

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
+use serde::{Deserialize, Serialize};
 
 use super::census::{Census, Fact};
 use super::names::{Names, SeriesFeed};
-use super::state::{FeedState, IngestState};
+use super::state::{FeedState, IngestState, PartitionState};
 use super::watermark::reached;
 
 /// Intervals before the origin that completeness looks at.
 const CONTEXT: i64 = 96;
 
 /// One model group as of a commit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupSummary {
     /// Its name: the frequency (`PT15M`), with the zone where days, weeks and months are not those of UTC
     /// (`P1D@Europe/Lisbon`): intervals of different calendars do not share a grid.
@@ -41,6 +42,10 @@ pub struct GroupSummary {
     pub closed_intervals: i64,
     /// Records of its feeds in Kafka that are not yet read.
     pub lag_records: i64,
+    /// Records of its feeds that changed intervals already written, or may have.
+    pub corrections: i64,
+    /// Time stamp of the newest record of its feeds; `None` where records have none.
+    pub newest_record: Option<Micros>,
 }
 
 /// The group of a frequency in a feed of `zone`.
@@ -66,7 +71,7 @@ pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<Grou
             members.entry((frequency, group_id(frequency, zone_name))).or_default().push(member);
         }
     }
-    members.into_iter().filter_map(|((frequency, id), members)| group(id, frequency, &members, census)).collect()
+    members.into_iter().filter_map(|((frequency, id), members)| group(id, frequency, &members, state, census)).collect()
 }
 
 /// A feed that has series in a group.
@@ -78,7 +83,13 @@ struct Member<'a> {
     zone_name: &'a str,
 }
 
-fn group(group_id: String, frequency: Frequency, members: &[Member<'_>], census: &Census) -> Option<GroupSummary> {
+fn group(
+    group_id: String,
+    frequency: Frequency,
+    members: &[Member<'_>],
+    state: &IngestState,
+    census: &Census,
+) -> Option<GroupSummary> {
     let Member { zone, zone_name, .. } = members.first()?;
     let mut ends: BTreeMap<Micros, u64> = BTreeMap::new();
     let mut starts: BTreeMap<Micros, u64> = BTreeMap::new();
@@ -97,6 +108,11 @@ fn group(group_id: String, frequency: Frequency, members: &[Member<'_>], census:
     let all: u64 = members.iter().map(|m| census.count(m.number, Some(frequency), Fact::Interval)).sum();
     let after = members.iter().flat_map(|m| census.present(m.number, frequency, origin));
     let after: u64 = after.map(|(_, count)| count).sum();
+    let partitions = || members.iter().flat_map(|member| member.feed.partitions.values());
+    // Roll-ups have no partitions of their own: what changes them are the readings of the others.
+    let is_read = partitions().next().is_some();
+    let others = || state.feeds.values().filter(|_| !is_read).flat_map(|feed| feed.partitions.values());
+    let sources = || partitions().chain(others());
     Some(GroupSummary {
         group_id,
         frequency,
@@ -109,11 +125,9 @@ fn group(group_id: String, frequency: Frequency, members: &[Member<'_>], census:
         // Those after the origin are told from the last ones: a series is never further ahead of its group.
         closed_intervals: all as i64 - after as i64,
         completeness: completeness(members, frequency, origin, zone, census),
-        lag_records: members
-            .iter()
-            .flat_map(|member| member.feed.partitions.values())
-            .map(|partition| (partition.end_offset - partition.next_offset).max(0))
-            .sum(),
+        lag_records: partitions().map(PartitionState::lag).sum(),
+        corrections: sources().map(|partition| partition.counts.corrected as i64).sum(),
+        newest_record: sources().filter_map(|partition| partition.newest_record).max(),
     })
 }
 
@@ -143,7 +157,6 @@ fn completeness(
 mod tests {
     use super::*;
     use crate::ingest::series::SeriesState;
-    use crate::ingest::state::PartitionState;
     use meterline_schemas::config::FeedConfig;
     use meterline_schemas::time::{HOUR, MINUTE};
     use meterline_schemas::unit::Unit;

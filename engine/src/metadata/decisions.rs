@@ -1,5 +1,7 @@
 //! Trigger decisions: every evaluation, with its facts and the truth of its parts.
 
+use meterline_schemas::Micros;
+
 use super::records::{DecisionRecord, Pipeline};
 use super::{MetadataError, MetadataStore};
 
@@ -14,24 +16,40 @@ impl MetadataStore {
     ///
     /// [`MetadataError`].
     pub async fn record_decision(&self, decision: &DecisionRecord) -> Result<(), MetadataError> {
-        let doing = "recording a trigger decision";
-        let doc = self.to_document(doing, decision)?;
+        self.record_decisions(std::slice::from_ref(decision)).await
+    }
+
+    /// Records decisions, all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn record_decisions(&self, decisions: &[DecisionRecord]) -> Result<(), MetadataError> {
+        if decisions.is_empty() {
+            return Ok(());
+        }
+        let doing = "recording trigger decisions";
+        let docs: Vec<String> =
+            decisions.iter().map(|decision| self.to_document(doing, decision)).collect::<Result<_, _>>()?;
         self.retry(doing, || async {
-            sqlx::query(
-                "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET \
-                 at = excluded.at, fired = excluded.fired, doc = excluded.doc",
-            )
-            .bind(&decision.decision_id)
-            .bind(&decision.group_id)
-            .bind(decision.pipeline.as_str())
-            .bind(decision.commit_seq)
-            .bind(decision.at)
-            .bind(decision.fired)
-            .bind(&doc)
-            .execute(&self.pool)
-            .await
-            .map(|_| ())
+            let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+            for (decision, doc) in decisions.iter().zip(&docs) {
+                sqlx::query(
+                    "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET \
+                     at = excluded.at, fired = excluded.fired, doc = excluded.doc",
+                )
+                .bind(&decision.decision_id)
+                .bind(&decision.group_id)
+                .bind(decision.pipeline.as_str())
+                .bind(decision.commit_seq)
+                .bind(decision.at)
+                .bind(decision.fired)
+                .bind(doc)
+                .execute(&mut *transaction)
+                .await?;
+            }
+            transaction.commit().await
         })
         .await
     }
@@ -48,6 +66,32 @@ impl MetadataStore {
                 sqlx::query_scalar("SELECT doc FROM decisions ORDER BY at DESC, decision_id DESC LIMIT ?")
                     .bind(limit)
                     .fetch_all(&self.pool)
+            })
+            .await?;
+        self.parse_all(doing, docs)
+    }
+
+    /// The decisions of a group that were made from `from` on, but before `to`, by the clock, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn decisions_between(
+        &self,
+        group_id: &str,
+        from: Micros,
+        to: Micros,
+    ) -> Result<Vec<DecisionRecord>, MetadataError> {
+        let doing = "reading trigger decisions";
+        let docs = self
+            .retry(doing, || {
+                sqlx::query_scalar(
+                    "SELECT doc FROM decisions WHERE group_id = ? AND at >= ? AND at < ? ORDER BY at, decision_id",
+                )
+                .bind(group_id)
+                .bind(from)
+                .bind(to)
+                .fetch_all(&self.pool)
             })
             .await?;
         self.parse_all(doing, docs)
@@ -123,6 +167,8 @@ mod tests {
             clauses: Vec::new(),
             facts: Facts { group_id: "PT15M".into(), pipeline: "reforecast".into(), values: serde_json::Map::new() },
             run_id: None,
+            resumed: false,
+            observed: None,
         }
     }
 

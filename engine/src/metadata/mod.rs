@@ -9,6 +9,7 @@ mod maintenance;
 pub mod records;
 mod registry;
 mod runs;
+pub mod standings;
 mod store;
 
 pub use maintenance::{MaintenanceRecord, MaintenanceStatus};

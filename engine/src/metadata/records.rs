@@ -6,6 +6,8 @@ use meterline_schemas::facts::Facts;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use crate::ingest::groups::GroupSummary;
+
 /// Which pipeline a run executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +86,9 @@ pub struct RunSpec {
     /// Intervals of the group that ended at or before the origin when the run was asked for.
     #[serde(default)]
     pub closed_intervals: i64,
+    /// Corrections of the group's feeds until then.
+    #[serde(default)]
+    pub corrections: Option<i64>,
     /// Stream time: the group's watermark when the run was asked for.
     pub watermark: Micros,
     /// Version of the table `intervals` that is read.
@@ -256,9 +261,12 @@ pub enum Truth {
 /// One part of a policy's predicate, as it came out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClauseTruth {
-    /// `when`, `require`, `cooldown` or `max_age`.
+    /// `when`, `require`, or another key of the trigger.
     pub part: String,
-    /// The clause as SQL, or the span in words.
+    /// The name that the configuration gives its predicate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The clause as SQL, or what it says in words.
     pub clause: String,
     /// How it came out.
     pub truth: Truth,
@@ -289,4 +297,65 @@ pub struct DecisionRecord {
     pub facts: Facts,
     /// The run that it started.
     pub run_id: Option<String>,
+    /// Whether it was the first evaluation of the trigger since the engine started.
+    #[serde(default)]
+    pub resumed: bool,
+    /// The group as it was looked at; not of decisions of an earlier release.
+    #[serde(default)]
+    pub observed: Option<GroupSummary>,
+}
+
+/// What evaluations of a trigger leave for the next one. It is kept in the metadata database, so that neither a stop nor
+/// a crash loses what became true.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// What can become due, as the policy had it: what was due by another policy is not due by this one.
+    pub causes: String,
+    /// Stream time since which `when` has been true without a break.
+    pub true_since: Option<Micros>,
+    /// Clauses of `when` that were true at the last evaluation.
+    pub true_clauses: Vec<String>,
+    /// A clause of `when` became true while a run was under way.
+    pub risen: bool,
+    /// What has to start a run, and has not yet.
+    pub due: Option<Due>,
+    /// The run that was started last, and for what.
+    pub started: Option<Started>,
+    /// Stream time up to which nothing counts, because it passed while nobody looked (`catch_up = "skip"`).
+    pub skipped_to: Option<Micros>,
+    /// Where there is a schedule: stream time up to which its ticks were seen.
+    pub seen: Option<Micros>,
+    /// With `catch_up = "all"`: the origin up to which each interval was looked at.
+    pub looked_at: Option<Micros>,
+}
+
+/// A cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// Stream time from which it may start a run: it waits for the schedule and its part of the jitter.
+    pub from: Micros,
+    /// The origin at which it became true.
+    pub origin: Micros,
+    /// The newest run there was then: only a later one settles it.
+    pub after: Option<String>,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A run and its cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// The run.
+    pub run_id: String,
+    /// Its cause, which is open again if it fails.
+    pub due: Due,
+}
+
+impl Standing {
+    /// What is left for the next evaluation once `run_id` has been started.
+    pub fn with_run(self, run_id: &str) -> Standing {
+        let started = self.due.map(|due| Started { run_id: run_id.to_owned(), due });
+        Standing { true_since: None, risen: false, due: None, started, skipped_to: None, ..self }
+    }
 }

@@ -125,6 +125,24 @@ impl MetadataStore {
         doc.map_or(Ok(Vec::new()), |doc| self.parse(doing, &doc))
     }
 
+    /// The newest `limit` versions of a group, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn group_models(&self, group_id: &str, limit: i64) -> Result<Vec<ModelRecord>, MetadataError> {
+        let doing = "listing models of a group";
+        let docs = self
+            .retry(doing, || {
+                sqlx::query_scalar("SELECT doc FROM models WHERE group_id = ? ORDER BY version DESC LIMIT ?")
+                    .bind(group_id)
+                    .bind(limit)
+                    .fetch_all(&self.pool)
+            })
+            .await?;
+        self.parse_all(doing, docs)
+    }
+
     /// All versions, newest first.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Runs with their steps, logs and metrics.
 
+use meterline_schemas::Micros;
+
 use super::records::{LogRecord, MetricRecord, Pipeline, RunRecord, Status, StepRecord};
 use super::{MetadataError, MetadataStore};
 
@@ -109,6 +111,26 @@ impl MetadataStore {
             })
             .await?;
         self.parse_all(doing, docs)
+    }
+
+    /// When the newest run was asked for, and the groups with a run that was asked for at `since` or later: all that have
+    /// one, if there is no such time.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn groups_with_runs_since(
+        &self,
+        since: Option<Micros>,
+    ) -> Result<(Option<Micros>, Vec<String>), MetadataError> {
+        let rows: Vec<(String, Micros)> = self
+            .retry("looking for new runs", || {
+                sqlx::query_as("SELECT group_id, max(created_at) FROM runs WHERE created_at >= ? GROUP BY group_id")
+                    .bind(since.unwrap_or(Micros::MIN))
+                    .fetch_all(&self.pool)
+            })
+            .await?;
+        Ok((rows.iter().map(|(_, at)| *at).max(), rows.into_iter().map(|(group, _)| group).collect()))
     }
 
     /// The newest `limit` runs of a pipeline for a group, newest first.

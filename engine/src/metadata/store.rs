@@ -13,7 +13,13 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// Statements that bring a database from version i to i + 1.
-const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE, EXPLANATIONS];
+const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE, EXPLANATIONS, STANDINGS];
+
+const STANDINGS: &[&str] = &[
+    "CREATE TABLE standings (group_id TEXT NOT NULL, pipeline TEXT NOT NULL, doc TEXT NOT NULL, \
+     PRIMARY KEY (group_id, pipeline))",
+    "CREATE INDEX runs_by_time ON runs (created_at)",
+];
 
 const EXPLANATIONS: &[&str] = &["CREATE TABLE explanations (version TEXT PRIMARY KEY, doc TEXT NOT NULL)"];
 

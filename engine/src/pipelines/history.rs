@@ -11,7 +11,7 @@ use meterline_models::data::{Covariate, Panel, Series};
 use meterline_models::forecaster::Task;
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::registry;
-use meterline_schemas::config::ResolvedPolicy;
+use meterline_schemas::config::{Config, ResolvedPolicy};
 use meterline_schemas::reading::Quality;
 use meterline_schemas::tables;
 use meterline_schemas::time::format_micros;
@@ -254,7 +254,14 @@ pub async fn read(
     let doing = || format!("reading intervals of {} at version {}", spec.frequency, spec.intervals_version);
     let versions = TableVersions { intervals: Some(spec.intervals_version) };
     let weight = weight(spec.policy.estimated_weight);
-    let query = query(spec.frequency, &weight, from, until.min(spec.origin), series, &other_feeds(ctx));
+    let query = query(
+        spec.frequency,
+        &weight,
+        from,
+        until.min(spec.origin),
+        series,
+        &other_feeds(&ctx.env.config, spec.frequency, &spec.group_id),
+    );
     let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
     let mut builder = HistoryBuilder::new(spec.frequency, ctx.zone()?, from);
     while let Some(rows) = stream.next().await {
@@ -272,11 +279,10 @@ pub async fn read(
     Ok(history)
 }
 
-/// The feeds whose series of the run's frequency are in another group, because their calendar is another.
-pub fn other_feeds(ctx: &StepContext) -> Vec<String> {
-    let spec = &ctx.spec;
-    let names = Names::of(&ctx.env.config);
-    let feeds = names.series_feeds(&ctx.env.config).filter(|feed| group_id(spec.frequency, feed.zone) != spec.group_id);
+/// The feeds whose series of a frequency are in another group than `group`, because their calendar is another.
+pub fn other_feeds(config: &Config, frequency: Frequency, group: &str) -> Vec<String> {
+    let names = Names::of(config);
+    let feeds = names.series_feeds(config).filter(|feed| group_id(frequency, feed.zone) != group);
     feeds.map(|feed| names.name(feed.number).to_owned()).collect()
 }
 
@@ -291,7 +297,9 @@ fn weight(of_estimated: f64) -> String {
     )
 }
 
-fn query(
+/// The query for intervals with `from <= start` and `end <= until`: of all series, or of the given ones; of all feeds but
+/// `others`. `weight` is SQL.
+pub fn query(
     frequency: Frequency,
     weight: &str,
     from: Micros,

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
+use meterline_schemas::config::Config;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 
 use super::error::RunError;
 use super::stop::Stop;
@@ -18,13 +19,17 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 const STDERR_LINES: usize = 40;
 
 /// Runs one child to its end; `None` as program is this very one. Returns how it ended, in words, and the last lines of
-/// its error output.
+/// its error output. The child is told `config`, which came from the file `config_path`: whatever becomes of that
+/// meanwhile, all processes of an engine go by the same.
 pub(super) async fn run(
     program: Option<&Path>,
-    config: &Path,
+    config_path: &Path,
+    config: &Config,
     spec: &RunSpec,
     stop: &Stop,
 ) -> Result<(String, Vec<String>), RunError> {
+    let config = serde_json::to_vec(config)
+        .map_err(|e| RunError::io("putting the configuration into words for the run's process", e.into()))?;
     let path = match program {
         Some(program) => program.to_owned(),
         None => this_program().map_err(|e| RunError::io("finding this program's own file", e))?,
@@ -38,7 +43,7 @@ pub(super) async fn run(
     command
         .arg("execute-run")
         .arg("-c")
-        .arg(config)
+        .arg(config_path)
         .arg("--run")
         .arg(&spec.run_id)
         .arg("--parent-pipe")
@@ -57,15 +62,19 @@ pub(super) async fn run(
     );
     let stderr = child.stderr.take();
     let tail = tokio::spawn(read_tail(spec.run_id.clone(), stderr));
-    let ended = watch(&mut child, stop).await;
+    let ended = watch(&mut child, &config, stop).await;
     let tail = tail.await.unwrap_or_default();
     let status = ended.map_err(|e| RunError::io("waiting for the run's process", e))?;
     Ok((describe_end(status), tail))
 }
 
-async fn watch(child: &mut Child, stop: &Stop) -> std::io::Result<ExitStatus> {
+async fn watch(child: &mut Child, config: &[u8], stop: &Stop) -> std::io::Result<ExitStatus> {
     // `wait` would close the pipe at once.
-    let pipe = child.stdin.take();
+    let mut pipe = child.stdin.take();
+    if let Some(pipe) = &mut pipe {
+        // A child that ended without having listened tells why by its end.
+        let _ = tell(pipe, config).await;
+    }
     tokio::select! {
         status = child.wait() => return status,
         () = stop.requested() => {}
@@ -79,6 +88,13 @@ async fn watch(child: &mut Child, stop: &Stop) -> std::io::Result<ExitStatus> {
             child.wait().await
         }
     }
+}
+
+// How many bytes, as a line, and these.
+async fn tell(pipe: &mut ChildStdin, config: &[u8]) -> std::io::Result<()> {
+    pipe.write_all(format!("{}\n", config.len()).as_bytes()).await?;
+    pipe.write_all(config).await?;
+    pipe.flush().await
 }
 
 // On Linux by its open file, which stays this very program after an update has replaced the file of its name.

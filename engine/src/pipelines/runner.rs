@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
@@ -42,7 +42,8 @@ pub struct Runner {
 }
 
 struct Shared {
-    env: Arc<Environment>,
+    // Another one once the configuration was read again.
+    env: RwLock<Arc<Environment>>,
     // `None`: this very program.
     program: Option<PathBuf>,
     builds: Semaphore,
@@ -68,7 +69,7 @@ impl Runner {
     pub(crate) fn with_program(env: Arc<Environment>, program: Option<PathBuf>) -> Runner {
         let builds = Semaphore::new(env.config.device.slots.max(1));
         let shared = Shared {
-            env,
+            env: RwLock::new(env),
             program,
             builds,
             infers: Semaphore::new(1),
@@ -79,13 +80,18 @@ impl Runner {
         Runner { shared: Arc::new(shared) }
     }
 
+    /// From now on, runs are started with this environment's configuration; those under way go on with theirs.
+    pub fn reload(&self, env: Arc<Environment>) {
+        *self.shared.env.write().unwrap_or_else(PoisonError::into_inner) = env;
+    }
+
     /// Queues a run; its process starts when a slot is free. Returns the record as queued.
     pub async fn start(&self, spec: RunSpec, cause: &str, decision_id: Option<&str>) -> Result<RunRecord, RunError> {
         let run = RunRecord::queued(spec, cause, decision_id, now());
         if self.shared.stop.is_requested() {
             return Err(RunError::Stopping(run.spec.run_id));
         }
-        self.shared.env.metadata.insert_run(&run).await?;
+        self.shared.env().metadata.insert_run(&run).await?;
         self.drive(&run);
         Ok(run)
     }
@@ -96,10 +102,10 @@ impl Runner {
         if let Some(mut ended) = driven {
             // An error means that the task is gone, which is an end too.
             let _ = ended.wait_for(|ended| *ended).await;
-            return load(&self.shared.env.metadata, run_id).await;
+            return load(&self.shared.env().metadata, run_id).await;
         }
         loop {
-            let run = load(&self.shared.env.metadata, run_id).await?;
+            let run = load(&self.shared.env().metadata, run_id).await?;
             if is_terminal(run.status) || self.shared.stop.is_requested() {
                 return Ok(run);
             }
@@ -112,7 +118,7 @@ impl Runner {
     pub async fn resume_unfinished(&self) -> Result<usize, RunError> {
         let shared = self.shared.clone();
         // Beside the start, not before it: there may be a lot to delete.
-        tokio::spawn(async move { sweep(&shared.env).await });
+        tokio::spawn(async move { sweep(&shared.env()).await });
         let abandoned = self.abandoned().await?;
         self.take_over(&abandoned);
         Ok(abandoned.len())
@@ -130,7 +136,7 @@ impl Runner {
         }
         let mut orphans = self.abandoned().await?;
         // Whoever executes it may be a process whose engine died, and leave it queued in a moment.
-        orphans.retain(|run| !RunLock::is_held(&self.shared.env.lake, &run.spec.run_id, Role::Execute));
+        orphans.retain(|run| !RunLock::is_held(&self.shared.env().lake, &run.spec.run_id, Role::Execute));
         {
             let mut seen = self.shared.orphans.lock().unwrap_or_else(PoisonError::into_inner);
             seen.retain(|run_id, _| orphans.iter().any(|run| run.spec.run_id == *run_id));
@@ -154,10 +160,10 @@ impl Runner {
 
     // Runs that are queued or running and that no process sees to, neither this one nor another.
     async fn abandoned(&self) -> Result<Vec<RunRecord>, RunError> {
-        let mut active = self.shared.env.metadata.active_runs().await?;
+        let mut active = self.shared.env().metadata.active_runs().await?;
         active.retain(|run| {
             let run_id = &run.spec.run_id;
-            !self.driven().contains_key(run_id) && !RunLock::is_held(&self.shared.env.lake, run_id, Role::Drive)
+            !self.driven().contains_key(run_id) && !RunLock::is_held(&self.shared.env().lake, run_id, Role::Drive)
         });
         Ok(active)
     }
@@ -239,11 +245,15 @@ fn after_end(recorded: Status, end: &str, step: Option<&str>, attempts: i64, sto
 }
 
 impl Shared {
+    fn env(&self) -> Arc<Environment> {
+        self.env.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Sees to a run until it has ended or this runner stops. A database that does not answer is no reason to leave a
     /// run: while it is recorded as active, its group has no other.
     async fn drive(&self, spec: &RunSpec) {
         let run_id = spec.run_id.as_str();
-        let claim = match RunLock::acquire(&self.env.lake, run_id, Role::Drive, CLAIM_PATIENCE).await {
+        let claim = match RunLock::acquire(&self.env().lake, run_id, Role::Drive, CLAIM_PATIENCE).await {
             Ok(claim) => Some(claim),
             // Two that see to one run are a waste, not a danger: it is executed by one process at a time.
             Err(error) => {
@@ -271,7 +281,7 @@ impl Shared {
         };
         drop(claim);
         if ended {
-            sweep(&self.env).await;
+            sweep(&self.env()).await;
         }
     }
 
@@ -288,26 +298,27 @@ impl Shared {
         };
         loop {
             self.wait_for_holder(run_id).await;
-            let mut run = load(&self.env.metadata, run_id).await?;
+            let mut run = load(&self.env().metadata, run_id).await?;
             if is_terminal(run.status) || self.stop.is_requested() {
                 return Ok(is_terminal(run.status));
             }
             run.attempts += 1;
             let attempts = run.attempts;
             run.started_at = run.started_at.or(Some(now()));
-            if is_terminal(self.env.metadata.update_run(&run).await?) {
+            if is_terminal(self.env().metadata.update_run(&run).await?) {
                 return Ok(true);
             }
-            let (end, tail) = match process::run(self.program.as_deref(), &self.env.config_path, spec, &self.stop).await
-            {
-                Ok(ended) => ended,
-                Err(error) => (format!("could not be started: {error}"), Vec::new()),
-            };
-            if RunLock::is_held(&self.env.lake, run_id, Role::Execute) {
+            let env = self.env();
+            let (end, tail) =
+                match process::run(self.program.as_deref(), &env.config_path, &env.config, spec, &self.stop).await {
+                    Ok(ended) => ended,
+                    Err(error) => (format!("could not be started: {error}"), Vec::new()),
+                };
+            if RunLock::is_held(&self.env().lake, run_id, Role::Execute) {
                 // Another process was faster and has the run; ours could do nothing.
                 continue;
             }
-            let mut run = load(&self.env.metadata, run_id).await?;
+            let mut run = load(&self.env().metadata, run_id).await?;
             let step = self.account_for_crash(&mut run).await?;
             let next = after_end(run.status, &end, step.as_deref(), run.attempts, self.stop.is_requested());
             match next {
@@ -317,7 +328,7 @@ impl Shared {
                     if !ended && run.attempts == attempts {
                         run.attempts -= 1;
                         run.status = Status::Queued;
-                        self.env.metadata.update_run(&run).await?;
+                        self.env().metadata.update_run(&run).await?;
                     }
                     return Ok(ended);
                 }
@@ -327,7 +338,7 @@ impl Shared {
                     self.log(run_id, step.as_deref(), "warn", format!("the process {end}; another one takes over"))
                         .await?;
                     run.status = Status::Queued;
-                    self.env.metadata.update_run(&run).await?;
+                    self.env().metadata.update_run(&run).await?;
                 }
                 Next::Fail(reason) => {
                     self.keep_tail(run_id, &tail).await?;
@@ -336,7 +347,7 @@ impl Shared {
                     run.status = Status::Failed;
                     run.error = Some(reason);
                     run.finished_at = Some(now());
-                    self.env.metadata.update_run(&run).await?;
+                    self.env().metadata.update_run(&run).await?;
                     return Ok(true);
                 }
             }
@@ -345,7 +356,7 @@ impl Shared {
 
     // Another process executes the run: that of a manual command, or one whose engine died and that is about to end.
     async fn wait_for_holder(&self, run_id: &str) {
-        while !self.stop.is_requested() && RunLock::is_held(&self.env.lake, run_id, Role::Execute) {
+        while !self.stop.is_requested() && RunLock::is_held(&self.env().lake, run_id, Role::Execute) {
             tokio::time::sleep(FOREIGN_POLL).await;
         }
     }
@@ -355,12 +366,12 @@ impl Shared {
         if run.status != Status::Running {
             return Ok(None);
         }
-        let steps = self.env.metadata.steps(&run.spec.run_id).await?;
+        let steps = self.env().metadata.steps(&run.spec.run_id).await?;
         let Some(step) = steps.into_iter().find(|s| s.status == Status::Running) else { return Ok(None) };
         let holds_device = graph::steps(run.spec.pipeline).iter().any(|d| d.name == step.step && d.holds_device);
         if let (true, Some(started_at)) = (holds_device, step.started_at) {
             run.device_seconds += (now() - started_at).max(0) as f64 / 1e6;
-            self.env.metadata.update_run(run).await?;
+            self.env().metadata.update_run(run).await?;
         }
         Ok(Some(step.step))
     }
@@ -375,7 +386,7 @@ impl Shared {
     async fn log(&self, run_id: &str, step: Option<&str>, level: &str, message: String) -> Result<(), RunError> {
         let step = step.unwrap_or("process").to_owned();
         let record = LogRecord { run_id: run_id.to_owned(), step, at: now(), level: level.to_owned(), message };
-        Ok(self.env.metadata.append_log(&record).await?)
+        Ok(self.env().metadata.append_log(&record).await?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a group's summary to the complete specification of a run.
 
 use meterline_schemas::Micros;
-use meterline_schemas::config::resolve_policy;
+use meterline_schemas::config::resolve_group_policy;
 use uuid::Uuid;
 
 use crate::environment::Environment;
@@ -20,7 +20,7 @@ pub fn for_group(
     as_of: Option<Micros>,
 ) -> RunSpec {
     let zone = jiff::tz::TimeZone::get(&group.zone).unwrap_or(jiff::tz::TimeZone::UTC);
-    let policy = resolve_policy(group.frequency, &env.config.policy);
+    let policy = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy);
     let origin = as_of.map_or(group.origin, |at| group.origin.min(group.frequency.floor(at, &zone)));
     RunSpec {
         run_id: Uuid::now_v7().to_string(),
@@ -30,6 +30,7 @@ pub fn for_group(
         zone: group.zone.clone(),
         origin,
         closed_intervals: group.closed_intervals,
+        corrections: Some(group.corrections),
         watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
         intervals_version: committed.intervals_version,
         covariates: covariates::configured(&env.config, &policy),
@@ -46,7 +47,7 @@ pub(crate) mod tests {
 
     use meterline_connectors::lake::Lake;
     use meterline_schemas::Frequency;
-    use meterline_schemas::config::Config;
+    use meterline_schemas::config::{Config, resolve_policy};
 
     use super::*;
     use crate::metadata::MetadataStore;
@@ -76,6 +77,7 @@ pub(crate) mod tests {
             zone: "UTC".into(),
             origin: 0,
             closed_intervals: 0,
+            corrections: None,
             watermark: 0,
             intervals_version: 0,
             policy: resolve_policy(Frequency::HOUR, &BTreeMap::new()),

@@ -1,43 +1,15 @@
-//! Decides whether a trigger fires. Pure: the same policy, facts and history give the same verdict.
+//! Decides whether a trigger fires. Pure: the same trigger, facts, history and standing give the same verdict.
 
 use meterline_schemas::Micros;
-use meterline_schemas::config::ResolvedTrigger;
-use meterline_schemas::facts::fact_schema;
+use meterline_schemas::config::CatchUp;
 use meterline_schemas::time::{HOUR, SECOND, Span, format_micros};
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
-use super::predicate::{Predicate, PredicateError};
-use crate::metadata::records::{ClauseTruth, Truth};
-
-/// A trigger whose predicates are compiled.
-#[derive(Debug, Clone)]
-pub struct CompiledTrigger {
-    when: Predicate,
-    require: Option<Predicate>,
-    cooldown: Span,
-    max_age: Option<Span>,
-}
-
-impl CompiledTrigger {
-    /// Compiles the predicates of a policy's trigger.
-    ///
-    /// # Errors
-    ///
-    /// [`PredicateError`], which names the predicate and the remedy.
-    pub fn compile(trigger: &ResolvedTrigger) -> Result<CompiledTrigger, PredicateError> {
-        let schema = fact_schema();
-        let require = match trigger.require.trim() {
-            "" => None,
-            sql => Some(Predicate::compile(sql, &schema)?),
-        };
-        Ok(CompiledTrigger {
-            when: Predicate::compile(&trigger.when, &schema)?,
-            require,
-            cooldown: trigger.cooldown,
-            max_age: trigger.max_age,
-        })
-    }
-}
+use super::compiled::CompiledTrigger;
+use super::predicate::PredicateError;
+use super::words::{tell_all, word};
+use crate::metadata::records::{ClauseTruth, Due, Standing, Truth};
 
 /// Pause after the first failure; each further one in a row doubles it.
 const BACK_OFF: Micros = 30 * SECOND;
@@ -52,7 +24,9 @@ pub struct RunHistory {
     pub active: Option<String>,
     /// The latest origin of a run that succeeded or was cancelled. A failed one leaves its cause open.
     pub last_origin: Option<Micros>,
-    /// Intervals that have come since, but end at or before that origin.
+    /// The newest run that succeeded or was cancelled. Names of runs are in the order in which they were asked for.
+    pub last_done: Option<String>,
+    /// Intervals that came since, or were corrected, but end at or before that origin.
     pub stragglers: i64,
     /// Forecasts alone: another model serves than the one that made the last forecast.
     pub champion_is_new: bool,
@@ -61,8 +35,10 @@ pub struct RunHistory {
 }
 
 /// A failure that nothing has made good yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
+    /// The newest run that failed.
+    pub run_id: String,
     /// Runs that failed since the last success, 1 or more.
     pub in_row: u32,
     /// When the newest of them ended, by the clock.
@@ -77,20 +53,70 @@ impl Failed {
     }
 }
 
+/// When a trigger is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Stream time: end of the group's last closed interval.
+    pub origin: Micros,
+    /// Stream time: the group's watermark.
+    pub stream: Micros,
+    /// The clock, which only the pause after a failure goes by.
+    pub now: Micros,
+    /// Whether nobody looked for a while: the first evaluation after a start, or after a pause.
+    pub resumed: bool,
+    /// Runs of this pipeline that are under way among the groups of the policy.
+    pub running: usize,
+}
+
+/// What keeps a run from starting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Blocker {
+    /// What it is: `when`, `hold_for`, `pause`, `require`, `run`, `same_data`, `cooldown`, `failure`, `schedule`,
+    /// `jitter`, `blackout` or `max_concurrent`.
+    pub kind: &'static str,
+    /// In words.
+    pub told: String,
+    /// When it ends.
+    pub until: Until,
+}
+
+/// When a blocker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// When the stream has come so far.
+    Stream(Micros),
+    /// At this time by the clock.
+    Clock(Micros),
+    /// When another run ends.
+    Run,
+    /// When a fact changes.
+    Facts,
+    /// When somebody changes the configuration.
+    Operator,
+}
+
 /// What a trigger decided, and why.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// Whether a run starts.
     pub fired: bool,
+    /// The origin of that run.
+    pub origin: Micros,
     /// One sentence.
     pub reason: String,
     /// Every part with its truth.
     pub clauses: Vec<ClauseTruth>,
+    /// All that keeps the run from starting.
+    pub blockers: Vec<Blocker>,
+    /// The facts that it looked at.
+    pub facts: Map<String, Value>,
 }
 
-/// Decides at stream time `origin`, when the clock says `now`. A run starts if `when` is true or `max_age` has passed,
-/// `require` is true, and nothing blocks it: a run under way, that the last run saw the same data, the cooldown, or the
-/// pause after a failure.
+/// Decides at a moment. A run starts if something is due and nothing blocks it. Due is what became true: `when`, without a
+/// break for `hold_for`, or that `max_age` has passed since the last run; it stays due until a run has seen it.
+///
+/// With `catch_up = "all"` each interval since the last decision is looked at as if the stream had just reached it.
 ///
 /// # Errors
 ///
@@ -99,245 +125,277 @@ pub fn decide(
     trigger: &CompiledTrigger,
     facts: &Map<String, Value>,
     history: &RunHistory,
-    origin: Micros,
-    now: Micros,
-) -> Result<Verdict, PredicateError> {
-    let mut clauses = Vec::new();
-    let mut evaluate = |part: &str, predicate: &Predicate| -> Result<Truth, PredicateError> {
-        let (truth, parts) = predicate.evaluate(facts)?;
-        clauses.extend(parts.into_iter().map(|(clause, truth)| ClauseTruth { part: part.to_owned(), clause, truth }));
-        Ok(truth)
-    };
-    let when = evaluate("when", &trigger.when)?;
-    let require = match &trigger.require {
-        Some(predicate) => evaluate("require", predicate)?,
-        None => Truth::True,
-    };
-    let since_last = history.last_origin.map(|last| Span((origin - last).max(0)));
-    let aged = trigger.max_age.zip(since_last).is_some_and(|(age, since)| since >= age);
-    if let Some(age) = trigger.max_age {
-        clauses.push(clause("max_age", format!("{age} have passed since the last run"), aged));
-    }
-    let cooled = since_last.is_none_or(|since| since >= trigger.cooldown);
-    if trigger.cooldown.micros() > 0 {
-        clauses.push(clause("cooldown", format!("{} have passed since the last run", trigger.cooldown), cooled));
-    }
-    let verdict = |fired, reason| Ok(Verdict { fired, reason, clauses: clauses.clone() });
-
-    if when != Truth::True && !aged {
-        return verdict(false, format!("`when` is {}: {}", word(when), told(&clauses, "when", facts)));
-    }
-    if require != Truth::True {
-        return verdict(false, format!("`require` is {}: {}", word(require), told(&clauses, "require", facts)));
-    }
-    if let Some(run) = &history.active {
-        return verdict(false, format!("run {run} is under way; the condition is looked at again when it ends"));
-    }
-    if let Some(since) = since_last {
-        if since.micros() == 0 && history.stragglers == 0 && !history.champion_is_new {
-            return verdict(false, "the last run saw the same data".to_owned());
-        }
-        if !cooled {
-            return verdict(false, format!("cools down: {since} of {} since the last run", trigger.cooldown));
-        }
-    }
-    if let Some(failed) = history.failed.filter(|failed| now < failed.retry_at()) {
-        let runs = match failed.in_row {
-            1 => "the last run failed".to_owned(),
-            k => format!("{k} runs failed in a row"),
-        };
-        return verdict(false, format!("{runs}: the next one waits until {}", format_micros(failed.retry_at())));
-    }
-    let cause = match when {
-        Truth::True => told(&clauses, "when", facts),
-        _ => format!("the last run is {} old, max_age is reached", since_last.unwrap_or_default()),
-    };
-    verdict(true, cause)
-}
-
-fn clause(part: &str, text: String, holds: bool) -> ClauseTruth {
-    ClauseTruth { part: part.to_owned(), clause: text, truth: if holds { Truth::True } else { Truth::False } }
-}
-
-/// A truth value in words.
-pub fn word(truth: Truth) -> &'static str {
-    match truth {
-        Truth::True => "true",
-        Truth::False => "false",
-        Truth::Unknown => "unknown",
-    }
-}
-
-/// The clauses of a part with their truth and the facts that they look at.
-fn told(clauses: &[ClauseTruth], part: &str, facts: &Map<String, Value>) -> String {
-    let told: Vec<String> = clauses.iter().filter(|c| c.part == part).map(|c| tell(c, facts)).collect();
-    told.join("; ")
-}
-
-/// How much a fact of a false clause `fact >= number` or `fact > number` lacks: `1 more needed`.
-fn lack(clause: &ClauseTruth, facts: &Map<String, Value>) -> Option<String> {
-    let [name, comparison, bound] = clause.clause.split_whitespace().collect::<Vec<_>>()[..] else { return None };
-    if clause.truth != Truth::False || !matches!(comparison, ">=" | ">") {
-        return None;
-    }
-    let (value, bound) = (facts.get(name)?, bound.parse::<f64>().ok()?);
-    match (value.as_i64(), comparison) {
-        (Some(value), ">=") => Some(format!("{} more needed", bound.ceil() - value as f64)),
-        (Some(value), _) => Some(format!("{} more needed", bound.floor() + 1.0 - value as f64)),
-        (None, _) => Some(format!("{:.3} more needed", bound - value.as_f64()?)),
-    }
-}
-
-/// One clause with its truth, the facts that it looks at and what is lacking:
-/// `new_intervals >= 4 is false (new_intervals = 3, 1 more needed)`.
-pub fn tell(clause: &ClauseTruth, facts: &Map<String, Value>) -> String {
-    let mut seen: Vec<String> = meterline_schemas::facts::FACTS
-        .iter()
-        .filter(|f| clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == f.name))
-        .map(|f| match facts.get(f.name) {
-            None | Some(Value::Null) => format!("{} is missing", f.name),
-            Some(Value::Number(n)) => match n.as_f64() {
-                Some(x) if !n.is_i64() && !n.is_u64() => format!("{} = {x:.3}", f.name),
-                _ => format!("{} = {n}", f.name),
-            },
-            Some(value) => format!("{} = {value}", f.name),
-        })
-        .collect();
-    seen.extend(lack(clause, facts));
-    match seen.as_slice() {
-        [] => format!("{} is {}", clause.clause, word(clause.truth)),
-        seen => format!("{} is {} ({})", clause.clause, word(clause.truth), seen.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use meterline_schemas::time::{DAY, HOUR, MINUTE};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    const QUARTER: Micros = 15 * MINUTE;
-    const NOW: Micros = 10 * HOUR;
-
-    fn trigger(when: &str, require: &str, cooldown: Micros, max_age: Option<Micros>) -> CompiledTrigger {
-        CompiledTrigger::compile(&ResolvedTrigger {
-            when: when.into(),
-            require: require.into(),
-            cooldown: Span(cooldown),
-            max_age: max_age.map(Span),
-        })
-        .unwrap()
-    }
-
-    fn facts(new_intervals: i64) -> Map<String, Value> {
-        json!({"new_intervals": new_intervals, "backfilling": false}).as_object().unwrap().clone()
-    }
-
-    fn after(last_origin: Micros) -> RunHistory {
-        RunHistory { last_origin: Some(last_origin), ..RunHistory::default() }
-    }
-
-    #[test]
-    fn a_trigger_fires_only_when_nothing_speaks_against_it() {
-        let hourly = trigger("new_intervals >= 4", "not backfilling", 0, None);
-        let daily = trigger("new_intervals >= 4", "", DAY, Some(7 * DAY));
-        let unknown = trigger("mase_ratio > 1.25", "", 0, Some(7 * DAY));
-        // All is decided at 10:00 by the clock.
-        let failed = |in_row, ago| RunHistory { failed: Some(Failed { in_row, at: NOW - ago }), ..after(0) };
-        let changed = RunHistory { champion_is_new: true, ..after(HOUR) };
-        let busy = RunHistory { active: Some("r1".into()), ..after(0) };
-        for (name, trigger, new, history, origin, fired, words) in [
-            ("first", &hourly, 100, RunHistory::default(), 0, true, "new_intervals = 100"),
-            ("not yet", &hourly, 3, after(0), 3 * QUARTER, false, "new_intervals = 3, 1 more needed"),
-            ("due", &hourly, 4, after(0), HOUR, true, "new_intervals >= 4 is true"),
-            ("busy", &hourly, 4, busy, HOUR, false, "r1 is under way"),
-            ("same data", &hourly, 4, after(HOUR), HOUR, false, "same data"),
-            ("stragglers", &hourly, 4, RunHistory { stragglers: 1, ..after(HOUR) }, HOUR, true, "new_intervals"),
-            ("same data, another model", &hourly, 4, changed, HOUR, true, "new_intervals"),
-            ("cooling", &daily, 4, after(0), HOUR, false, "cools down"),
-            ("cooled", &daily, 96, after(0), DAY, true, "new_intervals"),
-            ("old", &daily, 0, after(0), 7 * DAY, true, "max_age"),
-            ("unknown", &unknown, 500, after(0), DAY, false, "mase_ratio is missing"),
-            ("unknown but old", &unknown, 700, after(0), 7 * DAY, true, "max_age"),
-            ("failed just now", &hourly, 9, failed(1, 29 * SECOND), HOUR, false, "the last run failed"),
-            ("failed, told until when", &hourly, 9, failed(1, 0), HOUR, false, "until 1970-01-01T10:00:30Z"),
-            ("failed, waited, no news", &hourly, 9, failed(1, 30 * SECOND), HOUR, true, "new_intervals"),
-            ("failed thrice", &hourly, 9, failed(3, 119 * SECOND), HOUR, false, "3 runs failed"),
-            ("failed thrice, waited", &hourly, 9, failed(3, 120 * SECOND), HOUR, true, "new_intervals"),
-            ("failed often", &hourly, 9, failed(40, 59 * MINUTE), HOUR, false, "40 runs failed"),
-            ("failed often, waited", &hourly, 9, failed(40, HOUR), HOUR, true, "new_intervals"),
-            ("failed, and cooling", &daily, 9, failed(1, HOUR), HOUR, false, "cools down"),
-            ("failed when it was old", &daily, 0, failed(1, HOUR), 8 * DAY, true, "max_age"),
-            ("failed, but not asked for", &hourly, 3, failed(1, HOUR), HOUR, false, "1 more needed"),
-        ] {
-            let verdict = decide(trigger, &facts(new), &history, origin, NOW).unwrap();
-            assert_eq!(verdict.fired, fired, "{name}: {}", verdict.reason);
-            assert!(verdict.reason.contains(words), "{name}: {}", verdict.reason);
-        }
-    }
-
-    #[test]
-    fn what_is_required_but_missing_blocks() {
-        let hourly = trigger("new_intervals >= 4", "completeness >= 0.9", 0, None);
-        let verdict = decide(&hourly, &facts(9), &RunHistory::default(), 0, NOW).unwrap();
-        assert!(!verdict.fired && verdict.reason.contains("completeness is missing"), "{}", verdict.reason);
-    }
-
-    #[test]
-    fn a_clause_is_told_with_what_it_lacks() {
-        let facts = json!({"new_intervals": 96, "completeness": 0.85}).as_object().unwrap().clone();
-        for (clause, truth, told) in [
-            ("new_intervals >= 672", Truth::False, "is false (new_intervals = 96, 576 more needed)"),
-            ("new_intervals > 96", Truth::False, "is false (new_intervals = 96, 1 more needed)"),
-            ("new_intervals >= 4", Truth::True, "is true (new_intervals = 96)"),
-            ("new_intervals < 4", Truth::False, "is false (new_intervals = 96)"),
-            ("completeness >= 0.9", Truth::False, "is false (completeness = 0.850, 0.050 more needed)"),
-            ("mase_ratio > 1.25", Truth::Unknown, "is unknown (mase_ratio is missing)"),
-            ("new_intervals >= 4 * series", Truth::Unknown, "is unknown (series is missing, new_intervals = 96)"),
-            ("true", Truth::True, "is true"),
-        ] {
-            let clause = ClauseTruth { part: "when".into(), clause: clause.into(), truth };
-            assert_eq!(tell(&clause, &facts), format!("{} {told}", clause.clause));
-        }
-    }
-
-    proptest! {
-        /// However commits, run lengths and failures fall: no cause fires twice, and nothing stays due for longer than
-        /// the longest pause.
-        #[test]
-        fn every_cause_fires_once(steps in prop::collection::vec((0_i64..6, 0_usize..4, prop::bool::weighted(0.2)), 1..60)) {
-            let hourly = trigger("new_intervals >= 4", "", 0, None);
-            let (mut origin, mut last_ok, mut history, mut ends_in) = (0, 0, RunHistory::default(), 0);
-            let (mut now, mut fails, mut in_row, mut since_due, mut seen) = (NOW, false, 0, 0, 0);
-            for (new, length, will_fail) in steps {
-                origin += new * QUARTER;
-                now += 5 * MINUTE;
-                if history.active.is_some() {
-                    if ends_in > 0 { ends_in -= 1 } else {
-                        history.active = None;
-                        in_row = if fails { in_row + 1 } else { 0 };
-                        history.failed = fails.then_some(Failed { in_row, at: now });
-                        if !fails {
-                            last_ok = seen;
-                            history.last_origin = Some(seen);
-                        }
-                        since_due = 0;
-                    }
+    standing: &Standing,
+    moment: Moment,
+) -> Result<(Verdict, Standing), PredicateError> {
+    let looked_at = standing.looked_at.max(history.last_origin).filter(|at| *at < moment.origin);
+    let mut standing = standing.clone();
+    if trigger.catch_up == CatchUp::All {
+        // What a run under way will have seen is not known yet: the intervals after it wait for its end.
+        if history.active.is_none()
+            && let Some(mut at) = looked_at
+        {
+            loop {
+                at = trigger.frequency.advance(at, 1, &trigger.zone);
+                if at >= moment.origin {
+                    break;
                 }
-                let due = (origin - last_ok) / QUARTER;
-                let verdict = decide(&hourly, &facts(due), &history, origin, now).unwrap();
+                let then = Moment { origin: at, stream: at, ..moment };
+                let facts = as_of(facts, trigger, history, moment.origin, at);
+                let (verdict, after) = decide_once(trigger, facts, history, &standing, then)?;
+                standing = Standing { looked_at: Some(at), ..after };
                 if verdict.fired {
-                    prop_assert!(history.active.is_none() && due >= 4);
-                    prop_assert!(history.last_origin != Some(origin), "twice at {}", origin);
-                    history.active = Some("run".into());
-                    (seen, fails, ends_in) = (origin, will_fail, length);
-                } else if due >= 4 && history.active.is_none() {
-                    prop_assert!(since_due < BACK_OFF_MAX, "due but silent for {}: {}", Span(since_due), verdict.reason);
-                    since_due += 5 * MINUTE;
+                    return Ok((verdict, standing));
                 }
             }
         }
+        if history.active.is_none() {
+            standing.looked_at = Some(moment.origin);
+        }
+    }
+    decide_once(trigger, facts.clone(), history, &standing, moment)
+}
+
+fn decide_once(
+    trigger: &CompiledTrigger,
+    mut facts: Map<String, Value>,
+    history: &RunHistory,
+    standing: &Standing,
+    moment: Moment,
+) -> Result<(Verdict, Standing), PredicateError> {
+    let Moment { origin, stream, .. } = moment;
+    let mut standing = settled(standing, trigger, history);
+    skip(&mut facts, trigger, &standing, origin);
+    let (mut when, mut clauses) = trigger.when(&facts)?;
+    if moment.resumed && trigger.catch_up == CatchUp::Skip {
+        if when == Truth::True && standing.true_since.is_none() && standing.due.is_none() && history.last_done.is_some()
+        {
+            standing.skipped_to = Some(origin);
+            skip(&mut facts, trigger, &standing, origin);
+            (when, clauses) = trigger.when(&facts)?;
+        }
+        standing.seen = None;
+        if let Some(due) = &mut standing.due {
+            due.from = starts_from(trigger, None, stream);
+        }
+    }
+    let (require, required) = trigger.require(&facts)?;
+    let told_when = tell_all(&clauses, &facts);
+    let told_required = tell_all(&required, &facts);
+    note_truth(&mut standing, when, &clauses, history, stream);
+    clauses.extend(required);
+
+    let held_until = standing.true_since.map(|since| trigger.after(trigger.hold_for, since));
+    let held = held_until.is_some_and(|until| stream >= until);
+    let since_last = history.last_origin.map(|last| Span((origin - last).max(0)));
+    let aged = trigger.max_age.zip(history.last_origin).is_some_and(|(age, last)| origin >= trigger.after(age, last));
+    if !trigger.hold_for.is_zero() {
+        clauses.push(clause("hold_for", format!("`when` has been true for {}", trigger.hold_for), held));
+    }
+    if let Some(age) = trigger.max_age {
+        clauses.push(clause("max_age", format!("{age} have passed since the last run"), aged));
+    }
+    if standing.due.is_none() {
+        let ready = history.active.is_none();
+        let why = match (held && (ready || standing.risen), aged && ready) {
+            (true, _) => Some(told_when.clone()),
+            (false, true) => {
+                Some(format!("the last run is {} old, max_age is reached", since_last.unwrap_or_default()))
+            }
+            (false, false) => None,
+        };
+        standing.due = why.map(|why| Due {
+            from: starts_from(trigger, standing.seen, stream),
+            origin,
+            after: history.active.clone().max(history.last_done.clone()),
+            why,
+        });
+    }
+    if trigger.schedule.is_some() {
+        standing.seen = Some(stream);
+    }
+    if trigger.paused && trigger.catch_up == CatchUp::Skip {
+        standing = Standing { due: None, skipped_to: Some(origin), ..standing };
+    }
+
+    let mut blockers = Vec::new();
+    let mut block = |kind, told, until| blockers.push(Blocker { kind, told, until });
+    if trigger.paused {
+        block("pause", "it is paused in the configuration (pause = true)".to_owned(), Until::Operator);
+    }
+    match (&standing.due, held_until) {
+        (Some(_), _) => {}
+        (None, Some(until)) if !held => {
+            let told = format!("`when` is true, and must be so until {}: {told_when}", format_micros(until));
+            block("hold_for", told, Until::Stream(until));
+        }
+        (None, Some(_)) => {
+            let run = history.active.clone().unwrap_or_default();
+            block("run", format!("run {run} is under way; the condition is looked at again when it ends"), Until::Run);
+        }
+        (None, None) => block("when", format!("`when` is {}: {told_when}", word(when)), Until::Facts),
+    }
+    if require != Truth::True {
+        block("require", format!("`require` is {}: {told_required}", word(require)), Until::Facts);
+    }
+    let cooled_at = history.last_origin.map(|last| trigger.after(trigger.cooldown, last));
+    let cooled = cooled_at.is_none_or(|at| origin >= at);
+    if !trigger.cooldown.is_zero() {
+        clauses.push(clause("cooldown", format!("{} have passed since the last run", trigger.cooldown), cooled));
+    }
+    if let Some(due) = &standing.due {
+        if let Some(run) = &history.active {
+            block("run", format!("run {run} is under way; the condition is looked at again when it ends"), Until::Run);
+        }
+        if since_last == Some(Span(0)) && history.stragglers == 0 && !history.champion_is_new {
+            block("same_data", "the last run saw the same data".to_owned(), Until::Facts);
+        }
+        if let Some((at, since)) = cooled_at.zip(since_last).filter(|_| !cooled) {
+            let told = format!("cools down: {since} of {} since the last run", trigger.cooldown);
+            block("cooldown", told, Until::Stream(at));
+        }
+        if let Some(failed) = history.failed.as_ref().filter(|failed| moment.now < failed.retry_at()) {
+            let runs = match failed.in_row {
+                1 => "the last run failed".to_owned(),
+                k => format!("{k} runs failed in a row"),
+            };
+            let told = format!("{runs}: the next one waits until {}", format_micros(failed.retry_at()));
+            block("failure", told, Until::Clock(failed.retry_at()));
+        }
+        let open = stream >= due.from;
+        if let Some((cron, _)) = &trigger.schedule {
+            clauses.push(clause("schedule", format!("a tick of {cron} has come since it is due"), open));
+        }
+        if !open {
+            let kind = if trigger.schedule.is_some() { "schedule" } else { "jitter" };
+            block(kind, format!("it is due, and waits for {}", format_micros(due.from)), Until::Stream(due.from));
+        }
+    }
+    if let Some((window, end)) = trigger.blackout(stream) {
+        clauses.push(clause("blackout", format!("outside of the window {window}"), false));
+        let told = format!("no run starts in the window {window}, until {}", format_micros(end));
+        block("blackout", told, Until::Stream(end));
+    } else if !trigger.blackouts.is_empty() {
+        clauses.push(clause("blackout", "outside of all windows".to_owned(), true));
+    }
+    if let Some(most) = trigger.max_concurrent {
+        let free = moment.running < most;
+        clauses.push(clause("max_concurrent", format!("fewer than {most} runs are under way"), free));
+        if !free && history.active.is_none() {
+            let told = format!("{} runs of the policy are under way, of {most} (max_concurrent)", moment.running);
+            block("max_concurrent", told, Until::Run);
+        }
+    }
+
+    let fired = blockers.is_empty();
+    let reason = match &standing.due {
+        _ if !fired => blockers.iter().map(|blocker| blocker.told.as_str()).collect::<Vec<_>>().join("; "),
+        Some(due) if when != Truth::True => format!("since {}: {}", format_micros(due.origin), due.why),
+        _ => told_when,
+    };
+    let at = match (&standing.due, trigger.catch_up) {
+        (Some(due), CatchUp::All) => due.origin.max(history.last_origin.unwrap_or(Micros::MIN)),
+        _ => origin,
+    };
+    Ok((Verdict { fired, origin: at, reason, clauses, blockers, facts }, standing))
+}
+
+// What runs that have ended since mean for what is due.
+fn settled(standing: &Standing, trigger: &CompiledTrigger, history: &RunHistory) -> Standing {
+    let mut standing = match standing.causes == trigger.causes {
+        true => standing.clone(),
+        false => Standing {
+            causes: trigger.causes.clone(),
+            true_since: None,
+            true_clauses: Vec::new(),
+            risen: false,
+            due: None,
+            started: None,
+            ..standing.clone()
+        },
+    };
+    if let Some(started) = standing.started.take() {
+        let failed = history.failed.as_ref().is_some_and(|failed| failed.run_id == started.run_id);
+        if history.active.as_deref() == Some(&started.run_id) {
+            standing.started = Some(started);
+        } else if failed {
+            standing.due = Some(started.due);
+        }
+    }
+    // A run settles what was due when it was asked for, whoever asked for it.
+    let seen = |due: &Due| history.last_done > due.after && history.last_origin.is_some_and(|last| last >= due.origin);
+    if standing.due.as_ref().is_some_and(seen) {
+        standing.due = None;
+    }
+    standing
+}
+
+// What becomes true while a run is under way was not its cause: it is due when the run ends.
+fn note_truth(standing: &mut Standing, when: Truth, clauses: &[ClauseTruth], history: &RunHistory, stream: Micros) {
+    let is_true = when == Truth::True;
+    let true_clauses: Vec<String> =
+        clauses.iter().filter(|clause| clause.truth == Truth::True).map(|clause| clause.clause.clone()).collect();
+    let rises = is_true && true_clauses.iter().any(|clause| !standing.true_clauses.contains(clause));
+    standing.risen = history.active.is_some() && is_true && (standing.risen || rises);
+    standing.true_since = is_true.then(|| standing.true_since.unwrap_or(stream));
+    standing.true_clauses = true_clauses;
+}
+
+// From when on what becomes due now may start a run: the first tick that nobody has seen yet, and the group's delay.
+fn starts_from(trigger: &CompiledTrigger, seen: Option<Micros>, stream: Micros) -> Micros {
+    let tick = trigger.schedule.as_ref().map_or(Some(stream), |(_, schedule)| match seen {
+        Some(seen) => schedule.next_after(seen),
+        None => schedule.next_from(stream),
+    });
+    // Beyond the end of time there is no tick.
+    tick.map_or(Micros::MAX, |tick| tick.saturating_add(trigger.delay))
+}
+
+// Intervals up to `skipped_to` do not count.
+fn skip(facts: &mut Map<String, Value>, trigger: &CompiledTrigger, standing: &Standing, origin: Micros) {
+    let Some(from) = standing.skipped_to.filter(|from| *from <= origin) else { return };
+    let steps = trigger.frequency.steps_between(from, origin, &trigger.zone);
+    at_most(facts, "new_intervals", steps as f64, json!(steps));
+    let hours = (origin - from) as f64 / HOUR as f64;
+    at_most(facts, "hours_since_run", hours, json!(hours));
+}
+
+fn at_most(facts: &mut Map<String, Value>, name: &str, most: f64, value: Value) {
+    if facts.get(name).and_then(Value::as_f64).is_some_and(|found| found > most) {
+        facts.insert(name.to_owned(), value);
     }
 }
+
+/// The facts as they were when the group's origin was `then`, or will be, as far as time alone changes them.
+pub(super) fn as_of(
+    facts: &Map<String, Value>,
+    trigger: &CompiledTrigger,
+    history: &RunHistory,
+    origin: Micros,
+    then: Micros,
+) -> Map<String, Value> {
+    let steps = |from: Micros, to: Micros| trigger.frequency.steps_between(from, to, &trigger.zone);
+    let moved = steps(origin, then);
+    let mut facts = facts.clone();
+    for name in ["new_intervals", "history_intervals", "champion_age_intervals"] {
+        if let Some(count) = facts.get(name).and_then(Value::as_i64) {
+            facts.insert(name.to_owned(), json!((count + moved).max(0)));
+        }
+    }
+    if let Some(last) = history.last_origin.filter(|_| history.active.is_none()) {
+        facts.insert("new_intervals".to_owned(), json!(steps(last, then).max(0)));
+    }
+    if let Some(hours) = facts.get("hours_since_run").and_then(Value::as_f64) {
+        let hours = hours + (then - origin) as f64 / HOUR as f64;
+        facts.insert("hours_since_run".to_owned(), json!(hours.max(0.0)));
+    }
+    facts
+}
+
+fn clause(part: &str, text: String, holds: bool) -> ClauseTruth {
+    let truth = if holds { Truth::True } else { Truth::False };
+    ClauseTruth { part: part.to_owned(), name: None, clause: text, truth }
+}
+
+#[cfg(test)]
+mod tests;

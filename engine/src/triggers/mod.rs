@@ -1,13 +1,24 @@
 //! Triggers: when the pipelines run, and why.
 //!
 //! [`facts`] say how things stand, one row per model group and trigger; [`predicate`] evaluates a policy's SQL over
-//! them; [`decide`] is the pure decision; [`service`] watches commits and runs, records every decision, and starts
-//! runs.
+//! them; [`decide`] is the pure decision, of a trigger that is [`compiled`]; [`next`] looks ahead at when it could fire;
+//! [`service`] watches commits and runs, records every decision, and starts runs. [`past`] and [`simulate`] replay
+//! policies over what was; [`plan`] says what another configuration would change.
 
+pub mod compiled;
 pub mod decide;
 pub mod facts;
+mod known;
+pub mod learn;
+pub mod next;
+pub mod past;
+pub mod plan;
 pub mod predicate;
+mod remembered;
+mod scores;
 pub mod service;
+pub mod simulate;
+pub mod words;
 
 use arrow::datatypes::SchemaRef;
 use meterline_models::cost::Cost;
@@ -15,7 +26,8 @@ use meterline_models::holidays::{Holidays, UnknownCountry};
 use meterline_models::registry::{self, Sees};
 use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{
-    Config, ConfigError, KnownWhen, PolicyConfig, ResolvedPolicy, ResolvedTrigger, resolve_policy,
+    Config, ConfigError, KnownWhen, PolicyConfig, Predicates, ResolvedPolicy, ResolvedTrigger, resolve_group_policy,
+    resolve_policy,
 };
 use meterline_schemas::facts::fact_schema;
 use meterline_schemas::names;
@@ -56,18 +68,26 @@ pub fn holidays(policy: &ResolvedPolicy) -> Result<Holidays, UnknownCountry> {
 pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
     for (name, policy) in &config.policy {
         let facts = fact_schema();
-        let predicates: [(&str, &Option<String>, &SchemaRef); 5] = [
-            ("retrain.when", &policy.retrain.when, &facts),
-            ("retrain.require", &policy.retrain.require, &facts),
-            ("reforecast.when", &policy.reforecast.when, &facts),
-            ("reforecast.require", &policy.reforecast.require, &facts),
-            ("gate.accept_if", &policy.gate.accept_if, &gate_schema()),
-        ];
+        let mut predicates: Vec<(String, &str, &SchemaRef)> = Vec::new();
+        for (key, of, may_be_empty) in [
+            ("retrain.when", &policy.retrain.when, false),
+            ("retrain.require", &policy.retrain.require, true),
+            ("reforecast.when", &policy.reforecast.when, false),
+            ("reforecast.require", &policy.reforecast.require, true),
+        ] {
+            match of {
+                Some(Predicates::One(sql)) if sql.trim().is_empty() && !may_be_empty => {
+                    predicates.push((key.to_owned(), sql, &facts));
+                }
+                Some(of) => predicates.extend(of.each().map(|(name, sql)| {
+                    (name.map_or_else(|| key.to_owned(), |name| format!("{key}.{name}")), sql, &facts)
+                })),
+                None => {}
+            }
+        }
+        let gate = gate_schema();
+        predicates.extend(policy.gate.accept_if.as_deref().map(|sql| ("gate.accept_if".to_owned(), sql, &gate)));
         for (key, sql, schema) in predicates {
-            // An empty `require` requires nothing.
-            let Some(sql) = sql.as_deref().filter(|sql| !(key.ends_with("require") && sql.trim().is_empty())) else {
-                continue;
-            };
             let refused = |why: &str| ConfigError::of_key(text, &format!("policy.{name}.{key}"), why);
             let predicate = Predicate::compile(sql, schema).map_err(|e| refused(&e.to_string()))?;
             let looks_at_cost = predicate.columns().iter().any(|column| column.ends_with("cost"));
@@ -80,18 +100,27 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
         if let Some((key, why)) = wrong_cost(policy) {
             return Err(ConfigError::of_key(text, &format!("policy.{name}.{key}"), &why));
         }
-        let ResolvedPolicy { model, settings, .. } = resolve_policy(policy.frequency, &config.policy);
-        let Some(kind) = registry::find(&model) else {
-            return Err(ConfigError::of_key(text, &format!("policy.{name}.model.kind"), &no_such_kind(&model)));
+        let resolved = policy_of(policy, config);
+        let ResolvedPolicy { model, settings, .. } = &resolved;
+        let Some(kind) = registry::find(model) else {
+            return Err(ConfigError::of_key(text, &format!("policy.{name}.model.kind"), &no_such_kind(model)));
         };
-        if let Err(wrong) = kind.with(&settings) {
+        if let Err(wrong) = kind.with(settings) {
             let key = wrong.name().map(|setting| format!(".{setting}")).unwrap_or_default();
             let key = format!("policy.{name}.model.settings{key}");
             return Err(ConfigError::of_key(text, &key, &wrong_setting(&wrong)));
         }
-        check_inputs(text, name, config, &resolve_policy(policy.frequency, &config.policy))?;
+        check_inputs(text, name, config, &resolved)?;
     }
     Ok(())
+}
+
+// What a policy says, with what it leaves to others.
+fn policy_of(policy: &PolicyConfig, config: &Config) -> ResolvedPolicy {
+    match &policy.group {
+        Some(group) => resolve_group_policy(group, policy.frequency, &config.policy),
+        None => resolve_policy(policy.frequency, &config.policy),
+    }
 }
 
 // Whether a policy's model makes use of what it is given, and whether there are such holidays.
@@ -161,6 +190,7 @@ mod tests {
     use meterline_schemas::config::parse;
     use meterline_schemas::frequency::STANDARD;
 
+    use super::compiled::CompiledTrigger;
     use super::*;
 
     #[test]
@@ -176,6 +206,9 @@ mod tests {
             let error = check_policies(&text, &parse(&text).unwrap()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+        let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain.when]\nnew = \"true\"\nodd = \"srie > 3\"\n";
+        let error = check_policies(text, &parse(text).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("line 5: policy.a.retrain.when.odd: "), "{error}");
         let text = "[policy.a]\nfrequency = \"PT15M\"\n[policy.a.model]\nkind = \"boosted_tree\"\n";
         let error = check_policies(text, &parse(text).unwrap()).unwrap_err().to_string();
         assert!(error.contains("line 4: policy.a.model.kind: ") && error.contains("`boosted_trees`?"), "{error}");
@@ -286,7 +319,8 @@ mod tests {
         for frequency in STANDARD {
             let policy = resolve_policy(frequency, &Default::default());
             for pipeline in Pipeline::ALL {
-                decide::CompiledTrigger::compile(trigger_of(&policy, pipeline)).unwrap();
+                let trigger = trigger_of(&policy, pipeline);
+                CompiledTrigger::compile(trigger, pipeline, "g", frequency, "Europe/Lisbon").unwrap();
             }
             Predicate::compile(&policy.accept_if, &gate_schema()).unwrap();
         }

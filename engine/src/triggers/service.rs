@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meterline_schemas::config::resolve_policy;
-use meterline_schemas::{Frequency, Micros};
+use meterline_schemas::Micros;
+use meterline_schemas::config::{Config, resolve_group_policy};
+use meterline_schemas::facts::Facts;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::decide::{CompiledTrigger, Verdict, decide};
+use super::compiled::CompiledTrigger;
+use super::decide::{Moment, Verdict, decide};
 use super::facts::{FactSource, FactsError, GroupFacts};
 use super::predicate::PredicateError;
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{DecisionRecord, Pipeline};
+use crate::metadata::records::{DecisionRecord, RunRecord, Standing};
+use crate::metadata::standings::TriggerKey;
 use crate::pipelines::runner::Runner;
 use crate::pipelines::{RunError, spec};
 
@@ -25,6 +28,9 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Recorded decisions of one trigger after which its old ones are forgotten.
 const DECISIONS_PER_TRIM: u64 = 1000;
+
+/// Facts that change all the time, and decide nothing by themselves.
+const CHANGING: [&str; 2] = ["lag_records", "silent_hours"];
 
 /// Why an evaluation did not come to its end; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,7 @@ enum EvaluateError {
 pub async fn run(
     env: Arc<Environment>,
     mut commits: watch::Receiver<Option<Arc<Committed>>>,
+    mut config: watch::Receiver<Arc<Config>>,
     runner: Runner,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -52,10 +59,16 @@ pub async fn run(
         tokio::select! {
             changed = stop.changed() => if changed.is_err() || *stop.borrow() { return },
             changed = commits.changed() => if changed.is_err() { return },
+            // Who tells of another configuration may end before us, which is no reason to.
+            Ok(()) = config.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
         if *stop.borrow() {
             return;
+        }
+        let found = Arc::clone(&config.borrow_and_update());
+        if *found != evaluator.env.config {
+            evaluator.reload(&found);
         }
         if let Err(error) = evaluator.runner.adopt_orphans().await {
             tracing::warn!(%error, "runs that nobody sees to any more could not be looked for; they are looked for again");
@@ -77,12 +90,26 @@ struct Evaluator {
     env: Arc<Environment>,
     runner: Runner,
     facts: FactSource,
-    compiled: HashMap<(Frequency, Pipeline), CompiledTrigger>,
-    recorded: HashMap<(String, Pipeline), Recorded>,
+    compiled: HashMap<TriggerKey, Compiled>,
+    recorded: HashMap<TriggerKey, Recorded>,
+    // How each trigger stands; `None` until the first evaluation.
+    standings: Option<HashMap<TriggerKey, Standing>>,
+    // Of those, what the metadata database does not know yet.
+    unkept: Vec<(TriggerKey, Standing)>,
+    // Decisions that started nothing, and that the metadata database does not know yet.
+    unrecorded: Vec<DecisionRecord>,
+    // Triggers that were evaluated since the start of the engine.
+    evaluated: BTreeSet<TriggerKey>,
     // What there was at the last evaluation that came to its end.
     seen: Option<Seen>,
     // When the next pause after a failed run ends, by the clock.
     retry_at: Option<Micros>,
+}
+
+/// A trigger, and the policy that it is of.
+struct Compiled {
+    source: String,
+    trigger: CompiledTrigger,
 }
 
 /// What evaluations look at: while it stays the same, they would decide the same.
@@ -96,10 +123,17 @@ struct Seen {
 /// What was recorded of one trigger since the engine started.
 #[derive(Default)]
 struct Recorded {
-    // Facts of the last recorded decision, without the lag, which changes all the time and decides nothing by itself;
-    // and what was decided: the same facts may find another run under way.
-    last: Option<(Map<String, Value>, Option<String>)>,
+    last: Option<Telling>,
     decisions: u64,
+}
+
+/// What tells one decision from another: its facts, and what kept the run from starting. The same facts may find another
+/// run under way.
+#[derive(PartialEq)]
+struct Telling {
+    facts: Map<String, Value>,
+    active: Option<String>,
+    blockers: Vec<&'static str>,
 }
 
 impl Evaluator {
@@ -110,31 +144,52 @@ impl Evaluator {
             facts: FactSource::default(),
             compiled: HashMap::new(),
             recorded: HashMap::new(),
+            standings: None,
+            unkept: Vec::new(),
+            unrecorded: Vec::new(),
+            evaluated: BTreeSet::new(),
             seen: None,
             retry_at: None,
         }
     }
 
+    /// Goes by another configuration from now on.
+    fn reload(&mut self, config: &Config) {
+        let env = Environment { config: config.clone(), ..Environment::clone(&self.env) };
+        self.env = Arc::new(env);
+        self.runner.reload(Arc::clone(&self.env));
+        self.compiled.clear();
+        self.seen = None;
+    }
+
     /// Evaluates all triggers if a commit, a run's beginning or end, another champion, or the end of a pause after a
     /// failure calls for it; says whether all could be. `now` is what the clock says.
     async fn evaluate_if_changed(&mut self, committed: &Committed, now: Micros) -> Result<bool, EvaluateError> {
-        let active = self.env.metadata.active_runs().await?;
+        let mut active = self.env.metadata.active_runs().await?;
         let seen = Seen {
             commit: committed.state.seq,
-            active_runs: active.into_iter().map(|r| r.spec.run_id).collect(),
+            active_runs: active.iter().map(|run| run.spec.run_id.clone()).collect(),
             champions: self.env.metadata.champions().await?,
         };
         if self.seen.as_ref() == Some(&seen) && self.retry_at.is_none_or(|at| now < at) {
             return Ok(true);
         }
+        if self.standings.is_none() {
+            self.standings = Some(self.env.metadata.standings().await?.into_iter().collect());
+        }
         self.retry_at = None;
         let (mut fired, mut failed) = (false, false);
-        for group in self.facts.assemble(&self.env, committed).await? {
-            if let Some(at) = group.history.failed.map(|f| f.retry_at()).filter(|at| *at > now) {
+        for group in self.facts.assemble(&self.env, committed, &active, now).await? {
+            if let Some(at) = group.history.failed.as_ref().map(|f| f.retry_at()).filter(|at| *at > now) {
                 self.retry_at = Some(self.retry_at.map_or(at, |sooner| sooner.min(at)));
             }
-            match self.evaluate(&group, committed, now).await {
-                Ok(started) => fired |= started,
+            match self.evaluate(&group, committed, &active, now).await {
+                Ok(Evaluated { run, standing }) => {
+                    fired |= run.is_some();
+                    active.extend(run);
+                    let key = (group.group.group_id.clone(), group.pipeline);
+                    self.unkept.extend(standing.map(|standing| (key, standing)));
+                }
                 // What is wrong with one trigger must not hold up the others.
                 Err(error) => {
                     tracing::error!(
@@ -147,34 +202,75 @@ impl Evaluator {
                 }
             }
         }
+        self.env.metadata.record_decisions(&self.unrecorded).await?;
+        self.unrecorded.clear();
+        self.env.metadata.keep_standings(&self.unkept).await?;
+        self.unkept.clear();
         // A run that started just now may end before anybody looks: look again in any case.
         self.seen = (!fired && !failed).then_some(seen);
         Ok(!failed)
     }
 
-    /// Evaluates one trigger; says whether it started a run.
+    /// Evaluates one trigger.
     async fn evaluate(
         &mut self,
         group: &GroupFacts,
         committed: &Committed,
+        active: &[RunRecord],
         now: Micros,
-    ) -> Result<bool, EvaluateError> {
+    ) -> Result<Evaluated, EvaluateError> {
         let summary = &group.group;
-        let verdict = {
-            let trigger = self.trigger(summary.frequency, group.pipeline)?;
-            decide(trigger, &group.facts.values, &group.history, summary.origin, now)?
-        };
-        let mut telling = group.facts.values.clone();
-        telling.remove("lag_records");
         let key = (summary.group_id.clone(), group.pipeline);
-        let telling = (telling, group.history.active.clone());
-        if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.last.as_ref() == Some(&telling)) {
-            return Ok(false);
+        let before = self.standings.as_ref().and_then(|all| all.get(&key)).cloned().unwrap_or_default();
+        let resumed = !self.evaluated.contains(&key);
+        let (verdict, mut standing) = {
+            let compiled = self.compiled(group)?;
+            let of_policy =
+                |run: &&RunRecord| run.spec.pipeline == group.pipeline && run.spec.policy.source == compiled.source;
+            let running = active.iter().filter(of_policy).count();
+            let moment = Moment { origin: summary.origin, stream: summary.watermark, now, resumed, running };
+            decide(&compiled.trigger, &group.facts.values, &group.history, &before, moment)?
+        };
+        let run = self.act(group, committed, &verdict, now).await?;
+        if let Some(run) = &run {
+            standing = standing.with_run(&run.spec.run_id);
         }
-        let mut decision = record(group, committed, &verdict, now);
-        self.env.metadata.record_decision(&decision).await?;
+        self.evaluated.insert(key.clone());
+        let changed = standing != before;
+        if changed && let Some(all) = &mut self.standings {
+            all.insert(key, standing.clone());
+        }
+        Ok(Evaluated { run, standing: changed.then_some(standing) })
+    }
+
+    /// Records what was decided, if that is anything new, and starts the run.
+    async fn act(
+        &mut self,
+        group: &GroupFacts,
+        committed: &Committed,
+        verdict: &Verdict,
+        now: Micros,
+    ) -> Result<Option<RunRecord>, EvaluateError> {
+        let summary = &group.group;
+        let key = (summary.group_id.clone(), group.pipeline);
+        let mut facts = group.facts.values.clone();
+        facts.retain(|name, _| !CHANGING.contains(&name.as_str()));
+        let telling = Telling {
+            facts,
+            active: group.history.active.clone(),
+            blockers: verdict.blockers.iter().map(|blocker| blocker.kind).collect(),
+        };
+        if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.last.as_ref() == Some(&telling)) {
+            return Ok(None);
+        }
+        let resumed = !self.evaluated.contains(&key);
+        let mut decision = record(group, committed, verdict, now, resumed);
+        let mut started = None;
         if verdict.fired {
-            let spec = spec::for_group(&self.env, summary, committed, group.pipeline, None);
+            // Before the run: it names its decision.
+            self.env.metadata.record_decision(&decision).await?;
+            let as_of = Some(verdict.origin).filter(|origin| *origin < summary.origin);
+            let spec = spec::for_group(&self.env, summary, committed, group.pipeline, as_of);
             tracing::info!(
                 group = %summary.group_id,
                 trigger = group.pipeline.trigger(),
@@ -183,8 +279,12 @@ impl Evaluator {
                 "trigger fired"
             );
             let run = self.runner.start(spec, "trigger", Some(&decision.decision_id)).await?;
-            decision.run_id = Some(run.spec.run_id);
+            decision.run_id = Some(run.spec.run_id.clone());
             self.env.metadata.record_decision(&decision).await?;
+            started = Some(run);
+        } else {
+            // Together with the others: with a thousand groups, a transaction each would take seconds.
+            self.unrecorded.push(decision);
         }
         let recorded = self.recorded.entry(key).or_default();
         recorded.last = Some(telling);
@@ -194,28 +294,38 @@ impl Evaluator {
         if trim {
             self.env.metadata.trim_decisions(&summary.group_id, group.pipeline).await?;
         }
-        Ok(verdict.fired)
+        Ok(started)
     }
 
-    fn trigger(&mut self, frequency: Frequency, pipeline: Pipeline) -> Result<&CompiledTrigger, PredicateError> {
-        match self.compiled.entry((frequency, pipeline)) {
+    fn compiled(&mut self, group: &GroupFacts) -> Result<&Compiled, PredicateError> {
+        let summary = &group.group;
+        match self.compiled.entry((summary.group_id.clone(), group.pipeline)) {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::hash_map::Entry::Vacant(place) => {
-                let policy = resolve_policy(frequency, &self.env.config.policy);
-                Ok(place.insert(CompiledTrigger::compile(super::trigger_of(&policy, pipeline))?))
+                let policy = resolve_group_policy(&summary.group_id, summary.frequency, &self.env.config.policy);
+                let trigger = super::trigger_of(&policy, group.pipeline);
+                let trigger = CompiledTrigger::of(trigger, group.pipeline, summary)?;
+                Ok(place.insert(Compiled { source: policy.source, trigger }))
             }
         }
     }
 }
 
-fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Micros) -> DecisionRecord {
+/// What an evaluation led to.
+struct Evaluated {
+    run: Option<RunRecord>,
+    // Set if it is another one than before.
+    standing: Option<Standing>,
+}
+
+fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Micros, resumed: bool) -> DecisionRecord {
     let group_id = &group.group.group_id;
-    // A trigger that is evaluated twice at one commit (a run ended in between) decides anew unless it fired.
-    let mut nth = match &group.history.active {
-        Some(run) => format!("/{run}"),
-        None => group.history.last_origin.map_or(String::new(), |at| format!("/{at}")),
-    };
-    if let Some(failed) = group.history.failed {
+    // A trigger that is evaluated twice at one commit (a run ended in between) decides anew. Runs, not their origins, tell
+    // the two apart: there may be several of one origin.
+    let history = &group.history;
+    let run = history.active.as_ref().or(history.last_done.as_ref());
+    let mut nth = run.map_or_else(String::new, |run| format!("/{run}"));
+    if let Some(failed) = &history.failed {
         nth.push_str(&format!("/{}", failed.in_row));
     }
     DecisionRecord {
@@ -223,20 +333,23 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Mic
         group_id: group_id.clone(),
         pipeline: group.pipeline,
         commit_seq: committed.state.seq,
-        origin: group.group.origin,
+        origin: verdict.origin,
         at: now,
         fired: verdict.fired,
         reason: verdict.reason.clone(),
         clauses: verdict.clauses.clone(),
-        facts: group.facts.clone(),
+        facts: Facts { values: verdict.facts.clone(), ..group.facts.clone() },
         run_id: None,
+        resumed,
+        observed: Some(group.group.clone()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use meterline_connectors::lake::Lake;
-    use meterline_schemas::config::{Config, FeedConfig, parse};
+    use meterline_schemas::Frequency;
+    use meterline_schemas::config::{FeedConfig, parse};
     use meterline_schemas::time::{HOUR, SECOND};
     use meterline_schemas::unit::Unit;
 
@@ -245,7 +358,7 @@ mod tests {
     use crate::ingest::series::SeriesState;
     use crate::ingest::state::{FeedState, IngestState};
     use crate::metadata::MetadataStore;
-    use crate::metadata::records::{RunRecord, Status};
+    use crate::metadata::records::{Pipeline, RunRecord, Status};
 
     const POLICIES: &str = r#"
         [policy.hourly]
@@ -360,6 +473,34 @@ mod tests {
         assert!(!last.fired && last.reason.contains("the last run failed"), "{}", last.reason);
     }
 
+    #[test]
+    fn a_decision_is_another_one_after_a_run_of_the_same_origin() {
+        let facts = |last_done: &str, active: Option<&str>| GroupFacts {
+            group: crate::triggers::facts::tests::hourly(10),
+            pipeline: Pipeline::Infer,
+            facts: Facts { group_id: "PT1H".into(), pipeline: "reforecast".into(), values: Map::new() },
+            history: crate::triggers::decide::RunHistory {
+                active: active.map(str::to_owned),
+                last_origin: Some(10 * HOUR),
+                last_done: Some(last_done.to_owned()),
+                ..Default::default()
+            },
+        };
+        let verdict = Verdict {
+            fired: true,
+            origin: 10 * HOUR,
+            reason: String::new(),
+            clauses: Vec::new(),
+            blockers: Vec::new(),
+            facts: Map::new(),
+        };
+        let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
+        let id = |facts: GroupFacts| record(&facts, &committed, &verdict, 5, false).decision_id;
+        let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
+        assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
+        assert_eq!(ids[0], id(facts("r1", None)), "what is looked at again is the same decision");
+    }
+
     #[tokio::test]
     async fn facts_that_did_not_change_are_recorded_once() {
         let (_dir, mut evaluator) = evaluator(&POLICIES.replace("new_intervals >= 1", "new_intervals >= 99")).await;
@@ -369,6 +510,35 @@ mod tests {
         // One a trigger.
         assert_eq!(evaluator.env.metadata.decisions(100).await.unwrap().len(), 2);
         assert!(runs(&evaluator).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_trigger_goes_by_the_configuration_that_was_read_last() {
+        let (_dir, mut evaluator) = evaluator(&POLICIES.replace("new_intervals >= 1", "new_intervals >= 99")).await;
+        let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
+        evaluator.evaluate_if_changed(&committed, now()).await.unwrap();
+        assert!(runs(&evaluator).await.is_empty());
+        let mut config = evaluator.env.config.clone();
+        config.policy = parse(POLICIES).unwrap().policy;
+        evaluator.reload(&config);
+        evaluator.evaluate_if_changed(&committed, now()).await.unwrap();
+        assert_eq!(runs(&evaluator).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_due_is_known_after_a_restart() {
+        let policies = "[policy.hourly]\nfrequency = \"PT1H\"\nretrain = { when = \"false\" }\n\
+                        [policy.hourly.reforecast]\nwhen = \"new_intervals >= 1\"\nrequire = \"series > 1\"\n";
+        let (_dir, mut first) = evaluator(policies).await;
+        first.evaluate_if_changed(&commit(1, &[Frequency::HOUR], 10 * HOUR), now()).await.unwrap();
+        let kept = first.env.metadata.standings().await.unwrap();
+        let due = kept.iter().find_map(|(key, standing)| standing.due.as_ref().filter(|_| key.1 == Pipeline::Infer));
+        assert_eq!(due.unwrap().origin, 10 * HOUR);
+        let mut second = Evaluator::new(Arc::clone(&first.env), first.runner.clone());
+        second.evaluate_if_changed(&commit(2, &[Frequency::HOUR], 11 * HOUR), now()).await.unwrap();
+        let kept = second.env.metadata.standings().await.unwrap();
+        assert_eq!(kept.iter().find_map(|(_, standing)| standing.due.as_ref()).unwrap().origin, 10 * HOUR);
+        assert!(runs(&second).await.is_empty());
     }
 
     #[tokio::test]

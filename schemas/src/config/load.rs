@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::Config;
-use crate::frequency::Frequency;
 use crate::names;
 
 /// What is wrong with a configuration.
@@ -198,15 +197,29 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
     if let Some((key, message, remedy)) = super::rollup::fault(config).or_else(|| super::covariate::fault(config)) {
         return refuse(&key, message, &remedy);
     }
-    let mut frequencies: std::collections::BTreeMap<Frequency, &String> = std::collections::BTreeMap::new();
+    let mut taken: std::collections::BTreeMap<String, &String> = std::collections::BTreeMap::new();
     for (name, policy) in &config.policy {
-        let key = format!("policy.{name}.frequency");
-        if let Some(other) = frequencies.insert(policy.frequency, name) {
+        let of = policy.group.clone().unwrap_or_else(|| policy.frequency.to_string());
+        let key = match policy.group {
+            Some(_) => "group",
+            None => "frequency",
+        };
+        // The group of a frequency in UTC has its name.
+        if let Some(other) = taken.insert(format!("{key} {of}"), name) {
             return refuse(
-                &key,
-                format!("policies `{other}` and `{name}` are both for {}", policy.frequency),
-                "keep one policy a frequency",
+                &format!("policy.{name}.{key}"),
+                format!("policies `{other}` and `{name}` are both for {of}"),
+                &format!("keep one policy a {key}"),
             );
+        }
+        for (trigger, of) in [("reforecast", &policy.reforecast), ("retrain", &policy.retrain)] {
+            if of.max_concurrent == Some(0) {
+                return refuse(
+                    &format!("policy.{name}.{trigger}.max_concurrent"),
+                    format!("policy.{name}.{trigger}.max_concurrent is 0: nothing would ever run"),
+                    "use at least 1, or pause = true",
+                );
+            }
         }
     }
     Ok(())

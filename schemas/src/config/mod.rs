@@ -11,6 +11,7 @@ mod load;
 mod maintenance;
 mod policy;
 mod rollup;
+mod trigger;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,10 +25,10 @@ pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
-    Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, ResolvedTrigger, TriggerConfig,
-    resolve_policy,
+    Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, resolve_group_policy, resolve_policy,
 };
 pub use rollup::{LabelsConfig, Reconcile, RollupConfig, RollupFrequency, RollupValue};
+pub use trigger::{Blackout, CatchUp, Predicates, ResolvedTrigger, TriggerConfig};
 
 use crate::bytes::Bytes;
 use crate::time::{HOUR, MINUTE, SECOND, Span};

@@ -1,26 +1,35 @@
 //! `[policy.NAME]`: when the pipelines of one frequency run, and what a model must show to be used.
 //!
-//! Every key is optional: [`resolve_policy`] fills the rest with the defaults of the frequency.
+//! Every key but the frequency is optional: [`resolve_policy`] fills the rest with the defaults of the frequency.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::trigger::{ResolvedTrigger, TriggerConfig, TriggerDefaults};
 use crate::frequency::Frequency;
+use crate::length::Length;
 use crate::settings::Settings;
 use crate::time::{DAY, Date, Span};
 
-/// Policy of the model groups of one frequency.
+/// Policy of the model groups of one frequency, or of one of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
     /// The frequency that the policy applies to. Required.
     pub frequency: Frequency,
+    /// The one model group that the policy applies to, such as `P1D@Europe/Lisbon`. What it does not say is taken from the
+    /// policy of the frequency, key by key. Default all groups of the frequency.
+    #[serde(default)]
+    pub group: Option<String>,
     /// How far ahead forecasts reach. Default by frequency: 2 days below a day, 14 days for days, 8 weeks, 12 months.
     #[serde(default)]
-    pub horizon: Option<Span>,
+    pub horizon: Option<Length>,
     /// How much history a forecast looks at. Default by frequency: 7 days below a day, 56 days for days, 104 weeks, 48
     /// months.
     #[serde(default)]
-    pub context: Option<Span>,
+    pub context: Option<Length>,
     /// What each unit costs by which the actual value of an interval is above the forecast that was decided on: money, or
     /// any weight, per unit of the series (kWh). With `cost_over`, or neither. Default none: the median decides.
     #[serde(default)]
@@ -41,26 +50,6 @@ pub struct PolicyConfig {
     /// How a model is trained.
     #[serde(default)]
     pub model: ModelConfig,
-}
-
-/// `[policy.NAME.reforecast]`, `[policy.NAME.retrain]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TriggerConfig {
-    /// SQL predicate over the trigger facts. A missing fact makes it unknown, and unknown does not fire. Default of
-    /// `reforecast`: `new_intervals >= N or champion_is_new`, N being those of an hour, at least 1. Of `retrain`: `not
-    /// has_champion or new_intervals >= N or mase_ratio > 1.25`, N being those of a week below a day, 28 days, 13 weeks,
-    /// 6 months.
-    pub when: Option<String>,
-    /// SQL predicate that must be true too. An empty text requires nothing. Default of `reforecast`: `not backfilling`.
-    /// Of `retrain`: `history_intervals >= history_needed and completeness >= 0.8 and not backfilling`.
-    pub require: Option<String>,
-    /// Stream time that must pass between the origins of two runs. Default of `reforecast`: `0s`. Of `retrain`: a day
-    /// below a day, 7 days for days, 4 weeks, 3 months.
-    pub cooldown: Option<Span>,
-    /// Stream time since the last run after which it fires even if `when` is false (`require` still holds). Default
-    /// never.
-    pub max_age: Option<Span>,
 }
 
 /// `[policy.NAME.gate]`
@@ -101,7 +90,7 @@ pub struct ModelConfig {
     pub train_time: Option<Span>,
     /// Most history that is trained on, or what the kind of model needs (`history_needed`), where that is more. Default by frequency: 400 days below a day, 1830 days for days, 530 weeks, 240
     /// months.
-    pub history: Option<Span>,
+    pub history: Option<Length>,
     /// Time at the end of the group's history that evaluation keeps to itself, in horizons, at least 1. Default 3.
     pub evaluate_windows: Option<usize>,
     /// Times of day at which infer runs may begin that models on features (`auto`, `linear_quantile`, `boosted_trees`,
@@ -144,19 +133,6 @@ pub struct Costs {
     pub cost_under: f64,
     /// See [`PolicyConfig::cost_over`].
     pub cost_over: f64,
-}
-
-/// One trigger with every default filled in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ResolvedTrigger {
-    /// See [`TriggerConfig::when`].
-    pub when: String,
-    /// See [`TriggerConfig::require`]; empty requires nothing.
-    pub require: String,
-    /// See [`TriggerConfig::cooldown`].
-    pub cooldown: Span,
-    /// See [`TriggerConfig::max_age`].
-    pub max_age: Option<Span>,
 }
 
 /// A policy with every default filled in.
@@ -239,57 +215,93 @@ fn four() -> usize {
 }
 
 /// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
-pub fn resolve_policy(
+pub fn resolve_policy(frequency: Frequency, policies: &BTreeMap<String, PolicyConfig>) -> ResolvedPolicy {
+    let found = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.is_none());
+    match found {
+        Some((name, policy)) => resolve(frequency, format!("policy.{name}"), policy),
+        None => resolve(frequency, "default".to_owned(), &PolicyConfig::empty(frequency)),
+    }
+}
+
+/// The policy of the model group `group` of `frequency`: what the configuration says of it, then what it says of the
+/// frequency, then the frequency's defaults.
+pub fn resolve_group_policy(
+    group: &str,
     frequency: Frequency,
-    policies: &std::collections::BTreeMap<String, PolicyConfig>,
+    policies: &BTreeMap<String, PolicyConfig>,
 ) -> ResolvedPolicy {
-    let found = policies.iter().find(|(_, p)| p.frequency == frequency);
-    let empty = PolicyConfig {
-        frequency,
-        horizon: None,
-        context: None,
-        cost_under: None,
-        cost_over: None,
-        reforecast: TriggerConfig::default(),
-        retrain: TriggerConfig::default(),
-        gate: GateConfig::default(),
-        model: ModelConfig::default(),
-    };
-    let (source, policy) = match found {
-        Some((name, policy)) => (format!("policy.{name}"), policy),
-        None => ("default".to_owned(), &empty),
-    };
+    let own = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.as_deref() == Some(group));
+    let Some((name, own)) = own else { return resolve_policy(frequency, policies) };
+    let base = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.is_none());
+    match base {
+        Some((below, base)) => resolve(frequency, format!("policy.{name}, policy.{below}"), &own.over(base)),
+        None => resolve(frequency, format!("policy.{name}"), own),
+    }
+}
+
+impl PolicyConfig {
+    /// A policy that leaves everything to the defaults of its frequency.
+    pub fn empty(frequency: Frequency) -> PolicyConfig {
+        PolicyConfig {
+            frequency,
+            group: None,
+            horizon: None,
+            context: None,
+            cost_under: None,
+            cost_over: None,
+            reforecast: TriggerConfig::default(),
+            retrain: TriggerConfig::default(),
+            gate: GateConfig::default(),
+            model: ModelConfig::default(),
+        }
+    }
+
+    /// This policy, and what `base` says where this one says nothing.
+    fn over(&self, base: &PolicyConfig) -> PolicyConfig {
+        // Through values by name, so that a key that is added is not forgotten here.
+        let both = serde_json::to_value(self).and_then(|own| Ok((own, serde_json::to_value(base)?)));
+        let laid = both.and_then(|(own, base)| serde_json::from_value(lay_over(own, base)));
+        // Both came from a configuration, so together they are one.
+        laid.unwrap_or_else(|_| self.clone())
+    }
+}
+
+/// `own`, with the values of `base` where it has none: null, or an empty list.
+fn lay_over(own: Value, base: Value) -> Value {
+    match (own, base) {
+        (Value::Object(own), Value::Object(mut base)) => {
+            for (key, value) in own {
+                let below = base.remove(&key).unwrap_or_default();
+                base.insert(key, lay_over(value, below));
+            }
+            Value::Object(base)
+        }
+        (Value::Null, base) => base,
+        (Value::Array(own), base) if own.is_empty() && !base.is_null() => base,
+        (own, _) => own,
+    }
+}
+
+fn resolve(frequency: Frequency, source: String, policy: &PolicyConfig) -> ResolvedPolicy {
     let defaults = Defaults::of(frequency);
-    let steps = |span: Span| (span.micros() / frequency.nominal_micros()).max(1) as usize;
+    let steps = |length: Length| length.steps(frequency);
     let horizon = policy.horizon.map_or(defaults.horizon, steps);
     let season = frequency.season();
     let context = policy.context.map_or(defaults.context, steps).max(season).max(horizon);
-    let trigger = |config: &TriggerConfig, when: String, require: String, cooldown: Span, max_age: Option<Span>| {
-        ResolvedTrigger {
-            when: config.when.clone().unwrap_or(when),
-            require: config.require.clone().unwrap_or(require),
-            cooldown: config.cooldown.unwrap_or(cooldown),
-            max_age: config.max_age.or(max_age),
-        }
-    };
     let evaluate_windows = policy.model.evaluate_windows.unwrap_or(3).max(1);
     let costs = policy.cost_under.zip(policy.cost_over);
     let resolved = ResolvedPolicy {
         costs: costs.map(|(cost_under, cost_over)| Costs { cost_under, cost_over }),
-        reforecast: trigger(
-            &policy.reforecast,
-            format!("new_intervals >= {} or champion_is_new", defaults.reforecast_every),
-            "not backfilling".into(),
-            Span(0),
-            None,
-        ),
-        retrain: trigger(
-            &policy.retrain,
-            format!("not has_champion or new_intervals >= {} or mase_ratio > 1.25", defaults.retrain_every),
-            "history_intervals >= history_needed and completeness >= 0.8 and not backfilling".into(),
-            Span(defaults.retrain_cooldown as i64 * frequency.nominal_micros()),
-            None,
-        ),
+        reforecast: policy.reforecast.resolve(TriggerDefaults {
+            when: format!("new_intervals >= {} or champion_is_new", defaults.reforecast_every),
+            require: "not backfilling",
+            cooldown: Length::ZERO,
+        }),
+        retrain: policy.retrain.resolve(TriggerDefaults {
+            when: format!("not has_champion or new_intervals >= {} or mase_ratio > 1.25", defaults.retrain_every),
+            require: "history_intervals >= history_needed and completeness >= 0.8 and not backfilling",
+            cooldown: Length::Intervals(defaults.retrain_cooldown),
+        }),
         accept_if: policy
             .gate
             .accept_if
@@ -323,7 +335,7 @@ struct Defaults {
     context: usize,
     reforecast_every: usize,
     retrain_every: usize,
-    retrain_cooldown: usize,
+    retrain_cooldown: u32,
     history: usize,
 }
 
@@ -340,7 +352,7 @@ impl Defaults {
                     context: 7 * day,
                     reforecast_every: hour,
                     retrain_every: 7 * day,
-                    retrain_cooldown: day,
+                    retrain_cooldown: day as u32,
                     history: (400 * DAY / frequency.nominal_micros()) as usize,
                 }
             }
@@ -384,5 +396,23 @@ mod tests {
             assert!(policy.context >= policy.horizon && policy.context >= frequency.season(), "{frequency}");
             assert!(policy.history >= policy.context + policy.horizon, "{frequency}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_group_goes_before_what_is_said_of_its_frequency() {
+        let text = "[policy.days]\nfrequency = \"P1D\"\nhorizon = \"7d\"\n[policy.days.model]\nseed = 7\nkind = \"auto\"\n\
+                    days_off = [\"2026-05-05\"]\n[policy.days.retrain]\ncooldown = \"3 intervals\"\n\
+                    [policy.lisbon]\nfrequency = \"P1D\"\ngroup = \"P1D@Europe/Lisbon\"\n\
+                    [policy.lisbon.model]\nseed = 8\n[policy.lisbon.retrain]\nmax_age = \"30d\"\n";
+        let policies = crate::config::parse(text).unwrap().policy;
+        let of = |group| resolve_group_policy(group, Frequency::Day, &policies);
+        let (days, lisbon) = (of("P1D"), of("P1D@Europe/Lisbon"));
+        assert_eq!((days.source.as_str(), lisbon.source.as_str()), ("policy.days", "policy.lisbon, policy.days"));
+        assert_eq!((days.seed, lisbon.seed, lisbon.horizon, lisbon.model.as_str()), (7, 8, 7, "auto"));
+        assert_eq!((lisbon.days_off.len(), lisbon.retrain.cooldown), (1, Length::Intervals(3)));
+        assert!(days.retrain.max_age.is_none() && lisbon.retrain.max_age.is_some());
+        let again = format!("{text}[policy.other]\nfrequency = \"P1D\"\ngroup = \"P1D@Europe/Lisbon\"\n");
+        let error = crate::config::parse(&again).unwrap_err().to_string();
+        assert!(error.contains("`lisbon` and `other` are both for P1D@Europe/Lisbon"), "{error}");
     }
 }

@@ -20,3 +20,4 @@ mod rollups;
 mod s3;
 mod spine;
 mod topics;
+mod triggers;

@@ -168,7 +168,8 @@ async fn champion(
     Ok(Some((record, model)))
 }
 
-fn figures(
+/// The figures that a gate sees.
+pub fn figures(
     candidate: &Evaluation,
     naive: &Evaluation,
     champion: Option<&Evaluation>,

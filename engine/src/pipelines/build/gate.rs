@@ -39,7 +39,7 @@ pub fn decide(accept_if: &str, figures: &BTreeMap<String, Option<f64>>) -> Resul
     let (truth, clauses) = predicate.evaluate(&values).doing(doing)?;
     let clauses: Vec<ClauseTruth> = clauses
         .into_iter()
-        .map(|(clause, truth)| ClauseTruth { part: "accept_if".to_owned(), clause, truth })
+        .map(|(clause, truth)| ClauseTruth { part: "accept_if".to_owned(), name: None, clause, truth })
         .collect();
     let mut missing = predicate.columns().to_vec();
     missing.retain(|name| !figures.get(name).copied().flatten().is_some_and(f64::is_finite));

@@ -118,7 +118,8 @@ async fn known_series(ctx: &StepContext) -> Result<Known, StepError> {
     let mut known = Known::default();
     let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(known) };
     let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(known) };
-    let (frequency, others) = (ctx.spec.frequency, history::other_feeds(ctx));
+    let (frequency, others) =
+        (ctx.spec.frequency, history::other_feeds(&ctx.env.config, ctx.spec.frequency, &ctx.spec.group_id));
     let take = |series: SeriesState, _| {
         if !others.iter().any(|other| **other == *series.feed) {
             known.take(series, frequency);

@@ -40,8 +40,13 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     output(&found)
 }
 
-// A model sees covariates by their place: others, or in another order, would give wrong forecasts.
-fn check_inputs(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
+/// Whether a champion may be given what a run has. A model sees covariates by their place: others, or in another order,
+/// would give wrong forecasts.
+///
+/// # Errors
+///
+/// What differs, and what to do.
+pub fn check_inputs(champion: &ModelRecord, spec: &RunSpec) -> Result<(), StepError> {
     let given = covariates::of(&spec.covariates);
     if champion.covariates == given {
         return check_labels(champion, spec);

@@ -1,0 +1,570 @@
+use meterline_schemas::Frequency;
+use meterline_schemas::config::{Predicates, ResolvedTrigger, parse, resolve_policy};
+use meterline_schemas::time::{DAY, HOUR, MINUTE};
+use proptest::prelude::*;
+
+use super::super::next::{Earliest, earliest};
+use super::*;
+use crate::metadata::records::Pipeline;
+
+const QUARTER: Micros = 15 * MINUTE;
+const NOW: Micros = 10 * HOUR;
+
+/// The trigger `retrain` of quarter hours in Lisbon, of which `toml` is the table.
+fn configured(toml: &str) -> CompiledTrigger {
+    let text = format!("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\n{toml}\n");
+    let retrain = resolve_policy(Frequency::QUARTER_HOUR, &parse(&text).unwrap().policy).retrain;
+    compile(&retrain)
+}
+
+fn compile(trigger: &ResolvedTrigger) -> CompiledTrigger {
+    CompiledTrigger::compile(trigger, Pipeline::Build, "PT15M", Frequency::QUARTER_HOUR, "Europe/Lisbon").unwrap()
+}
+
+/// Fires at each of `n` intervals, in no time but theirs.
+fn every(n: i64) -> CompiledTrigger {
+    configured(&format!("when = \"new_intervals >= {n}\"\nrequire = \"\"\ncooldown = \"0s\""))
+}
+
+fn facts(new_intervals: i64) -> Map<String, Value> {
+    json!({"new_intervals": new_intervals, "backfilling": false}).as_object().unwrap().clone()
+}
+
+fn after(last_origin: Micros) -> RunHistory {
+    RunHistory { last_origin: Some(last_origin), ..RunHistory::default() }
+}
+
+fn at(origin: Micros) -> Moment {
+    Moment { origin, stream: origin, now: NOW, resumed: false, running: 0 }
+}
+
+fn utc(text: &str) -> Micros {
+    text.parse::<jiff::Timestamp>().unwrap().as_microsecond()
+}
+
+#[test]
+fn a_trigger_fires_only_when_nothing_speaks_against_it() {
+    let hourly = configured("when = \"new_intervals >= 4\"\nrequire = \"not backfilling\"\ncooldown = \"0s\"");
+    let daily =
+        configured("when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"1d\"\nmax_age = \"672 intervals\"");
+    let unknown = configured("when = \"mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"7d\"");
+    // All is decided at 10:00 by the clock.
+    let failed = |in_row, ago| {
+        let failed = Failed { run_id: "r1".into(), in_row, at: NOW - ago };
+        RunHistory { failed: Some(failed), ..after(0) }
+    };
+    let changed = RunHistory { champion_is_new: true, ..after(HOUR) };
+    let busy = RunHistory { active: Some("r1".into()), ..after(0) };
+    for (name, trigger, new, history, origin, fired, words) in [
+        ("first", &hourly, 100, RunHistory::default(), 0, true, "new_intervals = 100"),
+        ("not yet", &hourly, 3, after(0), 3 * QUARTER, false, "new_intervals = 3, 1 more needed"),
+        ("due", &hourly, 4, after(0), HOUR, true, "new_intervals >= 4 is true"),
+        ("busy", &hourly, 4, busy, HOUR, false, "r1 is under way"),
+        ("same data", &hourly, 4, after(HOUR), HOUR, false, "same data"),
+        ("stragglers", &hourly, 4, RunHistory { stragglers: 1, ..after(HOUR) }, HOUR, true, "new_intervals"),
+        ("same data, another model", &hourly, 4, changed, HOUR, true, "new_intervals"),
+        ("cooling", &daily, 4, after(0), HOUR, false, "cools down"),
+        ("cooled", &daily, 96, after(0), DAY, true, "new_intervals"),
+        ("old", &daily, 0, after(0), 7 * DAY, true, "max_age"),
+        ("unknown", &unknown, 500, after(0), DAY, false, "mase_ratio is missing"),
+        ("unknown but old", &unknown, 700, after(0), 7 * DAY, true, "max_age"),
+        ("failed just now", &hourly, 9, failed(1, 29 * SECOND), HOUR, false, "the last run failed"),
+        ("failed, told until when", &hourly, 9, failed(1, 0), HOUR, false, "until 1970-01-01T10:00:30Z"),
+        ("failed, waited, no news", &hourly, 9, failed(1, 30 * SECOND), HOUR, true, "new_intervals"),
+        ("failed thrice", &hourly, 9, failed(3, 119 * SECOND), HOUR, false, "3 runs failed"),
+        ("failed thrice, waited", &hourly, 9, failed(3, 120 * SECOND), HOUR, true, "new_intervals"),
+        ("failed often", &hourly, 9, failed(40, 59 * MINUTE), HOUR, false, "40 runs failed"),
+        ("failed often, waited", &hourly, 9, failed(40, HOUR), HOUR, true, "new_intervals"),
+        ("failed, and cooling", &daily, 9, failed(1, HOUR), HOUR, false, "cools down"),
+        ("failed when it was old", &daily, 0, failed(1, HOUR), 8 * DAY, true, "max_age"),
+        ("failed, but not asked for", &hourly, 3, failed(1, HOUR), HOUR, false, "1 more needed"),
+    ] {
+        let (verdict, _) = decide(trigger, &facts(new), &history, &Standing::default(), at(origin)).unwrap();
+        assert_eq!(verdict.fired, fired, "{name}: {}", verdict.reason);
+        assert!(verdict.reason.contains(words), "{name}: {}", verdict.reason);
+    }
+}
+
+#[test]
+fn what_is_required_but_missing_blocks() {
+    let hourly = configured("when = \"new_intervals >= 4\"\nrequire = \"completeness >= 0.9\"");
+    let (verdict, _) = decide(&hourly, &facts(9), &RunHistory::default(), &Standing::default(), at(0)).unwrap();
+    assert!(!verdict.fired && verdict.reason.contains("completeness is missing"), "{}", verdict.reason);
+}
+
+#[test]
+fn of_named_predicates_one_is_enough_and_all_are_required() {
+    let named = |pairs: &[(&str, &str)]| {
+        Predicates::Named(pairs.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect())
+    };
+    for (when, require, fired, words) in [
+        (&[("new", "new_intervals >= 4"), ("drift", "mase_ratio > 1.25")][..], &[][..], true, "drift: mase_ratio"),
+        (&[("drift", "mase_ratio > 1.25")], &[], false, "`when` is unknown: drift: mase_ratio > 1.25 is unknown"),
+        (&[("new", "new_intervals >= 9"), ("none", "series > 3 and false")], &[], false, "`when` is false"),
+        (
+            &[("new", "true")],
+            &[("live", "not backfilling"), ("full", "completeness > 0.9")],
+            false,
+            "is unknown: full:",
+        ),
+        (&[("new", "true")], &[("no", "backfilling"), ("full", "completeness > 0.9")], false, "`require` is false"),
+        (&[("new", "true")], &[("live", "not backfilling")], true, "new: true is true"),
+    ] {
+        let mut retrain = resolve_policy(Frequency::QUARTER_HOUR, &Default::default()).retrain;
+        (retrain.when, retrain.require) = (named(when), named(require));
+        let (verdict, _) =
+            decide(&compile(&retrain), &facts(4), &RunHistory::default(), &Standing::default(), at(0)).unwrap();
+        assert_eq!(verdict.fired, fired, "{}", verdict.reason);
+        assert!(verdict.reason.contains(words), "{}", verdict.reason);
+    }
+}
+
+/// A stream with one model group, its runs, and a clock that goes with the stream.
+struct World {
+    trigger: CompiledTrigger,
+    history: RunHistory,
+    standing: Standing,
+    origin: Micros,
+    facts: Map<String, Value>,
+    runs: Vec<(String, Micros)>,
+    resumed: bool,
+    running: usize,
+}
+
+impl World {
+    fn at(origin: Micros, trigger: CompiledTrigger) -> World {
+        World {
+            trigger,
+            history: RunHistory { last_origin: Some(origin), last_done: Some("r000".into()), ..RunHistory::default() },
+            standing: Standing::default(),
+            origin,
+            facts: Map::new(),
+            runs: Vec::new(),
+            resumed: false,
+            running: 0,
+        }
+    }
+
+    fn set(&mut self, fact: &str, value: Value) {
+        self.facts.insert(fact.to_owned(), value);
+    }
+
+    fn moment(&self) -> Moment {
+        let (resumed, running) = (self.resumed, self.running);
+        Moment { origin: self.origin, stream: self.origin, now: self.origin, resumed, running }
+    }
+
+    fn known(&self) -> Map<String, Value> {
+        let mut facts = self.facts.clone();
+        // As facts are assembled: a run under way counts as one that has seen its data.
+        let active = self.runs.last().filter(|_| self.history.active.is_some()).map(|(_, origin)| *origin);
+        let last = active.or(self.history.last_origin).unwrap_or(0);
+        facts.insert("new_intervals".to_owned(), json!((self.origin - last) / QUARTER));
+        facts.entry("has_champion").or_insert(json!(true));
+        facts
+    }
+
+    /// Evaluates; a run that starts is under way afterwards.
+    fn evaluate(&mut self) -> Verdict {
+        let (verdict, standing) =
+            decide(&self.trigger, &self.known(), &self.history, &self.standing, self.moment()).unwrap();
+        // As it comes back from the database.
+        self.standing = serde_json::from_value(serde_json::to_value(standing).unwrap()).unwrap();
+        self.resumed = false;
+        if verdict.fired {
+            let run = format!("r{:03}", self.runs.len() + 1);
+            self.standing = self.standing.clone().with_run(&run);
+            self.history.active = Some(run.clone());
+            self.runs.push((run, verdict.origin));
+        }
+        verdict
+    }
+
+    fn end(&mut self, succeeds: bool) {
+        let Some(run) = self.history.active.take() else { return };
+        let origin = self.runs.last().unwrap().1;
+        if succeeds {
+            self.history.last_origin = self.history.last_origin.max(Some(origin));
+            (self.history.last_done, self.history.failed) = (Some(run), None);
+        } else {
+            let in_row = self.history.failed.as_ref().map_or(1, |failed| failed.in_row + 1);
+            self.history.failed = Some(Failed { run_id: run, in_row, at: self.origin });
+        }
+    }
+
+    /// Goes on to `until`, evaluating at each interval; runs succeed at once. Returns when they started.
+    fn run_to(&mut self, until: Micros) -> Vec<Micros> {
+        let before = self.runs.len();
+        while self.origin < until {
+            self.origin += QUARTER;
+            self.evaluate();
+            self.end(true);
+        }
+        self.runs[before..].iter().map(|(_, origin)| *origin).collect()
+    }
+
+    fn earliest(&self) -> Earliest {
+        let (verdict, standing) =
+            decide(&self.trigger, &self.known(), &self.history, &self.standing, self.moment()).unwrap();
+        earliest(&self.trigger, &self.known(), &self.history, &standing, self.moment(), &verdict).unwrap()
+    }
+}
+
+#[test]
+fn what_became_true_while_a_run_was_under_way_starts_one_more_and_the_cause_of_a_run_none() {
+    let trigger = "when = \"new_intervals >= 96 or mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"0s\"";
+    let mut world = World::at(0, configured(trigger));
+    world.set("mase_ratio", json!(1.0));
+    world.origin = DAY;
+    assert!(world.evaluate().fired);
+    // The error rises and falls while the run is under way: it is due when that ends, once.
+    for ratio in [1.3, 1.4, 1.1] {
+        world.origin += QUARTER;
+        world.set("mase_ratio", json!(ratio));
+        let verdict = world.evaluate();
+        assert!(
+            verdict
+                .blockers
+                .iter()
+                .any(|b| b.kind == if ratio < 1.2 && world.standing.due.is_none() { "when" } else { "run" })
+        );
+    }
+    world.end(true);
+    world.origin += QUARTER;
+    let verdict = world.evaluate();
+    assert!(verdict.fired && verdict.reason.contains("mase_ratio = 1.3"), "{}", verdict.reason);
+    world.end(true);
+    for _ in 0..8 {
+        world.origin += QUARTER;
+        assert!(!world.evaluate().fired);
+    }
+    // What is true when a run starts is its cause, also while it is under way: it starts no other one meanwhile.
+    world.set("mase_ratio", json!(1.5));
+    world.origin += QUARTER;
+    assert!(world.evaluate().fired);
+    world.origin += QUARTER;
+    let verdict = world.evaluate();
+    assert!(!verdict.fired && world.standing.due.is_none(), "{:?}", verdict.blockers);
+    // A failure leaves it open, though it is true no more.
+    world.set("mase_ratio", json!(1.0));
+    world.end(false);
+    assert!(!world.evaluate().fired, "it waits");
+    world.origin += QUARTER;
+    let verdict = world.evaluate();
+    assert!(verdict.fired && verdict.reason.contains("mase_ratio = 1.5"), "{}", verdict.reason);
+}
+
+#[test]
+fn a_run_by_hand_settles_what_was_due() {
+    let mut world =
+        World::at(0, configured("when = \"new_intervals >= 4\"\nrequire = \"completeness > 0.9\"\ncooldown = \"0s\""));
+    world.origin = HOUR;
+    world.set("completeness", json!(0.5));
+    assert!(!world.evaluate().fired && world.standing.due.is_some());
+    (world.history.last_origin, world.history.last_done) = (Some(HOUR), Some("r900".into()));
+    world.set("completeness", json!(1.0));
+    world.origin += QUARTER;
+    assert!(!world.evaluate().fired, "one new interval alone");
+}
+
+#[test]
+fn what_was_due_by_another_policy_is_not_due_by_this_one() {
+    let toml = "when = \"new_intervals >= 4\"\nrequire = \"completeness > 0.9\"\ncooldown = \"0s\"";
+    let mut world = World::at(0, configured(toml));
+    world.origin = HOUR;
+    assert!(!world.evaluate().fired && world.standing.due.is_some());
+    world.set("completeness", json!(1.0));
+    let mut other = World { trigger: configured(&toml.replace("4", "40")), ..world };
+    assert!(!other.evaluate().fired && other.standing.due.is_none());
+    other.origin += 36 * QUARTER;
+    assert!(other.evaluate().fired);
+}
+
+#[test]
+fn a_condition_holds_without_a_break() {
+    let mut world =
+        World::at(0, configured("when = \"mase_ratio > 1.25\"\nrequire = \"\"\nhold_for = \"30m\"\ncooldown = \"0s\""));
+    let mut told = String::new();
+    for (ratio, fired) in [(1.3, false), (1.3, false), (1.2, false), (1.3, false), (1.4, false), (1.3, true)] {
+        world.origin += QUARTER;
+        world.set("mase_ratio", json!(ratio));
+        let verdict = world.evaluate();
+        assert_eq!(verdict.fired, fired, "{} at {}", verdict.reason, world.origin / QUARTER);
+        told.push_str(&verdict.reason);
+    }
+    assert!(told.contains("`when` is true, and must be so until 1970-01-01T00:45:00Z"), "{told}");
+}
+
+#[test]
+fn what_is_due_waits_for_the_next_tick_by_the_clock_on_the_wall() {
+    // The clock in Lisbon is put forward on 29 March 2026, at one.
+    let mut world = World::at(
+        utc("2026-03-27T00:00:00Z"),
+        configured("when = \"new_intervals >= 48\"\nrequire = \"\"\ncooldown = \"0s\"\nschedule = \"0 3 * * *\""),
+    );
+    let starts = world.run_to(utc("2026-03-31T00:00:00Z"));
+    let expected = ["2026-03-28T03:00:00Z", "2026-03-29T02:00:00Z", "2026-03-30T02:00:00Z"].map(utc);
+    assert_eq!(starts, expected);
+    let verdict = world.evaluate();
+    assert!(verdict.reason.contains("it is due, and waits for 2026-03-31T02:00:00Z"), "{}", verdict.reason);
+    assert_eq!(world.earliest(), Earliest::Stream(utc("2026-03-31T02:00:00Z")));
+}
+
+#[test]
+fn no_run_starts_in_a_window_or_while_as_many_as_may_be_are_under_way_or_while_it_is_paused() {
+    let mut world = World::at(
+        utc("2026-03-27T00:00:00Z"),
+        configured(
+            "when = \"new_intervals >= 1\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_concurrent = 2\n\
+             blackout = [{ start = \"0 7 * * MON-FRI\", length = \"12h\" }, { start = \"0 18 * * FRI\", length = \"2h\" }]",
+        ),
+    );
+    let starts = world.run_to(utc("2026-03-28T00:00:00Z"));
+    let hours = |text: &str| utc(&format!("2026-03-27T{text}:00Z"));
+    assert!(starts.iter().all(|at| *at < hours("07:00") || *at >= hours("20:00")));
+    assert_eq!(starts.len(), 27 + 17, "until seven, and from eight in the evening");
+    world.running = 2;
+    world.origin += QUARTER;
+    let verdict = world.evaluate();
+    assert!(verdict.reason.contains("2 runs of the policy are under way, of 2"), "{}", verdict.reason);
+    world.running = 1;
+    assert!(world.evaluate().fired);
+
+    let mut world = World::at(0, configured("when = \"new_intervals >= 1\"\nrequire = \"\"\npause = true"));
+    world.origin = HOUR;
+    let verdict = world.evaluate();
+    assert!(!verdict.fired && verdict.reason.contains("paused"), "{}", verdict.reason);
+    assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("pause = true")));
+}
+
+#[test]
+fn groups_have_their_parts_of_the_jitter_and_wait_for_them() {
+    let retrain = resolve_policy(
+        Frequency::HOUR,
+        &parse("[policy.a]\nfrequency = \"PT1H\"\n[policy.a.retrain]\njitter = \"10h\"\n").unwrap().policy,
+    )
+    .retrain;
+    let delay = |group: &str, pipeline| {
+        CompiledTrigger::compile(&retrain, pipeline, group, Frequency::HOUR, "UTC").unwrap().delay
+    };
+    let delays: Vec<_> = (0..100).map(|n| delay(&format!("g{n}"), Pipeline::Build)).collect();
+    assert!(delays.iter().all(|delay| (0..10 * HOUR).contains(delay)));
+    assert!(delays.iter().filter(|delay| **delay < 5 * HOUR).count() > 30);
+    assert_eq!(delays[0], delay("g0", Pipeline::Build));
+    assert_ne!(delays[0], delay("g0", Pipeline::Infer));
+    let mut world = World::at(
+        0,
+        configured("when = \"new_intervals >= 4\"\nrequire = \"\"\njitter = \"8 intervals\"\ncooldown = \"0s\""),
+    );
+    let starts = world.run_to(DAY);
+    let wait = world.trigger.delay;
+    assert!((0..2 * HOUR).contains(&wait));
+    assert_eq!(starts[0], (HOUR + wait).div_euclid(QUARTER) * QUARTER + if wait % QUARTER > 0 { QUARTER } else { 0 });
+}
+
+#[test]
+fn what_came_due_while_the_engine_was_down_is_made_good_as_configured() {
+    let catch_up = |catch_up: &str| {
+        let mut world = World::at(
+            0,
+            configured(&format!(
+                "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\ncatch_up = \"{catch_up}\""
+            )),
+        );
+        world.run_to(2 * HOUR);
+        // Down for a day.
+        world.origin += DAY + QUARTER;
+        world.resumed = true;
+        let before = world.runs.len();
+        for _ in 0..40 {
+            world.evaluate();
+            world.end(true);
+        }
+        let mut starts: Vec<_> = world.runs[before..].iter().map(|(_, origin)| *origin).collect();
+        starts.extend(world.run_to(27 * HOUR + 3 * QUARTER).into_iter().take(2));
+        starts
+    };
+    // Down from 2:00 to 26:15.
+    assert_eq!(catch_up("once"), [26 * HOUR + QUARTER, 27 * HOUR + QUARTER]);
+    assert_eq!(catch_up("skip"), [27 * HOUR + QUARTER]);
+    let all: Vec<_> = (3..=27).map(|hour| hour * HOUR).collect();
+    assert_eq!(catch_up("all"), all);
+}
+
+#[test]
+fn with_all_the_decisions_do_not_depend_on_where_commits_fall() {
+    let starts = |commits: &[i64]| {
+        let mut world = World::at(
+            0,
+            configured("when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\ncatch_up = \"all\""),
+        );
+        for intervals in commits {
+            world.origin += intervals * QUARTER;
+            for _ in 0..40 {
+                world.evaluate();
+                world.end(true);
+            }
+        }
+        world.runs.iter().map(|(_, origin)| *origin).collect::<Vec<_>>()
+    };
+    let one_by_one = starts(&[1; 40]);
+    assert_eq!(one_by_one, (1..=10).map(|hour| hour * HOUR).collect::<Vec<_>>());
+    for commits in [&[40][..], &[7, 0, 13, 20], &[3, 3, 3, 31]] {
+        assert_eq!(starts(commits), one_by_one, "{commits:?}");
+    }
+}
+
+#[test]
+fn a_tick_that_passed_while_the_engine_was_down_counts_unless_it_is_skipped() {
+    for (catch_up, expected) in [("once", "2026-03-29T10:00:00Z"), ("skip", "2026-03-30T02:00:00Z")] {
+        let mut world = World::at(
+            utc("2026-03-27T00:00:00Z"),
+            configured(&format!(
+                "when = \"new_intervals >= 48\"\nrequire = \"\"\ncooldown = \"0s\"\nschedule = \"0 3 * * *\"\ncatch_up = \"{catch_up}\""
+            )),
+        );
+        world.run_to(utc("2026-03-28T23:00:00Z"));
+        world.origin = utc("2026-03-29T10:00:00Z");
+        world.resumed = true;
+        world.evaluate();
+        world.end(true);
+        world.run_to(utc("2026-03-30T12:00:00Z"));
+        let starts: Vec<_> = world.runs.iter().map(|(_, origin)| *origin).collect();
+        assert_eq!(starts[1], utc(expected), "{catch_up}: {starts:?}");
+    }
+}
+
+#[test]
+fn the_earliest_start_is_when_it_starts() {
+    for toml in [
+        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"",
+        "when = \"new_intervals >= 4 and new_intervals > 17\"\nrequire = \"\"\ncooldown = \"0s\"",
+        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"1d\"",
+        "when = \"new_intervals >= 4\"\nrequire = \"new_intervals >= 96\"\ncooldown = \"0s\"",
+        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\nhold_for = \"1h\"",
+        "when = \"false\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"20 intervals\"",
+        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"5h\"\nschedule = \"30 */6 * * *\"",
+        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\njitter = \"5h\"\n\
+         blackout = [{ start = \"0 0 * * *\", length = \"15h\" }, { start = \"0 14 * * *\", length = \"3h\" }]",
+    ] {
+        let mut world = World::at(utc("2026-03-28T00:00:00Z"), configured(toml));
+        world.set("completeness", json!(1.0));
+        world.origin += QUARTER;
+        world.evaluate();
+        let Earliest::Stream(expected) = world.earliest() else { panic!("{toml}: {:?}", world.earliest()) };
+        let start = world.run_to(utc("2026-04-05T00:00:00Z"))[0];
+        // Commits come at each interval: it starts with the first that is not too early.
+        assert!(start >= expected && start - expected < QUARTER, "{toml}: {expected} and {start}");
+    }
+    let mut world = World::at(0, configured("when = \"mase_ratio > 1.25\"\nrequire = \"\""));
+    world.origin = HOUR;
+    world.evaluate();
+    assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("mase_ratio is missing")));
+    let mut world = World::at(0, every(4));
+    world.origin = HOUR;
+    world.evaluate();
+    assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("once a run has ended")));
+    world.end(false);
+    world.evaluate();
+    assert_eq!(world.earliest(), Earliest::Clock(HOUR + 30 * SECOND));
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Closes(i64),
+    Drifts(bool),
+    Ends(bool),
+    Restarts,
+    Evaluates,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (1_i64..7).prop_map(Event::Closes),
+        prop::bool::ANY.prop_map(Event::Drifts),
+        prop::bool::weighted(0.8).prop_map(Event::Ends),
+        Just(Event::Restarts),
+        Just(Event::Evaluates),
+        Just(Event::Evaluates),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever comes in whatever order: no run without a cause of its own, no cause without a run that saw it and
+    /// succeeded, and nothing silent past `max_age`.
+    #[test]
+    fn every_cause_starts_one_run(events in prop::collection::vec(event(), 1..150), most in 1_i64..13) {
+        let toml = format!(
+            "when = \"new_intervals >= 8 or mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"{most} intervals\""
+        );
+        let most = most.min(8) * QUARTER;
+        let mut world = World::at(0, configured(&toml));
+        world.set("mase_ratio", json!(1.0));
+        let mut drifts = false;
+        // When the error was seen to rise and no run that began later has succeeded; when the last run began.
+        let (mut seen, mut unseen_rise, mut began) = (false, false, false);
+        for event in events {
+            match event {
+                Event::Closes(intervals) => world.origin += intervals * QUARTER,
+                Event::Drifts(now) => {
+                    drifts = now;
+                    world.set("mase_ratio", json!(if now { 1.5 } else { 1.0 }));
+                }
+                Event::Ends(succeeds) => {
+                    let was = world.history.active.is_some();
+                    world.end(succeeds);
+                    if was && succeeds { began = false } else if was { unseen_rise |= began; began = false }
+                }
+                Event::Restarts => world.resumed = true,
+                Event::Evaluates => {
+                    let busy = world.history.active.is_some();
+                    let last = world.history.last_origin.unwrap();
+                    let waits = world.history.failed.as_ref().is_some_and(|failed| world.origin < failed.retry_at());
+                    if drifts && (!seen || !busy) { unseen_rise = true }
+                    seen = drifts;
+                    let verdict = world.evaluate();
+                    let new = world.origin - last;
+                    if verdict.fired {
+                        prop_assert!(!busy && new > 0);
+                        prop_assert!(new >= most || unseen_rise, "without a cause: {}", verdict.reason);
+                        (began, unseen_rise) = (unseen_rise, false);
+                    } else if !busy && !waits && new > 0 {
+                        prop_assert!(!unseen_rise, "lost: {:?}", verdict.blockers);
+                        prop_assert!(new < most, "silent: {:?}", verdict.blockers);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What happens between two evaluations may happen in any order.
+    #[test]
+    fn the_order_within_a_tick_changes_nothing(intervals in 1_i64..12, drifts: bool, succeeds: bool, before in 0_i64..9) {
+        let begin = || {
+            let mut world = World::at(0, configured("when = \"new_intervals >= 4 or mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"30m\""));
+            world.origin = before * QUARTER;
+            world.evaluate();
+            world
+        };
+        let steps: [&dyn Fn(&mut World); 3] = [
+            &|world| world.origin += intervals * QUARTER,
+            &|world| world.set("mase_ratio", json!(if drifts { 1.5 } else { 1.0 })),
+            &|world| {
+                // By the clock a run fails when it fails.
+                let at = before * QUARTER;
+                world.end(succeeds);
+                if let Some(failed) = &mut world.history.failed { failed.at = at }
+            },
+        ];
+        let mut outcomes = Vec::new();
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut world = begin();
+            for step in order { steps[step](&mut world) }
+            let verdict = world.evaluate();
+            outcomes.push((verdict, world.standing));
+        }
+        prop_assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}

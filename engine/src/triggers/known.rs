@@ -1,0 +1,324 @@
+//! The values of a trigger's facts, and what earlier runs mean for its next one. Pure.
+
+use jiff::tz::TimeZone;
+use meterline_schemas::Micros;
+use meterline_schemas::time::HOUR;
+use serde_json::{Map, Value, json};
+
+use super::decide::{Failed, RunHistory};
+use super::scores::Scores;
+use crate::ingest::groups::GroupSummary;
+use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, RunRecord, RunSpec, Status};
+use crate::pipelines::SEASONAL_NAIVE;
+
+/// Builds that the retrain ledger looks back at.
+const LEDGER: usize = 5;
+
+/// What is known of one model group when its triggers are evaluated.
+pub(super) struct Known<'a> {
+    pub(super) group: &'a GroupSummary,
+    /// Lag in records above which the stream counts as catching up.
+    pub(super) catch_up_records: u64,
+    pub(super) history_needed: usize,
+    pub(super) champion: Option<&'a ModelRecord>,
+    pub(super) scores: &'a Scores,
+    /// Builds and infer runs, newest first.
+    pub(super) builds: &'a [RunRecord],
+    pub(super) infers: &'a [RunRecord],
+    /// The group's newest model versions, newest first.
+    pub(super) models: &'a [ModelRecord],
+    /// The clock.
+    pub(super) now: Micros,
+}
+
+/// What the runs that were started last gained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Ledger {
+    gain: f64,
+    gain_per_device_second: Option<f64>,
+}
+
+impl Known<'_> {
+    /// The values of [`meterline_schemas::facts::FACTS`] for a pipeline; what is missing is null. `device_busy` says
+    /// whether all its slots are taken.
+    pub(super) fn values(&self, pipeline: Pipeline, device_busy: bool) -> Map<String, Value> {
+        let Known { group, champion, scores, .. } = self;
+        let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
+        let steps = |from: Micros| group.frequency.steps_between(from, group.origin, &zone);
+        let hours = |spec: Option<&RunSpec>| spec.map(|spec| (group.origin - spec.origin) as f64 / HOUR as f64);
+        let last = self.last(pipeline);
+        // What came late for the origin of the last run is no new interval of the group, but it is news.
+        let new_intervals = last.map(|spec| steps(spec.origin).max(stragglers(group, spec).min(1)));
+        let registered_mase = champion.and_then(|c| c.metrics.get("mase")).and_then(Value::as_f64).filter(|m| *m > 0.0);
+        let ledger = self.ledger();
+        let facts = json!({
+            "series": group.series,
+            "history_intervals": group.history_intervals,
+            "history_needed": self.history_needed,
+            "new_intervals": new_intervals.unwrap_or(group.history_intervals),
+            "new_corrections": last.and_then(|spec| new_corrections(group, spec)),
+            "hours_since_run": hours(last),
+            "hours_since_build": hours(self.last(Pipeline::Build)),
+            "hours_since_infer": hours(self.last(Pipeline::Infer)),
+            "has_champion": champion.is_some(),
+            "champion_is_new": self.champion_is_new(),
+            "champion_age_intervals": champion.map(|c| steps(c.trained_until)),
+            "completeness": group.completeness,
+            "mase_ratio": scores.mase.zip(registered_mase).map(|(live, then)| live / then),
+            "coverage": scores.coverage,
+            "coverage_near": scores.coverage_near,
+            "coverage_far": scores.coverage_far,
+            "substituted_share": scores.substituted_share,
+            "lag_records": group.lag_records,
+            "backfilling": group.lag_records > i64::try_from(self.catch_up_records).unwrap_or(i64::MAX),
+            "silent_hours": group.newest_record.map(|at| (self.now - at).max(0) as f64 / HOUR as f64),
+            "device_busy": device_busy,
+            "failures_in_row": failures_in_row(self.runs(pipeline)),
+            "retrain_gain": ledger.map(|ledger| ledger.gain),
+            "retrain_gain_per_device_second": ledger.and_then(|ledger| ledger.gain_per_device_second),
+        });
+        match facts {
+            Value::Object(values) => values,
+            _ => Map::new(),
+        }
+    }
+
+    /// What earlier runs of a pipeline mean for its next one.
+    pub(super) fn history(&self, pipeline: Pipeline) -> RunHistory {
+        let champion_is_new = self.champion_is_new() && pipeline == Pipeline::Infer;
+        RunHistory { champion_is_new, ..history(self.runs(pipeline), self.group) }
+    }
+
+    fn champion_is_new(&self) -> bool {
+        let newest = self.infers.iter().find(|run| run.status == Status::Succeeded);
+        let serves = self.champion.map_or(SEASONAL_NAIVE, |champion| champion.version.as_str());
+        newest.is_some_and(|forecast| forecast.model_version.as_deref().unwrap_or(SEASONAL_NAIVE) != serves)
+    }
+
+    fn runs(&self, pipeline: Pipeline) -> &[RunRecord] {
+        match pipeline {
+            Pipeline::Build => self.builds,
+            Pipeline::Infer => self.infers,
+        }
+    }
+
+    // A failed run leaves its cause open: it does not count. A run for an earlier time, asked for by hand, does not undo
+    // what a later one has seen.
+    fn last(&self, pipeline: Pipeline) -> Option<&RunSpec> {
+        let group = self.group;
+        self.runs(pipeline)
+            .iter()
+            .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.origin <= group.origin)
+            .max_by_key(|r| (r.spec.origin, r.spec.closed_intervals))
+            .map(|r| &r.spec)
+    }
+
+    // By how much, relatively, the models of the last builds were better than the champion of their time, on the windows
+    // of their evaluation. A model that was rejected gained nothing, and took its time all the same.
+    fn ledger(&self) -> Option<Ledger> {
+        let entries = self.models.iter().filter_map(|model| {
+            let figure = |name: &str| model.metrics.get(name).and_then(Value::as_f64);
+            let before = figure("champion_wql").or_else(|| figure("naive_wql")).filter(|wql| *wql > 0.0)?;
+            let gain = (before - figure("wql")?) / before;
+            let gain = if model.approval == ApprovalState::Rejected { 0.0 } else { gain };
+            let run = self.builds.iter().find(|run| run.spec.run_id == model.run_id)?;
+            Some((gain, run.device_seconds))
+        });
+        let entries: Vec<(f64, f64)> = entries.take(LEDGER).collect();
+        if entries.is_empty() {
+            return None;
+        }
+        let (gained, seconds) = entries.iter().fold((0.0, 0.0), |(g, s), (gain, device)| (g + gain, s + device));
+        let gain_per_device_second = (seconds > 0.0).then(|| gained / seconds);
+        Some(Ledger { gain: gained / entries.len() as f64, gain_per_device_second })
+    }
+}
+
+fn failures_in_row(runs: &[RunRecord]) -> u32 {
+    runs.iter()
+        .filter(|r| matches!(r.status, Status::Succeeded | Status::Failed))
+        .take_while(|r| r.status == Status::Failed)
+        .count() as u32
+}
+
+/// Intervals that ended by the origin of a run but came after it was asked for; 0 where the group has moved on.
+fn stragglers(group: &GroupSummary, spec: &RunSpec) -> i64 {
+    if spec.origin == group.origin { (group.closed_intervals - spec.closed_intervals).max(0) } else { 0 }
+}
+
+fn history(runs: &[RunRecord], group: &GroupSummary) -> RunHistory {
+    let active = runs.iter().find(|r| matches!(r.status, Status::Queued | Status::Running));
+    // A cancelled run has had its chance with its data, too: it starts again when there is more.
+    let done = || runs.iter().filter(|r| matches!(r.status, Status::Succeeded | Status::Cancelled));
+    let newest = runs.iter().find(|r| !matches!(r.status, Status::Queued | Status::Running));
+    RunHistory {
+        active: active.map(|r| r.spec.run_id.clone()),
+        last_origin: done().map(|r| r.spec.origin).filter(|at| *at <= group.origin).max(),
+        champion_is_new: false,
+        last_done: done().map(|r| r.spec.run_id.clone()).max(),
+        stragglers: done()
+            .filter(|r| r.spec.origin == group.origin)
+            .map(|r| stragglers(group, &r.spec) + new_corrections(group, &r.spec).unwrap_or(0))
+            .min()
+            .unwrap_or(0),
+        failed: newest.filter(|r| r.status == Status::Failed).map(|r| Failed {
+            run_id: r.spec.run_id.clone(),
+            in_row: failures_in_row(runs),
+            at: r.finished_at.unwrap_or(r.created_at),
+        }),
+    }
+}
+
+/// Corrections since a run was asked for; `None` where that did not note how many there were.
+fn new_corrections(group: &GroupSummary, spec: &RunSpec) -> Option<i64> {
+    spec.corrections.map(|then| (group.corrections - then).max(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::Frequency;
+    use meterline_schemas::facts::FACTS;
+    use meterline_schemas::time::DAY;
+
+    use super::super::facts::tests::{champion, group, hourly, run};
+    use super::*;
+
+    fn known<'a>(group: &'a GroupSummary, scores: &'a Scores, infers: &'a [RunRecord]) -> Known<'a> {
+        Known {
+            group,
+            catch_up_records: 100,
+            history_needed: 500,
+            champion: None,
+            scores,
+            builds: &[],
+            infers,
+            models: &[],
+            now: group.origin,
+        }
+    }
+
+    #[test]
+    fn new_intervals_count_from_the_last_run_that_has_seen_its_data() {
+        use Status::{Cancelled, Failed, Running, Succeeded};
+        let now = hourly(100);
+        // Runs newest first, as (origin in hours, status).
+        for (runs, new, failures, active, last_origin, last_failed) in [
+            (vec![], 1000, 0, false, None, false),
+            (vec![(90, Succeeded)], 10, 0, false, Some(90), false),
+            (vec![(95, Running), (90, Succeeded)], 5, 0, true, Some(90), false),
+            (vec![(95, Failed), (94, Failed), (90, Succeeded)], 10, 2, false, Some(90), true),
+            (vec![(95, Failed)], 1000, 1, false, None, true),
+            (vec![(99, Cancelled), (90, Succeeded)], 10, 0, false, Some(99), false),
+            // By hand, for an earlier time: what the later run has seen stays seen.
+            (vec![(40, Succeeded), (90, Succeeded)], 10, 0, false, Some(90), false),
+        ] {
+            let runs: Vec<RunRecord> = runs.into_iter().map(|(at, s)| run("r", &now, at * HOUR, s)).collect();
+            let scores = Scores::default();
+            let facts = known(&now, &scores, &runs).values(Pipeline::Infer, false);
+            assert_eq!(
+                (&facts["new_intervals"], &facts["failures_in_row"]),
+                (&json!(new), &json!(failures)),
+                "{runs:?}"
+            );
+            let found = history(&runs, &now);
+            assert_eq!(found.active.is_some(), active, "{runs:?}");
+            assert_eq!(
+                (found.last_origin, found.failed.is_some()),
+                (last_origin.map(|h| h * HOUR), last_failed),
+                "{runs:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let now = hourly(100);
+        let scores = Scores::default();
+        let facts = known(&now, &scores, &[]).values(Pipeline::Infer, false);
+        for name in [
+            "hours_since_run",
+            "hours_since_build",
+            "hours_since_infer",
+            "new_corrections",
+            "champion_age_intervals",
+            "mase_ratio",
+            "coverage",
+            "coverage_near",
+            "coverage_far",
+            "substituted_share",
+            "silent_hours",
+            "retrain_gain",
+            "retrain_gain_per_device_second",
+        ] {
+            assert_eq!(facts[name], Value::Null, "{name}");
+        }
+        assert_eq!((&facts["has_champion"], &facts["backfilling"]), (&json!(false), &json!(false)));
+        assert_eq!(facts.len(), FACTS.len(), "every fact has its value");
+        let scores = Scores { mase: Some(1.2), coverage: Some(0.7), substituted_share: Some(0.0), ..Scores::default() };
+        for (registered, ratio) in
+            [(json!(0.8), json!(1.2 / 0.8)), (json!(0.0), Value::Null), (Value::Null, Value::Null)]
+        {
+            let champion = champion(76 * HOUR, registered);
+            let known = Known { champion: Some(&champion), catch_up_records: 10, ..known(&now, &scores, &[]) };
+            let facts = known.values(Pipeline::Build, true);
+            assert_eq!(facts["mase_ratio"], ratio);
+            assert_eq!((&facts["champion_age_intervals"], &facts["backfilling"]), (&json!(24), &json!(true)));
+        }
+    }
+
+    #[test]
+    fn a_month_is_counted_in_the_calendar_of_the_group() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap().as_microsecond();
+        // In Lisbon March begins at midnight UTC and ends, an hour early, in March UTC.
+        let now = group(Frequency::Month, "Europe/Lisbon", 0, at("2024-03-31T23:00:00Z"));
+        let last = run("r", &now, at("2024-03-01T00:00:00Z"), Status::Succeeded);
+        let (scores, runs) = (Scores::default(), [last]);
+        let facts = known(&now, &scores, &runs).values(Pipeline::Infer, false);
+        assert_eq!(facts["new_intervals"], json!(1));
+        assert_eq!(facts["hours_since_run"].as_f64().unwrap(), (31 * DAY - HOUR) as f64 / HOUR as f64);
+    }
+
+    #[test]
+    fn corrections_count_from_the_last_run_and_make_the_same_origin_new() {
+        let then = hourly(100);
+        let now = GroupSummary { corrections: 9, ..then.clone() };
+        let mut last = run("r", &then, then.origin, Status::Succeeded);
+        for (noted, new, stragglers) in [(Some(4), json!(5), 5), (Some(9), json!(0), 0), (None, Value::Null, 0)] {
+            last.spec.corrections = noted;
+            let (scores, runs) = (Scores::default(), [last.clone()]);
+            let known = known(&now, &scores, &runs);
+            assert_eq!(known.values(Pipeline::Infer, false)["new_corrections"], new);
+            assert_eq!(known.history(Pipeline::Infer).stragglers, stragglers);
+        }
+    }
+
+    #[test]
+    fn the_ledger_says_what_the_last_builds_gained_and_took() {
+        let (now, scores) = (hourly(100), Scores::default());
+        let mut builds = Vec::new();
+        let mut models = Vec::new();
+        // (wql, champion's, approved, device seconds), newest first; the sixth is too old.
+        for (index, (wql, before, approved, seconds)) in [
+            (0.9, Some(1.0), true, 10.0),
+            (1.2, Some(1.0), false, 20.0),
+            (1.01, Some(1.0), true, 10.0),
+            (0.8, Some(1.0), true, 30.0),
+            (0.5, None, true, 30.0),
+            (0.1, Some(1.0), true, 1.0),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let run_id = format!("b{index}");
+            builds.push(RunRecord { device_seconds: seconds, ..run(&run_id, &now, now.origin, Status::Succeeded) });
+            let metrics = json!({"wql": wql, "champion_wql": before, "naive_wql": 1.0}).as_object().unwrap().clone();
+            let approval = if approved { ApprovalState::Approved } else { ApprovalState::Rejected };
+            models.push(ModelRecord { run_id, metrics, approval, ..champion(0, json!(1.0)) });
+        }
+        let known = Known { builds: &builds, models: &models, ..known(&now, &scores, &[]) };
+        let ledger = known.ledger().unwrap();
+        // 0.1 + 0 - 0.01 + 0.2 + 0.5, in 100 s.
+        assert!((ledger.gain - 0.79 / 5.0).abs() < 1e-9);
+        assert!((ledger.gain_per_device_second.unwrap() - 0.0079).abs() < 1e-9);
+    }
+}

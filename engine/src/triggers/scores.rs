@@ -1,0 +1,202 @@
+//! What came true of a group's forecasts, for its facts: remembered, because reading it takes time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::Float64Type;
+use meterline_schemas::Micros;
+use meterline_schemas::config::resolve_group_policy;
+use meterline_schemas::time::format_micros;
+
+use crate::environment::Environment;
+use crate::ingest::Committed;
+use crate::ingest::groups::GroupSummary;
+use crate::ingest::names::LABELS_PREFIX;
+use crate::ingest::state::{FeedState, IngestState};
+use crate::metadata::records::ModelRecord;
+use crate::sql::{SqlError, TableVersions, query_batches};
+
+/// Scores are computed again once one in so many of the values that they are of may have changed. Reading all forecasts
+/// and intervals of a horizon takes time, and in a large fleet some reading comes late before every commit.
+const VALUES_PER_CHANGE: u64 = 10_000;
+
+/// Figures of a group's scored forecasts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Scores {
+    pub(super) mase: Option<f64>,
+    pub(super) coverage: Option<f64>,
+    /// Of the first and of the second half of the horizon.
+    pub(super) coverage_near: Option<f64>,
+    pub(super) coverage_far: Option<f64>,
+    pub(super) substituted_share: Option<f64>,
+}
+
+/// Reads scores, and remembers them until a group's origin, champion or forecasts change, or enough of the intervals.
+#[derive(Debug, Default)]
+pub(super) struct ScoreSource {
+    known: Mutex<HashMap<String, (ScoreKey, Scores)>>,
+}
+
+/// What scores depend on.
+#[derive(Debug, Clone, PartialEq)]
+struct ScoreKey {
+    origin: Micros,
+    champion: Option<String>,
+    last_forecast: String,
+    // How much has changed of what was there, in steps of [`VALUES_PER_CHANGE`].
+    changes: u64,
+}
+
+impl ScoreKey {
+    fn of(
+        state: &IngestState,
+        group: &GroupSummary,
+        horizon: u64,
+        champion: Option<&ModelRecord>,
+        last_forecast: &str,
+    ) -> ScoreKey {
+        let values = (group.series as u64).saturating_mul(horizon);
+        ScoreKey {
+            origin: group.origin,
+            champion: champion.map(|champion| champion.version.clone()),
+            last_forecast: last_forecast.to_owned(),
+            changes: changes(state) / (values / VALUES_PER_CHANGE).max(1),
+        }
+    }
+}
+
+/// How many records may have changed intervals that forecasts were compared with already: corrections, what came late,
+/// and labels, which move intervals from one roll-up to another. Of all feeds: a feed has series of several groups.
+/// (The version of `intervals` grows with each commit, also where nothing but the newest intervals was added.)
+fn changes(state: &IngestState) -> u64 {
+    let of = |(name, feed): (&String, &FeedState)| -> u64 {
+        let labels = name.starts_with(LABELS_PREFIX);
+        let counts = feed.partitions.values().map(|partition| partition.counts);
+        counts.map(|counts| counts.corrected + counts.late + if labels { counts.accepted } else { 0 }).sum()
+    };
+    state.feeds.iter().map(of).sum()
+}
+
+impl ScoreSource {
+    // Scores that cannot be read are missing: what does not ask for them goes on.
+    pub(super) async fn of(
+        &self,
+        env: &Environment,
+        committed: &Committed,
+        group: &GroupSummary,
+        champion: Option<&ModelRecord>,
+        last_forecast: &str,
+    ) -> Scores {
+        let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as u64;
+        let key = ScoreKey::of(&committed.state, group, horizon, champion, last_forecast);
+        let remembered = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
+        if let Some((of, scores)) = remembered
+            && of == key
+        {
+            return scores;
+        }
+        let scores = match read_scores(env, committed, group, champion, last_forecast).await {
+            Ok(scores) => scores,
+            Err(error) => {
+                tracing::warn!(
+                    group = %group.group_id,
+                    %error,
+                    "forecast scores cannot be read: mase_ratio, coverage (also near and far) and substituted_share are missing until they can"
+                );
+                return Scores::default();
+            }
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(group.group_id.clone(), (key, scores));
+        scores
+    }
+}
+
+/// The champion's error and coverage over the last horizon of actuals, and how much of the newest forecasts is
+/// substituted. Half a horizon at least must be scored: errors of one night do not compare with those of whole days.
+async fn read_scores(
+    env: &Environment,
+    committed: &Committed,
+    group: &GroupSummary,
+    champion: Option<&ModelRecord>,
+    last_forecast: &str,
+) -> Result<Scores, SqlError> {
+    let versions = TableVersions { intervals: Some(committed.intervals_version) };
+    let id = literal(&group.group_id);
+    let mut scores = Scores::default();
+    if let Some(champion) = champion {
+        let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as i64;
+        let since = format_micros(group.origin - horizon * group.frequency.nominal_micros());
+        let sql = format!(
+            "SELECT avg(scaled_error), avg(CAST(covered_80 AS DOUBLE)), \
+               avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step <= {near}), \
+               avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step > {near}) FROM forecast_scores \
+             WHERE group_id = {id} AND NOT substituted AND model_version = {} AND start >= '{since}' \
+             HAVING count(DISTINCT start) >= {}",
+            literal(&champion.version),
+            (horizon + 1) / 2,
+            near = (horizon + 1) / 2
+        );
+        let rows = query_batches(env, &sql, versions).await?;
+        scores.mase = first_number(&rows, 0);
+        scores.coverage = first_number(&rows, 1);
+        scores.coverage_near = first_number(&rows, 2);
+        scores.coverage_far = first_number(&rows, 3);
+    }
+    let run = literal(last_forecast);
+    let sql =
+        format!("SELECT avg(CAST(substituted AS DOUBLE)) FROM forecasts WHERE group_id = {id} AND run_id = {run}");
+    scores.substituted_share = first_number(&query_batches(env, &sql, versions).await?, 0);
+    Ok(scores)
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn first_number(rows: &[RecordBatch], column: usize) -> Option<f64> {
+    let batch = rows.iter().find(|b| b.num_rows() > 0)?;
+    let values = batch.column(column).as_primitive_opt::<Float64Type>()?;
+    values.is_valid(0).then(|| values.value(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::facts::tests::{champion, hourly};
+    use super::*;
+    use crate::ingest::state::{Counts, PartitionState};
+    use meterline_schemas::time::HOUR;
+
+    #[test]
+    fn scores_are_remembered_until_enough_of_what_they_are_of_may_have_changed() {
+        let (group, champion) = (hourly(100), champion(76 * HOUR, json!(0.8)));
+        let state = |feed: &str, counts: Counts| {
+            let partitions = [(0, PartitionState { counts, ..PartitionState::default() })].into();
+            let of = FeedState { partitions, ..FeedState::default() };
+            IngestState {
+                feeds: [("m".to_owned(), FeedState::default()), (feed.to_owned(), of)].into(),
+                ..Default::default()
+            }
+        };
+        let counts = |accepted, corrected, late| Counts { accepted, corrected, late, ..Counts::default() };
+        let key = |state: &IngestState, horizon| ScoreKey::of(state, &group, horizon, Some(&champion), "run");
+        let before = state("n", counts(10, 2, 1));
+        // More of what comes in its time, and no correction: the same.
+        assert_eq!(key(&before, 24), key(&state("n", counts(11, 2, 1)), 24));
+        for changed in [counts(10, 3, 1), counts(11, 2, 2), counts(10, 4, 2)] {
+            assert_ne!(key(&before, 24), key(&state("n", changed), 24), "{changed:?}");
+        }
+        // Labels come in their time, too, and still change what was.
+        let labels = |accepted| key(&state("labels.network", counts(accepted, 0, 0)), 24);
+        assert_ne!(labels(1), labels(2));
+        // Three series and 10,000 intervals ahead: three changes are one in ten thousand.
+        let many = |corrected| key(&state("n", counts(10, corrected, 0)), 10_000);
+        assert!(many(3) == many(5) && many(5) != many(6));
+        let other = |champion, run| ScoreKey::of(&before, &group, 24, champion, run);
+        assert_ne!(other(Some(&champion), "run"), other(None, "run"));
+        assert_ne!(other(Some(&champion), "run"), other(Some(&champion), "later"));
+    }
+}

@@ -1,0 +1,89 @@
+//! Clauses and facts in words.
+
+use meterline_schemas::facts::FACTS;
+use serde_json::{Map, Value};
+
+use crate::metadata::records::{ClauseTruth, Truth};
+
+/// A truth value in words.
+pub fn word(truth: Truth) -> &'static str {
+    match truth {
+        Truth::True => "true",
+        Truth::False => "false",
+        Truth::Unknown => "unknown",
+    }
+}
+
+/// The clauses with their truth and the facts that they look at.
+pub(super) fn tell_all(clauses: &[ClauseTruth], facts: &Map<String, Value>) -> String {
+    clauses.iter().map(|clause| tell(clause, facts)).collect::<Vec<_>>().join("; ")
+}
+
+/// How much a fact of a false clause `fact >= number` or `fact > number` lacks: `1 more needed`.
+fn lack(clause: &ClauseTruth, facts: &Map<String, Value>) -> Option<String> {
+    let [name, comparison, bound] = clause.clause.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    if clause.truth != Truth::False || !matches!(comparison, ">=" | ">") {
+        return None;
+    }
+    let (value, bound) = (facts.get(name)?, bound.parse::<f64>().ok()?);
+    match (value.as_i64(), comparison) {
+        (Some(value), ">=") => Some(format!("{} more needed", bound.ceil() - value as f64)),
+        (Some(value), _) => Some(format!("{} more needed", bound.floor() + 1.0 - value as f64)),
+        (None, _) => Some(format!("{:.3} more needed", bound - value.as_f64()?)),
+    }
+}
+
+/// One clause with its truth, the facts that it looks at and what is lacking:
+/// `new_intervals >= 4 is false (new_intervals = 3, 1 more needed)`.
+pub fn tell(clause: &ClauseTruth, facts: &Map<String, Value>) -> String {
+    let mut seen: Vec<String> = FACTS
+        .iter()
+        .filter(|f| clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == f.name))
+        .map(|f| match facts.get(f.name) {
+            None | Some(Value::Null) => format!("{} is missing", f.name),
+            Some(Value::Number(n)) => match n.as_f64() {
+                Some(x) if !n.is_i64() && !n.is_u64() => format!("{} = {x:.3}", f.name),
+                _ => format!("{} = {n}", f.name),
+            },
+            Some(value) => format!("{} = {value}", f.name),
+        })
+        .collect();
+    seen.extend(lack(clause, facts));
+    let name = clause.name.as_ref().map_or_else(String::new, |name| format!("{name}: "));
+    match seen.as_slice() {
+        [] => format!("{name}{} is {}", clause.clause, word(clause.truth)),
+        seen => format!("{name}{} is {} ({})", clause.clause, word(clause.truth), seen.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_clause_is_told_with_what_it_lacks() {
+        let facts = json!({"new_intervals": 96, "completeness": 0.85}).as_object().unwrap().clone();
+        for (clause, truth, told) in [
+            ("new_intervals >= 672", Truth::False, "is false (new_intervals = 96, 576 more needed)"),
+            ("new_intervals > 96", Truth::False, "is false (new_intervals = 96, 1 more needed)"),
+            ("new_intervals >= 4", Truth::True, "is true (new_intervals = 96)"),
+            ("new_intervals < 4", Truth::False, "is false (new_intervals = 96)"),
+            ("completeness >= 0.9", Truth::False, "is false (completeness = 0.850, 0.050 more needed)"),
+            ("mase_ratio > 1.25", Truth::Unknown, "is unknown (mase_ratio is missing)"),
+            ("new_intervals >= 4 * series", Truth::Unknown, "is unknown (series is missing, new_intervals = 96)"),
+            ("true", Truth::True, "is true"),
+        ] {
+            let clause = ClauseTruth { part: "when".into(), name: None, clause: clause.into(), truth };
+            assert_eq!(tell(&clause, &facts), format!("{} {told}", clause.clause));
+        }
+        let named = ClauseTruth {
+            part: "when".into(),
+            name: Some("weekly".into()),
+            clause: "new_intervals >= 672".into(),
+            truth: Truth::False,
+        };
+        assert!(tell(&named, &facts).starts_with("weekly: new_intervals >= 672 is false (new_intervals = 96"));
+    }
+}

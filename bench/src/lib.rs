@@ -9,3 +9,4 @@ pub mod reconcile;
 pub mod report;
 pub mod soak;
 pub mod statistics;
+pub mod triggers;

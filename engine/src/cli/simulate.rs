@@ -77,6 +77,8 @@ struct PolicyReport {
     source: String,
     retrains: usize,
     reforecasts: usize,
+    /// Of these, those that failed.
+    failed: usize,
     /// Seconds on the device, by what such runs took; null where none was measured.
     device_seconds: Option<f64>,
     forecast_age_mean_hours: Option<f64>,
@@ -110,6 +112,7 @@ struct Event {
     origin: String,
     reason: String,
     device_seconds: Option<f64>,
+    error: Option<String>,
 }
 
 /// Replays the configuration's policies, and those of other files, and shows them side by side.
@@ -228,6 +231,7 @@ fn report(file: &str, past: &GroupPast, config: &Config, replay: &Replay, happen
         source: past.policy(config).source,
         retrains: of(Pipeline::Build),
         reforecasts: of(Pipeline::Infer),
+        failed: replay.fired.iter().filter(|fired| fired.error.is_some()).count(),
         device_seconds: seconds.map(|seconds| seconds.iter().sum()),
         forecast_age_mean_hours: hours(replay.forecasts.mean()),
         forecast_age_max_hours: hours(replay.forecasts.most()),
@@ -246,6 +250,7 @@ fn event(fired: &Fired) -> Event {
         origin: format_micros(fired.origin),
         reason: fired.reason.clone(),
         device_seconds: fired.device_seconds,
+        error: fired.error.clone(),
     }
 }
 
@@ -256,6 +261,7 @@ fn event_of(decision: &crate::metadata::records::DecisionRecord) -> Option<Event
         origin: format_micros(decision.origin),
         reason: decision.reason.clone(),
         device_seconds: None,
+        error: None,
     })
 }
 
@@ -325,6 +331,11 @@ fn tell(group: &GroupReport) -> String {
     for policy in &group.policies {
         text.push_str(&format!("\n{}", plot(&policy.config, &policy.events, &group.from, &group.to)));
     }
+    for policy in group.policies.iter().filter(|policy| policy.failed > 0) {
+        let first = policy.events.iter().find_map(|event| Some((&event.origin, event.error.as_ref()?)));
+        let why = first.map_or_else(String::new, |(origin, error)| format!("; the first, at {origin}: {error}"));
+        text.push_str(&format!("\n{}: {} runs failed{why}", policy.config, policy.failed));
+    }
     for policy in group.policies.iter().filter(|policy| policy.agrees.is_some()) {
         let words = if policy.agrees == Some(true) { "just what" } else { "not what" };
         text.push_str(&format!("\n{} starts {words} really was started", policy.config));
@@ -361,6 +372,7 @@ mod tests {
             origin: format!("2024-01-01T{hour:02}:00:00Z"),
             reason: String::new(),
             device_seconds: None,
+            error: None,
         };
         let events = [event(0, "retrain"), event(0, "reforecast"), event(6, "reforecast"), event(12, "retrain")];
         let line = plot("a.toml", &events, "2024-01-01T00:00:00Z", "2024-01-01T12:00:00Z");

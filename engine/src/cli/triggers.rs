@@ -1,6 +1,7 @@
 //! `meterline triggers`: what the policies are, and why they did or did not start a run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{ResolvedTrigger, resolve_group_policy};
@@ -115,7 +116,10 @@ async fn shown(env: &Environment, group: Option<&str>, trigger: Option<&str>) ->
     let active = env.metadata.active_runs().await?;
     let now = jiff::Timestamp::now().as_microsecond();
     let all = match load_committed(&env.lake, &env.config).await? {
-        Some(committed) => FactSource::default().assemble(env, &committed, &active, now).await?,
+        Some(committed) => {
+            let env = Arc::new(env.clone());
+            FactSource::default().assemble(&env, &committed, &active, now).await?
+        }
         None => Vec::new(),
     };
     if let Some(group) = group

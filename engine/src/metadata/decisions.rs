@@ -7,6 +7,8 @@ use super::{MetadataError, MetadataStore};
 
 /// Evaluations that started nothing, kept per group and trigger.
 const KEPT: i64 = 10_000;
+/// Decisions that are written by one statement.
+const ROWS: usize = 250;
 
 impl MetadataStore {
     /// Records a decision. The same decision again replaces it: it gained its run, or an evaluation that was repeated
@@ -33,21 +35,24 @@ impl MetadataStore {
             decisions.iter().map(|decision| self.to_document(doing, decision)).collect::<Result<_, _>>()?;
         self.retry(doing, || async {
             let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-            for (decision, doc) in decisions.iter().zip(&docs) {
-                sqlx::query(
-                    "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (decision_id) DO UPDATE SET \
-                     at = excluded.at, fired = excluded.fired, doc = excluded.doc",
-                )
-                .bind(&decision.decision_id)
-                .bind(&decision.group_id)
-                .bind(decision.pipeline.as_str())
-                .bind(decision.commit_seq)
-                .bind(decision.at)
-                .bind(decision.fired)
-                .bind(doc)
-                .execute(&mut *transaction)
-                .await?;
+            // Many rows a statement: each one is a message to the database's thread, and its answer.
+            for (decisions, docs) in decisions.chunks(ROWS).zip(docs.chunks(ROWS)) {
+                let mut insert = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
+                    "INSERT INTO decisions (decision_id, group_id, pipeline, commit_seq, at, fired, doc) ",
+                );
+                insert.push_values(decisions.iter().zip(docs), |mut row, (decision, doc)| {
+                    row.push_bind(&decision.decision_id)
+                        .push_bind(&decision.group_id)
+                        .push_bind(decision.pipeline.as_str())
+                        .push_bind(decision.commit_seq)
+                        .push_bind(decision.at)
+                        .push_bind(decision.fired)
+                        .push_bind(doc);
+                });
+                insert.push(
+                    " ON CONFLICT (decision_id) DO UPDATE SET at = excluded.at, fired = excluded.fired, doc = excluded.doc",
+                );
+                insert.build().execute(&mut *transaction).await?;
             }
             transaction.commit().await
         })

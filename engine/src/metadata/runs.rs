@@ -113,24 +113,20 @@ impl MetadataStore {
         self.parse_all(doing, docs)
     }
 
-    /// When the newest run was asked for, and the groups with a run that was asked for at `since` or later: all that have
-    /// one, if there is no such time.
+    /// The runs, with their groups, that were asked for within `span` before the newest one.
     ///
     /// # Errors
     ///
     /// [`MetadataError`].
-    pub async fn groups_with_runs_since(
-        &self,
-        since: Option<Micros>,
-    ) -> Result<(Option<Micros>, Vec<String>), MetadataError> {
-        let rows: Vec<(String, Micros)> = self
-            .retry("looking for new runs", || {
-                sqlx::query_as("SELECT group_id, max(created_at) FROM runs WHERE created_at >= ? GROUP BY group_id")
-                    .bind(since.unwrap_or(Micros::MIN))
-                    .fetch_all(&self.pool)
-            })
-            .await?;
-        Ok((rows.iter().map(|(_, at)| *at).max(), rows.into_iter().map(|(group, _)| group).collect()))
+    pub async fn newest_runs(&self, span: Micros) -> Result<Vec<(String, String)>, MetadataError> {
+        self.retry("looking for new runs", || {
+            sqlx::query_as(
+                "SELECT run_id, group_id FROM runs WHERE created_at >= (SELECT max(created_at) FROM runs) - ?",
+            )
+            .bind(span)
+            .fetch_all(&self.pool)
+        })
+        .await
     }
 
     /// The newest `limit` runs of a pipeline for a group, newest first.

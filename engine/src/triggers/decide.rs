@@ -229,9 +229,12 @@ fn decide_once(
             let told = format!("`when` is true, and must be so until {}: {told_when}", format_micros(until));
             block("hold_for", told, Until::Stream(until));
         }
+        // It is true, and what the run under way was started for; or it is skipped, because the trigger is paused.
         (None, Some(_)) => {
-            let run = history.active.clone().unwrap_or_default();
-            block("run", format!("run {run} is under way; the condition is looked at again when it ends"), Until::Run);
+            if let Some(run) = &history.active {
+                let told = format!("run {run} is under way; the condition is looked at again when it ends");
+                block("run", told, Until::Run);
+            }
         }
         (None, None) => block("when", format!("`when` is {}: {told_when}", word(when)), Until::Facts),
     }

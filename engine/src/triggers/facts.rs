@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, resolve_group_policy};
 use meterline_schemas::facts::{Facts, fact_schema};
+use tokio::sync::watch;
 
 use super::decide::RunHistory;
 use super::known::Known;
@@ -60,6 +61,13 @@ pub struct FactSource {
 }
 
 impl FactSource {
+    /// A source that does not wait for what came true of forecasts: it takes what was known last, and tells by the channel
+    /// when more is.
+    pub fn in_background() -> (FactSource, watch::Receiver<u64>) {
+        let (scores, news) = ScoreSource::in_background();
+        (FactSource { scores, ..FactSource::default() }, news)
+    }
+
     /// The facts of every group and pipeline as of a commit, ordered by group, retrain before reforecast. `active` are
     /// the runs under way, of all groups, and `now` is what the clock says.
     ///
@@ -68,7 +76,7 @@ impl FactSource {
     /// [`FactsError`].
     pub async fn assemble(
         &mut self,
-        env: &Environment,
+        env: &Arc<Environment>,
         committed: &Committed,
         active: &[RunRecord],
         now: Micros,
@@ -126,7 +134,8 @@ pub async fn facts_table(env: &Environment) -> Result<RecordBatch, FactsError> {
         Some(committed) => {
             let active = env.metadata.active_runs().await?;
             let now = jiff::Timestamp::now().as_microsecond();
-            (FactSource::default().assemble(env, &committed, &active, now).await?, committed.state.seq)
+            let env = Arc::new(env.clone());
+            (FactSource::default().assemble(&env, &committed, &active, now).await?, committed.state.seq)
         }
         None => (Vec::new(), 0),
     };

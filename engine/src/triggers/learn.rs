@@ -328,7 +328,7 @@ mod tests {
 
     fn replayed(learner: &mut Learner, retrain: &str) -> (Replay, Accuracy) {
         let text = format!(
-            "[policy.a]\nfrequency = \"PT1H\"\nhorizon = \"1d\"\ncontext = \"2d\"\n[policy.a.model]\nkind = \"theta\"\n\
+            "[policy.a]\nfrequency = \"PT1H\"\nhorizon = \"1d\"\ncontext = \"7d\"\n[policy.a.model]\nkind = \"theta\"\n\
              [policy.a.reforecast]\nwhen = \"new_intervals >= 24 or champion_is_new\"\nrequire = \"\"\n\
              [policy.a.gate]\naccept_if = \"true\"\n\
              [policy.a.retrain]\nrequire = \"history_intervals >= 336\"\nwhen = \"{retrain}\"\ncooldown = \"1d\"\n"
@@ -355,6 +355,7 @@ mod tests {
             .filter(|fired| fired.pipeline == Pipeline::Build)
             .map(|fired| fired.origin / DAY)
             .collect();
+        assert_eq!(replay.fired.iter().find_map(|fired| fired.error.as_deref()), None);
         assert_eq!(builds[0], 15);
         assert!(builds.len() > 1 && (40..43).contains(&builds[1]), "{builds:?}");
         assert!(replay.fired.iter().all(|fired| fired.device_seconds.is_some()));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::facts::{FactsError, history_needed};
 use super::simulate::{Cost, Evaluation, Past, Subject};
 use crate::environment::Environment;
-use crate::ingest::groups::{GroupSummary, groups};
+use crate::ingest::groups::{GroupSummary, group_id, groups};
 use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
 use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, Status};
@@ -264,6 +264,37 @@ async fn rebuilt(
         );
     }
     Ok(at_each(group, &counts, range, recorded, env.config.ingest.catch_up_records))
+}
+
+/// An evaluation at each interval of a panel that closed from `from` to `to`, as if it had been read in its time: for a
+/// past that is not in a lake.
+pub fn evaluations_of(panel: &Panel, from: Micros, to: Micros) -> Vec<Evaluation> {
+    let mut counts: BTreeMap<Micros, i64> = BTreeMap::new();
+    for series in &panel.series {
+        let mut end = series.start;
+        for value in &series.values {
+            end = panel.frequency.advance(end, 1, &panel.zone);
+            *counts.entry(end).or_default() += i64::from(value.is_finite());
+        }
+    }
+    let zone = panel.zone.iana_name().unwrap_or("UTC").to_owned();
+    let group = GroupSummary {
+        group_id: group_id(panel.frequency, &zone),
+        frequency: panel.frequency,
+        zone,
+        series: panel.series.len(),
+        first_start: panel.series.iter().map(|series| series.start).min().unwrap_or(0),
+        origin: to,
+        watermark: to,
+        history_intervals: 0,
+        completeness: None,
+        closed_intervals: 0,
+        lag_records: 0,
+        corrections: 0,
+        newest_record: None,
+    };
+    let range = Range { from: Some(from), to: Some(to), ..Range::default() };
+    at_each(&group, &counts.into_iter().collect::<Vec<_>>(), &range, &[], 0)
 }
 
 /// The evaluations at each end of an interval, of which `counts` says how many series have it.

@@ -1,6 +1,7 @@
 //! What another configuration would change, before it does: triggers, models, forecasts, and the time on the device.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::ResolvedPolicy;
@@ -128,7 +129,8 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
     };
     let active = env.metadata.active_runs().await?;
     let standings: BTreeMap<_, _> = env.metadata.standings().await?.into_iter().collect();
-    let all = FactSource::default().assemble(env, &committed, &active, now).await?;
+    let shared = Arc::new(env.clone());
+    let all = FactSource::default().assemble(&shared, &committed, &active, now).await?;
     let mut plans: Vec<GroupPlan> = Vec::new();
     for of in &all {
         let group = &of.group;

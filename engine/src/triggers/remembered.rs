@@ -1,7 +1,7 @@
 //! Runs and models of all groups, remembered between evaluations: what changed is read again, and nothing else. With a
 //! thousand groups, reading everything would take longer than deciding.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use meterline_schemas::Micros;
 use meterline_schemas::time::MINUTE;
@@ -13,8 +13,8 @@ use crate::metadata::{MetadataError, MetadataStore};
 const RUNS_LOOKED_AT: i64 = 70;
 /// Model versions that are looked back at for what retraining gained.
 const MODELS_LOOKED_AT: i64 = 20;
-/// Runs that were asked for so long before the newest one that is known may have been recorded after it: each process
-/// takes the time before it writes, and may wait for the database.
+/// How far back new runs are looked for: what was asked for so long before the newest one may have been recorded after it,
+/// because each process takes the time before it writes, and may wait for the database.
 const OVERLAP: Micros = 2 * MINUTE;
 
 /// What there is of one group, newest first.
@@ -33,7 +33,8 @@ pub(super) struct Remembered {
     // Groups with a run under way: it ends, and is another one then.
     active: BTreeSet<String>,
     champions: BTreeMap<String, String>,
-    newest: Option<Micros>,
+    // The newest runs that were there at the last look.
+    newest: HashSet<String>,
 }
 
 impl Remembered {
@@ -50,7 +51,9 @@ impl Remembered {
     ) -> Result<(), MetadataError> {
         let champions = metadata.champions().await?;
         let now_active: BTreeSet<String> = active.iter().map(|run| run.spec.group_id.clone()).collect();
-        let (newest, started) = metadata.groups_with_runs_since(self.newest.map(|at| at - OVERLAP)).await?;
+        let newest = metadata.newest_runs(OVERLAP).await?;
+        let started: BTreeSet<String> =
+            newest.iter().filter(|(run, _)| !self.newest.contains(run)).map(|(_, group)| group.clone()).collect();
         let differs = |group: &&String| champions.get(*group) != self.champions.get(*group);
         let others = champions.keys().chain(self.champions.keys()).filter(differs);
         let changed: BTreeSet<&String> = self.active.iter().chain(&now_active).chain(&started).chain(others).collect();
@@ -61,7 +64,8 @@ impl Remembered {
                 self.groups.insert(group.clone(), read);
             }
         }
-        (self.champions, self.active, self.newest) = (champions, now_active, self.newest.max(newest));
+        self.newest = newest.into_iter().map(|(run, _)| run).collect();
+        (self.champions, self.active) = (champions, now_active);
         Ok(())
     }
 

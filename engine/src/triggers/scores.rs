@@ -1,13 +1,15 @@
 //! What came true of a group's forecasts, for its facts: remembered, because reading it takes time.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
 use meterline_schemas::Micros;
 use meterline_schemas::config::resolve_group_policy;
 use meterline_schemas::time::format_micros;
+use tokio::sync::{Notify, watch};
 
 use crate::environment::Environment;
 use crate::ingest::Committed;
@@ -20,6 +22,8 @@ use crate::sql::{SqlError, TableVersions, query_batches};
 /// Scores are computed again once one in so many of the values that they are of may have changed. Reading all forecasts
 /// and intervals of a horizon takes time, and in a large fleet some reading comes late before every commit.
 const VALUES_PER_CHANGE: u64 = 10_000;
+/// While many groups are read, how often it is told that there is something new.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Figures of a group's scored forecasts.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -32,10 +36,32 @@ pub(super) struct Scores {
     pub(super) substituted_share: Option<f64>,
 }
 
-/// Reads scores, and remembers them until a group's origin, champion or forecasts change, or enough of the intervals.
+/// Gives scores, and remembers them until a group's origin, champion or forecasts change, or enough of the intervals.
+///
+/// By itself it reads what is not known at once. [In the background](ScoreSource::in_background) it gives what was known
+/// last and reads meanwhile: decisions that do not ask for scores do not wait for them.
 #[derive(Debug, Default)]
 pub(super) struct ScoreSource {
-    known: Mutex<HashMap<String, (ScoreKey, Scores)>>,
+    known: Arc<Known>,
+    background: Option<Background>,
+}
+
+/// What is still to be read, by group: of one group the newest.
+#[derive(Debug, Clone, Default)]
+struct Background {
+    wanted: Arc<Mutex<BTreeMap<String, Wanted>>>,
+    wake: Arc<Notify>,
+}
+
+/// All that reading the scores of a group takes.
+#[derive(Debug, Clone)]
+struct Wanted {
+    env: Arc<Environment>,
+    committed: Committed,
+    group: GroupSummary,
+    champion: Option<ModelRecord>,
+    last_forecast: String,
+    key: ScoreKey,
 }
 
 /// What scores depend on.
@@ -79,10 +105,20 @@ fn changes(state: &IngestState) -> u64 {
 }
 
 impl ScoreSource {
-    // Scores that cannot be read are missing: what does not ask for them goes on.
+    /// A source that reads in a task of its own, and tells by the channel that there is something new. The task ends with
+    /// the channel's last receiver.
+    pub(super) fn in_background() -> (ScoreSource, watch::Receiver<u64>) {
+        let source = ScoreSource { background: Some(Background::default()), ..ScoreSource::default() };
+        let (news, receiver) = watch::channel(0);
+        if let Some(background) = source.background.clone() {
+            tokio::spawn(read_wanted(background, Arc::clone(&source.known), news));
+        }
+        (source, receiver)
+    }
+
     pub(super) async fn of(
         &self,
-        env: &Environment,
+        env: &Arc<Environment>,
         committed: &Committed,
         group: &GroupSummary,
         champion: Option<&ModelRecord>,
@@ -91,25 +127,76 @@ impl ScoreSource {
         let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as u64;
         let key = ScoreKey::of(&committed.state, group, horizon, champion, last_forecast);
         let remembered = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
-        if let Some((of, scores)) = remembered
-            && of == key
-        {
-            return scores;
+        if let Some((_, scores)) = remembered.as_ref().filter(|(of, _)| *of == key) {
+            return *scores;
         }
-        let scores = match read_scores(env, committed, group, champion, last_forecast).await {
-            Ok(scores) => scores,
-            Err(error) => {
-                tracing::warn!(
-                    group = %group.group_id,
-                    %error,
-                    "forecast scores cannot be read: mase_ratio, coverage (also near and far) and substituted_share are missing until they can"
-                );
-                return Scores::default();
-            }
+        let wanted = Wanted {
+            env: Arc::clone(env),
+            committed: committed.clone(),
+            group: group.clone(),
+            champion: champion.cloned(),
+            last_forecast: last_forecast.to_owned(),
+            key,
         };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(group.group_id.clone(), (key, scores));
-        scores
+        let Some(background) = &self.background else {
+            return read_into(&self.known, wanted).await.unwrap_or_default();
+        };
+        // Those of another champion say nothing of this one.
+        let last = remembered.filter(|(of, _)| of.champion == wanted.key.champion).map(|(_, scores)| scores);
+        background.lock().insert(group.group_id.clone(), wanted);
+        background.wake.notify_one();
+        last.unwrap_or_default()
+    }
+}
+
+impl Background {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Wanted>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Known = Mutex<HashMap<String, (ScoreKey, Scores)>>;
+
+async fn read_wanted(background: Background, known: Arc<Known>, news: watch::Sender<u64>) {
+    loop {
+        tokio::select! {
+            () = background.wake.notified() => {}
+            () = news.closed() => return,
+        }
+        let (mut told, mut is_new) = (Instant::now(), false);
+        loop {
+            let Some((_, wanted)) = background.lock().pop_first() else { break };
+            // What cannot be read is no news: it is wanted again with the next commit, and not at once.
+            is_new |= read_into(&known, wanted).await.is_some();
+            // Not after each of a thousand groups: each time, all triggers are looked at.
+            if is_new && told.elapsed() >= TELL_EVERY {
+                (told, is_new) = (Instant::now(), false);
+                news.send_modify(|news| *news += 1);
+            }
+        }
+        if is_new {
+            news.send_modify(|news| *news += 1);
+        }
+    }
+}
+
+// Scores that cannot be read are missing: what does not ask for them goes on.
+async fn read_into(known: &Known, wanted: Wanted) -> Option<Scores> {
+    let Wanted { env, committed, group, champion, last_forecast, key } = wanted;
+    match read_scores(&env, &committed, &group, champion.as_ref(), &last_forecast).await {
+        Ok(scores) => {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(group.group_id.clone(), (key, scores));
+            Some(scores)
+        }
+        Err(error) => {
+            tracing::warn!(
+                group = %group.group_id,
+                %error,
+                "forecast scores cannot be read: mase_ratio, coverage (also near and far) and substituted_share are missing until they can"
+            );
+            None
+        }
     }
 }
 

@@ -34,13 +34,17 @@ const CHANGING: [&str; 2] = ["lag_records", "silent_hours"];
 
 /// Why an evaluation did not come to its end; it is tried again.
 #[derive(Debug, thiserror::Error)]
-enum EvaluateError {
+pub enum EvaluateError {
+    /// Facts could not be assembled.
     #[error(transparent)]
     Facts(#[from] FactsError),
+    /// The metadata database did not answer.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// A predicate could not be evaluated.
     #[error(transparent)]
     Predicate(#[from] PredicateError),
+    /// A run could not be started.
     #[error(transparent)]
     Run(#[from] RunError),
 }
@@ -53,12 +57,14 @@ pub async fn run(
     runner: Runner,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut evaluator = Evaluator::new(env, runner);
+    let (mut evaluator, mut scored) = Evaluator::in_background(env, runner);
     let mut pause = TICK;
     loop {
         tokio::select! {
             changed = stop.changed() => if changed.is_err() || *stop.borrow() { return },
             changed = commits.changed() => if changed.is_err() { return },
+            // What came true of forecasts is another fact.
+            Ok(()) = scored.changed() => evaluator.seen = None,
             // Who tells of another configuration may end before us, which is no reason to.
             Ok(()) = config.changed() => {}
             () = tokio::time::sleep(pause) => {}
@@ -86,7 +92,8 @@ pub async fn run(
     }
 }
 
-struct Evaluator {
+/// Evaluates triggers, and remembers what it saw.
+pub struct Evaluator {
     env: Arc<Environment>,
     runner: Runner,
     facts: FactSource,
@@ -137,7 +144,8 @@ struct Telling {
 }
 
 impl Evaluator {
-    fn new(env: Arc<Environment>, runner: Runner) -> Evaluator {
+    /// An evaluator that starts what it decides on by `runner`, and reads all facts before it decides.
+    pub fn new(env: Arc<Environment>, runner: Runner) -> Evaluator {
         Evaluator {
             env,
             runner,
@@ -153,6 +161,13 @@ impl Evaluator {
         }
     }
 
+    /// An evaluator that does not wait for what came true of forecasts: it goes by what was known last, and the channel tells
+    /// when more is.
+    pub fn in_background(env: Arc<Environment>, runner: Runner) -> (Evaluator, watch::Receiver<u64>) {
+        let (facts, news) = FactSource::in_background();
+        (Evaluator { facts, ..Evaluator::new(env, runner) }, news)
+    }
+
     /// Goes by another configuration from now on.
     fn reload(&mut self, config: &Config) {
         let env = Environment { config: config.clone(), ..Environment::clone(&self.env) };
@@ -164,7 +179,11 @@ impl Evaluator {
 
     /// Evaluates all triggers if a commit, a run's beginning or end, another champion, or the end of a pause after a
     /// failure calls for it; says whether all could be. `now` is what the clock says.
-    async fn evaluate_if_changed(&mut self, committed: &Committed, now: Micros) -> Result<bool, EvaluateError> {
+    ///
+    /// # Errors
+    ///
+    /// [`EvaluateError`]: the metadata database does not answer; it is to be tried again.
+    pub async fn evaluate_if_changed(&mut self, committed: &Committed, now: Micros) -> Result<bool, EvaluateError> {
         let mut active = self.env.metadata.active_runs().await?;
         let seen = Seen {
             commit: committed.state.seq,

@@ -88,6 +88,8 @@ pub struct Fired {
     pub device_seconds: Option<f64>,
     /// Whether the same run really was started.
     pub happened: bool,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
 }
 
 /// How old something was, over stream time.
@@ -345,6 +347,7 @@ impl<'a> World<'a> {
                 reason: verdict.reason,
                 device_seconds: if measured { Some(run.device_seconds) } else { typical },
                 happened,
+                error: run.error.clone().filter(|_| run.status == Status::Failed),
             });
             self.put(run, model, of.at);
         }
@@ -389,7 +392,7 @@ impl<'a> World<'a> {
             intervals_version: 0,
             policy: self.subject.policy.clone(),
             covariates: self.subject.covariates.clone(),
-            device: String::new(),
+            device: "auto".to_owned(),
         };
         let serves = self.champion().map(|champion| champion.version.clone());
         let mut run = RunRecord {

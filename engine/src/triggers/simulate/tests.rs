@@ -123,6 +123,7 @@ fn runs_by_hand_and_what_was_before_count() {
             reason: String::new(),
             device_seconds: None,
             happened: true,
+            error: None,
         };
         let spec = RunSpec { run_id: format!("{at:08}"), ..spec(&of, &fired) };
         RunRecord {

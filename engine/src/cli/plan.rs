@@ -33,12 +33,14 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let runs = plans.iter().flat_map(|plan| &plan.triggers).filter(|trigger| trigger.fires).count();
     let seconds: Option<f64> = plans.iter().map(|plan| plan.device_seconds).sum();
     let device = seconds.map_or("time on the device not known".to_owned(), |s| format!("about {s:.0} s on the device"));
-    context.print(&format!("\nAt once: {runs} runs, {series} series forecast anew, {device}. Nothing was changed."))
+    context.print(&format!("\nRuns that would start at once: {runs}; series that would be forecast anew: {series}; {device}. Nothing was changed."))
 }
 
 fn tell(plan: &GroupPlan) -> String {
     let mut lines = vec![format!("{} (policy: {})", plan.group_id, plan.source)];
-    if plan.changes.is_empty() {
+    if !plan.had_runs {
+        lines.push("  policy: it had no run yet to compare with".to_owned());
+    } else if plan.changes.is_empty() {
         lines.push("  policy: as in its last runs".to_owned());
     } else {
         let rows: Vec<Vec<String>> = plan

@@ -160,7 +160,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         if args.accuracy {
             eprintln!();
         }
-        let accuracy: Vec<_> = learners.iter().map(|learner| accuracy(learner)).collect();
+        let accuracy: Vec<_> = learners.iter().map(accuracy).collect();
         replays.push((replay, accuracy));
     }
     for (index, past) in pasts.iter().enumerate() {

@@ -218,6 +218,43 @@ fn decide_once(
         standing = Standing { due: None, skipped_to: Some(origin), ..standing };
     }
 
+    let looked = Looked { when, require, held_until, told_when: &told_when, told_required: &told_required };
+    let blockers = blockers(trigger, history, &standing, moment, &looked, &mut clauses);
+    let fired = blockers.is_empty();
+    let reason = match &standing.due {
+        _ if !fired => blockers.iter().map(|blocker| blocker.told.as_str()).collect::<Vec<_>>().join("; "),
+        Some(due) if when != Truth::True => format!("since {}: {}", format_micros(due.origin), due.why),
+        _ => told_when,
+    };
+    let at = match (&standing.due, trigger.catch_up) {
+        (Some(due), CatchUp::All) => due.origin.max(history.last_origin.unwrap_or(Micros::MIN)),
+        _ => origin,
+    };
+    Ok((Verdict { fired, origin: at, reason, clauses, blockers, facts }, standing))
+}
+
+/// What an evaluation has found of the predicates.
+struct Looked<'a> {
+    when: Truth,
+    require: Truth,
+    // Until when `when` must stay true.
+    held_until: Option<Micros>,
+    told_when: &'a str,
+    told_required: &'a str,
+}
+
+// All that keeps a run from starting; what was looked at for that is added to the clauses.
+fn blockers(
+    trigger: &CompiledTrigger,
+    history: &RunHistory,
+    standing: &Standing,
+    moment: Moment,
+    looked: &Looked<'_>,
+    clauses: &mut Vec<ClauseTruth>,
+) -> Vec<Blocker> {
+    let Moment { origin, stream, .. } = moment;
+    let Looked { when, require, held_until, told_when, told_required } = *looked;
+    let since_last = history.last_origin.map(|last| Span((origin - last).max(0)));
     let mut blockers = Vec::new();
     let mut block = |kind, told, until| blockers.push(Blocker { kind, told, until });
     if trigger.paused {
@@ -225,7 +262,7 @@ fn decide_once(
     }
     match (&standing.due, held_until) {
         (Some(_), _) => {}
-        (None, Some(until)) if !held => {
+        (None, Some(until)) if stream < until => {
             let told = format!("`when` is true, and must be so until {}: {told_when}", format_micros(until));
             block("hold_for", told, Until::Stream(until));
         }
@@ -290,17 +327,7 @@ fn decide_once(
         }
     }
 
-    let fired = blockers.is_empty();
-    let reason = match &standing.due {
-        _ if !fired => blockers.iter().map(|blocker| blocker.told.as_str()).collect::<Vec<_>>().join("; "),
-        Some(due) if when != Truth::True => format!("since {}: {}", format_micros(due.origin), due.why),
-        _ => told_when,
-    };
-    let at = match (&standing.due, trigger.catch_up) {
-        (Some(due), CatchUp::All) => due.origin.max(history.last_origin.unwrap_or(Micros::MIN)),
-        _ => origin,
-    };
-    Ok((Verdict { fired, origin: at, reason, clauses, blockers, facts }, standing))
+    blockers
 }
 
 // What runs that have ended since mean for what is due.

@@ -42,6 +42,8 @@ pub struct GroupPlan {
     pub group_id: String,
     /// The policies that apply to it.
     pub source: String,
+    /// Whether it had a run, by which its policy can be compared.
+    pub had_runs: bool,
     /// What its last runs went by and what would be otherwise, key by key.
     pub changes: Vec<Change>,
     /// What its triggers would do.
@@ -148,6 +150,7 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
                 group_id: group.group_id.clone(),
                 source: spec.policy.source.clone(),
                 model: model_plan(env, &spec, &changes).await?,
+                had_runs: !runs.is_empty(),
                 changes,
                 triggers: vec![trigger],
                 series_to_reforecast: series,
@@ -161,6 +164,7 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
                 .filter(|change| !plan.changes.iter().any(|of| of.key == change.key))
                 .collect::<Vec<_>>(),
         );
+        plan.had_runs |= !runs.is_empty();
         plan.triggers.push(trigger);
         plan.series_to_reforecast += series;
         plan.device_seconds = plan.device_seconds.zip(costs).map(|(a, b)| a + b);

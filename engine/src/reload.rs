@@ -1,15 +1,16 @@
 //! The configuration is read again when its file changes, or on SIGHUP: a valid one is taken, of an invalid one the
 //! engine says why, and goes on with the one before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meterline_schemas::config::Config;
-use tokio::signal::unix::{SignalKind, signal};
+use meterline_schemas::config::{Config, recheck};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::environment::read_config;
+use crate::triggers::check_policies;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -35,38 +36,54 @@ pub fn taken(running: &Config, found: Config) -> (Config, Vec<&'static str>) {
     (Config { policy: found.policy, covariate: found.covariate, ..running.clone() }, waits)
 }
 
-/// Reads the configuration again whenever that is called for, and tells the one to go by, until `stop` turns true.
-pub async fn watch(path: PathBuf, config: watch::Sender<Arc<Config>>, mut stop: watch::Receiver<bool>) {
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => {
-            tracing::warn!(%error, "SIGHUP cannot be listened for: the configuration is read again at the next start");
-            return;
+/// Looks at the file of the configuration. It is to begin before anything that takes time, so that no signal and no change
+/// of the file is missed.
+#[derive(Debug)]
+pub struct Watcher {
+    path: PathBuf,
+    hangup: Signal,
+    seen: Option<Stamp>,
+}
+
+type Stamp = (SystemTime, u64);
+
+impl Watcher {
+    /// Listens for SIGHUP, and remembers how the file is.
+    ///
+    /// # Errors
+    /// The operating system refuses the signal handler.
+    pub fn begin(path: &Path) -> std::io::Result<Watcher> {
+        Ok(Watcher { path: path.to_owned(), hangup: signal(SignalKind::hangup())?, seen: stamp(path) })
+    }
+
+    /// Reads the configuration again whenever that is called for, and tells the one to go by, until `stop` turns true.
+    pub async fn run(mut self, config: watch::Sender<Arc<Config>>, mut stop: watch::Receiver<bool>) {
+        let mut changed = None;
+        loop {
+            let asked = tokio::select! {
+                stopped = stop.changed() => if stopped.is_err() || *stop.borrow() { return } else { false },
+                Some(()) = self.hangup.recv() => true,
+                () = tokio::time::sleep(LOOK_EVERY) => false,
+            };
+            let now = stamp(&self.path);
+            // A file that is still being written is another one at the next look.
+            let is_whole = now.is_some() && now == changed;
+            changed = now;
+            if asked || (is_whole && now != self.seen) {
+                self.seen = now;
+                read_again(&self.path, &config);
+            }
         }
-    };
-    let mut seen = stamp(&path);
-    loop {
-        let asked = tokio::select! {
-            stopped = stop.changed() => if stopped.is_err() || *stop.borrow() { return } else { false },
-            Some(()) = hangup.recv() => true,
-            () = tokio::time::sleep(LOOK_EVERY) => false,
-        };
-        let now = stamp(&path);
-        if !asked && (now == seen || now.is_none()) {
-            continue;
-        }
-        seen = now;
-        read_again(&path, &config);
     }
 }
 
 // When the file was written, and how long it is; `None` while it cannot be asked (an editor may be replacing it).
-fn stamp(path: &std::path::Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn read_again(path: &std::path::Path, config: &watch::Sender<Arc<Config>>) {
+fn read_again(path: &Path, config: &watch::Sender<Arc<Config>>) {
     let running = Arc::clone(&config.borrow());
     let found = match read_config(path) {
         Ok(found) => found,
@@ -79,7 +96,21 @@ fn read_again(path: &std::path::Path, config: &watch::Sender<Arc<Config>>) {
             return;
         }
     };
+    if found == Config::default() {
+        tracing::error!(config = %path.display(), "the configuration is empty: the engine goes on with the one before");
+        return;
+    }
     let (now, waits) = taken(&running, found);
+    // Policies may ask for what only a restart brings.
+    if let Err(error) = recheck(&now).and_then(|()| check_policies("", &now)) {
+        tracing::error!(
+            config = %path.display(),
+            %error,
+            sections = waits.join(", "),
+            "the policies need sections that count with a restart: until then the engine goes on with those before"
+        );
+        return;
+    }
     if !waits.is_empty() {
         tracing::warn!(
             config = %path.display(),

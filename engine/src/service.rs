@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The endpoints for monitoring cannot be opened.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The operating system refuses a signal handler.
+    #[error("SIGHUP cannot be listened for: {0}")]
+    Signal(#[from] std::io::Error),
     /// The task that evaluates the triggers died.
     #[error("the triggers died: {0}; this is a fault of meterline, please report it")]
     Died(#[from] JoinError),
@@ -63,6 +66,7 @@ impl Service {
     /// The address of the endpoints is taken; the stream cannot start (but it waits, and says so, while no broker
     /// answers, and for a store that fails while it is restored); or the metadata database fails.
     pub async fn start(env: Arc<Environment>) -> Result<Service, ServiceError> {
+        let watcher = reload::Watcher::begin(&env.config_path)?;
         // Before anything is taken over, so that a start that has to wait can be asked why.
         let (summary, maintenance) = watch::channel(Summary::default());
         let shown = Shown::default();
@@ -79,7 +83,7 @@ impl Service {
         let housekeeping = Housekeeping { env: env.clone(), requests, committed, summary };
         let housekeeping = tokio::spawn(housekeeping.run(stopped.clone()));
         let (config, reloaded) = watch::channel(Arc::new(env.config.clone()));
-        tokio::spawn(reload::watch(env.config_path.clone(), config, stopped.clone()));
+        tokio::spawn(watcher.run(config, stopped.clone()));
         let commits = ingest.committed();
         let triggers = tokio::spawn(triggers::service::run(env, commits, reloaded, runner.clone(), stopped));
         Ok(Service { ingest, runner, triggers: Some(triggers), housekeeping, stop, server })

@@ -154,7 +154,7 @@ async fn show(
     let policy = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy);
     let trigger = trigger_of(&policy, of.pipeline);
     let compiled = CompiledTrigger::of(trigger, of.pipeline, group)?;
-    let of_policy = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.source == policy.source;
+    let of_policy = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.shared() == policy.shared();
     let running = active.iter().filter(of_policy).count();
     let moment = Moment { origin: group.origin, stream: group.watermark, now, resumed: false, running };
     let (verdict, standing) = decide(&compiled, &of.facts.values, &of.history, &standing, moment)?;

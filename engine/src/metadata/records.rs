@@ -312,6 +312,8 @@ pub struct DecisionRecord {
 pub struct Standing {
     /// What can become due, as the policy had it: what was due by another policy is not due by this one.
     pub causes: String,
+    /// What is due waits for, as the policy had it.
+    pub waits: String,
     /// Stream time since which `when` has been true without a break.
     pub true_since: Option<Micros>,
     /// Clauses of `when` that were true at the last evaluation.
@@ -353,9 +355,9 @@ pub struct Started {
 }
 
 impl Standing {
-    /// What is left for the next evaluation once `run_id` has been started.
-    pub fn with_run(self, run_id: &str) -> Standing {
-        let started = self.due.map(|due| Started { run_id: run_id.to_owned(), due });
+    /// What is left for the next evaluation once `run_id` has been started from `origin`.
+    pub fn with_run(self, run_id: &str, origin: Micros) -> Standing {
+        let started = self.due.map(|due| Started { run_id: run_id.to_owned(), due: Due { origin, ..due } });
         Standing { true_since: None, risen: false, due: None, started, skipped_to: None, ..self }
     }
 }

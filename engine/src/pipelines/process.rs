@@ -72,8 +72,11 @@ async fn watch(child: &mut Child, config: &[u8], stop: &Stop) -> std::io::Result
     // `wait` would close the pipe at once.
     let mut pipe = child.stdin.take();
     if let Some(pipe) = &mut pipe {
-        // A child that ended without having listened tells why by its end.
-        let _ = tell(pipe, config).await;
+        // A child that ended without having listened tells why by its end; one that hangs can be asked to stop.
+        tokio::select! {
+            _ = tell(pipe, config) => {}
+            () = stop.requested() => {}
+        }
     }
     tokio::select! {
         status = child.wait() => return status,

@@ -5,6 +5,7 @@ use meterline_schemas::config::{Blackout, CatchUp, Predicates, ResolvedTrigger};
 use meterline_schemas::cron::Schedule;
 use meterline_schemas::facts::fact_schema;
 use meterline_schemas::length::Length;
+use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,6 +14,9 @@ use super::predicate::{Predicate, PredicateError};
 use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::{ClauseTruth, Pipeline, Truth};
 
+/// Ticks within a window that are looked at: a window a minute for a week.
+const TICKS_MAX: usize = 10_080;
+
 /// A trigger of one model group: its predicates compiled, its schedules in the group's time zone.
 #[derive(Debug, Clone)]
 pub struct CompiledTrigger {
@@ -20,6 +24,8 @@ pub struct CompiledTrigger {
     require: Condition,
     /// What can become due.
     pub(super) causes: String,
+    /// What it waits for then.
+    pub(super) waits: String,
     pub(super) hold_for: Length,
     pub(super) cooldown: Length,
     pub(super) max_age: Option<Length>,
@@ -80,6 +86,7 @@ impl CompiledTrigger {
                 trigger.hold_for,
                 trigger.max_age.map_or_else(String::new, |age| age.to_string())
             ),
+            waits: format!("{}; {part}", trigger.schedule.as_ref().map_or_else(String::new, ToString::to_string)),
             hold_for: trigger.hold_for,
             cooldown: trigger.cooldown,
             max_age: trigger.max_age,
@@ -117,6 +124,11 @@ impl CompiledTrigger {
         self.require.evaluate(facts)
     }
 
+    /// The next tick of the schedule, after what was seen of it.
+    pub(super) fn next_tick(&self, seen: Option<Micros>) -> Option<Micros> {
+        self.schedule.as_ref().zip(seen).and_then(|((_, schedule), seen)| schedule.next_after(seen))
+    }
+
     /// The instant a length after `from`.
     pub(super) fn after(&self, length: Length, from: Micros) -> Micros {
         length.after(from, self.frequency, &self.zone)
@@ -125,10 +137,11 @@ impl CompiledTrigger {
     /// The blackout window that `at` lies in, in words, with its end.
     pub(super) fn blackout(&self, at: Micros) -> Option<(&str, Micros)> {
         self.blackouts.iter().find_map(|window| {
-            // Of windows that overlap the last one counts.
-            let mut from = at.saturating_sub(window.length.nominal(self.frequency).micros());
+            // Of windows that overlap the last one counts. Days and months may be longer than they mostly are.
+            let mut from = at.saturating_sub(window.length.nominal(self.frequency).micros()).saturating_sub(2 * DAY);
             let mut ends = None;
-            while let Some(start) = window.start.next_after(from).filter(|start| *start <= at) {
+            for _ in 0..TICKS_MAX {
+                let Some(start) = window.start.next_after(from).filter(|start| *start <= at) else { break };
                 ends = Some(self.after(window.length, start)).filter(|end| *end > at);
                 from = start;
             }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::compiled::CompiledTrigger;
 use super::predicate::PredicateError;
 use super::words::{tell_all, word};
-use crate::metadata::records::{ClauseTruth, Due, Standing, Truth};
+use crate::metadata::records::{ClauseTruth, Due, Standing, Started, Truth};
 
 /// Pause after the first failure; each further one in a row doubles it.
 const BACK_OFF: Micros = 30 * SECOND;
@@ -72,7 +72,7 @@ pub struct Moment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
     /// What it is: `when`, `hold_for`, `pause`, `require`, `run`, `same_data`, `cooldown`, `failure`, `schedule`,
-    /// `jitter`, `blackout` or `max_concurrent`.
+    /// `jitter`, `blackout`, `max_concurrent` or `catch_up`.
     pub kind: &'static str,
     /// In words.
     pub told: String,
@@ -128,33 +128,48 @@ pub fn decide(
     standing: &Standing,
     moment: Moment,
 ) -> Result<(Verdict, Standing), PredicateError> {
-    let looked_at = standing.looked_at.max(history.last_origin).filter(|at| *at < moment.origin);
+    if trigger.catch_up != CatchUp::All {
+        return decide_once(trigger, facts.clone(), history, standing, moment);
+    }
+    // What a run under way will have seen is not known yet: the intervals after it wait for its end.
+    if history.active.is_some() {
+        let (verdict, _) = decide_once(trigger, facts.clone(), history, standing, moment)?;
+        return Ok((verdict, standing.clone()));
+    }
     let mut standing = standing.clone();
-    if trigger.catch_up == CatchUp::All {
-        // What a run under way will have seen is not known yet: the intervals after it wait for its end.
-        if history.active.is_none()
-            && let Some(mut at) = looked_at
-        {
-            loop {
-                at = trigger.frequency.advance(at, 1, &trigger.zone);
-                if at >= moment.origin {
-                    break;
-                }
-                let then = Moment { origin: at, stream: at, ..moment };
-                let facts = as_of(facts, trigger, history, moment.origin, at);
-                let (verdict, after) = decide_once(trigger, facts, history, &standing, then)?;
-                standing = Standing { looked_at: Some(at), ..after };
-                if verdict.fired {
-                    return Ok((verdict, standing));
-                }
-            }
-        }
-        if history.active.is_none() {
-            standing.looked_at = Some(moment.origin);
+    for _ in 0..INTERVALS_AT_ONCE {
+        // Without an interval that was looked at there is the newest alone.
+        let at = standing.looked_at.max(history.last_origin).filter(|at| *at < moment.origin);
+        let then = at.map_or(moment.origin, |at| trigger.frequency.advance(at, 1, &trigger.zone).min(moment.origin));
+        let is_newest = then == moment.origin;
+        let facts = match is_newest {
+            true => facts.clone(),
+            false => as_of(facts, trigger, history, moment.origin, then),
+        };
+        let step = if is_newest { moment } else { Moment { origin: then, stream: then, ..moment } };
+        let (verdict, after) = decide_once(trigger, facts, history, &standing, step)?;
+        // What is due and waits for more than time waits at its interval: the next ones are causes of their own.
+        let by_time = |blocker: &Blocker| matches!(blocker.until, Until::Stream(_));
+        let waits = after.due.is_some() && !verdict.blockers.iter().all(by_time);
+        let looked_at = match (verdict.fired, waits) {
+            (true, _) => Some(verdict.origin),
+            (false, true) => at.or(standing.looked_at),
+            (false, false) => Some(then),
+        };
+        standing = Standing { looked_at, ..after };
+        if verdict.fired || waits || is_newest {
+            return Ok((verdict, standing));
         }
     }
-    decide_once(trigger, facts.clone(), history, &standing, moment)
+    // The rest is left to the next evaluation.
+    let (verdict, _) = decide_once(trigger, facts.clone(), history, &standing, moment)?;
+    let told = "more intervals are looked at in the next evaluation".to_owned();
+    let blockers = vec![Blocker { kind: "catch_up", told: told.clone(), until: Until::Facts }];
+    Ok((Verdict { fired: false, reason: told, blockers, ..verdict }, standing))
 }
+
+/// Intervals that are looked at in one evaluation; more of them are left to the next.
+const INTERVALS_AT_ONCE: usize = 5_000;
 
 fn decide_once(
     trigger: &CompiledTrigger,
@@ -164,7 +179,7 @@ fn decide_once(
     moment: Moment,
 ) -> Result<(Verdict, Standing), PredicateError> {
     let Moment { origin, stream, .. } = moment;
-    let mut standing = settled(standing, trigger, history);
+    let mut standing = settled(standing, trigger, history, stream);
     skip(&mut facts, trigger, &standing, origin);
     let (mut when, mut clauses) = trigger.when(&facts)?;
     if moment.resumed && trigger.catch_up == CatchUp::Skip {
@@ -226,8 +241,11 @@ fn decide_once(
         Some(due) if when != Truth::True => format!("since {}: {}", format_micros(due.origin), due.why),
         _ => told_when,
     };
+    // What failed at an interval is repeated there, where each has a run of its own.
     let at = match (&standing.due, trigger.catch_up) {
-        (Some(due), CatchUp::All) => due.origin.max(history.last_origin.unwrap_or(Micros::MIN)),
+        (Some(due), CatchUp::All) if history.failed.is_some() => {
+            due.origin.max(history.last_origin.unwrap_or(Micros::MIN)).min(origin)
+        }
         _ => origin,
     };
     Ok((Verdict { fired, origin: at, reason, clauses, blockers, facts }, standing))
@@ -331,7 +349,7 @@ fn blockers(
 }
 
 // What runs that have ended since mean for what is due.
-fn settled(standing: &Standing, trigger: &CompiledTrigger, history: &RunHistory) -> Standing {
+fn settled(standing: &Standing, trigger: &CompiledTrigger, history: &RunHistory, stream: Micros) -> Standing {
     let mut standing = match standing.causes == trigger.causes {
         true => standing.clone(),
         false => Standing {
@@ -344,12 +362,21 @@ fn settled(standing: &Standing, trigger: &CompiledTrigger, history: &RunHistory)
             ..standing.clone()
         },
     };
-    if let Some(started) = standing.started.take() {
-        let failed = history.failed.as_ref().is_some_and(|failed| failed.run_id == started.run_id);
-        if history.active.as_deref() == Some(&started.run_id) {
-            standing.started = Some(started);
-        } else if failed {
-            standing.due = Some(started.due);
+    // By another schedule it waits for another tick.
+    if standing.waits != trigger.waits {
+        standing.waits.clone_from(&trigger.waits);
+        standing.seen = None;
+        let from = starts_from(trigger, None, stream);
+        let dues = standing.due.iter_mut().chain(standing.started.iter_mut().map(|started| &mut started.due));
+        dues.for_each(|due| due.from = from);
+    }
+    // While any run is under way it is not known what becomes of it.
+    if history.active.is_none()
+        && let Some(Started { run_id, due }) = standing.started.take()
+    {
+        let is_done = history.last_done.as_ref().is_some_and(|done| *done >= run_id);
+        if !(is_done && history.last_origin.is_some_and(|last| last >= due.origin)) {
+            standing.due = Some(due);
         }
     }
     // A run settles what was due when it was asked for, whoever asked for it.

@@ -93,6 +93,8 @@ pub fn earliest(
         let origin = trigger.frequency.floor(at, &trigger.zone).max(moment.origin);
         let then = Moment { origin, stream: at, ..later };
         let facts = as_of(facts, trigger, history, moment.origin, then.origin);
+        // One interval, not all on the way to it.
+        standing.looked_at = Some(then.origin);
         let (verdict, after) = decide(trigger, &facts, history, &standing, then)?;
         standing = after;
         if verdict.fired {

@@ -181,7 +181,7 @@ fn trigger_plan(
 ) -> Result<TriggerPlan, PredicateError> {
     let group = &of.group;
     let compiled = CompiledTrigger::of(trigger_of(policy, of.pipeline), of.pipeline, group)?;
-    let same = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.source == policy.source;
+    let same = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.shared() == policy.shared();
     let running = active.iter().filter(same).count();
     let moment = Moment { origin: group.origin, stream: group.watermark, now, resumed: false, running };
     let standing = standing.cloned().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What came true of a group's forecasts, for its facts: remembered, because reading it takes time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,28 @@ pub(super) struct ScoreSource {
 /// What is still to be read, by group: of one group the newest.
 #[derive(Debug, Clone, Default)]
 struct Background {
-    wanted: Arc<Mutex<BTreeMap<String, Wanted>>>,
+    wanted: Arc<Mutex<Queue>>,
     wake: Arc<Notify>,
+}
+
+/// In the order in which groups were first wanted: none waits for ever behind others.
+#[derive(Debug, Default)]
+struct Queue {
+    order: VecDeque<String>,
+    newest: HashMap<String, Wanted>,
+}
+
+impl Queue {
+    fn put(&mut self, wanted: Wanted) {
+        let group = wanted.group.group_id.clone();
+        if self.newest.insert(group.clone(), wanted).is_none() {
+            self.order.push_back(group);
+        }
+    }
+
+    fn take(&mut self) -> Option<Wanted> {
+        self.newest.remove(&self.order.pop_front()?)
+    }
 }
 
 /// All that reading the scores of a group takes.
@@ -143,14 +163,14 @@ impl ScoreSource {
         };
         // Those of another champion say nothing of this one.
         let last = remembered.filter(|(of, _)| of.champion == wanted.key.champion).map(|(_, scores)| scores);
-        background.lock().insert(group.group_id.clone(), wanted);
+        background.lock().put(wanted);
         background.wake.notify_one();
         last.unwrap_or_default()
     }
 }
 
 impl Background {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Wanted>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,7 +185,7 @@ async fn read_wanted(background: Background, known: Arc<Known>, news: watch::Sen
         }
         let (mut told, mut is_new) = (Instant::now(), false);
         loop {
-            let Some((_, wanted)) = background.lock().pop_first() else { break };
+            let Some(wanted) = background.lock().take() else { break };
             // What cannot be read is no news: it is wanted again with the next commit, and not at once.
             is_new |= read_into(&known, wanted).await.is_some();
             // Not after each of a thousand groups: each time, all triggers are looked at.

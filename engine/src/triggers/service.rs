@@ -115,7 +115,7 @@ pub struct Evaluator {
 
 /// A trigger, and the policy that it is of.
 struct Compiled {
-    source: String,
+    shared: String,
     trigger: CompiledTrigger,
 }
 
@@ -141,6 +141,8 @@ struct Telling {
     facts: Map<String, Value>,
     active: Option<String>,
     blockers: Vec<&'static str>,
+    // The next tick of the schedule: one that has passed is passed for what becomes due later.
+    tick: Option<Micros>,
 }
 
 impl Evaluator {
@@ -242,17 +244,23 @@ impl Evaluator {
         let key = (summary.group_id.clone(), group.pipeline);
         let before = self.standings.as_ref().and_then(|all| all.get(&key)).cloned().unwrap_or_default();
         let resumed = !self.evaluated.contains(&key);
-        let (verdict, mut standing) = {
+        let (verdict, mut standing, tick) = {
             let compiled = self.compiled(group)?;
             let of_policy =
-                |run: &&RunRecord| run.spec.pipeline == group.pipeline && run.spec.policy.source == compiled.source;
+                |run: &&RunRecord| run.spec.pipeline == group.pipeline && run.spec.policy.shared() == compiled.shared;
             let running = active.iter().filter(of_policy).count();
             let moment = Moment { origin: summary.origin, stream: summary.watermark, now, resumed, running };
-            decide(&compiled.trigger, &group.facts.values, &group.history, &before, moment)?
+            let (verdict, standing) = decide(&compiled.trigger, &group.facts.values, &group.history, &before, moment)?;
+            let tick = compiled.trigger.next_tick(standing.seen);
+            (verdict, standing, tick)
         };
-        let run = self.act(group, committed, &verdict, now).await?;
+        if verdict.fired {
+            // What is due is known before its run is: whoever goes on after a crash finds both.
+            self.env.metadata.keep_standings(&[(key.clone(), standing.clone())]).await?;
+        }
+        let run = self.act(group, committed, &verdict, tick, now).await?;
         if let Some(run) = &run {
-            standing = standing.with_run(&run.spec.run_id);
+            standing = standing.with_run(&run.spec.run_id, run.spec.origin);
         }
         self.evaluated.insert(key.clone());
         let changed = standing != before;
@@ -268,6 +276,7 @@ impl Evaluator {
         group: &GroupFacts,
         committed: &Committed,
         verdict: &Verdict,
+        tick: Option<Micros>,
         now: Micros,
     ) -> Result<Option<RunRecord>, EvaluateError> {
         let summary = &group.group;
@@ -278,6 +287,7 @@ impl Evaluator {
             facts,
             active: group.history.active.clone(),
             blockers: verdict.blockers.iter().map(|blocker| blocker.kind).collect(),
+            tick,
         };
         if !verdict.fired && self.recorded.get(&key).is_some_and(|r| r.last.as_ref() == Some(&telling)) {
             return Ok(None);
@@ -299,7 +309,10 @@ impl Evaluator {
             );
             let run = self.runner.start(spec, "trigger", Some(&decision.decision_id)).await?;
             decision.run_id = Some(run.spec.run_id.clone());
-            self.env.metadata.record_decision(&decision).await?;
+            // The run is there: what is said of it must not undo that.
+            if let Err(error) = self.env.metadata.record_decision(&decision).await {
+                tracing::warn!(run = %run.spec.run_id, %error, "the decision does not name its run; the run names it");
+            }
             started = Some(run);
         } else {
             // Together with the others: with a thousand groups, a transaction each would take seconds.
@@ -310,8 +323,8 @@ impl Evaluator {
         // The first one trims as well: an engine that is restarted often must forget, too.
         let trim = recorded.decisions.is_multiple_of(DECISIONS_PER_TRIM);
         recorded.decisions += 1;
-        if trim {
-            self.env.metadata.trim_decisions(&summary.group_id, group.pipeline).await?;
+        if trim && let Err(error) = self.env.metadata.trim_decisions(&summary.group_id, group.pipeline).await {
+            tracing::warn!(group = %summary.group_id, %error, "old decisions could not be forgotten; they are later");
         }
         Ok(started)
     }
@@ -324,7 +337,7 @@ impl Evaluator {
                 let policy = resolve_group_policy(&summary.group_id, summary.frequency, &self.env.config.policy);
                 let trigger = super::trigger_of(&policy, group.pipeline);
                 let trigger = CompiledTrigger::of(trigger, group.pipeline, summary)?;
-                Ok(place.insert(Compiled { source: policy.source, trigger }))
+                Ok(place.insert(Compiled { shared: policy.shared().to_owned(), trigger }))
             }
         }
     }

@@ -186,8 +186,8 @@ pub fn simulate_with(
             world.end_runs(at);
         }
         for pipeline in Pipeline::ALL {
-            let source = &subjects[number].policy.source;
-            let running = worlds.iter().zip(subjects).filter(|(_, of)| of.policy.source == *source);
+            let shared = subjects[number].policy.shared();
+            let running = worlds.iter().zip(subjects).filter(|(_, of)| of.policy.shared() == shared);
             let running = running.map(|(world, _)| world.active(pipeline)).sum();
             worlds[number].evaluate(&subjects[number].evaluations[index], pipeline, running)?;
         }
@@ -336,7 +336,7 @@ impl<'a> World<'a> {
             let (run, model, happened) = self.run(of, pipeline, verdict.origin);
             let measured = happened || self.learner.is_some();
             if let Some(standing) = self.standings.get_mut(&pipeline) {
-                *standing = standing.clone().with_run(&run.spec.run_id);
+                *standing = standing.clone().with_run(&run.spec.run_id, run.spec.origin);
             }
             let typical = self.subject.typical.get(&pipeline).and_then(|cost| cost.device_seconds);
             self.replay.fired.push(Fired {

@@ -44,6 +44,14 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
+/// Checks a configuration that was put together of parts, each of which was read.
+///
+/// # Errors
+/// What is wrong, with the key and the remedy; without a line.
+pub fn recheck(config: &Config) -> Result<(), ConfigError> {
+    check("", config)
+}
+
 fn from_toml(text: &str, error: &toml::de::Error) -> ConfigError {
     let line = error.span().map(|span| line_of(text, span.start));
     let message = error.message().trim().to_owned();

@@ -22,7 +22,7 @@ pub use cluster::ClusterConfig;
 pub use covariate::{CovariateConfig, Fallback, KnownWhen};
 pub use feed::{BadRecords, FeedConfig, Format, Label, OnExpired, OnRecreated};
 pub use lake::{LakeConfig, S3_SCHEME, S3Config};
-pub use load::{ConfigError, parse};
+pub use load::{ConfigError, parse, recheck};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
     Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, resolve_group_policy, resolve_policy,

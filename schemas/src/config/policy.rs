@@ -195,6 +195,11 @@ pub struct ResolvedPolicy {
 }
 
 impl ResolvedPolicy {
+    /// The policy that groups share, each with what is said of it alone: they count together where something is limited.
+    pub fn shared(&self) -> &str {
+        self.source.rsplit(", ").next().unwrap_or(&self.source)
+    }
+
     /// Native intervals of history without which there is nothing to train any model on and to evaluate it by: two seasons
     /// of targets after one context, and the windows that evaluation keeps to itself.
     pub fn history_least(&self) -> usize {

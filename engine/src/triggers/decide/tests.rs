@@ -173,7 +173,7 @@ impl World {
         self.resumed = false;
         if verdict.fired {
             let run = format!("r{:03}", self.runs.len() + 1);
-            self.standing = self.standing.clone().with_run(&run);
+            self.standing = self.standing.clone().with_run(&run, verdict.origin);
             self.history.active = Some(run.clone());
             self.runs.push((run, verdict.origin));
         }
@@ -412,6 +412,64 @@ fn with_all_the_decisions_do_not_depend_on_where_commits_fall() {
     for commits in [&[40][..], &[7, 0, 13, 20], &[3, 3, 3, 31]] {
         assert_eq!(starts(commits), one_by_one, "{commits:?}");
     }
+}
+
+#[test]
+fn with_all_each_interval_has_its_run_whatever_fails_or_takes_long() {
+    let toml = "when = \"new_intervals >= 1\"\nrequire = \"\"\ncooldown = \"0s\"\ncatch_up = \"all\"";
+    let mut world = World::at(0, configured(toml));
+    // Commits of several intervals fall into runs, each third of which fails; a retry waits for its pause.
+    let mut done = Vec::new();
+    for step in 0..200_i64 {
+        world.origin += (step % 4) * QUARTER;
+        for _ in 0..6 {
+            world.evaluate();
+        }
+        let fails = step % 3 == 0;
+        if world.history.active.is_some() && !fails {
+            done.push(world.runs.last().unwrap().1 / QUARTER);
+        }
+        world.end(!fails);
+    }
+    assert_eq!(done, (1..=done.len() as i64).collect::<Vec<_>>(), "none is left out, none comes twice");
+    assert!(done.len() > 50);
+    // What has to be longer than the cooldown is so from run to run.
+    let mut world = World::at(0, configured(&toml.replace("cooldown = \"0s\"", "cooldown = \"6h\"")));
+    world.origin = 3 * DAY;
+    for _ in 0..40 {
+        world.evaluate();
+        world.end(true);
+    }
+    let starts: Vec<_> = world.runs.iter().map(|(_, origin)| *origin / HOUR).collect();
+    assert_eq!(starts, (1..=12).map(|n| n * 6).collect::<Vec<_>>());
+}
+
+#[test]
+fn by_another_schedule_what_is_due_waits_for_another_tick() {
+    let toml = "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\nschedule = \"0 3 1 1 *\"";
+    let mut world = World::at(utc("2026-03-27T00:00:00Z"), configured(toml));
+    world.run_to(utc("2026-03-27T12:00:00Z"));
+    assert_eq!(world.standing.due.as_ref().unwrap().from, utc("2027-01-01T03:00:00Z"));
+    let mut world = World { trigger: configured(&toml.replace("0 3 1 1 *", "0 3 * * *")), ..world };
+    assert_eq!(world.run_to(utc("2026-03-28T12:00:00Z")), [utc("2026-03-28T03:00:00Z")]);
+}
+
+#[test]
+fn a_failure_beside_a_run_by_hand_leaves_its_cause() {
+    let mut world = World::at(0, configured("when = \"mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"0s\""));
+    world.origin = HOUR;
+    world.set("mase_ratio", json!(1.5));
+    assert!(world.evaluate().fired);
+    // Somebody starts another one, for an earlier time, and both fail.
+    world.history.active = Some("r500".into());
+    world.set("mase_ratio", json!(1.0));
+    world.origin += QUARTER;
+    assert!(!world.evaluate().fired);
+    world.history.active = None;
+    world.history.failed = Some(Failed { run_id: "r500".into(), in_row: 2, at: 0 });
+    world.origin += QUARTER;
+    let verdict = world.evaluate();
+    assert!(verdict.fired && verdict.reason.contains("mase_ratio = 1.5"), "{}", verdict.reason);
 }
 
 #[test]

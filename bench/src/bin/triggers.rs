@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if wanted("evaluation") {
         let directory = tempfile::tempdir()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let measured = evaluation::measure(directory.path(), args.groups, args.series, args.commits.max(2));
+        let measured = evaluation::measure(directory.path(), args.groups.max(1), args.series, args.commits.max(2));
         rows.extend(runtime.block_on(measured)?);
     }
     if wanted("delay") {

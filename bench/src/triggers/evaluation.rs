@@ -13,6 +13,7 @@ use meterline::ingest::state::{FeedState, IngestState};
 use meterline::metadata::MetadataStore;
 use meterline::metadata::records::{ApprovalState, ModelRecord, Pipeline, RunRecord, RunSpec, Status};
 use meterline::pipelines::Runner;
+use meterline::pipelines::spec::of_group;
 use meterline::triggers::service::Evaluator;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::{Config, FeedConfig, parse, resolve_group_policy};
@@ -129,18 +130,8 @@ async fn remember(env: &Environment) -> Result<usize, meterline::metadata::Metad
             let run_id = format!("{}-{number:04}", group.group_id);
             let spec = RunSpec {
                 run_id: run_id.clone(),
-                pipeline,
-                group_id: group.group_id.clone(),
-                frequency: group.frequency,
-                zone: group.zone.clone(),
                 origin: group.origin - (INFERS + BUILDS - number) * DAY,
-                closed_intervals: 0,
-                corrections: Some(0),
-                watermark: group.watermark,
-                intervals_version: 1,
-                policy: policy.clone(),
-                covariates: Vec::new(),
-                device: "cpu".into(),
+                ..of_group(group, pipeline, Vec::new(), policy.clone())
             };
             let version = format!("{}-{:04}", group.group_id, BUILDS);
             let run = RunRecord {

@@ -15,10 +15,10 @@ use super::{CommandError, CommandResult, ConfigArg, Context, simulate};
 use crate::environment::Environment;
 use crate::ingest::load_committed;
 use crate::metadata::records::{DecisionRecord, RunRecord, Standing};
-use crate::triggers::compiled::CompiledTrigger;
-use crate::triggers::decide::{Moment, Until, Verdict, decide};
+use crate::triggers::decide::{Until, Verdict};
 use crate::triggers::facts::{FactSource, GroupFacts};
-use crate::triggers::next::{Earliest, earliest};
+use crate::triggers::next::Earliest;
+use crate::triggers::now::look;
 use crate::triggers::trigger_of;
 use crate::triggers::words::{tell, word};
 
@@ -152,13 +152,7 @@ async fn show(
 ) -> CommandResult<Shown> {
     let group = &of.group;
     let policy = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy);
-    let trigger = trigger_of(&policy, of.pipeline);
-    let compiled = CompiledTrigger::of(trigger, of.pipeline, group)?;
-    let of_policy = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.shared() == policy.shared();
-    let running = active.iter().filter(of_policy).count();
-    let moment = Moment { origin: group.origin, stream: group.watermark, now, resumed: false, running };
-    let (verdict, standing) = decide(&compiled, &of.facts.values, &of.history, &standing, moment)?;
-    let next = earliest(&compiled, &of.facts.values, &of.history, &standing, moment, &verdict)?;
+    let (verdict, next) = look(&of, &policy, &standing, active, now)?;
     let last = |fired| env.metadata.last_decision(&group.group_id, of.pipeline, fired);
     let (last_fired, last_decision) = (last(true).await?, last(false).await?);
     let Verdict { fired, reason, clauses, blockers, facts, .. } = verdict;
@@ -173,7 +167,7 @@ async fn show(
         group_id: group.group_id.clone(),
         trigger: of.pipeline.trigger(),
         source: policy.source.clone(),
-        settings: settings(trigger),
+        settings: settings(trigger_of(&policy, of.pipeline)),
         origin: format_micros(group.origin),
         watermark: format_micros(group.watermark),
         would_fire: fired,

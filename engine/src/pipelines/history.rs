@@ -307,10 +307,6 @@ pub fn query(
     series: Option<&[String]>,
     others: &[String],
 ) -> String {
-    let listed = |texts: &[String]| {
-        let quoted: Vec<String> = texts.iter().map(|text| format!("'{}'", text.replace('\'', "''"))).collect();
-        quoted.join(", ")
-    };
     let instant = |at: Micros| format!("arrow_cast({at}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
     let mut query = format!(
         "SELECT series_id, start, value, unit, {weight} AS weight FROM intervals \
@@ -320,10 +316,10 @@ pub fn query(
         instant(until)
     );
     if let Some(series) = series {
-        query.push_str(&format!(" AND series_id IN ({})", listed(series)));
+        query.push_str(&format!(" AND series_id IN ({})", sql::literals(series)));
     }
     if !others.is_empty() {
-        query.push_str(&format!(" AND feed NOT IN ({})", listed(others)));
+        query.push_str(&format!(" AND feed NOT IN ({})", sql::literals(others)));
     }
     tracing::debug!(from = format_micros(from), until = format_micros(until), "reads intervals");
     query

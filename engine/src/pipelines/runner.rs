@@ -25,6 +25,8 @@ use crate::metadata::records::{LogRecord, Pipeline, RunRecord, RunSpec, Status};
 
 /// Processes that may die, without having been asked to end, before their run is failed.
 pub const ATTEMPTS_MAX: i64 = 2;
+/// Infer runs that take the device at once.
+pub const INFER_SLOTS: usize = 1;
 /// How often a run that another process executes is looked at.
 const FOREIGN_POLL: Duration = Duration::from_millis(500);
 /// How long a run must have been seen to by nobody before this engine takes it over.
@@ -72,7 +74,7 @@ impl Runner {
             env: RwLock::new(env),
             program,
             builds,
-            infers: Semaphore::new(1),
+            infers: Semaphore::new(INFER_SLOTS),
             stop: Stop::default(),
             driven: Mutex::new(HashMap::new()),
             orphans: Mutex::new(HashMap::new()),

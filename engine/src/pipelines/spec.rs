@@ -1,7 +1,7 @@
 //! From a group's summary to the complete specification of a run.
 
 use meterline_schemas::Micros;
-use meterline_schemas::config::resolve_group_policy;
+use meterline_schemas::config::{CovariateConfig, ResolvedPolicy, resolve_group_policy};
 use uuid::Uuid;
 
 use crate::environment::Environment;
@@ -23,19 +23,36 @@ pub fn for_group(
     let policy = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy);
     let origin = as_of.map_or(group.origin, |at| group.origin.min(group.frequency.floor(at, &zone)));
     RunSpec {
+        origin,
+        watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
+        intervals_version: committed.intervals_version,
+        device: env.config.device.device.clone(),
+        ..of_group(group, pipeline, covariates::configured(&env.config, &policy), policy)
+    }
+}
+
+/// A run of `pipeline` for a group as it is, by a policy and the covariates that it names; of no table yet, and on
+/// whatever device there is.
+pub fn of_group(
+    group: &GroupSummary,
+    pipeline: Pipeline,
+    covariates: Vec<(String, CovariateConfig)>,
+    policy: ResolvedPolicy,
+) -> RunSpec {
+    RunSpec {
         run_id: Uuid::now_v7().to_string(),
         pipeline,
         group_id: group.group_id.clone(),
         frequency: group.frequency,
         zone: group.zone.clone(),
-        origin,
+        origin: group.origin,
         closed_intervals: group.closed_intervals,
         corrections: Some(group.corrections),
-        watermark: as_of.map_or(group.watermark, |at| group.watermark.min(at)),
-        intervals_version: committed.intervals_version,
-        covariates: covariates::configured(&env.config, &policy),
+        watermark: group.watermark,
+        intervals_version: 0,
+        covariates,
         policy,
-        device: env.config.device.device.clone(),
+        device: "auto".to_owned(),
     }
 }
 

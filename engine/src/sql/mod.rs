@@ -20,3 +20,13 @@ mod views;
 pub use catalog::TABLES;
 pub use error::SqlError;
 pub use session::{TableVersions, plan, query, query_batches};
+
+/// A text as SQL has it.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// Texts as a list in SQL has them.
+pub fn literals(texts: &[String]) -> String {
+    texts.iter().map(|text| literal(text)).collect::<Vec<_>>().join(", ")
+}

@@ -455,4 +455,6 @@ fn clause(part: &str, text: String, holds: bool) -> ClauseTruth {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

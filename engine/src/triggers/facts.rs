@@ -21,10 +21,8 @@ use crate::ingest::groups::{GroupSummary, groups};
 use crate::ingest::{Committed, IngestError, load_committed};
 use crate::metadata::MetadataError;
 use crate::metadata::records::{Pipeline, RunRecord, Status};
+use crate::pipelines::runner::INFER_SLOTS;
 use crate::pipelines::{covariates, history};
-
-/// Infer runs that take the device at once.
-const INFER_SLOTS: usize = 1;
 
 /// Why facts could not be assembled.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use meterline_models::backtest::compare_at_cost;
 use meterline_models::data::Panel;
-use meterline_models::forecaster::{Forecaster, SeriesForecast, Task};
+use meterline_models::forecaster::{Forecaster, SeriesForecast};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::{Sums, seasonal_scale};
 use meterline_models::{device, registry};
@@ -22,6 +22,7 @@ use meterline_schemas::quantiles::MEDIAN;
 use super::scores::Scores;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::build::evaluate::figures;
+use crate::pipelines::build::train::task;
 use crate::pipelines::build::{evaluated, evaluation_origins, gate, trained_from, trained_until};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::{SEASONAL_NAIVE, context, history};
@@ -146,13 +147,7 @@ impl Learner {
         let kind = registry::find(&policy.model)
             .ok_or_else(|| StepError::failed("choosing the model", super::no_such_kind(&policy.model)))?;
         let device = device::resolve(&spec.device).doing(|| format!("taking the device `{}`", spec.device))?;
-        let holidays = super::holidays(policy).doing(|| "choosing the days off".to_owned())?;
-        let task = Task {
-            device,
-            holidays,
-            origins_a_day: policy.origins_a_day,
-            ..Task::new(policy.horizon, policy.context, policy.seed)
-        };
+        let task = task(policy, device)?;
         let model = kind.with(&policy.settings).doing(|| format!("choosing the settings of {}", kind.name))?;
         let from = trained_from(spec, &self.panel.zone);
         let length = usize::try_from(spec.frequency.steps_between(from, until, &self.panel.zone)).unwrap_or(0);
@@ -170,8 +165,9 @@ impl Learner {
     }
 
     /// Forecasts from an origin by the model that is remembered as `version`; seasonal naive where there is none, and
-    /// where it has no forecast.
-    pub fn infer(&mut self, spec: &RunSpec, version: Option<&str>) {
+    /// where it has no forecast. Returns the seconds that it took: none, if it was forecast in an earlier replay.
+    pub fn infer(&mut self, spec: &RunSpec, version: Option<&str>) -> f64 {
+        let began = Instant::now();
         let key = version.and_then(|version| self.versions.get(version)).cloned();
         let model = key.as_ref().and_then(|key| self.models.get(key)).and_then(|fitted| fitted.model.clone());
         let name = key.map_or_else(String::new, |(at, settings)| format!("{at} {settings}"));
@@ -179,6 +175,7 @@ impl Learner {
         let naive = self.steps(spec, None, String::new());
         self.made.push((spec.origin, version.unwrap_or(SEASONAL_NAIVE).to_owned(), steps));
         self.naive.push(naive);
+        began.elapsed().as_secs_f64()
     }
 
     fn steps(&mut self, spec: &RunSpec, model: Option<&dyn Forecaster>, name: String) -> Arc<Vec<Step>> {

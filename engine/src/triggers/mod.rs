@@ -11,6 +11,7 @@ pub mod facts;
 mod known;
 pub mod learn;
 pub mod next;
+pub mod now;
 pub mod past;
 pub mod plan;
 pub mod predicate;
@@ -18,6 +19,8 @@ mod remembered;
 mod scores;
 pub mod service;
 pub mod simulate;
+#[cfg(test)]
+mod testing;
 pub mod words;
 
 use arrow::datatypes::SchemaRef;

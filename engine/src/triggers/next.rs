@@ -147,3 +147,47 @@ fn first_true(
     }
     Ok(Some(yes))
 }
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::time::{HOUR, SECOND};
+    use serde_json::json;
+
+    use super::super::testing::{QUARTER, World, configured, every, utc};
+    use super::*;
+
+    #[test]
+    fn the_earliest_start_is_when_it_starts() {
+        for toml in [
+            "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"",
+            "when = \"new_intervals >= 4 and new_intervals > 17\"\nrequire = \"\"\ncooldown = \"0s\"",
+            "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"1d\"",
+            "when = \"new_intervals >= 4\"\nrequire = \"new_intervals >= 96\"\ncooldown = \"0s\"",
+            "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\nhold_for = \"1h\"",
+            "when = \"false\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"20 intervals\"",
+            "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"5h\"\nschedule = \"30 */6 * * *\"",
+            "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\njitter = \"5h\"\n\
+             blackout = [{ start = \"0 0 * * *\", length = \"15h\" }, { start = \"0 14 * * *\", length = \"3h\" }]",
+        ] {
+            let mut world = World::at(utc("2026-03-28T00:00:00Z"), configured(toml));
+            world.set("completeness", json!(1.0));
+            world.origin += QUARTER;
+            world.evaluate();
+            let Earliest::Stream(expected) = world.earliest() else { panic!("{toml}: {:?}", world.earliest()) };
+            let start = world.run_to(utc("2026-04-05T00:00:00Z"))[0];
+            // Commits come at each interval: it starts with the first that is not too early.
+            assert!(start >= expected && start - expected < QUARTER, "{toml}: {expected} and {start}");
+        }
+        let mut world = World::at(0, configured("when = \"mase_ratio > 1.25\"\nrequire = \"\""));
+        world.origin = HOUR;
+        world.evaluate();
+        assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("mase_ratio is missing")));
+        let mut world = World::at(0, every(4));
+        world.origin = HOUR;
+        world.evaluate();
+        assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("once a run has ended")));
+        world.end(false);
+        world.evaluate();
+        assert_eq!(world.earliest(), Earliest::Clock(HOUR + 30 * SECOND));
+    }
+}

@@ -20,7 +20,7 @@ use crate::metadata::MetadataError;
 use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, Status};
 use crate::pipelines::history::HistoryBuilder;
 use crate::pipelines::{StepError, covariates, history};
-use crate::sql::{SqlError, TableVersions, query_batches};
+use crate::sql::{SqlError, TableVersions, literals, query_batches};
 
 /// What a run is taken to last of which none was ever measured.
 const LASTS: Micros = MINUTE;
@@ -158,7 +158,7 @@ pub async fn read(env: &Environment, range: &Range) -> Result<Vec<GroupPast>, Pa
 pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Result<Panel, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
     let frequency = group.frequency;
-    let but = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", quoted(&others)) };
+    let but = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
     let sql = format!("SELECT series_id FROM series WHERE frequency = '{frequency}' {but} ORDER BY series_id");
     let mut names: Vec<String> = Vec::new();
     for batch in query_batches(env, &sql, TableVersions::default()).await? {
@@ -175,10 +175,6 @@ pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Resu
         builder.add(&batch)?;
     }
     Ok(builder.finish().0.panel)
-}
-
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect::<Vec<_>>().join(", ")
 }
 
 /// The model groups that there are.
@@ -244,7 +240,7 @@ async fn rebuilt(
     recorded: &[Evaluation],
 ) -> Result<Vec<Evaluation>, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
-    let others = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", quoted(&others)) };
+    let others = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
     let sql = format!(
         "SELECT \"end\", count(*) FROM intervals WHERE frequency = '{}' AND \"end\" <= '{}' {others} \
          GROUP BY \"end\" ORDER BY \"end\"",

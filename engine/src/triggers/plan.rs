@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meterline_schemas::Micros;
-use meterline_schemas::config::ResolvedPolicy;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::compiled::CompiledTrigger;
-use super::decide::{Moment, decide};
-use super::facts::{FactSource, FactsError, GroupFacts};
-use super::next::{Earliest, earliest};
+use super::facts::{FactSource, FactsError};
+use super::now::look;
+use super::past;
 use super::predicate::PredicateError;
-use super::{past, trigger_of};
 use crate::environment::Environment;
 use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{Pipeline, RunRecord, RunSpec};
+use crate::metadata::records::{Pipeline, RunSpec};
 use crate::pipelines::infer::load::check_inputs;
 use crate::pipelines::spec;
 
@@ -137,8 +134,14 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
     for of in &all {
         let group = &of.group;
         let spec = spec::for_group(env, group, &committed, of.pipeline, None);
-        let trigger =
-            trigger_plan(of, &spec.policy, &active, standings.get(&(group.group_id.clone(), of.pipeline)), now)?;
+        let standing = standings.get(&(group.group_id.clone(), of.pipeline)).cloned().unwrap_or_default();
+        let (verdict, next) = look(of, &spec.policy, &standing, &active, now)?;
+        let trigger = TriggerPlan {
+            trigger: of.pipeline.trigger(),
+            fires: verdict.fired,
+            reason: verdict.reason,
+            next: next.told(),
+        };
         let runs = env.metadata.group_runs(&group.group_id, of.pipeline, 50).await?;
         let changes = runs.first().map(|last| changes(&last.spec, &spec)).unwrap_or_default();
         let cost = if trigger.fires { past::typical(&runs, &group.group_id).get(&of.pipeline).copied() } else { None };
@@ -170,25 +173,6 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
         plan.device_seconds = plan.device_seconds.zip(costs).map(|(a, b)| a + b);
     }
     Ok(plans)
-}
-
-fn trigger_plan(
-    of: &GroupFacts,
-    policy: &ResolvedPolicy,
-    active: &[RunRecord],
-    standing: Option<&crate::metadata::records::Standing>,
-    now: Micros,
-) -> Result<TriggerPlan, PredicateError> {
-    let group = &of.group;
-    let compiled = CompiledTrigger::of(trigger_of(policy, of.pipeline), of.pipeline, group)?;
-    let same = |run: &&RunRecord| run.spec.pipeline == of.pipeline && run.spec.policy.shared() == policy.shared();
-    let running = active.iter().filter(same).count();
-    let moment = Moment { origin: group.origin, stream: group.watermark, now, resumed: false, running };
-    let standing = standing.cloned().unwrap_or_default();
-    let (verdict, standing) = decide(&compiled, &of.facts.values, &of.history, &standing, moment)?;
-    let next = earliest(&compiled, &of.facts.values, &of.history, &standing, moment, &verdict)?;
-    let next = if verdict.fired { Earliest::Now } else { next };
-    Ok(TriggerPlan { trigger: of.pipeline.trigger(), fires: verdict.fired, reason: verdict.reason, next: next.told() })
 }
 
 async fn model_plan(env: &Environment, spec: &RunSpec, changes: &[Change]) -> Result<ModelPlan, MetadataError> {

@@ -17,7 +17,7 @@ use crate::ingest::groups::GroupSummary;
 use crate::ingest::names::LABELS_PREFIX;
 use crate::ingest::state::{FeedState, IngestState};
 use crate::metadata::records::ModelRecord;
-use crate::sql::{SqlError, TableVersions, query_batches};
+use crate::sql::{SqlError, TableVersions, literal, query_batches};
 
 /// Scores are computed again once one in so many of the values that they are of may have changed. Reading all forecasts
 /// and intervals of a horizon takes time, and in a large fleet some reading comes late before every commit.
@@ -256,10 +256,6 @@ async fn read_scores(
         format!("SELECT avg(CAST(substituted AS DOUBLE)) FROM forecasts WHERE group_id = {id} AND run_id = {run}");
     scores.substituted_share = first_number(&query_batches(env, &sql, versions).await?, 0);
     Ok(scores)
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn first_number(rows: &[RecordBatch], column: usize) -> Option<f64> {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::compiled::CompiledTrigger;
 use super::decide::{Moment, Verdict, decide};
 use super::facts::{FactSource, FactsError, GroupFacts};
+use super::now::running;
 use super::predicate::PredicateError;
 use crate::environment::Environment;
 use crate::ingest::Committed;
@@ -246,9 +247,7 @@ impl Evaluator {
         let resumed = !self.evaluated.contains(&key);
         let (verdict, mut standing, tick) = {
             let compiled = self.compiled(group)?;
-            let of_policy =
-                |run: &&RunRecord| run.spec.pipeline == group.pipeline && run.spec.policy.shared() == compiled.shared;
-            let running = active.iter().filter(of_policy).count();
+            let running = running(active, group.pipeline, &compiled.shared);
             let moment = Moment { origin: summary.origin, stream: summary.watermark, now, resumed, running };
             let (verdict, standing) = decide(&compiled.trigger, &group.facts.values, &group.history, &before, moment)?;
             let tick = compiled.trigger.next_tick(standing.seen);

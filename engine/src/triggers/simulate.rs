@@ -1,5 +1,5 @@
 //! Replays a policy over evaluations of the past: which runs it would have started, and what they would have cost. Pure,
-//! but for the time that a learner takes.
+//! but for a learner.
 //!
 //! What does not depend on the policy (what was closed, how complete it was, what came true of the forecasts) is as it
 //! was recorded. What does (intervals since the last run, the champion, failures) follows from the runs of the replay. A
@@ -7,7 +7,6 @@
 //! and succeeds.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{CovariateConfig, ResolvedPolicy};
@@ -22,6 +21,7 @@ use super::predicate::PredicateError;
 use super::trigger_of;
 use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, RunRecord, RunSpec, Standing, Status};
+use crate::pipelines::spec::of_group;
 
 /// Facts that follow from the runs of the replay; all others are as they were recorded.
 const REPLAYED: [&str; 9] = [
@@ -379,21 +379,8 @@ impl<'a> World<'a> {
         let (high, low) = millis.split_at(millis.len().min(8));
         let run_id = format!("{high}-{low}-7r{number:06}");
         let ends = of.at.saturating_add(cost.lasts.max(SECOND));
-        let spec = RunSpec {
-            run_id: run_id.clone(),
-            pipeline,
-            group_id: group.group_id.clone(),
-            frequency: group.frequency,
-            zone: group.zone.clone(),
-            origin,
-            closed_intervals: group.closed_intervals,
-            corrections: Some(group.corrections),
-            watermark: group.watermark.min(origin.max(group.origin)),
-            intervals_version: 0,
-            policy: self.subject.policy.clone(),
-            covariates: self.subject.covariates.clone(),
-            device: "auto".to_owned(),
-        };
+        let (policy, covariates) = (self.subject.policy.clone(), self.subject.covariates.clone());
+        let spec = RunSpec { run_id: run_id.clone(), origin, ..of_group(group, pipeline, covariates, policy) };
         let serves = self.champion().map(|champion| champion.version.clone());
         let mut run = RunRecord {
             status: Status::Succeeded,
@@ -405,9 +392,7 @@ impl<'a> World<'a> {
         };
         if pipeline == Pipeline::Infer {
             if let Some(learner) = &mut self.learner {
-                let began = Instant::now();
-                learner.infer(&run.spec, serves.as_deref());
-                run.device_seconds = began.elapsed().as_secs_f64();
+                run.device_seconds = learner.infer(&run.spec, serves.as_deref());
             }
             return (run, None, false);
         }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use meterline_models::device::Device;
 use meterline_models::explain::bounded;
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::{device, registry};
@@ -60,10 +61,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let panel = history.panel.cut(until);
             drop(history);
             step.stop.check()?;
-            let ResolvedPolicy { horizon, context, origins_a_day, seed, train_time, .. } = spec.policy;
-            let holidays = triggers::holidays(&spec.policy).doing(|| "choosing the days off".to_owned())?;
-            let task = Task { device, holidays, origins_a_day, ..Task::new(horizon, context, seed) };
-            let mut pace = Pace::new(train_time.to_std());
+            let task = task(&spec.policy, device)?;
+            let mut pace = Pace::new(spec.policy.train_time.to_std());
             let model = kind.with(&spec.policy.settings).doing(|| format!("choosing the settings of {}", kind.name))?;
             let trained = model.fit(&panel, &task, &mut |done| pace.observe(&step, done));
             // Whatever training returned after the request to stop, it is not a finished model.
@@ -101,6 +100,13 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         bytes: size,
         explanation: Some(explained),
     })
+}
+
+/// What a model is to learn by a policy.
+pub fn task(policy: &ResolvedPolicy, device: Device) -> Result<Task, StepError> {
+    let ResolvedPolicy { horizon, context, origins_a_day, seed, .. } = *policy;
+    let holidays = triggers::holidays(policy).doing(|| "choosing the days off".to_owned())?;
+    Ok(Task { device, holidays, origins_a_day, ..Task::new(horizon, context, seed) })
 }
 
 /// Holds training to its time, and records how far it is.

@@ -1,30 +1,13 @@
 use meterline_schemas::Frequency;
-use meterline_schemas::config::{Predicates, ResolvedTrigger, parse, resolve_policy};
+use meterline_schemas::config::{Predicates, parse, resolve_policy};
 use meterline_schemas::time::{DAY, HOUR, MINUTE};
-use proptest::prelude::*;
 
-use super::super::next::{Earliest, earliest};
+use super::super::next::Earliest;
+use super::super::testing::{QUARTER, World, compile, configured, utc};
 use super::*;
 use crate::metadata::records::Pipeline;
 
-const QUARTER: Micros = 15 * MINUTE;
 const NOW: Micros = 10 * HOUR;
-
-/// The trigger `retrain` of quarter hours in Lisbon, of which `toml` is the table.
-fn configured(toml: &str) -> CompiledTrigger {
-    let text = format!("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.retrain]\n{toml}\n");
-    let retrain = resolve_policy(Frequency::QUARTER_HOUR, &parse(&text).unwrap().policy).retrain;
-    compile(&retrain)
-}
-
-fn compile(trigger: &ResolvedTrigger) -> CompiledTrigger {
-    CompiledTrigger::compile(trigger, Pipeline::Build, "PT15M", Frequency::QUARTER_HOUR, "Europe/Lisbon").unwrap()
-}
-
-/// Fires at each of `n` intervals, in no time but theirs.
-fn every(n: i64) -> CompiledTrigger {
-    configured(&format!("when = \"new_intervals >= {n}\"\nrequire = \"\"\ncooldown = \"0s\""))
-}
 
 fn facts(new_intervals: i64) -> Map<String, Value> {
     json!({"new_intervals": new_intervals, "backfilling": false}).as_object().unwrap().clone()
@@ -36,10 +19,6 @@ fn after(last_origin: Micros) -> RunHistory {
 
 fn at(origin: Micros) -> Moment {
     Moment { origin, stream: origin, now: NOW, resumed: false, running: 0 }
-}
-
-fn utc(text: &str) -> Micros {
-    text.parse::<jiff::Timestamp>().unwrap().as_microsecond()
 }
 
 #[test]
@@ -116,97 +95,6 @@ fn of_named_predicates_one_is_enough_and_all_are_required() {
             decide(&compile(&retrain), &facts(4), &RunHistory::default(), &Standing::default(), at(0)).unwrap();
         assert_eq!(verdict.fired, fired, "{}", verdict.reason);
         assert!(verdict.reason.contains(words), "{}", verdict.reason);
-    }
-}
-
-/// A stream with one model group, its runs, and a clock that goes with the stream.
-struct World {
-    trigger: CompiledTrigger,
-    history: RunHistory,
-    standing: Standing,
-    origin: Micros,
-    facts: Map<String, Value>,
-    runs: Vec<(String, Micros)>,
-    resumed: bool,
-    running: usize,
-}
-
-impl World {
-    fn at(origin: Micros, trigger: CompiledTrigger) -> World {
-        World {
-            trigger,
-            history: RunHistory { last_origin: Some(origin), last_done: Some("r000".into()), ..RunHistory::default() },
-            standing: Standing::default(),
-            origin,
-            facts: Map::new(),
-            runs: Vec::new(),
-            resumed: false,
-            running: 0,
-        }
-    }
-
-    fn set(&mut self, fact: &str, value: Value) {
-        self.facts.insert(fact.to_owned(), value);
-    }
-
-    fn moment(&self) -> Moment {
-        let (resumed, running) = (self.resumed, self.running);
-        Moment { origin: self.origin, stream: self.origin, now: self.origin, resumed, running }
-    }
-
-    fn known(&self) -> Map<String, Value> {
-        let mut facts = self.facts.clone();
-        // As facts are assembled: a run under way counts as one that has seen its data.
-        let active = self.runs.last().filter(|_| self.history.active.is_some()).map(|(_, origin)| *origin);
-        let last = active.or(self.history.last_origin).unwrap_or(0);
-        facts.insert("new_intervals".to_owned(), json!((self.origin - last) / QUARTER));
-        facts.entry("has_champion").or_insert(json!(true));
-        facts
-    }
-
-    /// Evaluates; a run that starts is under way afterwards.
-    fn evaluate(&mut self) -> Verdict {
-        let (verdict, standing) =
-            decide(&self.trigger, &self.known(), &self.history, &self.standing, self.moment()).unwrap();
-        // As it comes back from the database.
-        self.standing = serde_json::from_value(serde_json::to_value(standing).unwrap()).unwrap();
-        self.resumed = false;
-        if verdict.fired {
-            let run = format!("r{:03}", self.runs.len() + 1);
-            self.standing = self.standing.clone().with_run(&run, verdict.origin);
-            self.history.active = Some(run.clone());
-            self.runs.push((run, verdict.origin));
-        }
-        verdict
-    }
-
-    fn end(&mut self, succeeds: bool) {
-        let Some(run) = self.history.active.take() else { return };
-        let origin = self.runs.last().unwrap().1;
-        if succeeds {
-            self.history.last_origin = self.history.last_origin.max(Some(origin));
-            (self.history.last_done, self.history.failed) = (Some(run), None);
-        } else {
-            let in_row = self.history.failed.as_ref().map_or(1, |failed| failed.in_row + 1);
-            self.history.failed = Some(Failed { run_id: run, in_row, at: self.origin });
-        }
-    }
-
-    /// Goes on to `until`, evaluating at each interval; runs succeed at once. Returns when they started.
-    fn run_to(&mut self, until: Micros) -> Vec<Micros> {
-        let before = self.runs.len();
-        while self.origin < until {
-            self.origin += QUARTER;
-            self.evaluate();
-            self.end(true);
-        }
-        self.runs[before..].iter().map(|(_, origin)| *origin).collect()
-    }
-
-    fn earliest(&self) -> Earliest {
-        let (verdict, standing) =
-            decide(&self.trigger, &self.known(), &self.history, &self.standing, self.moment()).unwrap();
-        earliest(&self.trigger, &self.known(), &self.history, &standing, self.moment(), &verdict).unwrap()
     }
 }
 
@@ -489,140 +377,5 @@ fn a_tick_that_passed_while_the_engine_was_down_counts_unless_it_is_skipped() {
         world.run_to(utc("2026-03-30T12:00:00Z"));
         let starts: Vec<_> = world.runs.iter().map(|(_, origin)| *origin).collect();
         assert_eq!(starts[1], utc(expected), "{catch_up}: {starts:?}");
-    }
-}
-
-#[test]
-fn the_earliest_start_is_when_it_starts() {
-    for toml in [
-        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"",
-        "when = \"new_intervals >= 4 and new_intervals > 17\"\nrequire = \"\"\ncooldown = \"0s\"",
-        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"1d\"",
-        "when = \"new_intervals >= 4\"\nrequire = \"new_intervals >= 96\"\ncooldown = \"0s\"",
-        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\nhold_for = \"1h\"",
-        "when = \"false\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"20 intervals\"",
-        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"5h\"\nschedule = \"30 */6 * * *\"",
-        "when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"\njitter = \"5h\"\n\
-         blackout = [{ start = \"0 0 * * *\", length = \"15h\" }, { start = \"0 14 * * *\", length = \"3h\" }]",
-    ] {
-        let mut world = World::at(utc("2026-03-28T00:00:00Z"), configured(toml));
-        world.set("completeness", json!(1.0));
-        world.origin += QUARTER;
-        world.evaluate();
-        let Earliest::Stream(expected) = world.earliest() else { panic!("{toml}: {:?}", world.earliest()) };
-        let start = world.run_to(utc("2026-04-05T00:00:00Z"))[0];
-        // Commits come at each interval: it starts with the first that is not too early.
-        assert!(start >= expected && start - expected < QUARTER, "{toml}: {expected} and {start}");
-    }
-    let mut world = World::at(0, configured("when = \"mase_ratio > 1.25\"\nrequire = \"\""));
-    world.origin = HOUR;
-    world.evaluate();
-    assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("mase_ratio is missing")));
-    let mut world = World::at(0, every(4));
-    world.origin = HOUR;
-    world.evaluate();
-    assert!(matches!(world.earliest(), Earliest::Once(told) if told.contains("once a run has ended")));
-    world.end(false);
-    world.evaluate();
-    assert_eq!(world.earliest(), Earliest::Clock(HOUR + 30 * SECOND));
-}
-
-#[derive(Debug, Clone)]
-enum Event {
-    Closes(i64),
-    Drifts(bool),
-    Ends(bool),
-    Restarts,
-    Evaluates,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        (1_i64..7).prop_map(Event::Closes),
-        prop::bool::ANY.prop_map(Event::Drifts),
-        prop::bool::weighted(0.8).prop_map(Event::Ends),
-        Just(Event::Restarts),
-        Just(Event::Evaluates),
-        Just(Event::Evaluates),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
-
-    /// Whatever comes in whatever order: no run without a cause of its own, no cause without a run that saw it and
-    /// succeeded, and nothing silent past `max_age`.
-    #[test]
-    fn every_cause_starts_one_run(events in prop::collection::vec(event(), 1..150), most in 1_i64..13) {
-        let toml = format!(
-            "when = \"new_intervals >= 8 or mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_age = \"{most} intervals\""
-        );
-        let most = most.min(8) * QUARTER;
-        let mut world = World::at(0, configured(&toml));
-        world.set("mase_ratio", json!(1.0));
-        let mut drifts = false;
-        // When the error was seen to rise and no run that began later has succeeded; when the last run began.
-        let (mut seen, mut unseen_rise, mut began) = (false, false, false);
-        for event in events {
-            match event {
-                Event::Closes(intervals) => world.origin += intervals * QUARTER,
-                Event::Drifts(now) => {
-                    drifts = now;
-                    world.set("mase_ratio", json!(if now { 1.5 } else { 1.0 }));
-                }
-                Event::Ends(succeeds) => {
-                    let was = world.history.active.is_some();
-                    world.end(succeeds);
-                    if was && succeeds { began = false } else if was { unseen_rise |= began; began = false }
-                }
-                Event::Restarts => world.resumed = true,
-                Event::Evaluates => {
-                    let busy = world.history.active.is_some();
-                    let last = world.history.last_origin.unwrap();
-                    let waits = world.history.failed.as_ref().is_some_and(|failed| world.origin < failed.retry_at());
-                    if drifts && (!seen || !busy) { unseen_rise = true }
-                    seen = drifts;
-                    let verdict = world.evaluate();
-                    let new = world.origin - last;
-                    if verdict.fired {
-                        prop_assert!(!busy && new > 0);
-                        prop_assert!(new >= most || unseen_rise, "without a cause: {}", verdict.reason);
-                        (began, unseen_rise) = (unseen_rise, false);
-                    } else if !busy && !waits && new > 0 {
-                        prop_assert!(!unseen_rise, "lost: {:?}", verdict.blockers);
-                        prop_assert!(new < most, "silent: {:?}", verdict.blockers);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What happens between two evaluations may happen in any order.
-    #[test]
-    fn the_order_within_a_tick_changes_nothing(intervals in 1_i64..12, drifts: bool, succeeds: bool, before in 0_i64..9) {
-        let begin = || {
-            let mut world = World::at(0, configured("when = \"new_intervals >= 4 or mase_ratio > 1.25\"\nrequire = \"\"\ncooldown = \"30m\""));
-            world.origin = before * QUARTER;
-            world.evaluate();
-            world
-        };
-        let steps: [&dyn Fn(&mut World); 3] = [
-            &|world| world.origin += intervals * QUARTER,
-            &|world| world.set("mase_ratio", json!(if drifts { 1.5 } else { 1.0 })),
-            &|world| {
-                // By the clock a run fails when it fails.
-                let at = before * QUARTER;
-                world.end(succeeds);
-                if let Some(failed) = &mut world.history.failed { failed.at = at }
-            },
-        ];
-        let mut outcomes = Vec::new();
-        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-            let mut world = begin();
-            for step in order { steps[step](&mut world) }
-            let verdict = world.evaluate();
-            outcomes.push((verdict, world.standing));
-        }
-        prop_assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]));
     }
 }

@@ -96,6 +96,11 @@ pub const FACTS: &[FactDefinition] = &[
         FactKind::Number,
         "share of the newest forecasts that seasonal naive stood in for; null before the first forecast",
     ),
+    fact(
+        "input_shift",
+        FactKind::Number,
+        "population stability index of the values of the last context against those of the context before the champion's training data ended, of each series standardised by the latter, computed once in a season: below 0.1 little has changed, above 0.25 much; null without a champion",
+    ),
     fact("lag_records", FactKind::Integer, "records in Kafka that are not yet read"),
     fact("backfilling", FactKind::Truth, "the stream is catching up: lag_records is above ingest.catch_up_records"),
     fact(
@@ -126,7 +131,7 @@ pub const FACTS: &[FactDefinition] = &[
 pub struct Facts {
     /// Model group.
     pub group_id: String,
-    /// Pipeline that the facts are about: `retrain` or `reforecast`.
+    /// Trigger that the facts are about: `retrain`, `reforecast` or `correct`.
     pub pipeline: String,
     /// Values by name, as JSON scalars; a missing name is null.
     pub values: serde_json::Map<String, Value>,

@@ -30,6 +30,7 @@ fn spec(frequency: Frequency, origin: Micros) -> RunSpec {
     RunSpec {
         run_id: "bench".into(),
         pipeline: Pipeline::Infer,
+        published: None,
         group_id: frequency.to_string(),
         frequency,
         zone: "UTC".into(),

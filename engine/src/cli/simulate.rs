@@ -77,6 +77,8 @@ struct PolicyReport {
     source: String,
     retrains: usize,
     reforecasts: usize,
+    /// Re-forecasts of corrected series alone.
+    corrections: usize,
     /// Of these, those that failed.
     failed: usize,
     /// Seconds on the device, by what such runs took; null where none was measured.
@@ -231,6 +233,7 @@ fn report(file: &str, past: &GroupPast, config: &Config, replay: &Replay, happen
         source: past.policy(config).source,
         retrains: of(Pipeline::Build),
         reforecasts: of(Pipeline::Infer),
+        corrections: of(Pipeline::Correct),
         failed: replay.fired.iter().filter(|fired| fired.error.is_some()).count(),
         device_seconds: seconds.map(|seconds| seconds.iter().sum()),
         forecast_age_mean_hours: hours(replay.forecasts.mean()),
@@ -283,6 +286,7 @@ fn tell(group: &GroupReport) -> String {
                 format!("{} ({})", policy.config, policy.source),
                 policy.retrains.to_string(),
                 policy.reforecasts.to_string(),
+                policy.corrections.to_string(),
                 policy.device_seconds.map_or("not measured".to_owned(), |s| format!("{s:.1} s")),
                 hours(policy.forecast_age_mean_hours),
                 hours(policy.forecast_age_max_hours),
@@ -293,14 +297,16 @@ fn tell(group: &GroupReport) -> String {
         .collect();
     let really = |trigger: &str| group.happened.iter().filter(|event| event.trigger == trigger).count().to_string();
     if !group.happened.is_empty() {
-        let mut row = vec!["what really was started".to_owned(), really("retrain"), really("reforecast")];
-        row.resize(8, "-".to_owned());
+        let mut row =
+            vec!["what really was started".to_owned(), really("retrain"), really("reforecast"), really("correct")];
+        row.resize(9, "-".to_owned());
         rows.push(row);
     }
     let header = [
         "policy",
         "retrains",
         "reforecasts",
+        "corrections",
         "device",
         "forecasts' mean age",
         "at most",

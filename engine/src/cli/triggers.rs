@@ -41,7 +41,7 @@ enum Action {
         /// Model group, such as PT15M
         group: String,
         /// Only this trigger
-        #[arg(long, value_parser = ["retrain", "reforecast"])]
+        #[arg(long, value_parser = ["retrain", "reforecast", "correct"])]
         trigger: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
@@ -201,6 +201,8 @@ fn settings(trigger: &ResolvedTrigger) -> Vec<Setting> {
         ("max_concurrent", text(&trigger.max_concurrent.map(|most| most.to_string()))),
         ("blackout", windows.join(", ")),
         ("catch_up", trigger.catch_up.as_str().to_owned()),
+        ("max_series", text(&trigger.max_series.map(|most| most.to_string()))),
+        ("max_runs", text(&trigger.max_runs.map(|most| most.to_string()))),
         ("pause", if trigger.pause { "true".to_owned() } else { String::new() }),
     ];
     let is_said = |key: &str| trigger.configured.iter().any(|said| said == key);

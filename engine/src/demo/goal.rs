@@ -58,6 +58,7 @@ mod tests {
             origin: origin_hours * HOUR,
             closed_intervals: 0,
             corrections: None,
+            published: None,
             watermark: 0,
             intervals_version: 1,
             policy: resolve_policy(Frequency::HOUR, &Default::default()),

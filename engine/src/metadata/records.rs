@@ -16,17 +16,21 @@ pub enum Pipeline {
     Build,
     /// load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish; asked for by the trigger `reforecast`.
     Infer,
+    /// find ▸ load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish, of the series whose readings were corrected and of
+    /// their roll-ups alone; asked for by the trigger `correct`.
+    Correct,
 }
 
 impl Pipeline {
-    /// Both, in the order in which triggers are evaluated.
-    pub const ALL: [Pipeline; 2] = [Pipeline::Build, Pipeline::Infer];
+    /// All, in the order in which triggers are evaluated.
+    pub const ALL: [Pipeline; 3] = [Pipeline::Build, Pipeline::Infer, Pipeline::Correct];
 
     /// Name in the tables `runs` and `steps`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Pipeline::Build => "build",
             Pipeline::Infer => "infer",
+            Pipeline::Correct => "correct",
         }
     }
 
@@ -35,6 +39,7 @@ impl Pipeline {
         match self {
             Pipeline::Build => "retrain",
             Pipeline::Infer => "reforecast",
+            Pipeline::Correct => "correct",
         }
     }
 }
@@ -89,6 +94,9 @@ pub struct RunSpec {
     /// Corrections of the group's feeds until then.
     #[serde(default)]
     pub corrections: Option<i64>,
+    /// Of a correction: the forecasts that it corrects.
+    #[serde(default)]
+    pub published: Option<Published>,
     /// Stream time: the group's watermark when the run was asked for.
     pub watermark: Micros,
     /// Version of the table `intervals` that is read.
@@ -100,6 +108,31 @@ pub struct RunSpec {
     pub covariates: Vec<(String, CovariateConfig)>,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
+}
+
+impl RunSpec {
+    /// End of the group's last closed interval when the run was asked for, as far as it may see.
+    pub fn reached(&self) -> Micros {
+        self.published.as_ref().map_or(self.origin, |published| published.reached)
+    }
+}
+
+/// The forecasts of a group that are in force: those of its last run of all series, as far as later runs have not
+/// corrected them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The run of all series.
+    pub of_all: String,
+    /// The newest run that made some of them.
+    pub run_id: String,
+    /// The origin of all of them.
+    pub origin: Micros,
+    /// End of the group's last closed interval when they are corrected: it may have moved on since.
+    pub reached: Micros,
+    /// Version of the table `intervals` that the newest run saw.
+    pub intervals_version: i64,
+    /// Runs that have corrected them.
+    pub corrections: usize,
 }
 
 /// One run.

@@ -46,7 +46,7 @@ impl Steps for Declared {
     async fn execute(&self, ctx: StepContext, inputs: Inputs) -> Result<Value, StepError> {
         match self.0 {
             Pipeline::Build => build::execute(&ctx, &inputs).await,
-            Pipeline::Infer => infer::execute(&ctx, &inputs).await,
+            Pipeline::Infer | Pipeline::Correct => infer::execute(&ctx, &inputs).await,
         }
     }
 }

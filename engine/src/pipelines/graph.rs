@@ -53,11 +53,33 @@ pub const INFER: [StepDefinition; 6] = [
     step("publish", &["reconcile"], false, "commits the forecasts to the lake, all or none"),
 ];
 
+/// The steps of a correction, in the order of execution: those of an infer run, of some series.
+pub const CORRECT: [StepDefinition; 7] = [
+    step(
+        "find",
+        &[],
+        false,
+        "finds the series whose history is another one than the published forecasts were made from",
+    ),
+    step("load", &[], false, "finds the group's champion"),
+    step("context", &["find"], false, "reads the end of their history at the pinned table version"),
+    step("predict", &["find", "load", "context"], true, "forecasts them in one batch"),
+    step("guard", &["context", "predict"], false, "checks the forecasts and substitutes what fails"),
+    step(
+        "reconcile",
+        &["find", "context", "predict", "guard"],
+        false,
+        "makes the forecasts of their roll-ups agree with those of all parts",
+    ),
+    step("publish", &["reconcile"], false, "commits the forecasts to the lake, all or none"),
+];
+
 /// The steps of `pipeline`, each after all of its inputs.
 pub const fn steps(pipeline: Pipeline) -> &'static [StepDefinition] {
     match pipeline {
         Pipeline::Build => &BUILD,
         Pipeline::Infer => &INFER,
+        Pipeline::Correct => &CORRECT,
     }
 }
 

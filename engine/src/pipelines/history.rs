@@ -250,9 +250,20 @@ pub async fn read(
     until: Micros,
     series: Option<&[String]>,
 ) -> Result<History, StepError> {
+    read_at(ctx, ctx.spec.intervals_version, from, until, series).await
+}
+
+/// The same at another version of the table.
+pub async fn read_at(
+    ctx: &StepContext,
+    version: i64,
+    from: Micros,
+    until: Micros,
+    series: Option<&[String]>,
+) -> Result<History, StepError> {
     let spec = &ctx.spec;
-    let doing = || format!("reading intervals of {} at version {}", spec.frequency, spec.intervals_version);
-    let versions = TableVersions { intervals: Some(spec.intervals_version) };
+    let doing = || format!("reading intervals of {} at version {version}", spec.frequency);
+    let versions = TableVersions { intervals: Some(version) };
     let weight = weight(spec.policy.estimated_weight);
     let query = query(
         spec.frequency,
@@ -307,22 +318,35 @@ pub fn query(
     series: Option<&[String]>,
     others: &[String],
 ) -> String {
+    tracing::debug!(from = format_micros(from), until = format_micros(until), "reads intervals");
+    format!(
+        "SELECT series_id, start, value, unit, {weight} AS weight FROM intervals WHERE {}",
+        within(frequency, from, until, series, others)
+    )
+}
+
+/// The condition, in SQL, that a row is of an interval with `from <= start` and `end <= until`, as in [`query`].
+pub fn within(
+    frequency: Frequency,
+    from: Micros,
+    until: Micros,
+    series: Option<&[String]>,
+    others: &[String],
+) -> String {
     let instant = |at: Micros| format!("arrow_cast({at}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
-    let mut query = format!(
-        "SELECT series_id, start, value, unit, {weight} AS weight FROM intervals \
-         WHERE frequency = '{frequency}' AND start >= {} AND start < {} AND \"end\" <= {}",
+    let mut condition = format!(
+        "frequency = '{frequency}' AND start >= {} AND start < {} AND \"end\" <= {}",
         instant(from),
         instant(until),
         instant(until)
     );
     if let Some(series) = series {
-        query.push_str(&format!(" AND series_id IN ({})", sql::literals(series)));
+        condition.push_str(&format!(" AND series_id IN ({})", sql::literals(series)));
     }
     if !others.is_empty() {
-        query.push_str(&format!(" AND feed NOT IN ({})", sql::literals(others)));
+        condition.push_str(&format!(" AND feed NOT IN ({})", sql::literals(others)));
     }
-    tracing::debug!(from = format_micros(from), until = format_micros(until), "reads intervals");
-    query
+    condition
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod artifacts;
 pub mod build;
 pub mod child;
 pub mod context;
+pub mod correct;
 pub mod covariates;
 pub mod error;
 pub mod graph;

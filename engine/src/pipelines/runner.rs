@@ -292,7 +292,7 @@ impl Shared {
         let run_id = spec.run_id.as_str();
         let slots = match spec.pipeline {
             Pipeline::Build => &self.builds,
-            Pipeline::Infer => &self.infers,
+            Pipeline::Infer | Pipeline::Correct => &self.infers,
         };
         let _slot = tokio::select! {
             slot = slots.acquire() => slot,

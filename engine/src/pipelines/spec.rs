@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::groups::GroupSummary;
-use crate::metadata::records::{Pipeline, RunSpec};
+use crate::metadata::records::{Pipeline, Published, RunSpec};
 use crate::pipelines::covariates;
 
 /// Specifies a run of `pipeline` for `group` as of the commit `committed`. With `as_of`, nothing that ends after it
@@ -31,6 +31,14 @@ pub fn for_group(
     }
 }
 
+/// Specifies the correction of forecasts that are in force, as of the commit `committed`: it begins where they do.
+pub fn of_correction(env: &Environment, group: &GroupSummary, committed: &Committed, published: Published) -> RunSpec {
+    let origin = published.origin;
+    // The watermark says how old what it sees is, and that is all that there is by now.
+    let spec = for_group(env, group, committed, Pipeline::Correct, None);
+    RunSpec { origin, published: Some(published), ..spec }
+}
+
 /// A run of `pipeline` for a group as it is, by a policy and the covariates that it names; of no table yet, and on
 /// whatever device there is.
 pub fn of_group(
@@ -48,6 +56,7 @@ pub fn of_group(
         origin: group.origin,
         closed_intervals: group.closed_intervals,
         corrections: Some(group.corrections),
+        published: None,
         watermark: group.watermark,
         intervals_version: 0,
         covariates,
@@ -95,6 +104,7 @@ pub(crate) mod tests {
             origin: 0,
             closed_intervals: 0,
             corrections: None,
+            published: None,
             watermark: 0,
             intervals_version: 0,
             policy: resolve_policy(Frequency::HOUR, &BTreeMap::new()),

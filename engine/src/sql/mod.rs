@@ -19,7 +19,7 @@ mod views;
 
 pub use catalog::TABLES;
 pub use error::SqlError;
-pub use session::{TableVersions, plan, query, query_batches};
+pub use session::{TableVersions, over_revisions, plan, query, query_batches};
 
 /// A text as SQL has it.
 pub fn literal(text: &str) -> String {

@@ -13,8 +13,10 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
+use meterline_connectors::lake::{DataFile, TableDefinition};
 
 use super::catalog::Catalog;
+use super::provider::SnapshotTable;
 use super::{SqlError, as_of, provider};
 use crate::environment::Environment;
 
@@ -35,21 +37,39 @@ pub struct TableVersions {
 ///
 /// [`SqlError`] if a version that was asked for is not there.
 pub(super) async fn session(env: &Environment, versions: TableVersions) -> Result<SessionContext, SqlError> {
-    let mut config = SessionConfig::new().with_information_schema(true).with_create_default_catalog_and_schema(false);
-    config.options_mut().execution.time_zone = Some("+00:00".into());
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(MEMORY_MAX))).build_arc()?;
+    let config = SessionConfig::new().with_information_schema(true).with_create_default_catalog_and_schema(false);
     let tables = Arc::new(Catalog::new(env.clone(), versions));
     tables.check_versions().await?;
-    let context = SessionContext::new_with_config_rt(config, runtime);
+    let context = open(env, config)?;
     let options = context.copied_config();
     let defaults = &options.options().catalog;
     let catalog = MemoryCatalogProvider::new();
     context.register_udtf(as_of::NAME, Arc::new(as_of::IntervalsAsOf(Arc::clone(&tables))));
     catalog.register_schema(&defaults.default_schema, tables)?;
     context.register_catalog(&defaults.default_catalog, Arc::new(catalog));
+    Ok(context)
+}
+
+// A session without tables, that finds the lake's files.
+fn open(env: &Environment, mut config: SessionConfig) -> Result<SessionContext, SqlError> {
+    config.options_mut().execution.time_zone = Some("+00:00".into());
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(MEMORY_MAX))).build_arc()?;
+    let context = SessionContext::new_with_config_rt(config, runtime);
     let url = url::Url::parse(provider::LAKE_URL).map_err(|e| DataFusionError::External(Box::new(e)))?;
     context.register_object_store(&url, env.lake.store());
     Ok(context)
+}
+
+/// The rows that answer a query over `interval_revisions`, of which there are these files alone.
+///
+/// # Errors
+///
+/// [`SqlError`].
+pub async fn over_revisions(env: &Environment, files: Vec<DataFile>, sql: &str) -> Result<Vec<RecordBatch>, SqlError> {
+    let context = open(env, SessionConfig::new())?;
+    let table = SnapshotTable::new(&TableDefinition::intervals(), files);
+    context.register_table("interval_revisions", Arc::new(table))?;
+    Ok(context.sql(sql).await?.collect().await?)
 }
 
 /// Plans a query in a session of its own; the rows can be read as a stream.

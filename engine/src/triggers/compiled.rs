@@ -3,7 +3,6 @@
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{Blackout, CatchUp, Predicates, ResolvedTrigger};
 use meterline_schemas::cron::Schedule;
-use meterline_schemas::facts::fact_schema;
 use meterline_schemas::length::Length;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
@@ -33,6 +32,7 @@ pub struct CompiledTrigger {
     /// The group's part of the jitter.
     pub(super) delay: Micros,
     pub(super) max_concurrent: Option<usize>,
+    pub(super) max_runs: Option<usize>,
     pub(super) blackouts: Vec<Window>,
     pub(super) catch_up: CatchUp,
     pub(super) paused: bool,
@@ -93,6 +93,7 @@ impl CompiledTrigger {
             schedule: trigger.schedule.as_ref().map(|cron| (cron.to_string(), cron.schedule(zone_name))),
             delay: Micros::try_from(part).unwrap_or(0),
             max_concurrent: trigger.max_concurrent,
+            max_runs: trigger.max_runs,
             blackouts: trigger.blackout.iter().map(window).collect(),
             catch_up: trigger.catch_up,
             paused: trigger.pause,
@@ -124,6 +125,12 @@ impl CompiledTrigger {
         self.require.evaluate(facts)
     }
 
+    /// Whether a predicate looks at a fact.
+    pub(super) fn looks_at(&self, fact: &str) -> bool {
+        let predicates = self.when.predicates.iter().chain(&self.require.predicates);
+        predicates.flat_map(|(_, predicate)| predicate.columns()).any(|column| column == fact)
+    }
+
     /// The next tick of the schedule, after what was seen of it.
     pub(super) fn next_tick(&self, seen: Option<Micros>) -> Option<Micros> {
         self.schedule.as_ref().zip(seen).and_then(|((_, schedule), seen)| schedule.next_after(seen))
@@ -152,10 +159,9 @@ impl CompiledTrigger {
 
 impl Condition {
     fn compile(part: &'static str, all: bool, predicates: &Predicates) -> Result<Condition, PredicateError> {
-        let schema = fact_schema();
         let predicates = predicates
             .each()
-            .map(|(name, sql)| Ok((name.map(str::to_owned), Predicate::compile(sql, &schema)?)))
+            .map(|(name, sql)| Ok((name.map(str::to_owned), Predicate::of_facts(sql)?)))
             .collect::<Result<_, _>>()?;
         Ok(Condition { part, all, predicates })
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::compiled::CompiledTrigger;
 use super::predicate::PredicateError;
 use super::words::{tell_all, word};
-use crate::metadata::records::{ClauseTruth, Due, Standing, Started, Truth};
+use crate::metadata::records::{ClauseTruth, Due, Published, Standing, Started, Truth};
 
 /// Pause after the first failure; each further one in a row doubles it.
 const BACK_OFF: Micros = 30 * SECOND;
@@ -30,6 +30,8 @@ pub struct RunHistory {
     pub stragglers: i64,
     /// Forecasts alone: another model serves than the one that made the last forecast.
     pub champion_is_new: bool,
+    /// Corrections alone: the forecasts that there are to correct.
+    pub published: Option<Published>,
     /// Set if the newest run that has ended failed.
     pub failed: Option<Failed>,
 }
@@ -72,7 +74,7 @@ pub struct Moment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
     /// What it is: `when`, `hold_for`, `pause`, `require`, `run`, `same_data`, `cooldown`, `failure`, `schedule`,
-    /// `jitter`, `blackout`, `max_concurrent` or `catch_up`.
+    /// `jitter`, `blackout`, `max_concurrent`, `max_runs` or `catch_up`.
     pub kind: &'static str,
     /// In words.
     pub told: String,
@@ -342,6 +344,14 @@ fn blockers(
         if !free && history.active.is_none() {
             let told = format!("{} runs of the policy are under way, of {most} (max_concurrent)", moment.running);
             block("max_concurrent", told, Until::Run);
+        }
+    }
+    if let Some((most, published)) = trigger.max_runs.zip(history.published.as_ref()) {
+        let free = published.corrections < most;
+        clauses.push(clause("max_runs", format!("fewer than {most} runs since the last of all series"), free));
+        if !free {
+            let told = format!("{} runs have corrected these forecasts, of {most} (max_runs)", published.corrections);
+            block("max_runs", told, Until::Run);
         }
     }
 

@@ -82,13 +82,13 @@ impl FactSource {
         let under_way = |pipeline| active.iter().filter(|run| run.spec.pipeline == pipeline).count();
         let slots = |pipeline| match pipeline {
             Pipeline::Build => env.config.device.slots.max(1),
-            Pipeline::Infer => INFER_SLOTS,
+            Pipeline::Infer | Pipeline::Correct => INFER_SLOTS,
         };
         self.remembered.refresh(&env.metadata, active).await?;
         let mut all = Vec::new();
         for group in groups(&committed.state, &committed.census, &env.config) {
             let id = &group.group_id;
-            let OfGroup { builds, infers, models, champion } = self.remembered.of(&env.metadata, id).await?;
+            let OfGroup { builds, infers, corrects, models, champion } = self.remembered.of(&env.metadata, id).await?;
             let last_forecast = infers.iter().find(|r| r.status == Status::Succeeded);
             let scores = match last_forecast {
                 Some(run) => self.scores.of(env, committed, &group, champion.as_ref(), &run.spec.run_id).await,
@@ -102,6 +102,7 @@ impl FactSource {
                 scores: &scores,
                 builds,
                 infers,
+                corrects,
                 models,
                 now,
             };
@@ -206,6 +207,7 @@ pub(super) mod tests {
             origin,
             closed_intervals: 0,
             corrections: None,
+            published: None,
             watermark: origin,
             intervals_version: 1,
             policy: resolve_policy(of.frequency, &Default::default()),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::decide::{Failed, RunHistory};
 use super::scores::Scores;
 use crate::ingest::groups::GroupSummary;
-use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, RunRecord, RunSpec, Status};
+use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, Published, RunRecord, RunSpec, Status};
 use crate::pipelines::SEASONAL_NAIVE;
 
 /// Builds that the retrain ledger looks back at.
@@ -22,9 +22,10 @@ pub(super) struct Known<'a> {
     pub(super) history_needed: usize,
     pub(super) champion: Option<&'a ModelRecord>,
     pub(super) scores: &'a Scores,
-    /// Builds and infer runs, newest first.
+    /// Builds, infer runs and corrections, newest first.
     pub(super) builds: &'a [RunRecord],
     pub(super) infers: &'a [RunRecord],
+    pub(super) corrects: &'a [RunRecord],
     /// The group's newest model versions, newest first.
     pub(super) models: &'a [ModelRecord],
     /// The clock.
@@ -45,10 +46,10 @@ impl Known<'_> {
         let Known { group, champion, scores, .. } = self;
         let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
         let steps = |from: Micros| group.frequency.steps_between(from, group.origin, &zone);
-        let hours = |spec: Option<&RunSpec>| spec.map(|spec| (group.origin - spec.origin) as f64 / HOUR as f64);
+        let hours = |spec: Option<&RunSpec>| spec.map(|spec| (group.origin - spec.reached()) as f64 / HOUR as f64);
         let last = self.last(pipeline);
         // What came late for the origin of the last run is no new interval of the group, but it is news.
-        let new_intervals = last.map(|spec| steps(spec.origin).max(stragglers(group, spec).min(1)));
+        let new_intervals = last.map(|spec| steps(spec.reached()).max(stragglers(group, spec).min(1)));
         let registered_mase = champion.and_then(|c| c.metrics.get("mase")).and_then(Value::as_f64).filter(|m| *m > 0.0);
         let ledger = self.ledger();
         let facts = json!({
@@ -69,11 +70,12 @@ impl Known<'_> {
             "coverage_near": scores.coverage_near,
             "coverage_far": scores.coverage_far,
             "substituted_share": scores.substituted_share,
+            "input_shift": scores.input_shift,
             "lag_records": group.lag_records,
             "backfilling": group.lag_records > i64::try_from(self.catch_up_records).unwrap_or(i64::MAX),
             "silent_hours": group.newest_record.map(|at| (self.now - at).max(0) as f64 / HOUR as f64),
             "device_busy": device_busy,
-            "failures_in_row": failures_in_row(self.runs(pipeline)),
+            "failures_in_row": failures_in_row(self.runs(pipeline).into_iter()),
             "retrain_gain": ledger.map(|ledger| ledger.gain),
             "retrain_gain_per_device_second": ledger.and_then(|ledger| ledger.gain_per_device_second),
         });
@@ -86,7 +88,28 @@ impl Known<'_> {
     /// What earlier runs of a pipeline mean for its next one.
     pub(super) fn history(&self, pipeline: Pipeline) -> RunHistory {
         let champion_is_new = self.champion_is_new() && pipeline == Pipeline::Infer;
-        RunHistory { champion_is_new, ..history(self.runs(pipeline), self.group) }
+        let published = if pipeline == Pipeline::Correct { self.published() } else { None };
+        RunHistory { champion_is_new, published, ..history(&self.runs(pipeline), self.group) }
+    }
+
+    // Runs that were cancelled have published nothing.
+    fn published(&self) -> Option<Published> {
+        let succeeded = |run: &&RunRecord| run.status == Status::Succeeded;
+        let whole = self.infers.iter().filter(|run| run.spec.origin <= self.group.origin).find(succeeded)?;
+        let later = |run: &&RunRecord| {
+            let of = run.spec.published.as_ref();
+            of.is_some_and(|of| of.origin == whole.spec.origin) && run.spec.run_id > whole.spec.run_id
+        };
+        let corrections: Vec<&RunRecord> = self.corrects.iter().filter(later).collect();
+        let newest = corrections.iter().copied().find(|run| run.status == Status::Succeeded).unwrap_or(whole);
+        Some(Published {
+            of_all: whole.spec.run_id.clone(),
+            run_id: newest.spec.run_id.clone(),
+            origin: whole.spec.origin,
+            reached: self.group.origin,
+            intervals_version: newest.spec.intervals_version,
+            corrections: corrections.len(),
+        })
     }
 
     fn champion_is_new(&self) -> bool {
@@ -95,10 +118,16 @@ impl Known<'_> {
         newest.is_some_and(|forecast| forecast.model_version.as_deref().unwrap_or(SEASONAL_NAIVE) != serves)
     }
 
-    fn runs(&self, pipeline: Pipeline) -> &[RunRecord] {
+    // Those that see what the pipeline's next run would, newest first: a run of all series takes corrections in, too.
+    fn runs(&self, pipeline: Pipeline) -> Vec<&RunRecord> {
         match pipeline {
-            Pipeline::Build => self.builds,
-            Pipeline::Infer => self.infers,
+            Pipeline::Build => self.builds.iter().collect(),
+            Pipeline::Infer => self.infers.iter().collect(),
+            Pipeline::Correct => {
+                let mut both: Vec<&RunRecord> = self.infers.iter().chain(self.corrects).collect();
+                both.sort_by(|a, b| b.spec.run_id.cmp(&a.spec.run_id));
+                both
+            }
         }
     }
 
@@ -107,9 +136,9 @@ impl Known<'_> {
     fn last(&self, pipeline: Pipeline) -> Option<&RunSpec> {
         let group = self.group;
         self.runs(pipeline)
-            .iter()
-            .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.origin <= group.origin)
-            .max_by_key(|r| (r.spec.origin, r.spec.closed_intervals))
+            .into_iter()
+            .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.reached() <= group.origin)
+            .max_by_key(|r| (r.spec.reached(), r.spec.closed_intervals, r.spec.corrections))
             .map(|r| &r.spec)
     }
 
@@ -134,36 +163,36 @@ impl Known<'_> {
     }
 }
 
-fn failures_in_row(runs: &[RunRecord]) -> u32 {
-    runs.iter()
-        .filter(|r| matches!(r.status, Status::Succeeded | Status::Failed))
+fn failures_in_row<'r>(runs: impl Iterator<Item = &'r RunRecord>) -> u32 {
+    runs.filter(|r| matches!(r.status, Status::Succeeded | Status::Failed))
         .take_while(|r| r.status == Status::Failed)
         .count() as u32
 }
 
 /// Intervals that ended by the origin of a run but came after it was asked for; 0 where the group has moved on.
 fn stragglers(group: &GroupSummary, spec: &RunSpec) -> i64 {
-    if spec.origin == group.origin { (group.closed_intervals - spec.closed_intervals).max(0) } else { 0 }
+    if spec.reached() == group.origin { (group.closed_intervals - spec.closed_intervals).max(0) } else { 0 }
 }
 
-fn history(runs: &[RunRecord], group: &GroupSummary) -> RunHistory {
+fn history(runs: &[&RunRecord], group: &GroupSummary) -> RunHistory {
     let active = runs.iter().find(|r| matches!(r.status, Status::Queued | Status::Running));
     // A cancelled run has had its chance with its data, too: it starts again when there is more.
     let done = || runs.iter().filter(|r| matches!(r.status, Status::Succeeded | Status::Cancelled));
     let newest = runs.iter().find(|r| !matches!(r.status, Status::Queued | Status::Running));
     RunHistory {
         active: active.map(|r| r.spec.run_id.clone()),
-        last_origin: done().map(|r| r.spec.origin).filter(|at| *at <= group.origin).max(),
+        last_origin: done().map(|r| r.spec.reached()).filter(|at| *at <= group.origin).max(),
         champion_is_new: false,
         last_done: done().map(|r| r.spec.run_id.clone()).max(),
         stragglers: done()
-            .filter(|r| r.spec.origin == group.origin)
+            .filter(|r| r.spec.reached() == group.origin)
             .map(|r| stragglers(group, &r.spec) + new_corrections(group, &r.spec).unwrap_or(0))
             .min()
             .unwrap_or(0),
+        published: None,
         failed: newest.filter(|r| r.status == Status::Failed).map(|r| Failed {
             run_id: r.spec.run_id.clone(),
-            in_row: failures_in_row(runs),
+            in_row: failures_in_row(runs.iter().copied()),
             at: r.finished_at.unwrap_or(r.created_at),
         }),
     }
@@ -192,6 +221,7 @@ mod tests {
             scores,
             builds: &[],
             infers,
+            corrects: &[],
             models: &[],
             now: group.origin,
         }
@@ -220,7 +250,7 @@ mod tests {
                 (&json!(new), &json!(failures)),
                 "{runs:?}"
             );
-            let found = history(&runs, &now);
+            let found = history(&runs.iter().collect::<Vec<_>>(), &now);
             assert_eq!(found.active.is_some(), active, "{runs:?}");
             assert_eq!(
                 (found.last_origin, found.failed.is_some()),
@@ -246,6 +276,7 @@ mod tests {
             "coverage_near",
             "coverage_far",
             "substituted_share",
+            "input_shift",
             "silent_hours",
             "retrain_gain",
             "retrain_gain_per_device_second",

@@ -20,6 +20,7 @@ use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::quantiles::MEDIAN;
 
 use super::scores::Scores;
+use super::shift;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::build::evaluate::figures;
 use crate::pipelines::build::train::task;
@@ -233,8 +234,10 @@ impl Learner {
         let newest = self.made.last().and_then(|(_, _, steps)| steps.first());
         let substituted_share =
             newest.filter(|step| step.series > 0).map(|step| step.stood_in as f64 / step.series as f64);
+        let trained_until = champion.and_then(|champion| self.versions.get(champion)).map(|(until, _)| *until);
+        let input_shift = trained_until.and_then(|until| shift::of_panel(&self.panel, policy.context, until, origin));
         if ends.len() < half {
-            return Scores { substituted_share, ..Scores::default() };
+            return Scores { substituted_share, input_shift, ..Scores::default() };
         }
         let share = |(covered, points): (usize, usize)| (points > 0).then(|| covered as f64 / points as f64);
         Scores {
@@ -243,6 +246,7 @@ impl Learner {
             coverage_near: share(near),
             coverage_far: share(far),
             substituted_share,
+            input_shift,
         }
     }
 

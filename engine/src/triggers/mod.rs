@@ -15,9 +15,11 @@ pub mod now;
 pub mod past;
 pub mod plan;
 pub mod predicate;
+mod recorder;
 mod remembered;
 mod scores;
 pub mod service;
+mod shift;
 pub mod simulate;
 #[cfg(test)]
 mod testing;
@@ -46,6 +48,7 @@ pub fn trigger_of(policy: &ResolvedPolicy, pipeline: Pipeline) -> &ResolvedTrigg
     match pipeline {
         Pipeline::Build => &policy.retrain,
         Pipeline::Infer => &policy.reforecast,
+        Pipeline::Correct => &policy.correct,
     }
 }
 
@@ -77,6 +80,8 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
             ("retrain.require", &policy.retrain.require, true),
             ("reforecast.when", &policy.reforecast.when, false),
             ("reforecast.require", &policy.reforecast.require, true),
+            ("correct.when", &policy.correct.when, false),
+            ("correct.require", &policy.correct.require, true),
         ] {
             match of {
                 Some(Predicates::One(sql)) if sql.trim().is_empty() && !may_be_empty => {
@@ -98,6 +103,17 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
                 return Err(refused(
                     "it looks at a cost, and the policy has none, which would reject each model: set cost_under and cost_over",
                 ));
+            }
+        }
+        for (key, said) in [
+            ("retrain.max_series", policy.retrain.max_series),
+            ("retrain.max_runs", policy.retrain.max_runs),
+            ("reforecast.max_series", policy.reforecast.max_series),
+            ("reforecast.max_runs", policy.reforecast.max_runs),
+        ] {
+            if said.is_some() {
+                let why = "it bounds corrections: set it in the table `correct` of the policy";
+                return Err(ConfigError::of_key(text, &format!("policy.{name}.{key}"), why));
             }
         }
         if let Some((key, why)) = wrong_cost(policy) {

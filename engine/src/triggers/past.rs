@@ -346,11 +346,12 @@ fn at_each(
 }
 
 /// Facts that come from forecasts that really were made.
-const SCORED: [&str; 7] = [
+const SCORED: [&str; 8] = [
     "mase_ratio",
     "coverage",
     "coverage_near",
     "coverage_far",
+    "input_shift",
     "substituted_share",
     "retrain_gain",
     "retrain_gain_per_device_second",

@@ -3,9 +3,10 @@
 //! The expression engine is DataFusion's: there is no language of our own. A predicate is compiled once; evaluating it
 //! says how the whole came out and each clause between its ANDs and ORs.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError};
@@ -17,6 +18,7 @@ use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
+use meterline_schemas::facts::fact_schema;
 use meterline_schemas::names;
 use serde_json::{Map, Value};
 
@@ -77,6 +79,9 @@ pub enum PredicateError {
     },
 }
 
+/// Predicates that are remembered; a configuration has a few.
+const KNOWN_MAX: usize = 1_000;
+
 /// A compiled predicate.
 #[derive(Debug, Clone)]
 pub struct Predicate {
@@ -101,15 +106,41 @@ impl Predicate {
         let columns = DFSchema::try_from(Arc::clone(schema)).map_err(syntax)?;
         let mut leaves = Vec::new();
         split(&parsed, &mut leaves);
-        let clauses = leaves
-            .into_iter()
-            .map(|leaf| Ok((leaf.clone(), physical(&state, sql, &leaf, &columns, schema)?)))
-            .collect::<Result<_, _>>()?;
-        let whole = physical(&state, sql, sql, &columns, schema)?;
+        // What is refused is told with all names that there are.
+        for leaf in leaves.iter().map(String::as_str).chain([sql]) {
+            physical(&state, sql, leaf, &columns, schema)?;
+        }
         let looked_at = state.create_logical_expr(sql, &columns).map_err(syntax)?;
-        let mut columns: Vec<String> = looked_at.column_refs().into_iter().map(|column| column.name.clone()).collect();
-        columns.sort_unstable();
-        Ok(Predicate { sql: sql.to_owned(), schema: Arc::clone(schema), whole, clauses, columns })
+        let mut names: Vec<String> = looked_at.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        names.sort_unstable();
+        // What it does not look at need not be made into a row each time.
+        let fields = schema.fields().iter().filter(|field| names.contains(field.name())).cloned();
+        let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let columns = DFSchema::try_from(Arc::clone(&schema)).map_err(syntax)?;
+        let compiled = |clause: &str| physical(&state, sql, clause, &columns, &schema);
+        let whole = compiled(sql)?;
+        let clauses = leaves.into_iter().map(|leaf| Ok((leaf.clone(), compiled(&leaf)?))).collect::<Result<_, _>>()?;
+        Ok(Predicate { sql: sql.to_owned(), whole, clauses, columns: names, schema })
+    }
+
+    /// Compiles `sql` over the facts of triggers; each text once, because a thousand groups have the same few.
+    ///
+    /// # Errors
+    ///
+    /// As [`Predicate::compile`].
+    pub fn of_facts(sql: &str) -> Result<Predicate, PredicateError> {
+        static KNOWN: LazyLock<Mutex<HashMap<String, Predicate>>> = LazyLock::new(Mutex::default);
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(sql) {
+            return Ok(found.clone());
+        }
+        let compiled = Predicate::compile(sql, &fact_schema())?;
+        let mut known = known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(sql.to_owned(), compiled.clone());
+        Ok(compiled)
     }
 
     /// The values that it looks at, by name.
@@ -230,12 +261,13 @@ pub(super) fn row(schema: &SchemaRef, values: &Map<String, Value>) -> Result<Rec
             }
         })
         .collect();
-    RecordBatch::try_new(Arc::clone(schema), columns)
+    // One row, also of nothing.
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 #[cfg(test)]
 mod tests {
-    use meterline_schemas::facts::fact_schema;
     use serde_json::json;
 
     use super::*;

@@ -22,6 +22,7 @@ const OVERLAP: Micros = 2 * MINUTE;
 pub(super) struct OfGroup {
     pub(super) builds: Vec<RunRecord>,
     pub(super) infers: Vec<RunRecord>,
+    pub(super) corrects: Vec<RunRecord>,
     pub(super) models: Vec<ModelRecord>,
     pub(super) champion: Option<ModelRecord>,
 }
@@ -87,6 +88,7 @@ async fn read(metadata: &MetadataStore, group: &str) -> Result<OfGroup, Metadata
     Ok(OfGroup {
         builds: metadata.group_runs(group, Pipeline::Build, RUNS_LOOKED_AT).await?,
         infers: metadata.group_runs(group, Pipeline::Infer, RUNS_LOOKED_AT).await?,
+        corrects: metadata.group_runs(group, Pipeline::Correct, RUNS_LOOKED_AT).await?,
         models: metadata.group_models(group, MODELS_LOOKED_AT).await?,
         champion: metadata.champion(group).await?,
     })

@@ -11,6 +11,7 @@ use meterline_schemas::config::resolve_group_policy;
 use meterline_schemas::time::format_micros;
 use tokio::sync::{Notify, watch};
 
+use super::shift::{self, ShiftKey};
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::groups::GroupSummary;
@@ -34,6 +35,8 @@ pub(super) struct Scores {
     pub(super) coverage_near: Option<f64>,
     pub(super) coverage_far: Option<f64>,
     pub(super) substituted_share: Option<f64>,
+    /// How far what comes in now is from what the champion was trained on.
+    pub(super) input_shift: Option<f64>,
 }
 
 /// Gives scores, and remembers them until a group's origin, champion or forecasts change, or enough of the intervals.
@@ -147,8 +150,8 @@ impl ScoreSource {
         let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as u64;
         let key = ScoreKey::of(&committed.state, group, horizon, champion, last_forecast);
         let remembered = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
-        if let Some((_, scores)) = remembered.as_ref().filter(|(of, _)| *of == key) {
-            return *scores;
+        if let Some(known) = remembered.as_ref().filter(|known| known.key == key) {
+            return known.scores;
         }
         let wanted = Wanted {
             env: Arc::clone(env),
@@ -162,7 +165,7 @@ impl ScoreSource {
             return read_into(&self.known, wanted).await.unwrap_or_default();
         };
         // Those of another champion say nothing of this one.
-        let last = remembered.filter(|(of, _)| of.champion == wanted.key.champion).map(|(_, scores)| scores);
+        let last = remembered.filter(|last| last.key.champion == wanted.key.champion).map(|last| last.scores);
         background.lock().put(wanted);
         background.wake.notify_one();
         last.unwrap_or_default()
@@ -175,7 +178,16 @@ impl Background {
     }
 }
 
-type Known = Mutex<HashMap<String, (ScoreKey, Scores)>>;
+type Known = Mutex<HashMap<String, OfGroup>>;
+
+/// What was read of a group last.
+#[derive(Debug, Clone)]
+struct OfGroup {
+    key: ScoreKey,
+    // Of the shift, which takes longer to read and changes more slowly.
+    shift: Option<ShiftKey>,
+    scores: Scores,
+}
 
 async fn read_wanted(background: Background, known: Arc<Known>, news: watch::Sender<u64>) {
     loop {
@@ -203,17 +215,29 @@ async fn read_wanted(background: Background, known: Arc<Known>, news: watch::Sen
 // Scores that cannot be read are missing: what does not ask for them goes on.
 async fn read_into(known: &Known, wanted: Wanted) -> Option<Scores> {
     let Wanted { env, committed, group, champion, last_forecast, key } = wanted;
-    match read_scores(&env, &committed, &group, champion.as_ref(), &last_forecast).await {
+    let shift = champion.as_ref().map(|champion| ShiftKey::of(&group, champion));
+    let last = known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
+    let last = last.filter(|last| last.shift == shift);
+    let read = async {
+        let scores = read_scores(&env, &committed, &group, champion.as_ref(), &last_forecast).await?;
+        let input_shift = match (&champion, last) {
+            (_, Some(last)) => last.scores.input_shift,
+            (Some(champion), None) => shift::read(&env, &committed, &group, champion).await?,
+            (None, None) => None,
+        };
+        Ok::<_, SqlError>(Scores { input_shift, ..scores })
+    };
+    match read.await {
         Ok(scores) => {
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(group.group_id.clone(), (key, scores));
+            known.insert(group.group_id.clone(), OfGroup { key, shift, scores });
             Some(scores)
         }
         Err(error) => {
             tracing::warn!(
                 group = %group.group_id,
                 %error,
-                "forecast scores cannot be read: mase_ratio, coverage (also near and far) and substituted_share are missing until they can"
+                "forecast scores cannot be read: mase_ratio, coverage (also near and far), substituted_share and input_shift are missing until they can"
             );
             None
         }

@@ -15,10 +15,11 @@ use super::decide::{Moment, Verdict, decide};
 use super::facts::{FactSource, FactsError, GroupFacts};
 use super::now::running;
 use super::predicate::PredicateError;
+use super::recorder::Recorder;
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{DecisionRecord, RunRecord, Standing};
+use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, Standing};
 use crate::metadata::standings::TriggerKey;
 use crate::pipelines::runner::Runner;
 use crate::pipelines::{RunError, spec};
@@ -62,8 +63,8 @@ pub async fn run(
     let mut pause = TICK;
     loop {
         tokio::select! {
-            changed = stop.changed() => if changed.is_err() || *stop.borrow() { return },
-            changed = commits.changed() => if changed.is_err() { return },
+            changed = stop.changed() => if changed.is_err() || *stop.borrow() { break },
+            changed = commits.changed() => if changed.is_err() { break },
             // What came true of forecasts is another fact.
             Ok(()) = scored.changed() => evaluator.seen = None,
             // Who tells of another configuration may end before us, which is no reason to.
@@ -71,7 +72,7 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
         }
         if *stop.borrow() {
-            return;
+            break;
         }
         let found = Arc::clone(&config.borrow_and_update());
         if *found != evaluator.env.config {
@@ -91,6 +92,7 @@ pub async fn run(
             }
         }
     }
+    evaluator.finish().await;
 }
 
 /// Evaluates triggers, and remembers what it saw.
@@ -106,6 +108,8 @@ pub struct Evaluator {
     unkept: Vec<(TriggerKey, Standing)>,
     // Decisions that started nothing, and that the metadata database does not know yet.
     unrecorded: Vec<DecisionRecord>,
+    // Who writes them; without it they are written before the next evaluation.
+    recorder: Option<Recorder>,
     // Triggers that were evaluated since the start of the engine.
     evaluated: BTreeSet<TriggerKey>,
     // What there was at the last evaluation that came to its end.
@@ -158,17 +162,26 @@ impl Evaluator {
             standings: None,
             unkept: Vec::new(),
             unrecorded: Vec::new(),
+            recorder: None,
             evaluated: BTreeSet::new(),
             seen: None,
             retry_at: None,
         }
     }
 
-    /// An evaluator that does not wait for what came true of forecasts: it goes by what was known last, and the channel tells
-    /// when more is.
+    /// An evaluator that waits neither for what came true of forecasts, where it goes by what was known last, and the channel
+    /// tells when more is; nor until decisions that start nothing are written.
     pub fn in_background(env: Arc<Environment>, runner: Runner) -> (Evaluator, watch::Receiver<u64>) {
         let (facts, news) = FactSource::in_background();
-        (Evaluator { facts, ..Evaluator::new(env, runner) }, news)
+        let recorder = Some(Recorder::new(env.metadata.clone()));
+        (Evaluator { facts, recorder, ..Evaluator::new(env, runner) }, news)
+    }
+
+    /// Ends once all decisions are written.
+    async fn finish(self) {
+        if let Some(recorder) = self.recorder {
+            recorder.finish().await;
+        }
     }
 
     /// Goes by another configuration from now on.
@@ -201,13 +214,21 @@ impl Evaluator {
         }
         self.retry_at = None;
         let (mut fired, mut failed) = (false, false);
+        // The group that all series of are being forecast anew since a moment ago: corrections are taken in by that.
+        let mut reforecast: Option<String> = None;
         for group in self.facts.assemble(&self.env, committed, &active, now).await? {
             if let Some(at) = group.history.failed.as_ref().map(|f| f.retry_at()).filter(|at| *at > now) {
                 self.retry_at = Some(self.retry_at.map_or(at, |sooner| sooner.min(at)));
             }
+            if group.pipeline == Pipeline::Correct && reforecast.as_ref() == Some(&group.group.group_id) {
+                continue;
+            }
             match self.evaluate(&group, committed, &active, now).await {
                 Ok(Evaluated { run, standing }) => {
                     fired |= run.is_some();
+                    if run.is_some() && group.pipeline == Pipeline::Infer {
+                        reforecast = Some(group.group.group_id.clone());
+                    }
                     active.extend(run);
                     let key = (group.group.group_id.clone(), group.pipeline);
                     self.unkept.extend(standing.map(|standing| (key, standing)));
@@ -224,8 +245,13 @@ impl Evaluator {
                 }
             }
         }
-        self.env.metadata.record_decisions(&self.unrecorded).await?;
-        self.unrecorded.clear();
+        match &self.recorder {
+            Some(recorder) => recorder.record(std::mem::take(&mut self.unrecorded)).await,
+            None => {
+                self.env.metadata.record_decisions(&self.unrecorded).await?;
+                self.unrecorded.clear();
+            }
+        }
         self.env.metadata.keep_standings(&self.unkept).await?;
         self.unkept.clear();
         // A run that started just now may end before anybody looks: look again in any case.
@@ -259,7 +285,7 @@ impl Evaluator {
         }
         let run = self.act(group, committed, &verdict, tick, now).await?;
         if let Some(run) = &run {
-            standing = standing.with_run(&run.spec.run_id, run.spec.origin);
+            standing = standing.with_run(&run.spec.run_id, run.spec.reached());
         }
         self.evaluated.insert(key.clone());
         let changed = standing != before;
@@ -282,6 +308,11 @@ impl Evaluator {
         let key = (summary.group_id.clone(), group.pipeline);
         let mut facts = group.facts.values.clone();
         facts.retain(|name, _| !CHANGING.contains(&name.as_str()));
+        if group.pipeline == Pipeline::Correct {
+            // Little is ever corrected: what its predicates do not look at is told with the other triggers.
+            let compiled = self.compiled.get(&key);
+            facts.retain(|name, _| compiled.is_none_or(|compiled| compiled.trigger.looks_at(name)));
+        }
         let telling = Telling {
             facts,
             active: group.history.active.clone(),
@@ -298,7 +329,12 @@ impl Evaluator {
             // Before the run: it names its decision.
             self.env.metadata.record_decision(&decision).await?;
             let as_of = Some(verdict.origin).filter(|origin| *origin < summary.origin);
-            let spec = spec::for_group(&self.env, summary, committed, group.pipeline, as_of);
+            let spec = match (group.pipeline, &group.history.published) {
+                (Pipeline::Correct, Some(published)) => {
+                    spec::of_correction(&self.env, summary, committed, published.clone())
+                }
+                _ => spec::for_group(&self.env, summary, committed, group.pipeline, as_of),
+            };
             tracing::info!(
                 group = %summary.group_id,
                 trigger = group.pipeline.trigger(),
@@ -389,7 +425,7 @@ mod tests {
     use crate::ingest::series::SeriesState;
     use crate::ingest::state::{FeedState, IngestState};
     use crate::metadata::MetadataStore;
-    use crate::metadata::records::{Pipeline, RunRecord, Status};
+    use crate::metadata::records::Status;
 
     const POLICIES: &str = r#"
         [policy.hourly]

@@ -20,7 +20,7 @@ use super::learn::Learner;
 use super::predicate::PredicateError;
 use super::trigger_of;
 use crate::ingest::groups::GroupSummary;
-use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, RunRecord, RunSpec, Standing, Status};
+use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, Published, RunRecord, RunSpec, Standing, Status};
 use crate::pipelines::spec::of_group;
 
 /// Facts that follow from the runs of the replay; all others are as they were recorded.
@@ -189,7 +189,11 @@ pub fn simulate_with(
             let shared = subjects[number].policy.shared();
             let running = worlds.iter().zip(subjects).filter(|(_, of)| of.policy.shared() == shared);
             let running = running.map(|(world, _)| world.active(pipeline)).sum();
-            worlds[number].evaluate(&subjects[number].evaluations[index], pipeline, running)?;
+            let fired = worlds[number].evaluate(&subjects[number].evaluations[index], pipeline, running)?;
+            // As in the service: what forecasts all series takes corrections in.
+            if fired && pipeline == Pipeline::Infer {
+                break;
+            }
         }
     }
     Ok(worlds.into_iter().map(|world| world.replay).collect())
@@ -301,7 +305,7 @@ impl<'a> World<'a> {
         self.models.iter().find(|model| model.approval == ApprovalState::Approved)
     }
 
-    fn evaluate(&mut self, of: &Evaluation, pipeline: Pipeline, running: usize) -> Result<(), PredicateError> {
+    fn evaluate(&mut self, of: &Evaluation, pipeline: Pipeline, running: usize) -> Result<bool, PredicateError> {
         let group = &of.group;
         self.grow_old(group.origin);
         let none = Vec::new();
@@ -317,6 +321,7 @@ impl<'a> World<'a> {
             scores: &scores,
             builds: runs(Pipeline::Build),
             infers: runs(Pipeline::Infer),
+            corrects: runs(Pipeline::Correct),
             models: &self.models,
             now: of.at,
         };
@@ -327,16 +332,16 @@ impl<'a> World<'a> {
                 facts.insert(name.clone(), value.clone());
             }
         }
-        let Some(trigger) = self.triggers.get(&pipeline) else { return Ok(()) };
+        let Some(trigger) = self.triggers.get(&pipeline) else { return Ok(false) };
         let standing = self.standings.entry(pipeline).or_default();
         let moment = Moment { origin: group.origin, stream: group.watermark, now: of.at, resumed: of.resumed, running };
         let (verdict, after) = decide(trigger, &facts, &history, standing, moment)?;
         *standing = after;
         if verdict.fired {
-            let (run, model, happened) = self.run(of, pipeline, verdict.origin);
+            let (run, model, happened) = self.run(of, pipeline, verdict.origin, history.published);
             let measured = happened || self.learner.is_some();
             if let Some(standing) = self.standings.get_mut(&pipeline) {
-                *standing = standing.clone().with_run(&run.spec.run_id, run.spec.origin);
+                *standing = standing.clone().with_run(&run.spec.run_id, run.spec.reached());
             }
             let typical = self.subject.typical.get(&pipeline).and_then(|cost| cost.device_seconds);
             self.replay.fired.push(Fired {
@@ -351,18 +356,24 @@ impl<'a> World<'a> {
             });
             self.put(run, model, of.at);
         }
-        Ok(())
+        Ok(verdict.fired)
     }
 
     // The run that is started at an evaluation, as it will be at its end.
-    fn run(&mut self, of: &Evaluation, pipeline: Pipeline, origin: Micros) -> (RunRecord, Option<ModelRecord>, bool) {
+    fn run(
+        &mut self,
+        of: &Evaluation,
+        pipeline: Pipeline,
+        origin: Micros,
+        published: Option<Published>,
+    ) -> (RunRecord, Option<ModelRecord>, bool) {
         let group = &of.group;
         let taken =
             |run: &RunRecord| self.runs.get(&pipeline).into_iter().flatten().any(|r| r.spec.run_id == run.spec.run_id);
         let real = self.subject.past.runs.iter().filter(|run| {
             let spec = &run.spec;
             spec.pipeline == pipeline
-                && spec.origin == origin
+                && spec.reached() == origin
                 && run.cause == "trigger"
                 && run.created_at >= of.at
                 && !taken(run)
@@ -380,18 +391,20 @@ impl<'a> World<'a> {
         let run_id = format!("{high}-{low}-7r{number:06}");
         let ends = of.at.saturating_add(cost.lasts.max(SECOND));
         let (policy, covariates) = (self.subject.policy.clone(), self.subject.covariates.clone());
-        let spec = RunSpec { run_id: run_id.clone(), origin, ..of_group(group, pipeline, covariates, policy) };
+        let origin = published.as_ref().map_or(origin, |published| published.origin);
+        let spec =
+            RunSpec { run_id: run_id.clone(), origin, published, ..of_group(group, pipeline, covariates, policy) };
         let serves = self.champion().map(|champion| champion.version.clone());
         let mut run = RunRecord {
             status: Status::Succeeded,
             started_at: Some(of.at),
             finished_at: Some(ends),
             device_seconds: cost.device_seconds.unwrap_or_default(),
-            model_version: if pipeline == Pipeline::Infer { serves.clone() } else { None },
+            model_version: if pipeline == Pipeline::Build { None } else { serves.clone() },
             ..RunRecord::queued(spec, "trigger", None, of.at)
         };
-        if pipeline == Pipeline::Infer {
-            if let Some(learner) = &mut self.learner {
+        if pipeline != Pipeline::Build {
+            if let Some(learner) = self.learner.as_mut().filter(|_| pipeline == Pipeline::Infer) {
                 run.device_seconds = learner.infer(&run.spec, serves.as_deref());
             }
             return (run, None, false);

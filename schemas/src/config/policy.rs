@@ -44,6 +44,10 @@ pub struct PolicyConfig {
     /// When a new model is trained.
     #[serde(default)]
     pub retrain: TriggerConfig,
+    /// When series whose readings were corrected within what their published forecasts were made from are forecast anew,
+    /// from the origin of those, with the roll-ups that they are part of; the others keep their forecasts.
+    #[serde(default)]
+    pub correct: TriggerConfig,
     /// What a new model must show.
     #[serde(default)]
     pub gate: GateConfig,
@@ -153,6 +157,9 @@ pub struct ResolvedPolicy {
     pub reforecast: ResolvedTrigger,
     /// When a new model is trained.
     pub retrain: ResolvedTrigger,
+    /// When corrected series alone are forecast anew.
+    #[serde(default = "correct")]
+    pub correct: ResolvedTrigger,
     /// See [`GateConfig::accept_if`].
     pub accept_if: String,
     /// See [`GateConfig::approval`].
@@ -211,6 +218,21 @@ fn default_kind() -> String {
     "quantile_mlp".to_owned()
 }
 
+fn correct() -> ResolvedTrigger {
+    TriggerConfig::default().resolve(correct_defaults())
+}
+
+// Each correction counts at once; what bounds the work is the budget.
+fn correct_defaults() -> TriggerDefaults {
+    TriggerDefaults {
+        when: "new_corrections >= 1".to_owned(),
+        require: "not backfilling",
+        cooldown: Length::ZERO,
+        max_series: Some(1_000),
+        max_runs: Some(20),
+    }
+}
+
 fn half() -> f64 {
     0.5
 }
@@ -256,6 +278,7 @@ impl PolicyConfig {
             cost_over: None,
             reforecast: TriggerConfig::default(),
             retrain: TriggerConfig::default(),
+            correct: TriggerConfig::default(),
             gate: GateConfig::default(),
             model: ModelConfig::default(),
         }
@@ -301,12 +324,17 @@ fn resolve(frequency: Frequency, source: String, policy: &PolicyConfig) -> Resol
             when: format!("new_intervals >= {} or champion_is_new", defaults.reforecast_every),
             require: "not backfilling",
             cooldown: Length::ZERO,
+            max_series: None,
+            max_runs: None,
         }),
         retrain: policy.retrain.resolve(TriggerDefaults {
             when: format!("not has_champion or new_intervals >= {} or mase_ratio > 1.25", defaults.retrain_every),
             require: "history_intervals >= history_needed and completeness >= 0.8 and not backfilling",
             cooldown: Length::Intervals(defaults.retrain_cooldown),
+            max_series: None,
+            max_runs: None,
         }),
+        correct: policy.correct.resolve(correct_defaults()),
         accept_if: policy
             .gate
             .accept_if

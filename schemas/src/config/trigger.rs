@@ -45,6 +45,12 @@ pub struct TriggerConfig {
     pub catch_up: Option<CatchUp>,
     /// `true` starts no runs until it is `false` again. Default `false`.
     pub pause: Option<bool>,
+    /// Of `correct` alone: most series that a run forecasts anew, without the roll-ups that they are part of. Those with
+    /// most corrected intervals come first; the others wait for the next run of `reforecast`. Default 1000.
+    pub max_series: Option<usize>,
+    /// Of `correct` alone: most runs between two of `reforecast`; what is corrected after them waits for the next of those.
+    /// Default 20.
+    pub max_runs: Option<usize>,
 }
 
 /// A window that begins with each tick of a schedule.
@@ -196,6 +202,12 @@ pub struct ResolvedTrigger {
     /// See [`TriggerConfig::pause`].
     #[serde(default)]
     pub pause: bool,
+    /// See [`TriggerConfig::max_series`]; without it no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_series: Option<usize>,
+    /// See [`TriggerConfig::max_runs`]; without it no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_runs: Option<usize>,
     /// Keys that the configuration says; the others are defaults.
     #[serde(default)]
     pub configured: Vec<String>,
@@ -210,6 +222,8 @@ pub(super) struct TriggerDefaults {
     pub(super) when: String,
     pub(super) require: &'static str,
     pub(super) cooldown: Length,
+    pub(super) max_series: Option<usize>,
+    pub(super) max_runs: Option<usize>,
 }
 
 impl TriggerConfig {
@@ -226,6 +240,8 @@ impl TriggerConfig {
             ("blackout", self.blackout.is_some()),
             ("catch_up", self.catch_up.is_some()),
             ("pause", self.pause.is_some()),
+            ("max_series", self.max_series.is_some()),
+            ("max_runs", self.max_runs.is_some()),
         ];
         ResolvedTrigger {
             when: self.when.clone().unwrap_or(Predicates::One(defaults.when)),
@@ -239,6 +255,8 @@ impl TriggerConfig {
             blackout: self.blackout.clone().unwrap_or_default(),
             catch_up: self.catch_up.unwrap_or_default(),
             pause: self.pause.unwrap_or(false),
+            max_series: self.max_series.or(defaults.max_series),
+            max_runs: self.max_runs.or(defaults.max_runs),
             configured: said.into_iter().filter(|(_, is_said)| *is_said).map(|(key, _)| key.to_owned()).collect(),
         }
     }

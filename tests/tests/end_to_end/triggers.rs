@@ -162,6 +162,14 @@ fn triggers_start_what_they_should_say_why_and_follow_the_configuration() {
     wait::until("it goes on", MINUTE, || (fired(&sandbox, "retrain") > before).then_some(()));
     settle(&sandbox);
 
+    // On request it reads the file at once, and goes on.
+    let hangup = std::process::Command::new("kill").args(["-HUP", &engine.id().to_string()]).status();
+    assert!(hangup.expect("send a signal").success());
+    wait::until("the signal is heard", MINUTE, || {
+        sandbox.log().contains("no policy or covariate is another").then_some(())
+    });
+    assert!(engine.runs());
+
     // Every second hour is missing.
     for n in 0..60 {
         topic::send(&brokers, TOPIC, &hours(feed.sent + 2 * n, 1));

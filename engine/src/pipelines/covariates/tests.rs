@@ -104,7 +104,8 @@ async fn dataset(ctx: &StepContext, path: &str) -> History {
 async fn an_infer_run_sees_what_is_known_ahead_and_nothing_else_of_the_future() {
     let directory = tempfile::tempdir().unwrap();
     let ctx = ctx(directory.path(), "context", 100).await;
-    let found: infer::context::Output = serde_json::from_value(infer::context::execute(&ctx).await.unwrap()).unwrap();
+    let found: infer::context::Output =
+        serde_json::from_value(infer::context::execute(&ctx, &Inputs::default()).await.unwrap()).unwrap();
     let history = dataset(&ctx, &found.dataset).await;
     assert_eq!(history.panel.covariates, of(&ctx.spec.covariates));
     let [a, b, _wind] = &history.panel.series[..] else { panic!("three series") };
@@ -147,7 +148,7 @@ async fn a_build_keeps_covariates_and_weights_and_refuses_what_says_nothing() {
 
 // Predicts with a champion, which seasonal naive is good enough for; the temperature ends one hour before the horizon.
 async fn predicted(ctx: &StepContext) -> Result<predict::Output, StepError> {
-    let contexts = infer::context::execute(ctx).await.unwrap();
+    let contexts = infer::context::execute(ctx, &Inputs::default()).await.unwrap();
     let read: infer::context::Output = serde_json::from_value(contexts.clone()).unwrap();
     let panel = dataset(ctx, &read.dataset).await.panel;
     let kind = registry::find("seasonal_naive").unwrap();

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use compact_str::CompactString;
 use meterline_connectors::lake::snapshot;
+use meterline_models::data::Panel;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
@@ -13,13 +14,18 @@ use serde_json::Value;
 use super::reconcile;
 use crate::ingest::series::SeriesState;
 use crate::ingest::{each_series, state_at};
-use crate::pipelines::context::{StepContext, output};
+use crate::metadata::records::Pipeline;
+use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::correct::find;
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::history::{self, History};
 use crate::pipelines::{artifacts, covariates, labels};
 
 /// Silent series that are read with one query; bounds the query's text.
 const SERIES_A_QUERY: usize = 1_000;
+
+/// Series that a correction shows its models beside those that it forecasts; as many as intervals follow.
+const COMPANIONS: usize = 24;
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +41,73 @@ pub struct Output {
 }
 
 /// Executes the step.
-pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
+pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepError> {
+    let (found, silent) = match ctx.spec.pipeline {
+        Pipeline::Correct => {
+            let wanted: find::Output = inputs.get("find")?;
+            (of_some(ctx, &wanted.series).await?, 0)
+        }
+        _ => of_all(ctx).await?,
+    };
+    let context = ctx.spec.policy.context;
+    let (found, without) = covariates::attach(ctx, found).await?;
+    for name in without {
+        ctx.warn(format!("the covariate `{name}` has no value in the time that is shown to the models"));
+    }
+    let (found, without) = labels::attach(ctx, found).await?;
+    // Of some series none may have it.
+    if let (Some(name), Pipeline::Infer) = (without.first(), ctx.spec.pipeline) {
+        return Err(labels::refuse(ctx, name));
+    }
+    let (series, intervals) = (found.panel.series.len(), found.intervals());
+    let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;
+    let dataset = ctx.artifact("context.parquet");
+    artifacts::put(&ctx.env.lake, &dataset, bytes).await?;
+    ctx.info(format!(
+        "{series} series with {intervals} intervals up to {}; {silent} of them have been silent for more than {context} \
+         intervals",
+        format_micros(ctx.spec.origin)
+    ));
+    output(&Output { dataset, series, silent, intervals })
+}
+
+// The contexts of these series, which have intervals within one context before the origin, or had them, and of some
+// others.
+async fn of_some(ctx: &StepContext, series: &[String]) -> Result<History, StepError> {
+    let (spec, zone) = (&ctx.spec, ctx.zone()?);
+    let shown = history::shown(&spec.policy);
+    let from = spec.frequency.advance(spec.origin, -((shown + spec.policy.context) as i64), &zone);
+    let mut found = History { panel: Panel::new(spec.frequency, zone, Vec::new()), units: Vec::new() };
+    if series.is_empty() {
+        return Ok(found);
+    }
+    let Known { epochs, written } = known_series(ctx).await?;
+    let mut all = companions(written, series);
+    all.extend_from_slice(series);
+    all.sort_unstable();
+    for part in all.chunks(SERIES_A_QUERY) {
+        let read = history::read(ctx, from, spec.origin, Some(part)).await?;
+        found.panel.series.extend(read.panel.series);
+        found.units.extend(read.units);
+    }
+    keep_present(&mut found, &epochs, spec.origin);
+    found.keep_last(shown);
+    Ok(found)
+}
+
+// Others of the group, evenly chosen by their names: what a model learns of late from the series that it sees must not
+// come from some that were corrected alone.
+fn companions(written: Vec<(CompactString, Micros)>, series: &[String]) -> Vec<String> {
+    let wanted: HashSet<&str> = series.iter().map(String::as_str).collect();
+    let mut others: Vec<CompactString> =
+        written.into_iter().map(|(id, _)| id).filter(|id| !wanted.contains(id.as_str())).collect();
+    others.sort_unstable();
+    let step = others.len().div_ceil(COMPANIONS).max(1);
+    others.into_iter().step_by(step).map(CompactString::into_string).collect()
+}
+
+// The contexts of all series of the group, and how many of them are silent.
+async fn of_all(ctx: &StepContext) -> Result<(History, usize), StepError> {
     let spec = &ctx.spec;
     let zone = ctx.zone()?;
     // A backcast is shown as much from before its own origin.
@@ -68,24 +140,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
         found.units.extend(older.units);
     }
     found.keep_last(shown);
-    let (found, without) = covariates::attach(ctx, found).await?;
-    for name in without {
-        ctx.warn(format!("the covariate `{name}` has no value in the time that is shown to the models"));
-    }
-    let (found, without) = labels::attach(ctx, found).await?;
-    if let Some(name) = without.first() {
-        return Err(labels::refuse(ctx, name));
-    }
-    let (series, intervals) = (found.panel.series.len(), found.intervals());
-    let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;
-    let dataset = ctx.artifact("context.parquet");
-    artifacts::put(&ctx.env.lake, &dataset, bytes).await?;
-    ctx.info(format!(
-        "{series} series with {intervals} intervals up to {}; {silent} of them have been silent for more than {context} \
-         intervals",
-        format_micros(spec.origin)
-    ));
-    output(&Output { dataset, series, silent, intervals })
+    Ok((found, silent))
 }
 
 /// The present epoch of a series.

@@ -1,4 +1,5 @@
-//! load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish.
+//! load ▸ context ▸ predict ▸ guard ▸ reconcile ▸ publish. A [correction](super::correct) has the same steps after one of
+//! its own.
 //!
 //! Every series is forecast from its own last closed interval, in one batch. Where the model has no forecast, or one
 //! that fails a check, seasonal naive stands in and the rows say so. Then forecasts of roll-ups are made to agree with
@@ -18,13 +19,15 @@ use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use serde_json::Value;
 
 use super::context::{Inputs, StepContext};
+use super::correct;
 use super::error::StepError;
 
 /// Executes the step that `ctx` names.
 pub(super) async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepError> {
     match ctx.step {
+        "find" => correct::find::execute(ctx).await,
         "load" => load::execute(ctx).await,
-        "context" => context::execute(ctx).await,
+        "context" => context::execute(ctx, inputs).await,
         "predict" => predict::execute(ctx, inputs).await,
         "guard" => guard::execute(ctx, inputs).await,
         "reconcile" => reconcile::execute(ctx, inputs).await,

@@ -1,5 +1,7 @@
 //! Forecasts all series in one batch, and lets seasonal naive stand in where the model has no forecast.
 
+use std::collections::HashSet;
+
 use meterline_models::forecaster::Forecaster;
 use meterline_models::metrics::seasonal_scale;
 use meterline_schemas::time::format_micros;
@@ -8,9 +10,10 @@ use serde_json::Value;
 
 use super::{backcast, context, load, reconcile, seasonal_naive};
 use crate::known_ahead::Filled;
-use crate::metadata::records::RunSpec;
+use crate::metadata::records::{Pipeline, RunSpec};
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::correct::find;
 use crate::pipelines::covariates::horizon::{self, Completed, Informed};
 use crate::pipelines::covariates::source_of;
 use crate::pipelines::error::StepError;
@@ -53,6 +56,10 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     };
     let with_champion = champion.is_some();
     let model_version = if with_champion { loaded.model_version } else { SEASONAL_NAIVE.to_owned() };
+    let wanted: Option<HashSet<String>> = match ctx.spec.pipeline {
+        Pipeline::Correct => Some(inputs.get::<find::Output>("find")?.series.into_iter().collect()),
+        _ => None,
+    };
     let bytes = artifacts::get(&ctx.env.lake, &contexts.dataset).await?;
     let (spec, zone, stop) = (ctx.spec.clone(), ctx.zone()?, ctx.stop.clone());
     let version = model_version.clone();
@@ -76,7 +83,10 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let without = &completed.without;
             let champion = champion.as_deref().map(|model| Informed { model, without });
             let champion = champion.as_ref().map(|champion| (version.as_str(), champion as &dyn Forecaster));
-            let found = predict(&history, champion, spec.policy.horizon);
+            let mut found = predict(&history, champion, spec.policy.horizon);
+            if let Some(wanted) = wanted {
+                found.predictions.retain(|prediction| wanted.contains(&prediction.series_id));
+            }
             stop.check()?;
             Ok((artifacts::predictions_to_parquet(&found.predictions)?, found, errors.transpose()?, completed.filled))
         })

@@ -95,6 +95,7 @@ fn what_really_happened_ends_as_it_did_and_is_found_again() {
 fn spec(of: &Subject, fired: &Fired) -> RunSpec {
     let group = &of.evaluations[0].group;
     RunSpec {
+        published: None,
         run_id: String::new(),
         pipeline: fired.pipeline,
         group_id: group.group_id.clone(),

@@ -1,6 +1,6 @@
 //! Which series are the parts of which roll-ups, by the labels that hold at an instant. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -134,5 +134,48 @@ impl Hierarchy {
         self.places.insert(Arc::clone(&series), place);
         self.groups.push(Group { series, way, above, members: Vec::new(), elsewhere: 0 });
         place
+    }
+
+    /// The groups above these series, but those that are among them.
+    pub fn above(&self, touched: &HashSet<&str>) -> Vec<String> {
+        let mut is_above = vec![false; self.groups.len()];
+        let mut found = Vec::new();
+        // Those below come later.
+        for (place, group) in self.groups.iter().enumerate().rev() {
+            let is_one = touched.contains(&*group.series);
+            let concerned = is_one || is_above[place] || group.members.iter().any(|member| touched.contains(&**member));
+            if let Some(above) = group.above.filter(|_| concerned).and_then(|above| is_above.get_mut(above)) {
+                *above = true;
+            }
+            if concerned && !is_one {
+                found.push(group.series.to_string());
+            }
+        }
+        found
+    }
+
+    /// The groups that are among these series, each the sum of its parts; other groups are parts like any series. All
+    /// groups above one of them must be among them, too.
+    pub fn of(self, touched: &HashSet<&str>) -> Hierarchy {
+        let mut kept = Hierarchy::default();
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(self.groups.len());
+        for group in self.groups {
+            let above = group.above.and_then(|above| places.get(above).copied().flatten());
+            let is_kept = touched.contains(&*group.series);
+            places.push(is_kept.then_some(kept.groups.len()));
+            if is_kept {
+                kept.places.insert(Arc::clone(&group.series), kept.groups.len());
+                kept.groups.push(Group { above, way: Reconcile::BottomUp, ..group });
+            } else if let Some(above) = above.and_then(|above| kept.groups.get_mut(above)) {
+                above.members.push(group.series);
+            }
+        }
+        kept
+    }
+
+    /// What belongs to the groups and is not among these series.
+    pub fn but(&self, touched: &HashSet<&str>) -> Vec<String> {
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        members.filter(|member| !touched.contains(&***member)).map(|member| member.to_string()).collect()
     }
 }

@@ -10,20 +10,21 @@
 //! parts. A roll-up that also adds up quarter hours is left as it is, and the levels above it agree with it. Nothing is
 //! published that was not forecast in the run.
 //!
-//! **Re-forecasts.** A run always forecasts its group as a whole, also after a correction and on request: there is no
-//! run of some series, so no roll-up is ever published without its parts. A series without a forecast in a run keeps the
-//! one of an earlier run; roll-ups that it is a part of are then among those that are left.
+//! **Corrections.** A run of some series forecasts the roll-ups above them, too, and makes each the sum of its parts: of
+//! those that were forecast again, and of the forecasts of the others that are in force, which stay as they are. So the
+//! parts decide, whatever the way. A series without a forecast in a run of all series keeps the one of an earlier run;
+//! roll-ups that it is a part of are then among those that are left.
 
 pub mod agree;
 pub mod assemble;
 pub mod hierarchy;
 #[cfg(test)]
-mod run_tests;
+pub(crate) mod run_tests;
 #[cfg(test)]
 mod tests;
 pub mod weights;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use meterline_connectors::lake::snapshot;
 use meterline_models::data::Panel;
@@ -38,8 +39,10 @@ use self::hierarchy::{Hierarchy, Scope};
 use self::weights::{Errors, Weighed};
 use super::{backcast, context, guard, predict};
 use crate::ingest::{each_member, state_at};
+use crate::metadata::records::Pipeline;
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
+use crate::pipelines::correct::{find, in_force};
 use crate::pipelines::error::{Doing, StepError};
 
 /// What the step produced.
@@ -60,7 +63,8 @@ pub struct Output {
 /// Whether a run needs past errors to weigh forecasts by.
 pub fn weighs_by_errors(ctx: &StepContext) -> bool {
     // What is wrong with the configuration is told by the step itself.
-    Scope::new(&ctx.env.config, &ctx.spec).ok().flatten().is_some_and(|scope| scope.weighs_by_errors())
+    ctx.spec.pipeline == Pipeline::Infer
+        && Scope::new(&ctx.env.config, &ctx.spec).ok().flatten().is_some_and(|scope| scope.weighs_by_errors())
 }
 
 /// Executes the step.
@@ -73,7 +77,14 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         let predictions = checked.predictions;
         return output(&Output { predictions, reconciled: nothing, left, ended: nothing, late: nothing });
     };
-    let hierarchy = hierarchy(ctx, &scope).await?;
+    let mut hierarchy = hierarchy(ctx, &scope).await?;
+    let mut others = Vec::new();
+    if ctx.spec.pipeline == Pipeline::Correct {
+        let found: find::Output = inputs.get("find")?;
+        let touched: HashSet<&str> = found.series.iter().map(String::as_str).collect();
+        hierarchy = hierarchy.of(&touched);
+        others = in_force::read(ctx, &hierarchy.but(&touched)).await?;
+    }
     let contexts: context::Output = inputs.get("context")?;
     let predicted: predict::Output = inputs.get("predict")?;
     let context = artifacts::get(&ctx.env.lake, &contexts.dataset).await?;
@@ -88,6 +99,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let horizon = spec.policy.horizon;
             let context = artifacts::history_from_parquet(context, spec.frequency, zone.clone())?.panel;
             let mut predictions = artifacts::predictions_from_parquet(predictions)?;
+            let own = predictions.len();
+            predictions.extend(others);
             let errors = match errors {
                 Some(bytes) => {
                     let past = artifacts::history_from_parquet(bytes, spec.frequency, zone.clone())?;
@@ -98,6 +111,8 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             stop.check()?;
             let done = reconcile(&mut predictions, &scope, &hierarchy, &context, &errors, horizon);
             stop.check()?;
+            // What is in force stays as it is.
+            predictions.truncate(own);
             Ok((artifacts::predictions_to_parquet(&predictions)?, done))
         })
         .await?;
@@ -112,6 +127,15 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         ended: done.assembly.ended,
         late: done.late,
     })
+}
+
+/// The roll-ups above these series that the run's group has, by the labels that hold at its origin, but those that are
+/// among them.
+pub async fn above(ctx: &StepContext, series: &[String]) -> Result<Vec<String>, StepError> {
+    let scope = Scope::new(&ctx.env.config, &ctx.spec).doing(|| "reading the roll-ups of the configuration".into())?;
+    let Some(scope) = scope.filter(|_| !series.is_empty()) else { return Ok(Vec::new()) };
+    let touched: HashSet<&str> = series.iter().map(String::as_str).collect();
+    Ok(hierarchy(ctx, &scope).await?.above(&touched))
 }
 
 // Read of the newest commit, as the context is: labels that were said since count for the instant that they are about.

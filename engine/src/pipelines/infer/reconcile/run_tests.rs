@@ -20,7 +20,7 @@ use crate::pipelines::spec::tests::{environment, queued, spec};
 use crate::pipelines::stop::Stop;
 use crate::sql::{TableVersions, query_batches};
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [feed.meters]
 topic = "readings"
 series = "series_id"
@@ -47,9 +47,9 @@ d,,north,f2
 ";
 
 /// Days of readings from 2024-01-01 on.
-const DAYS: i64 = 40;
+pub(crate) const DAYS: i64 = 40;
 /// 2024-01-01T00:00:00Z.
-const START: Micros = 1_704_067_200_000_000;
+pub(crate) const START: Micros = 1_704_067_200_000_000;
 
 /// Hours with a daily course and noise; `b` lacks some, so that roll-ups have forecasts of their own.
 fn readings() -> String {
@@ -67,7 +67,8 @@ fn readings() -> String {
     csv
 }
 
-async fn lake(directory: &Path) -> Arc<Environment> {
+/// A lake below `directory` with those readings, and the environment that has it.
+pub(crate) async fn lake(directory: &Path) -> Arc<Environment> {
     let mut env = Environment::clone(&*environment(directory).await);
     env.config = parse(CONFIG).unwrap();
     std::fs::write(directory.join("network.csv"), NETWORK).unwrap();
@@ -78,13 +79,19 @@ async fn lake(directory: &Path) -> Arc<Environment> {
 }
 
 async fn run(env: &Arc<Environment>, run_id: &str) -> (RunRecord, Vec<StepRecord>) {
+    run_of(env, spec(run_id)).await
+}
+
+/// Executes a run of `spec` to the end of the readings, at the newest version of the table.
+pub(crate) async fn run_of(env: &Arc<Environment>, spec: RunSpec) -> (RunRecord, Vec<StepRecord>) {
     let table = snapshot(&env.lake, INTERVALS, None).await.unwrap().unwrap();
     let spec = RunSpec {
         frequency: Frequency::HOUR,
         origin: START + 24 * DAYS * HOUR,
         intervals_version: table.version,
-        ..spec(run_id)
+        ..spec
     };
+    let run_id = &spec.run_id.clone();
     env.metadata.insert_run(&queued(spec)).await.unwrap();
     let status = execute(env.clone(), run_id, Stop::default()).await.unwrap();
     let run = env.metadata.run(run_id).await.unwrap().unwrap();
@@ -93,7 +100,7 @@ async fn run(env: &Arc<Environment>, run_id: &str) -> (RunRecord, Vec<StepRecord
 }
 
 // Steps in which the roll-up and all of its parts have a forecast, and by how much it differs from their sum there.
-async fn off(env: &Environment, whole: &str, parts: &[&str]) -> (i64, f64) {
+pub(crate) async fn off(env: &Environment, whole: &str, parts: &[&str]) -> (i64, f64) {
     let listed: Vec<String> = parts.iter().map(|part| format!("'{part}'")).collect();
     let sql = format!(
         "SELECT count(*), max(abs(w.mean - p.total)), CAST(bool_and(w.q10 <= w.q50 AND w.q50 <= w.q90) AS BIGINT) \

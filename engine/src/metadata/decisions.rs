@@ -174,6 +174,7 @@ mod tests {
             run_id: None,
             resumed: false,
             observed: None,
+            seen: None,
         }
     }
 

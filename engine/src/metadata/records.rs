@@ -308,7 +308,8 @@ pub struct ClauseTruth {
 /// One evaluation of one trigger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecisionRecord {
-    /// Unique: commit, group and trigger name it, so that a repeated evaluation is the same decision.
+    /// Unique: commit, group, trigger and what ran before name it, and where nothing was started the time: what starts a run
+    /// again after a crash is the same decision.
     pub decision_id: String,
     /// Model group.
     pub group_id: String,
@@ -336,6 +337,18 @@ pub struct DecisionRecord {
     /// The group as it was looked at; not of decisions of an earlier release.
     #[serde(default)]
     pub observed: Option<GroupSummary>,
+    /// What was seen of runs and models; not of decisions of an earlier release.
+    #[serde(default)]
+    pub seen: Option<SeenRuns>,
+}
+
+/// What an evaluation saw of runs and models. They may change while it reads them, so that the clock does not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenRuns {
+    /// The run under way.
+    pub active: Option<String>,
+    /// The champion.
+    pub champion: Option<String>,
 }
 
 /// What evaluations of a trigger leave for the next one. It is kept in the metadata database, so that neither a stop nor

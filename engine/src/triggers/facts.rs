@@ -49,6 +49,8 @@ pub struct GroupFacts {
     pub facts: Facts,
     /// What earlier runs mean for the next one.
     pub history: RunHistory,
+    /// The version that serves the group.
+    pub champion: Option<String>,
 }
 
 /// Assembles facts.
@@ -109,7 +111,9 @@ impl FactSource {
             for pipeline in Pipeline::ALL {
                 let values = known.values(pipeline, under_way(pipeline) >= slots(pipeline));
                 let facts = Facts { group_id: id.clone(), pipeline: pipeline.trigger().into(), values };
-                all.push(GroupFacts { group: group.clone(), pipeline, facts, history: known.history(pipeline) });
+                let champion = champion.as_ref().map(|champion| champion.version.clone());
+                let history = known.history(pipeline);
+                all.push(GroupFacts { group: group.clone(), pipeline, facts, history, champion });
             }
         }
         Ok(all)

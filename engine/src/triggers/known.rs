@@ -324,6 +324,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_corrected_is_the_last_forecast_of_all_series_as_it_is_by_now() {
+        let now = GroupSummary { corrections: 7, ..hourly(102) };
+        let scores = Scores::default();
+        let infer = |id: &str, origin: i64, corrections: i64, status| {
+            let mut run = run(id, &now, origin * HOUR, status);
+            (run.spec.corrections, run.spec.intervals_version) = (Some(corrections), origin);
+            run
+        };
+        let correct = |id: &str, of: &RunRecord, corrections: i64, status| {
+            let mut run = infer(id, of.spec.origin / HOUR, corrections, status);
+            run.spec.pipeline = Pipeline::Correct;
+            run.spec.intervals_version = 100 + corrections;
+            run.spec.published = Some(Published {
+                of_all: of.spec.run_id.clone(),
+                run_id: of.spec.run_id.clone(),
+                origin: of.spec.origin,
+                reached: 101 * HOUR,
+                intervals_version: 0,
+                corrections: 0,
+            });
+            run
+        };
+        let (earlier, whole) = (infer("r1", 96, 1, Status::Succeeded), infer("r3", 100, 2, Status::Succeeded));
+        let infers = [infer("r4", 101, 2, Status::Failed), whole.clone(), earlier.clone()];
+        let corrects = [
+            correct("r6", &whole, 5, Status::Failed),
+            correct("r5", &whole, 4, Status::Succeeded),
+            correct("r2", &earlier, 2, Status::Succeeded),
+        ];
+        let known = Known { corrects: &corrects, ..known(&now, &scores, &infers) };
+        let history = known.history(Pipeline::Correct);
+        assert_eq!(
+            history.published,
+            Some(Published {
+                of_all: "r3".into(),
+                run_id: "r5".into(),
+                origin: 100 * HOUR,
+                reached: 102 * HOUR,
+                intervals_version: 104,
+                corrections: 2,
+            })
+        );
+        // Failures count, and what a correction has seen is no news, also where the group has moved on.
+        assert_eq!((history.last_done.as_deref(), history.last_origin), (Some("r5"), Some(101 * HOUR)));
+        assert_eq!(history.failed.map(|failed| failed.in_row), Some(1));
+        let news = |pipeline| known.values(pipeline, false)["new_corrections"].clone();
+        assert_eq!((news(Pipeline::Correct), news(Pipeline::Infer)), (json!(3), json!(5)));
+        assert_eq!(known.history(Pipeline::Infer).published, None);
+    }
+
+    #[test]
     fn the_ledger_says_what_the_last_builds_gained_and_took() {
         let (now, scores) = (hourly(100), Scores::default());
         let mut builds = Vec::new();

@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, group_id, groups};
 use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, Status};
+use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Status};
 use crate::pipelines::history::HistoryBuilder;
 use crate::pipelines::{StepError, covariates, history};
 use crate::sql::{SqlError, TableVersions, literals, query_batches};
@@ -210,12 +210,15 @@ pub(super) fn typical(runs: &[RunRecord], group_id: &str) -> BTreeMap<Pipeline, 
 fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluation> {
     let mut evaluations: Vec<Evaluation> = Vec::new();
     let mut facts: BTreeMap<Pipeline, Map<String, Value>> = BTreeMap::new();
+    let mut seen: BTreeMap<Pipeline, SeenRuns> = BTreeMap::new();
     for decision in decisions {
         let Some(group) = &decision.observed else { continue };
         facts.insert(decision.pipeline, decision.facts.values.clone());
+        seen.extend(decision.seen.clone().map(|of| (decision.pipeline, of)));
         match evaluations.last_mut().filter(|last| last.at == decision.at) {
             Some(last) => {
                 last.facts.clone_from(&facts);
+                last.seen.clone_from(&seen);
                 last.resumed |= decision.resumed;
             }
             None => evaluations.push(Evaluation {
@@ -223,6 +226,7 @@ fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluati
                 resumed: decision.resumed,
                 group: group.clone(),
                 facts: facts.clone(),
+                seen: seen.clone(),
                 history_needed: 0,
                 catch_up_records,
             }),
@@ -338,6 +342,7 @@ fn at_each(
                 ..group.clone()
             },
             facts,
+            seen: BTreeMap::new(),
             history_needed: 0,
             catch_up_records,
         });
@@ -388,6 +393,7 @@ pub(super) mod tests {
             resumed: true,
             group: hourly(150),
             facts: BTreeMap::from([(Pipeline::Build, facts)]),
+            seen: BTreeMap::new(),
             history_needed: 0,
             catch_up_records: 1,
         }];
@@ -424,6 +430,7 @@ pub(super) mod tests {
             run_id: None,
             resumed: at == 1,
             observed: Some(hourly(at)),
+            seen: None,
         };
         let found = recorded(
             &[

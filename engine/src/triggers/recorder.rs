@@ -85,6 +85,7 @@ mod tests {
             run_id: None,
             resumed: false,
             observed: None,
+            seen: None,
         };
         let recorder = Recorder::new(store.clone());
         recorder.record(Vec::new()).await;

@@ -19,7 +19,7 @@ use super::recorder::Recorder;
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, Standing};
+use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Standing};
 use crate::metadata::standings::TriggerKey;
 use crate::pipelines::runner::Runner;
 use crate::pipelines::{RunError, spec};
@@ -395,6 +395,10 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Mic
     if let Some(failed) = &history.failed {
         nth.push_str(&format!("/{}", failed.in_row));
     }
+    // What starts nothing may be looked at again at the same commit, because a run of another group has ended.
+    if !verdict.fired {
+        nth.push_str(&format!("/{now}"));
+    }
     DecisionRecord {
         decision_id: format!("{:012}/{group_id}/{}{nth}", committed.state.seq, group.pipeline.trigger()),
         group_id: group_id.clone(),
@@ -409,6 +413,7 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Mic
         run_id: None,
         resumed,
         observed: Some(group.group.clone()),
+        seen: Some(SeenRuns { active: history.active.clone(), champion: group.champion.clone() }),
     }
 }
 
@@ -552,6 +557,7 @@ mod tests {
                 last_done: Some(last_done.to_owned()),
                 ..Default::default()
             },
+            champion: None,
         };
         let verdict = Verdict {
             fired: true,
@@ -565,7 +571,10 @@ mod tests {
         let id = |facts: GroupFacts| record(&facts, &committed, &verdict, 5, false).decision_id;
         let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
         assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
-        assert_eq!(ids[0], id(facts("r1", None)), "what is looked at again is the same decision");
+        assert_eq!(ids[0], id(facts("r1", None)), "what is started again is the same decision");
+        let nothing = Verdict { fired: false, ..verdict.clone() };
+        let at = |now| record(&facts("r1", None), &committed, &nothing, now, false).decision_id;
+        assert_ne!(at(5), at(6), "what starts nothing is kept each time");
     }
 
     #[tokio::test]
@@ -575,7 +584,7 @@ mod tests {
             evaluator.evaluate_if_changed(&commit(seq, &[Frequency::HOUR], 10 * HOUR), now()).await.unwrap();
         }
         // One a trigger.
-        assert_eq!(evaluator.env.metadata.decisions(100).await.unwrap().len(), 2);
+        assert_eq!(evaluator.env.metadata.decisions(100).await.unwrap().len(), Pipeline::ALL.len());
         assert!(runs(&evaluator).await.is_empty());
     }
 
@@ -590,6 +599,39 @@ mod tests {
         evaluator.reload(&config);
         evaluator.evaluate_if_changed(&committed, now()).await.unwrap();
         assert_eq!(runs(&evaluator).await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_correction_begins_where_the_forecasts_do_and_a_run_of_all_series_comes_before_it() {
+        use crate::ingest::state::{Counts, PartitionState};
+        let (_dir, mut evaluator) = evaluator(POLICIES).await;
+        let corrected = |seq: i64, hours: i64, corrections: u64| {
+            let Committed { state, census, intervals_version } = commit(seq, &[Frequency::HOUR], hours * HOUR);
+            let mut state = IngestState::clone(&state);
+            let counts = Counts { corrected: corrections, ..Counts::default() };
+            let partition = PartitionState { counts, ..PartitionState::default() };
+            state.feeds.values_mut().for_each(|feed| _ = feed.partitions.insert(0, partition.clone()));
+            Committed { state: Arc::new(state), census, intervals_version }
+        };
+        let first = corrected(1, 10, 0);
+        let group = crate::ingest::groups::groups(&first.state, &first.census, &evaluator.env.config).remove(0);
+        let spec = spec::for_group(&evaluator.env, &group, &first, Pipeline::Infer, None);
+        let mut run = RunRecord::queued(spec, "trigger", None, now());
+        run.status = Status::Succeeded;
+        evaluator.env.metadata.insert_run(&run).await.unwrap();
+
+        evaluator.evaluate_if_changed(&corrected(2, 10, 3), now()).await.unwrap();
+        let started = runs(&evaluator).await;
+        let new = started.iter().find(|of| of.spec.run_id != run.spec.run_id).unwrap();
+        let published = new.spec.published.as_ref().unwrap();
+        assert_eq!((new.spec.pipeline, new.spec.origin, new.spec.intervals_version), (Pipeline::Correct, 10 * HOUR, 2));
+        assert_eq!((published.of_all.as_str(), published.intervals_version), (run.spec.run_id.as_str(), 1));
+        ended(&evaluator).await;
+
+        // An hour later all are forecast, and nothing is corrected beside that.
+        evaluator.evaluate_if_changed(&corrected(3, 11, 5), now() + 60 * SECOND).await.unwrap();
+        let pipelines: Vec<Pipeline> = runs(&evaluator).await.iter().map(|run| run.spec.pipeline).collect();
+        assert_eq!(pipelines, [Pipeline::Infer, Pipeline::Correct, Pipeline::Infer]);
     }
 
     #[tokio::test]

@@ -180,9 +180,9 @@ mod tests {
         let end = START + 24 * DAYS * HOUR;
         let group = GroupSummary { origin: end, ..hourly(0) };
         let champion = champion(end - 240 * HOUR, json!(1.0));
-        // The same days over and over, but for noise.
+        // The same days over and over, but for noise, and for a meter that went from one roll-up to another.
         let same = read(&env, &committed, &group, &champion).await.unwrap().unwrap();
-        assert!((0.0..0.05).contains(&same), "{same}");
+        assert!((0.01..0.25).contains(&same), "{same}");
         // Where nothing has come for a context there is nothing to compare.
         let later = GroupSummary { origin: end + 400 * HOUR, ..group.clone() };
         assert_eq!(read(&env, &committed, &later, &champion).await.unwrap(), None);

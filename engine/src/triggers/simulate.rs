@@ -20,7 +20,9 @@ use super::learn::Learner;
 use super::predicate::PredicateError;
 use super::trigger_of;
 use crate::ingest::groups::GroupSummary;
-use crate::metadata::records::{ApprovalState, ModelRecord, Pipeline, Published, RunRecord, RunSpec, Standing, Status};
+use crate::metadata::records::{
+    ApprovalState, ModelRecord, Pipeline, Published, RunRecord, RunSpec, SeenRuns, Standing, Status,
+};
 use crate::pipelines::spec::of_group;
 
 /// Facts that follow from the runs of the replay; all others are as they were recorded.
@@ -47,6 +49,8 @@ pub struct Evaluation {
     pub group: GroupSummary,
     /// Facts as they were recorded, by pipeline.
     pub facts: BTreeMap<Pipeline, Map<String, Value>>,
+    /// What was seen of runs and models, by pipeline, where that was recorded.
+    pub seen: BTreeMap<Pipeline, SeenRuns>,
     /// Intervals of history that the policy's kind of model needs.
     pub history_needed: usize,
     /// Lag above which the stream counted as catching up.
@@ -182,8 +186,8 @@ pub fn simulate_with(
     let all = order.len().max(1) as f64;
     for (done, (at, number, index)) in order.into_iter().enumerate() {
         progress(done as f64 / all);
-        for world in &mut worlds {
-            world.end_runs(at);
+        for (other, world) in worlds.iter_mut().enumerate() {
+            world.end_runs(at, (other == number).then(|| &subjects[number].evaluations[index].seen));
         }
         for pipeline in Pipeline::ALL {
             let shared = subjects[number].policy.shared();
@@ -206,8 +210,10 @@ struct World<'a> {
     // Newest first, as the metadata database gives them.
     runs: BTreeMap<Pipeline, Vec<RunRecord>>,
     models: Vec<ModelRecord>,
-    // Runs under way, with what they will be, and the model that they will have made.
-    under_way: Vec<(RunRecord, Option<ModelRecord>)>,
+    // Runs under way, with what they will be.
+    under_way: Vec<RunRecord>,
+    // Models that they will have made.
+    unseen: Vec<ModelRecord>,
     // Real runs that people asked for and that have not begun yet, the next one last.
     by_hand: Vec<RunRecord>,
     stream: Option<Micros>,
@@ -235,6 +241,7 @@ impl<'a> World<'a> {
             runs: BTreeMap::new(),
             models: Vec::new(),
             under_way: Vec::new(),
+            unseen: Vec::new(),
             by_hand: Vec::new(),
             stream: None,
             learner,
@@ -249,7 +256,7 @@ impl<'a> World<'a> {
                 world.by_hand.insert(0, run.clone());
             }
         }
-        world.end_runs(begin);
+        world.end_runs(begin, None);
         // What was registered before, by runs whose records are gone.
         let earlier = subject.past.models.iter().filter(|model| model.created_at < begin);
         let missing: Vec<_> =
@@ -264,7 +271,7 @@ impl<'a> World<'a> {
     }
 
     fn active(&self, pipeline: Pipeline) -> usize {
-        self.under_way.iter().filter(|(run, _)| run.spec.pipeline == pipeline).count()
+        self.under_way.iter().filter(|run| run.spec.pipeline == pipeline).count()
     }
 
     // Puts a run under way; `run` is what it will be at its end.
@@ -276,29 +283,51 @@ impl<'a> World<'a> {
     fn put(&mut self, run: RunRecord, model: Option<ModelRecord>, at: Micros) {
         let active = RunRecord { status: Status::Running, finished_at: None, created_at: at, ..run.clone() };
         self.runs.entry(run.spec.pipeline).or_default().insert(0, active);
-        self.under_way.push((run, model));
+        self.under_way.push(run);
+        self.unseen.extend(model);
     }
 
-    fn end_runs(&mut self, at: Micros) {
+    // `seen` is what the evaluation at this time saw: of what really happened it knows better than the clock, which is looked
+    // at before all that is read.
+    fn end_runs(&mut self, at: Micros, seen: Option<&BTreeMap<Pipeline, SeenRuns>>) {
         while self.by_hand.last().is_some_and(|run| run.created_at <= at) {
             if let Some(run) = self.by_hand.pop() {
                 self.start(run.clone(), run.created_at);
             }
         }
-        let (ended, under_way) = std::mem::take(&mut self.under_way)
-            .into_iter()
-            .partition(|(run, _)| run.finished_at.is_some_and(|end| end <= at));
-        self.under_way = under_way;
-        let mut ended: Vec<(RunRecord, Option<ModelRecord>)> = ended;
-        ended.sort_by_key(|(run, _)| run.finished_at);
-        for (run, model) in ended {
+        let happened = |run: &str| self.subject.past.runs.iter().any(|of| of.spec.run_id == run);
+        let has_ended = |run: &RunRecord| {
+            let id = run.spec.run_id.as_str();
+            match seen.and_then(|seen| seen.get(&run.spec.pipeline)).filter(|_| happened(id)) {
+                Some(SeenRuns { active: None, .. }) => true,
+                Some(SeenRuns { active: Some(active), .. }) if active == id => false,
+                _ => run.finished_at.is_some_and(|end| end <= at),
+            }
+        };
+        let is_there = |model: &ModelRecord| {
+            let approved = model.approval == ApprovalState::Approved && happened(&model.run_id);
+            match seen.filter(|seen| approved && !seen.is_empty()) {
+                Some(seen) => {
+                    let mut champions = seen.values().filter_map(|of| of.champion.as_ref());
+                    champions.any(|champion| *champion >= model.version)
+                }
+                None => model.created_at <= at,
+            }
+        };
+        let (mut ended, under_way): (Vec<RunRecord>, Vec<RunRecord>) =
+            std::mem::take(&mut self.under_way).into_iter().partition(has_ended);
+        let (new, unseen): (Vec<ModelRecord>, Vec<ModelRecord>) =
+            std::mem::take(&mut self.unseen).into_iter().partition(is_there);
+        (self.under_way, self.unseen) = (under_way, unseen);
+        ended.sort_by_key(|run| run.finished_at);
+        for run in ended {
             let of = self.runs.entry(run.spec.pipeline).or_default();
             if let Some(record) = of.iter_mut().find(|record| record.spec.run_id == run.spec.run_id) {
                 *record = run;
             }
-            self.models.extend(model);
-            self.sort_models();
         }
+        self.models.extend(new);
+        self.sort_models();
     }
 
     fn champion(&self) -> Option<&ModelRecord> {

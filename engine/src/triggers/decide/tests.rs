@@ -5,7 +5,7 @@ use meterline_schemas::time::{DAY, HOUR, MINUTE};
 use super::super::next::Earliest;
 use super::super::testing::{QUARTER, World, compile, configured, utc};
 use super::*;
-use crate::metadata::records::Pipeline;
+use crate::metadata::records::{Pipeline, Published};
 
 const NOW: Micros = 10 * HOUR;
 
@@ -378,4 +378,31 @@ fn a_tick_that_passed_while_the_engine_was_down_counts_unless_it_is_skipped() {
         let starts: Vec<_> = world.runs.iter().map(|(_, origin)| *origin).collect();
         assert_eq!(starts[1], utc(expected), "{catch_up}: {starts:?}");
     }
+}
+
+#[test]
+fn corrections_are_bounded_by_how_often_the_same_forecasts_were_corrected() {
+    let correct = configured("when = \"new_corrections >= 1\"\nrequire = \"\"\ncooldown = \"0s\"\nmax_runs = 2");
+    let look = |new: i64, corrections: usize, origin: Micros| {
+        let published = Published {
+            of_all: "r1".into(),
+            run_id: "r1".into(),
+            origin: HOUR,
+            reached: HOUR,
+            intervals_version: 1,
+            corrections,
+        };
+        let history = RunHistory { stragglers: new, published: Some(published), ..after(HOUR) };
+        let facts = json!({"new_corrections": new}).as_object().unwrap().clone();
+        decide(&correct, &facts, &history, &Standing::default(), at(origin)).unwrap().0
+    };
+    for (new, corrections, origin, fired) in
+        [(0, 0, HOUR, false), (3, 0, HOUR, true), (1, 1, HOUR, true), (1, 2, HOUR, false), (1, 1, 2 * HOUR, true)]
+    {
+        assert_eq!(look(new, corrections, origin).fired, fired, "{new} after {corrections} runs");
+    }
+    let told = look(1, 2, HOUR);
+    assert_eq!(told.blockers.len(), 1);
+    assert_eq!(told.blockers[0].until, Until::Run);
+    assert!(told.reason.contains("2 runs have corrected these forecasts, of 2 (max_runs)"), "{}", told.reason);
 }

@@ -36,6 +36,20 @@ pub fn taken(running: &Config, found: Config) -> (Config, Vec<&'static str>) {
     (Config { policy: found.policy, covariate: found.covariate, ..running.clone() }, waits)
 }
 
+/// Listens for SIGHUP in a process that reads nothing again, which the signal would end otherwise.
+///
+/// # Errors
+/// The operating system refuses the signal handler.
+pub fn outlive_hangup() -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: process 0 of the cluster reads the configuration again; this one does so at its start alone");
+        }
+    });
+    Ok(())
+}
+
 /// Looks at the file of the configuration. It is to begin before anything that takes time, so that no signal and no change
 /// of the file is missed.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::{self, Environment};
 use crate::ingest::{IngestOptions, cluster};
 use crate::metadata::MetadataError;
-use crate::service::{Service, Standing};
+use crate::reload;
+use crate::service::{Service, ServiceError, Standing};
 
 /// How often the service says how it is doing.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
@@ -78,6 +79,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 
 /// Another process than process 0: workers alone, which need no metadata database.
 async fn run_member(process: usize, path: &Path, shutdown: &Shutdown, context: &Context) -> CommandResult {
+    reload::outlive_hangup().map_err(ServiceError::from)?;
     let joined = async {
         let (config, lake) = environment::open_lake(path).await?;
         announce(&config, path, &lake, process)?;

@@ -115,6 +115,11 @@ fn processes_that_are_killed_lose_and_double_nothing() {
         await_progress(sandbox, &mut engines[0], &mut fleet, before);
         std::thread::sleep(Duration::from_millis(random.random_range(0..300)));
         let [leader, member] = engines;
+        // A terminal that is closed ends neither of them.
+        for engine in [&leader, &member] {
+            let hangup = std::process::Command::new("kill").args(["-HUP", &engine.id().to_string()]).status();
+            assert!(hangup.expect("send a signal").success());
+        }
         let (killed, mut other) = if victim == 0 { (leader, member) } else { (member, leader) };
         sandbox.kill(killed);
         assert_eq!(other.wait(MINUTE).code(), Some(1), "the other process ends as well");

@@ -66,15 +66,21 @@ fn device_busy(world: &mut World) {
     assert_eq!(seen.document["facts"]["device_busy"], true, "{:#}", seen.document);
     assert_eq!(seen.blockers(), ["require"], "nothing else is in the way: {}", seen.told);
     assert!(seen.told.contains("could start next: once that changes: `require` is false"), "{}", seen.told);
-    // An infer run has a slot of its own.
-    assert_eq!(world.explained(HOURS, "reforecast").document["facts"]["device_busy"], false);
 
     wait::until("the hours are trained on", 2 * MINUTE, || {
         let last = world.runs(HOURS, "build").pop()?;
         (last.origin == 24 * BUSY as i64 && last.status == "succeeded").then_some(())
     });
-    let builds = [QUARTERS, HOURS].map(|feed| world.runs(feed, "build").pop().expect("a build"));
-    assert!(builds[0].finished_at.is_some_and(|end| end <= builds[1].created_at), "one after the other: {builds:?}");
+    let [quarters, hours] = [QUARTERS, HOURS].map(|feed| world.runs(feed, "build").pop().expect("a build"));
+    let trained = quarters.finished_at.expect("it has ended");
+    assert!(trained <= hours.created_at, "one after the other: {quarters:?} {hours:?}");
+    // Forecasts have a slot of their own.
+    let meanwhile =
+        |run: &Run| run.created_at > quarters.created_at && run.finished_at.is_some_and(|end| end < trained);
+    assert!(
+        world.runs(HOURS, "infer").iter().any(meanwhile),
+        "the hours are forecast while quarter hours are trained on"
+    );
     assert_eq!(world.explained(HOURS, "retrain").document["facts"]["device_busy"], false);
     world.reconfigure(LONG, QUICK);
     world.send_day(QUARTERS);

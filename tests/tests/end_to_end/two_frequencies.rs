@@ -67,6 +67,8 @@ fn device_busy(world: &mut World) {
     assert_eq!(seen.blockers(), ["require"], "nothing else is in the way: {}", seen.told);
     assert!(seen.told.contains("could start next: once that changes: `require` is false"), "{}", seen.told);
 
+    // The build under way goes on as it was asked for.
+    world.reconfigure(LONG, QUICK);
     wait::until("the hours are trained on", 2 * MINUTE, || {
         let last = world.runs(HOURS, "build").pop()?;
         (last.origin == 24 * BUSY as i64 && last.status == "succeeded").then_some(())
@@ -82,7 +84,6 @@ fn device_busy(world: &mut World) {
         "the hours are forecast while quarter hours are trained on"
     );
     assert_eq!(world.explained(HOURS, "retrain").document["facts"]["device_busy"], false);
-    world.reconfigure(LONG, QUICK);
     world.send_day(QUARTERS);
     world.settle();
 }

@@ -44,7 +44,9 @@ pub fn outlive_hangup() -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: process 0 of the cluster reads the configuration again; this one does so at its start alone");
+            tracing::info!(
+                "SIGHUP: process 0 of the cluster reads the configuration again; this one does so at its start alone"
+            );
         }
     });
     Ok(())

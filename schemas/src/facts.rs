@@ -111,7 +111,7 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "device_busy",
         FactKind::Truth,
-        "all slots of this pipeline are taken: of builds those of device.slots, of infer runs the one",
+        "all slots of this pipeline are taken: of builds those of device.slots, of infer runs and corrections the one",
     ),
     fact("failures_in_row", FactKind::Integer, "runs of this pipeline that failed since its last success"),
     fact(

@@ -22,6 +22,8 @@ const BACK_OFF_MAX: Micros = HOUR;
 pub struct RunHistory {
     /// Run that is queued or running.
     pub active: Option<String>,
+    /// Whether that one waits for a slot.
+    pub queued: bool,
     /// The latest origin of a run that succeeded or was cancelled. A failed one leaves its cause open.
     pub last_origin: Option<Micros>,
     /// The newest run that succeeded or was cancelled. Names of runs are in the order in which they were asked for.
@@ -34,6 +36,17 @@ pub struct RunHistory {
     pub published: Option<Published>,
     /// Set if the newest run that has ended failed.
     pub failed: Option<Failed>,
+}
+
+impl RunHistory {
+    /// Which run is under way, in words.
+    pub fn under_way(&self) -> Option<String> {
+        let run = self.active.as_ref()?;
+        Some(match self.queued {
+            true => format!("run {run} waits for a slot, because others have them (`meterline runs list` shows which)"),
+            false => format!("run {run} is under way"),
+        })
+    }
 }
 
 /// A failure that nothing has made good yet.
@@ -139,6 +152,7 @@ pub fn decide(
         return Ok((verdict, standing.clone()));
     }
     let mut standing = standing.clone();
+    let (require_now, _) = trigger.require(facts)?;
     for _ in 0..INTERVALS_AT_ONCE {
         // Without an interval that was looked at there is the newest alone.
         let at = standing.looked_at.max(history.last_origin).filter(|at| *at < moment.origin);
@@ -150,12 +164,16 @@ pub fn decide(
         };
         let step = if is_newest { moment } else { Moment { origin: then, stream: then, ..moment } };
         let (verdict, after) = decide_once(trigger, facts, history, &standing, step)?;
-        // What is due and waits for more than time waits at its interval: the next ones are causes of their own.
-        let by_time = |blocker: &Blocker| matches!(blocker.until, Until::Stream(_));
+        // What is due and waits for more than time waits at its interval: the next ones are causes of their own. A
+        // requirement that holds by now was a matter of time.
+        let by_time = |blocker: &Blocker| {
+            let required = blocker.kind == "require" && require_now == Truth::True;
+            required || matches!(blocker.until, Until::Stream(_))
+        };
         let waits = after.due.is_some() && !verdict.blockers.iter().all(by_time);
         let looked_at = match (verdict.fired, waits) {
             (true, _) => Some(verdict.origin),
-            (false, true) => at.or(standing.looked_at),
+            (false, true) => at.or(standing.looked_at).or(Some(trigger.frequency.advance(then, -1, &trigger.zone))),
             (false, false) => Some(then),
         };
         standing = Standing { looked_at, ..after };
@@ -288,9 +306,8 @@ fn blockers(
         }
         // It is true, and what the run under way was started for; or it is skipped, because the trigger is paused.
         (None, Some(_)) => {
-            if let Some(run) = &history.active {
-                let told = format!("run {run} is under way; the condition is looked at again when it ends");
-                block("run", told, Until::Run);
+            if let Some(run) = history.under_way() {
+                block("run", format!("{run}; the condition is looked at again when it ends"), Until::Run);
             }
         }
         (None, None) => block("when", format!("`when` is {}: {told_when}", word(when)), Until::Facts),
@@ -304,8 +321,8 @@ fn blockers(
         clauses.push(clause("cooldown", format!("{} have passed since the last run", trigger.cooldown), cooled));
     }
     if let Some(due) = &standing.due {
-        if let Some(run) = &history.active {
-            block("run", format!("run {run} is under way; the condition is looked at again when it ends"), Until::Run);
+        if let Some(run) = history.under_way() {
+            block("run", format!("{run}; the condition is looked at again when it ends"), Until::Run);
         }
         if since_last == Some(Span(0)) && history.stragglers == 0 && !history.champion_is_new {
             block("same_data", "the last run saw the same data".to_owned(), Until::Facts);

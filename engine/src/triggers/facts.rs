@@ -81,11 +81,6 @@ impl FactSource {
         active: &[RunRecord],
         now: Micros,
     ) -> Result<Vec<GroupFacts>, FactsError> {
-        let under_way = |pipeline| active.iter().filter(|run| run.spec.pipeline == pipeline).count();
-        let slots = |pipeline| match pipeline {
-            Pipeline::Build => env.config.device.slots.max(1),
-            Pipeline::Infer | Pipeline::Correct => INFER_SLOTS,
-        };
         self.remembered.refresh(&env.metadata, active).await?;
         let mut all = Vec::new();
         for group in groups(&committed.state, &committed.census, &env.config) {
@@ -109,7 +104,7 @@ impl FactSource {
                 now,
             };
             for pipeline in Pipeline::ALL {
-                let values = known.values(pipeline, under_way(pipeline) >= slots(pipeline));
+                let values = known.values(pipeline, device_busy(&env.config, active, pipeline));
                 let facts = Facts { group_id: id.clone(), pipeline: pipeline.trigger().into(), values };
                 let champion = champion.as_ref().map(|champion| champion.version.clone());
                 let history = known.history(pipeline);
@@ -118,6 +113,13 @@ impl FactSource {
         }
         Ok(all)
     }
+}
+
+/// Whether runs under way take all slots of a pipeline.
+pub(super) fn device_busy(config: &Config, active: &[RunRecord], pipeline: Pipeline) -> bool {
+    let builds = |of: Pipeline| of == Pipeline::Build;
+    let taken = active.iter().filter(|run| builds(run.spec.pipeline) == builds(pipeline)).count();
+    taken >= if builds(pipeline) { config.device.slots.max(1) } else { INFER_SLOTS }
 }
 
 /// Native intervals of history that a build of the group needs.

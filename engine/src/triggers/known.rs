@@ -181,6 +181,7 @@ fn history(runs: &[&RunRecord], group: &GroupSummary) -> RunHistory {
     let newest = runs.iter().find(|r| !matches!(r.status, Status::Queued | Status::Running));
     RunHistory {
         active: active.map(|r| r.spec.run_id.clone()),
+        queued: active.is_some_and(|r| r.status == Status::Queued),
         last_origin: done().map(|r| r.spec.reached()).filter(|at| *at <= group.origin).max(),
         champion_is_new: false,
         last_done: done().map(|r| r.spec.run_id.clone()).max(),

@@ -61,8 +61,8 @@ pub fn earliest(
         return Ok(Earliest::Once(format!("once somebody changes the configuration: {told}")));
     }
     // What a run under way will have seen decides what is new after it.
-    if let Some(run) = &history.active {
-        return Ok(Earliest::Once(format!("once a run has ended: {run} is under way")));
+    if let Some(run) = history.under_way() {
+        return Ok(Earliest::Once(format!("once a run has ended: {run}")));
     }
     if let Some(Blocker { told, .. }) = blocked(|until| *until == Until::Run) {
         return Ok(Earliest::Once(format!("once a run has ended: {told}")));

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::compiled::CompiledTrigger;
 use super::decide::{Moment, Verdict, decide};
-use super::facts::{FactSource, FactsError, GroupFacts};
+use super::facts::{FactSource, FactsError, GroupFacts, device_busy};
 use super::now::running;
 use super::predicate::PredicateError;
 use super::recorder::Recorder;
@@ -216,7 +216,10 @@ impl Evaluator {
         let (mut fired, mut failed) = (false, false);
         // The group that all series of are being forecast anew since a moment ago: corrections are taken in by that.
         let mut reforecast: Option<String> = None;
-        for group in self.facts.assemble(&self.env, committed, &active, now).await? {
+        for mut group in self.facts.assemble(&self.env, committed, &active, now).await? {
+            // Runs that were started a moment ago have their slots, too.
+            let busy = device_busy(&self.env.config, &active, group.pipeline);
+            group.facts.values.insert("device_busy".to_owned(), Value::Bool(busy));
             if let Some(at) = group.history.failed.as_ref().map(|f| f.retry_at()).filter(|at| *at > now) {
                 self.retry_at = Some(self.retry_at.map_or(at, |sooner| sooner.min(at)));
             }

@@ -26,7 +26,8 @@ use crate::metadata::records::{
 use crate::pipelines::spec::of_group;
 
 /// Facts that follow from the runs of the replay; all others are as they were recorded.
-const REPLAYED: [&str; 9] = [
+const REPLAYED: [&str; 10] = [
+    "history_intervals",
     "new_intervals",
     "new_corrections",
     "hours_since_run",

@@ -406,3 +406,33 @@ fn corrections_are_bounded_by_how_often_the_same_forecasts_were_corrected() {
     assert_eq!(told.blockers[0].until, Until::Run);
     assert!(told.reason.contains("2 runs have corrected these forecasts, of 2 (max_runs)"), "{}", told.reason);
 }
+
+#[test]
+fn with_all_a_requirement_that_time_brings_is_met_at_its_interval() {
+    let toml =
+        "when = \"new_intervals >= 1\"\nrequire = \"history_intervals >= 5\"\ncooldown = \"0s\"\ncatch_up = \"all\"";
+    // Wherever it is looked at before and after.
+    for (first, then) in [(3, 8), (1, 8), (4, 9), (2, 5)] {
+        let mut world = World::at(0, configured(toml));
+        let look = |world: &mut World, at: i64| {
+            world.origin = at * QUARTER;
+            world.set("history_intervals", json!(at));
+            while world.evaluate().fired {
+                world.end(true);
+            }
+        };
+        look(&mut world, first);
+        assert!(world.runs.is_empty());
+        look(&mut world, then);
+        let origins: Vec<i64> = world.runs.iter().map(|(_, origin)| origin / QUARTER).collect();
+        assert_eq!(origins, (5..=then).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_run_that_waits_for_a_slot_is_told_as_that() {
+    let trigger = configured("when = \"new_intervals >= 4\"\nrequire = \"\"\ncooldown = \"0s\"");
+    let history = RunHistory { active: Some("r7".into()), queued: true, ..after(0) };
+    let told = decide(&trigger, &facts(4), &history, &Standing::default(), at(HOUR)).unwrap().0.reason;
+    assert!(told.contains("run r7 waits for a slot, because others have them"), "{told}");
+}

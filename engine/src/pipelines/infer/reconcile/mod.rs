@@ -7,8 +7,8 @@
 //! * [`mod@agree`]: the arithmetic, for one set of roll-ups and parts after the other.
 //!
 //! **What agrees.** Series of one frequency and calendar, which are those of one run: a roll-up of hours has hours as
-//! parts. A roll-up that also adds up quarter hours is left as it is, and the levels above it agree with it. Nothing is
-//! published that was not forecast in the run.
+//! parts. A roll-up that also adds up quarter hours, or meters that a label policy takes, is left as it is, and the levels
+//! above it agree with it. Nothing is published that was not forecast in the run.
 //!
 //! **Re-forecasts.** A run always forecasts its group as a whole, also after a correction and on request: there is no
 //! run of some series, so no roll-up is ever published without its parts. A series without a forecast in a run keeps the
@@ -41,6 +41,7 @@ use crate::ingest::{each_member, state_at};
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
+use crate::pipelines::members;
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,6 +74,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         let predictions = checked.predictions;
         return output(&Output { predictions, reconciled: nothing, left, ended: nothing, late: nothing });
     };
+    let scope = scope.among(members::of_run(ctx).await?);
     let hierarchy = hierarchy(ctx, &scope).await?;
     let contexts: context::Output = inputs.get("context")?;
     let predicted: predict::Output = inputs.get("predict")?;

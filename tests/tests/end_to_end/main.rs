@@ -13,6 +13,7 @@ mod fleet;
 mod harness;
 mod housekeeping;
 mod inputs;
+mod label_groups;
 mod memory;
 mod metrics;
 mod offline;

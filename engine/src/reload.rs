@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use meterline_schemas::config::{Config, recheck};
+use meterline_schemas::config::{Config, recheck, selectors};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -15,9 +15,14 @@ use crate::triggers::check_policies;
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// What waits where policies make other model groups: the stream counts series by them from its start on. All policies
+/// wait then, as what is said of a group that is not there would count for nobody.
+const LABEL_POLICIES: &str = "policy (other labels)";
+
 /// The configuration that an engine goes by once it has read `found`: policies and covariates are taken at once; of the
 /// rest, which the stream was started with, the names of what differs and waits for a restart.
 pub fn taken(running: &Config, found: Config) -> (Config, Vec<&'static str>) {
+    let other_groups = selectors(&running.policy) != selectors(&found.policy);
     let differs = [
         ("kafka", running.kafka != found.kafka),
         ("lake", running.lake != found.lake),
@@ -31,9 +36,11 @@ pub fn taken(running: &Config, found: Config) -> (Config, Vec<&'static str>) {
         ("feed", running.feed != found.feed),
         ("labels", running.labels != found.labels),
         ("rollup", running.rollup != found.rollup),
+        (LABEL_POLICIES, other_groups),
     ];
     let waits = differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect();
-    (Config { policy: found.policy, covariate: found.covariate, ..running.clone() }, waits)
+    let policy = if other_groups { running.policy.clone() } else { found.policy };
+    (Config { policy, covariate: found.covariate, ..running.clone() }, waits)
 }
 
 /// Listens for SIGHUP in a process that reads nothing again, which the signal would end otherwise.
@@ -173,6 +180,21 @@ mod tests {
         assert_eq!((now.policy["a"].model.seed, &now.feed, waits), (Some(2), &running.feed, vec!["feed"]));
         let (now, waits) = taken(&running, running.clone());
         assert!(now == running && waits.is_empty());
+    }
+
+    #[test]
+    fn other_labels_of_policies_wait_for_a_restart_and_all_policies_with_them() {
+        let text = |seed: u64, value: &str| {
+            format!(
+                "[labels.meta]\nfile = \"m.csv\"\nlabels = {{ tariff = \"tariff\" }}\n[policy.a]\nfrequency = \"PT15M\"\n\
+                 label = {{ tariff = \"{value}\" }}\n[policy.a.model]\nseed = {seed}\n"
+            )
+        };
+        let running = parse(&text(1, "industry")).unwrap();
+        let (now, waits) = taken(&running, parse(&text(2, "industry")).unwrap());
+        assert_eq!((now.policy["a"].model.seed, waits.len()), (Some(2), 0));
+        let (now, waits) = taken(&running, parse(&text(2, "farm")).unwrap());
+        assert_eq!((now, waits), (running, vec![LABEL_POLICIES]));
     }
 
     #[tokio::test]

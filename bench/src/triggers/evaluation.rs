@@ -8,6 +8,7 @@ use std::time::Instant;
 use meterline::environment::Environment;
 use meterline::ingest::Committed;
 use meterline::ingest::census::Taking;
+use meterline::ingest::classes::Classes;
 use meterline::ingest::series::SeriesState;
 use meterline::ingest::state::{FeedState, IngestState};
 use meterline::metadata::MetadataStore;
@@ -101,7 +102,8 @@ pub async fn measure(directory: &Path, groups: usize, series: usize, commits: us
 
 /// A commit up to which every series is closed.
 fn commit_at(config: &Config, series: usize, seq: i64, until: Micros) -> Committed {
-    let mut taking = Taking::new(config);
+    let nobody = Classes::default();
+    let mut taking = Taking::new(config, &nobody);
     let feeds: Vec<&String> = config.feed.keys().collect();
     for number in 0..series {
         let (feed, frequency) = (feeds[number % feeds.len()], FREQUENCIES[(number / feeds.len()) % FREQUENCIES.len()]);

@@ -172,7 +172,7 @@ async fn judge(judgement: Judgement, approval: ApprovalState, context: &Context)
 /// Why a group without a champion cannot be rolled back: it has no approved version, or does not exist.
 async fn nothing_to_roll_back(env: &Environment, group: &str) -> CommandResult<CommandError> {
     let mut known: BTreeSet<String> = env.metadata.models().await?.into_iter().map(|m| m.group_id).collect();
-    if let Some(committed) = load_committed(&env.lake, &env.config).await? {
+    if let Some(committed) = load_committed(&env.lake, &env.config, env.directory()).await? {
         known.extend(groups(&committed.state, &committed.census, &env.config).into_iter().map(|g| g.group_id));
     }
     if known.contains(group) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use meterline_schemas::Micros;
-use meterline_schemas::config::Config;
+use meterline_schemas::config::{Config, selectors};
 use meterline_schemas::time::{Span, format_micros};
 use serde::Serialize;
 
@@ -128,7 +128,17 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let env = Environment::open(&args.config.config).await?;
     let mut configs: Vec<(String, Config)> = vec![(args.config.config.display().to_string(), env.config.clone())];
     for path in &args.policies {
-        configs.push((path.display().to_string(), read_config(path)?));
+        let config = read_config(path)?;
+        if selectors(&config.policy) != selectors(&env.config.policy) {
+            let told = format!(
+                "{}: its policies have other labels (`label`) than {}, so there would be other model groups, of which nothing was \
+                 evaluated; give both the same",
+                path.display(),
+                args.config.config.display()
+            );
+            return Err(CommandError::usage(told));
+        }
+        configs.push((path.display().to_string(), config));
     }
     let range = Range { group: args.group.clone(), from: args.from, to: args.to, each_interval: args.each_interval };
     let pasts = past::read(&env, &range).await?;

@@ -115,7 +115,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 async fn shown(env: &Environment, group: Option<&str>, trigger: Option<&str>) -> CommandResult<Vec<Shown>> {
     let active = env.metadata.active_runs().await?;
     let now = jiff::Timestamp::now().as_microsecond();
-    let all = match load_committed(&env.lake, &env.config).await? {
+    let all = match load_committed(&env.lake, &env.config, env.directory()).await? {
         Some(committed) => {
             let env = Arc::new(env.clone());
             FactSource::default().assemble(&env, &committed, &active, now).await?

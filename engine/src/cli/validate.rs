@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::error::one_line;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::{directory_of, metadata_url, read_config};
+use crate::ingest::classes::Classes;
 use crate::ingest::cluster;
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::pipelines::covariates::file;
@@ -118,6 +119,7 @@ async fn check_environment(report: &mut Report, config: &Config, directory: &Pat
     check_kafka(report, config).await;
     check_covariates(report, config, directory).await;
     check_labels(report, config, directory).await;
+    check_label_policies(report, config, directory).await;
     if let Some(lake) = check_lake(report, config).await {
         check_metadata(report, config, &lake).await;
     }
@@ -202,6 +204,22 @@ async fn check_labels(report: &mut Report, config: &Config, directory: &Path) {
             Err(error) => Err(format!("reading it failed: {error}")),
         };
         report.add(format!("labels.{name}"), found);
+    }
+}
+
+/// How many series the labels of policies take, if their files can be read: what is wrong with these was told.
+async fn check_label_policies(report: &mut Report, config: &Config, directory: &Path) {
+    let Ok(classes) = Classes::load(config, directory).await else { return };
+    for (selector, series) in classes.taken() {
+        let group = selector.group(&selector.frequency.to_string());
+        let told = match series {
+            0 => format!(
+                "no series of the files of labels has the {} `{}`: is it spelled so?",
+                selector.label, selector.value
+            ),
+            series => format!("{series} series of the files of labels, of those that have this frequency"),
+        };
+        report.add::<String>(format!("group {group}"), Ok(told));
     }
 }
 

@@ -23,6 +23,7 @@ use serde::Serialize;
 use super::bounds::{Bounds, RECORDS_MIN};
 use super::brokers::Brokers;
 use super::census::Census;
+use super::classes::Classes;
 use super::commit::{Batch, Committer, RollupStates};
 use super::crew::Crew;
 use super::epoch::{self, Parts, Progress, SourcePart};
@@ -143,7 +144,8 @@ pub async fn run(
         (rollups, Alone::new(start, first_offset(committer.fence()), &bounds.shard, taken))
     });
     let rules: Arc<[FeedRules]> = feed_rules(config)?.into();
-    let mut shard = Shard::new(Arc::clone(&rules), bounds.shard);
+    let classes = Classes::load(config, directory).await?;
+    let mut shard = Shard::new(Arc::clone(&rules), bounds.shard).by_classes(Arc::clone(&classes), 1);
     if let Some(for_rollups) = for_rollups {
         shard = shard.for_rollups(for_rollups);
     }
@@ -154,7 +156,7 @@ pub async fn run(
         }
         (_, Kept::InMemory(written)) => shard.restore(feed, series, written),
         (_, Kept::Evicted) => {
-            evicted.add(rules.get(usize::from(feed)).map(|rules| (feed, &rules.rules.zone)), &series);
+            evicted.add(rules.get(usize::from(feed)).map(|rules| (feed, &rules.rules.zone)), &series, &classes);
         }
     };
     restore(config, committer.states(), &state, &rules, take).await?;

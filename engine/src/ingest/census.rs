@@ -1,8 +1,11 @@
 //! The census: how many series a feed has, where they begin and end, and how many of them have a value for which of the
-//! last intervals. Watermarks, model groups and their completeness are read from it.
+//! last intervals; those of each label policy apart. Watermarks, model groups and their completeness are read from it.
 //!
-//! Each series stands for a few [`Fact`]s, which follow from its state alone. Workers say which facts came and went;
-//! the dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
+//! Each series stands for a few [`Fact`]s, which follow from its state, and from what files of labels said at the start
+//! where there are label policies. Workers say which facts came and went; the dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -11,10 +14,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use jiff::tz::TimeZone;
-use meterline_schemas::config::Config;
+use meterline_schemas::config::{Config, Selector, selectors};
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
+use super::classes::{BASE, Classes};
 use super::names::Names;
 use super::series::SeriesState;
 
@@ -36,13 +40,22 @@ pub enum Fact {
     Present(Micros),
 }
 
-/// A fact about the series of one feed and frequency.
+/// Series that are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Counted {
+pub struct Cohort {
     /// Number of the feed.
     pub feed: u16,
     /// Native frequency; `None` while it is being detected.
     pub frequency: Option<Frequency>,
+    /// Which label policy takes them ([`Classes`]).
+    pub class: u8,
+}
+
+/// A fact about the series of one cohort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Counted {
+    /// Whose.
+    pub of: Cohort,
     /// The fact.
     pub fact: Fact,
 }
@@ -52,6 +65,7 @@ pub struct Counted {
 pub struct Stand {
     frequency: Option<Frequency>,
     partition: i32,
+    class: u8,
     first: Option<Micros>,
     last: Option<Micros>,
     recent: u128,
@@ -59,9 +73,10 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// That of a series now.
-    pub fn of(series: &SeriesState) -> Stand {
+    /// That of a series now, which is counted under this class.
+    pub fn of(series: &SeriesState, class: u8) -> Stand {
         Stand {
+            class,
             frequency: series.frequency,
             partition: series.partition,
             first: series.first_start,
@@ -69,6 +84,10 @@ impl Stand {
             recent: series.recent,
             intervals: series.intervals,
         }
+    }
+
+    fn cohort(&self, feed: u16) -> Cohort {
+        Cohort { feed, frequency: self.frequency, class: self.class }
     }
 }
 
@@ -98,7 +117,7 @@ struct Move {
 impl Move {
     fn of(feed: u16, before: Option<&Stand>, now: &Stand) -> Move {
         let (mut before, mut now) = (before.copied(), *now);
-        if let Some(before) = before.as_mut().filter(|before| before.frequency == now.frequency) {
+        if let Some(before) = before.as_mut().filter(|before| before.cohort(feed) == now.cohort(feed)) {
             // In these, series that move alike differ; what counts is whether they changed, and by how much.
             now.intervals = now.intervals.wrapping_sub(before.intervals);
             before.intervals = 0;
@@ -168,7 +187,7 @@ impl Changes {
     fn tell(&mut self, made: &Move, zone: &TimeZone, times: i64) {
         let Move { feed, before, now } = made;
         match before {
-            Some(before) if before.frequency == now.frequency => self.advanced(*feed, zone, before, now, times),
+            Some(before) if before.cohort(*feed) == now.cohort(*feed) => self.advanced(*feed, zone, before, now, times),
             before => {
                 if let Some(before) = before {
                     self.all(*feed, zone, before, -times);
@@ -178,59 +197,60 @@ impl Changes {
         }
     }
 
-    fn add(&mut self, feed: u16, frequency: Option<Frequency>, fact: Fact, change: i64) {
-        *self.facts.entry(Counted { feed, frequency, fact }).or_default() += change;
+    fn add(&mut self, of: Cohort, fact: Fact, change: i64) {
+        *self.facts.entry(Counted { of, fact }).or_default() += change;
     }
 
     fn all(&mut self, feed: u16, zone: &TimeZone, stand: &Stand, sign: i64) {
-        let at = stand.frequency;
-        self.add(feed, at, Fact::Series, sign);
-        let (Some(frequency), Some(first), Some(last)) = (at, stand.first, stand.last) else { return };
-        self.add(feed, at, Fact::Interval, sign * stand.intervals as i64);
-        self.add(feed, at, Fact::First(first), sign);
-        self.add(feed, at, Fact::End(stand.partition, frequency.advance(last, 1, zone)), sign);
-        self.present(feed, frequency, zone, last, stand.recent, sign);
+        let of = stand.cohort(feed);
+        self.add(of, Fact::Series, sign);
+        let (Some(frequency), Some(first), Some(last)) = (of.frequency, stand.first, stand.last) else { return };
+        self.add(of, Fact::Interval, sign * stand.intervals as i64);
+        self.add(of, Fact::First(first), sign);
+        self.add(of, Fact::End(stand.partition, frequency.advance(last, 1, zone)), sign);
+        self.present(of, zone, last, stand.recent, sign);
     }
 
-    // Same frequency: what stayed is left alone.
+    // Same cohort: what stayed is left alone.
     fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand, times: i64) {
         let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
-        let at = Some(frequency);
-        self.add(feed, at, Fact::Interval, times * (now.intervals as i64 - before.intervals as i64));
+        let of = now.cohort(feed);
+        self.add(of, Fact::Interval, times * (now.intervals as i64 - before.intervals as i64));
         if before.first != now.first {
             if let Some(first) = before.first {
-                self.add(feed, at, Fact::First(first), -times);
+                self.add(of, Fact::First(first), -times);
             }
-            self.add(feed, at, Fact::First(first), times);
+            self.add(of, Fact::First(first), times);
         }
         if (before.last, before.partition) != (now.last, now.partition) {
             if let Some(last) = before.last {
-                self.add(feed, at, Fact::End(before.partition, frequency.advance(last, 1, zone)), -times);
+                self.add(of, Fact::End(before.partition, frequency.advance(last, 1, zone)), -times);
             }
-            self.add(feed, at, Fact::End(now.partition, frequency.advance(last, 1, zone)), times);
+            self.add(of, Fact::End(now.partition, frequency.advance(last, 1, zone)), times);
         }
-        let Some(was) = before.last else { return self.present(feed, frequency, zone, last, now.recent, times) };
+        let Some(was) = before.last else { return self.present(of, zone, last, now.recent, times) };
         let steps = if was == last { 0 } else { frequency.steps_between(was, last, zone) };
         if !(0..RECENT).contains(&steps) {
-            self.present(feed, frequency, zone, was, before.recent, -times);
-            self.present(feed, frequency, zone, last, now.recent, times);
+            self.present(of, zone, was, before.recent, -times);
+            self.present(of, zone, last, now.recent, times);
             return;
         }
         // Of the old bits, those that are now too long ago are the highest `steps`.
         let dropped = if steps == 0 { 0 } else { before.recent & !(u128::MAX >> steps) };
-        self.present(feed, frequency, zone, was, dropped, -times);
+        self.present(of, zone, was, dropped, -times);
         let kept = before.recent.checked_shl(steps as u32).unwrap_or(0);
-        self.present(feed, frequency, zone, last, now.recent & !kept, times);
-        self.present(feed, frequency, zone, last, kept & !now.recent, -times);
+        self.present(of, zone, last, now.recent & !kept, times);
+        self.present(of, zone, last, kept & !now.recent, -times);
     }
 
-    fn present(&mut self, feed: u16, frequency: Frequency, zone: &TimeZone, last: Micros, bits: u128, change: i64) {
+    fn present(&mut self, of: Cohort, zone: &TimeZone, last: Micros, bits: u128, change: i64) {
+        let Some(frequency) = of.frequency else { return };
         let mut bits = bits;
         while bits != 0 {
             let back = bits.trailing_zeros();
             bits &= bits - 1;
             let start = frequency.advance(last, -i64::from(back), zone);
-            self.add(feed, Some(frequency), Fact::Present(start), change);
+            self.add(of, Fact::Present(start), change);
         }
     }
 }
@@ -240,20 +260,23 @@ impl Changes {
 pub struct Census {
     // Those that have series, with their numbers.
     feeds: Arc<[(u16, String)]>,
+    // Those of the classes, from 1.
+    selectors: Arc<[Selector]>,
     counts: BTreeMap<Counted, i64>,
 }
 
 impl Census {
-    /// One of the feeds and roll-ups of a configuration, without any series yet.
+    /// One of the feeds, roll-ups and label policies of a configuration, without any series yet.
     pub fn new(config: &Config) -> Census {
         let names = Names::of(config);
         let feeds = names.series_feeds(config).map(|feed| (feed.number, names.name(feed.number).to_owned()));
-        Census { feeds: feeds.collect(), counts: BTreeMap::new() }
+        Census { feeds: feeds.collect(), selectors: selectors(&config.policy).into(), counts: BTreeMap::new() }
     }
 
-    /// That of these series. Those of feeds that are not configured are not counted.
+    /// That of these series, which no label policy takes. Those of feeds that are not configured are not counted.
     pub fn of<'a>(config: &Config, series: impl IntoIterator<Item = &'a SeriesState>) -> Census {
-        let mut taking = Taking::new(config);
+        let nobody = Classes::default();
+        let mut taking = Taking::new(config, &nobody);
         series.into_iter().for_each(|state| taking.take(state));
         taking.finish()
     }
@@ -261,6 +284,11 @@ impl Census {
     /// The names of the feeds, with their numbers.
     pub fn feeds(&self) -> impl Iterator<Item = (u16, &str)> + '_ {
         self.feeds.iter().map(|(number, name)| (*number, name.as_str()))
+    }
+
+    /// Which series a class has; `None` of those that no label policy takes.
+    pub fn selector(&self, class: u8) -> Option<&Selector> {
+        self.selectors.get(usize::from(class).checked_sub(1)?)
     }
 
     /// Counts facts that came and went.
@@ -286,63 +314,60 @@ impl Census {
 
     /// Number of series of a feed.
     pub fn series(&self, feed: u16) -> u64 {
-        self.frequencies(feed).map(|frequency| self.count(feed, frequency, Fact::Series)).sum()
+        self.cohorts(feed).map(|of| self.count(of, Fact::Series)).sum()
     }
 
     /// Number of intervals of a feed that have a value.
     pub fn intervals(&self, feed: u16) -> u64 {
-        self.frequencies(feed).map(|frequency| self.count(feed, frequency, Fact::Interval)).sum()
+        self.cohorts(feed).map(|of| self.count(of, Fact::Interval)).sum()
     }
 
-    /// The frequencies of a feed's series; `None` is among them where some are being detected.
-    pub fn frequencies(&self, feed: u16) -> impl Iterator<Item = Option<Frequency>> + '_ {
+    /// The cohorts of a feed's series; where the frequency of some is being detected, one of them has none.
+    pub fn cohorts(&self, feed: u16) -> impl Iterator<Item = Cohort> + '_ {
         // From one to the next, past all facts in between.
-        let mut from = Bound::Included(Counted { feed, frequency: None, fact: Fact::Series });
+        let first = Cohort { feed, frequency: None, class: BASE };
+        let mut from = Bound::Included(Counted { of: first, fact: Fact::Series });
         std::iter::from_fn(move || {
-            let (counted, _) = self.counts.range((from, Bound::Unbounded)).next()?;
-            let frequency = (counted.feed == feed).then_some(counted.frequency)?;
-            from = Bound::Excluded(Counted { feed, frequency, fact: Fact::Present(Micros::MAX) });
-            Some(frequency)
+            let (Counted { of, .. }, _) = self.counts.range((from, Bound::Unbounded)).next()?;
+            let of = (of.feed == feed).then_some(*of)?;
+            from = Bound::Excluded(Counted { of, fact: Fact::Present(Micros::MAX) });
+            Some(of)
         })
     }
 
     /// How many series stand for one fact.
-    pub fn count(&self, feed: u16, frequency: Option<Frequency>, fact: Fact) -> u64 {
-        let count = self.counts.get(&Counted { feed, frequency, fact }).copied().unwrap_or(0);
+    pub fn count(&self, of: Cohort, fact: Fact) -> u64 {
+        let count = self.counts.get(&Counted { of, fact }).copied().unwrap_or(0);
         u64::try_from(count).unwrap_or(0)
     }
 
     /// Starts of first intervals, with the number of series.
-    pub fn firsts(&self, feed: u16, frequency: Frequency) -> impl Iterator<Item = (Micros, u64)> + '_ {
-        self.between(feed, frequency, Fact::First(Micros::MIN), Fact::First(Micros::MAX)).filter_map(|(fact, count)| {
-            match fact {
-                Fact::First(start) => Some((start, count)),
-                _ => None,
-            }
+    pub fn firsts(&self, of: Cohort) -> impl Iterator<Item = (Micros, u64)> + '_ {
+        self.between(of, Fact::First(Micros::MIN), Fact::First(Micros::MAX)).filter_map(|(fact, count)| match fact {
+            Fact::First(start) => Some((start, count)),
+            _ => None,
         })
     }
 
     /// Partitions and ends of last intervals, with the number of series.
-    pub fn ends(&self, feed: u16, frequency: Frequency) -> impl Iterator<Item = (i32, Micros, u64)> + '_ {
+    pub fn ends(&self, of: Cohort) -> impl Iterator<Item = (i32, Micros, u64)> + '_ {
         let (from, to) = (Fact::End(i32::MIN, Micros::MIN), Fact::End(i32::MAX, Micros::MAX));
-        self.between(feed, frequency, from, to).filter_map(|(fact, count)| match fact {
+        self.between(of, from, to).filter_map(|(fact, count)| match fact {
             Fact::End(partition, end) => Some((partition, end, count)),
             _ => None,
         })
     }
 
     /// Starts from `from` on, with the number of series that have a value there.
-    pub fn present(&self, feed: u16, frequency: Frequency, from: Micros) -> impl Iterator<Item = (Micros, u64)> + '_ {
-        self.between(feed, frequency, Fact::Present(from), Fact::Present(Micros::MAX)).filter_map(|(fact, count)| {
-            match fact {
-                Fact::Present(start) => Some((start, count)),
-                _ => None,
-            }
+    pub fn present(&self, of: Cohort, from: Micros) -> impl Iterator<Item = (Micros, u64)> + '_ {
+        self.between(of, Fact::Present(from), Fact::Present(Micros::MAX)).filter_map(|(fact, count)| match fact {
+            Fact::Present(start) => Some((start, count)),
+            _ => None,
         })
     }
 
-    fn between(&self, feed: u16, frequency: Frequency, from: Fact, to: Fact) -> impl Iterator<Item = (Fact, u64)> + '_ {
-        let counted = move |fact| Counted { feed, frequency: Some(frequency), fact };
+    fn between(&self, of: Cohort, from: Fact, to: Fact) -> impl Iterator<Item = (Fact, u64)> + '_ {
+        let counted = move |fact| Counted { of, fact };
         self.counts
             .range(counted(from)..=counted(to))
             .map(|(counted, count)| (counted.fact, u64::try_from(*count).unwrap_or(0)))
@@ -351,8 +376,8 @@ impl Census {
     /// Ends of last intervals by partition, of all frequencies of a feed.
     pub fn ends_by_partition(&self, feed: u16) -> BTreeMap<i32, BTreeMap<Micros, u64>> {
         let mut ends: BTreeMap<i32, BTreeMap<Micros, u64>> = BTreeMap::new();
-        for frequency in self.frequencies(feed).flatten() {
-            for (partition, end, count) in self.ends(feed, frequency) {
+        for of in self.cohorts(feed) {
+            for (partition, end, count) in self.ends(of) {
                 *ends.entry(partition).or_default().entry(end).or_default() += count;
             }
         }
@@ -361,25 +386,27 @@ impl Census {
 }
 
 /// A census that is being taken, series by series.
-pub struct Taking {
+pub struct Taking<'c> {
     census: Census,
+    classes: &'c Classes,
     // Of the feeds, in their order.
     zones: Vec<TimeZone>,
     changes: Changes,
 }
 
-impl Taking {
-    /// Begins one of the feeds and roll-ups of a configuration.
-    pub fn new(config: &Config) -> Taking {
+impl<'c> Taking<'c> {
+    /// Begins one of the feeds, roll-ups and label policies of a configuration.
+    pub fn new(config: &Config, classes: &'c Classes) -> Taking<'c> {
         let zones = Names::of(config).series_feeds(config).map(|feed| feed.time_zone()).collect();
-        Taking { census: Census::new(config), zones, changes: Changes::default() }
+        Taking { census: Census::new(config), classes, zones, changes: Changes::default() }
     }
 
     /// Counts a series; not one of a feed that is not configured.
     pub fn take(&mut self, state: &SeriesState) {
         let known = self.census.feeds.iter().zip(&self.zones).find(|((_, feed), _)| **feed == *state.feed);
         if let Some(((number, _), zone)) = known {
-            self.changes.moved(*number, zone, None, &Stand::of(state));
+            let class = self.classes.counted(state, zone);
+            self.changes.moved(*number, zone, None, &Stand::of(state, class));
         }
     }
 
@@ -387,57 +414,5 @@ impl Taking {
     pub fn finish(mut self) -> Census {
         self.census.change(&mut self.changes);
         self.census
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use meterline_schemas::config::FeedConfig;
-    use meterline_schemas::unit::Unit;
-    use proptest::prelude::*;
-
-    use super::super::written::{mark, surely_unwritten};
-    use super::*;
-
-    proptest! {
-        /// What came and went adds up to what a census of the same series says.
-        #[test]
-        fn changes_add_up(
-            steps in proptest::collection::vec((0..4usize, 0..400i64, 0..3i32, any::<bool>()), 1..120),
-            day in any::<bool>(),
-        ) {
-            let zone = TimeZone::get("Europe/Lisbon").unwrap();
-            let frequency = if day { Frequency::Day } else { Frequency::HOUR };
-            let mut states: Vec<SeriesState> =
-                (0..4).map(|i| SeriesState::new("f", &i.to_string(), Unit::KWH)).collect();
-            let mut stands: Vec<Option<Stand>> = vec![None; 4];
-            let mut config = Config::default();
-            let mut feed = FeedConfig::new("t", "s", "t", "v");
-            feed.zone = "Europe/Lisbon".into();
-            config.feed.insert("f".into(), feed);
-            let mut census = Census::new(&config);
-            for (series, slot, partition, ends) in steps {
-                let state = &mut states[series];
-                state.frequency = Some(frequency);
-                state.partition = partition;
-                let start = frequency.advance(frequency.floor(0, &zone), slot, &zone);
-                if surely_unwritten(state, start, frequency, &zone) {
-                    mark(state, start, frequency, &zone);
-                }
-                if ends {
-                    let mut changes = Changes::default();
-                    for (state, stand) in states.iter().zip(&mut stands) {
-                        if state.frequency.is_some() {
-                            let now = Stand::of(state);
-                            changes.moved(0, &zone, stand.as_ref(), &now);
-                            *stand = Some(now);
-                        }
-                    }
-                    census.change(&mut changes);
-                    let known = states.iter().filter(|state| state.frequency.is_some());
-                    prop_assert_eq!(&census, &Census::of(&config, known));
-                }
-            }
-        }
     }
 }

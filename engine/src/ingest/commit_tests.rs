@@ -4,6 +4,7 @@
 //!
 //! `METERLINE_SEED` repeats one case.
 
+use std::path::Path as Directory;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -197,8 +198,10 @@ async fn case(seed: u64) -> u64 {
     // Whatever the last writer left undone, the next one makes good.
     drop(Committer::claim(&lake).await.unwrap());
 
-    let records =
-        load_committed(&lake, &Config::default()).await.unwrap().map_or(0, |committed| next_offset(&committed.state));
+    let records = load_committed(&lake, &Config::default(), Directory::new(""))
+        .await
+        .unwrap()
+        .map_or(0, |committed| next_offset(&committed.state));
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", dir.path().display())).await.unwrap();
     let env =
         Environment { config: Default::default(), config_path: dir.path().join("meterline.toml"), lake, metadata };
@@ -277,7 +280,7 @@ async fn a_put_that_lands_after_it_was_looked_for_is_found_by_the_next_attempt()
     commit_one(&mut committer).await;
     let table = snapshot(&plain, INTERVALS, None).await.unwrap().unwrap();
     assert_eq!(table.files.iter().map(|file| file.rows).sum::<u64>(), 2);
-    let newest = load_committed(&plain, &Config::default()).await.unwrap().unwrap();
+    let newest = load_committed(&plain, &Config::default(), Directory::new("")).await.unwrap().unwrap();
     assert_eq!((newest.state.seq, next_offset(&newest.state)), (2, 2));
 }
 

@@ -39,6 +39,7 @@ use timely::worker::Worker;
 
 use super::bounds::Bounds;
 use super::census::Counted;
+use super::classes::Classes;
 use super::cluster::Socket;
 use super::control::Control;
 use super::crew::Crew;
@@ -105,6 +106,8 @@ pub struct Setup {
     pub series: Vec<(u16, SeriesState, i64)>,
     /// Those that are in the lake alone.
     pub evicted: Evicted,
+    /// Which of them label policies take.
+    pub classes: Arc<Classes>,
     /// What its shard may keep in memory.
     pub budget: Budget,
     /// What was looked up for it.
@@ -221,7 +224,8 @@ fn run(worker: &mut Worker, common: Common, setup: Setup) {
     let control = Arc::clone(&common.control);
     let mut input: InputHandle<u64, CapacityContainerBuilder<Vec<Routed>>> = InputHandle::new();
     let mut labels: InputHandle<u64, CapacityContainerBuilder<Vec<Input>>> = InputHandle::new();
-    let mut shard = Shard::new(Arc::clone(&common.feeds), setup.budget);
+    let shard = Shard::new(Arc::clone(&common.feeds), setup.budget);
+    let mut shard = shard.by_classes(setup.classes, common.crew.threads);
     let taken = Arc::new(Taken::default());
     if let Some(rollups) = &setup.rollups {
         let (plan, givers) = (Arc::clone(&rollups.plan), Arc::clone(&rollups.givers));

@@ -1,4 +1,5 @@
-//! Model groups as the stream sees them: the series of one frequency, how far they are closed and how complete. Pure.
+//! Model groups as the stream sees them: the series of one frequency, and of one label where a policy says so, how far they
+//! are closed and how complete. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use meterline_schemas::config::Config;
 use meterline_schemas::{Frequency, Micros};
 use serde::{Deserialize, Serialize};
 
-use super::census::{Census, Fact};
+use super::census::{Census, Cohort, Fact};
 use super::names::{Names, SeriesFeed};
 use super::state::{FeedState, IngestState, PartitionState};
 use super::watermark::reached;
@@ -19,7 +20,8 @@ const CONTEXT: i64 = 96;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupSummary {
     /// Its name: the frequency (`PT15M`), with the zone where days, weeks and months are not those of UTC
-    /// (`P1D@Europe/Lisbon`): intervals of different calendars do not share a grid.
+    /// (`P1D@Europe/Lisbon`): intervals of different calendars do not share a grid. Series that a label policy takes have a
+    /// group of their own (`PT15M/tariff=industry`).
     pub group_id: String,
     /// Native frequency of its series.
     pub frequency: Frequency,
@@ -48,7 +50,7 @@ pub struct GroupSummary {
     pub newest_record: Option<Micros>,
 }
 
-/// The group of a frequency in a feed of `zone`.
+/// The group of a frequency in a feed of `zone`, of all series that no label policy takes.
 pub fn group_id(frequency: Frequency, zone: &str) -> String {
     match frequency {
         Frequency::Seconds(_) => frequency.to_string(),
@@ -66,9 +68,13 @@ pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<Grou
         let SeriesFeed { number, zone: zone_name } = of;
         let Some(feed) = state.feeds.get(names.name(number)) else { continue };
         let Some(watermark) = feed.watermark else { continue };
-        for frequency in census.frequencies(number).flatten() {
-            let member = Member { number, feed, watermark, zone: of.time_zone(), zone_name };
-            members.entry((frequency, group_id(frequency, zone_name))).or_default().push(member);
+        for cohort in census.cohorts(number) {
+            let Some(frequency) = cohort.frequency else { continue };
+            let all = group_id(frequency, zone_name);
+            // Those that the census was taken by: a configuration that has others since counts with a restart.
+            let id = census.selector(cohort.class).map_or_else(|| all.clone(), |selector| selector.group(&all));
+            let member = Member { cohort, feed, watermark, zone: of.time_zone(), zone_name };
+            members.entry((frequency, id)).or_default().push(member);
         }
     }
     members.into_iter().filter_map(|((frequency, id), members)| group(id, frequency, &members, state, census)).collect()
@@ -76,7 +82,7 @@ pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<Grou
 
 /// A feed that has series in a group.
 struct Member<'a> {
-    number: u16,
+    cohort: Cohort,
     feed: &'a FeedState,
     watermark: Micros,
     zone: TimeZone,
@@ -95,18 +101,18 @@ fn group(
     let mut starts: BTreeMap<Micros, u64> = BTreeMap::new();
     for member in members {
         let closed = frequency.floor(member.watermark, &member.zone);
-        for (_, end, count) in census.ends(member.number, frequency) {
+        for (_, end, count) in census.ends(member.cohort) {
             *ends.entry(end.min(closed)).or_default() += count;
         }
-        for (start, count) in census.firsts(member.number, frequency) {
+        for (start, count) in census.firsts(member.cohort) {
             // As for the origin: one meter in twenty may have sent a stamp of long ago.
             *starts.entry(-start).or_default() += count;
         }
     }
     let origin = reached(&ends)?;
     let first_start = -reached(&starts)?;
-    let all: u64 = members.iter().map(|m| census.count(m.number, Some(frequency), Fact::Interval)).sum();
-    let after = members.iter().flat_map(|m| census.present(m.number, frequency, origin));
+    let all: u64 = members.iter().map(|m| census.count(m.cohort, Fact::Interval)).sum();
+    let after = members.iter().flat_map(|m| census.present(m.cohort, origin));
     let after: u64 = after.map(|(_, count)| count).sum();
     let partitions = || members.iter().flat_map(|member| member.feed.partitions.values());
     // Roll-ups have no partitions of their own: what changes them are the readings of the others.
@@ -143,11 +149,11 @@ fn completeness(
     let from = frequency.advance(origin, -CONTEXT, zone);
     let (mut expected, mut present) = (0, 0);
     for member in members {
-        for (start, count) in census.firsts(member.number, frequency) {
+        for (start, count) in census.firsts(member.cohort) {
             let slots = frequency.steps_between(start.max(from), origin, zone).clamp(0, CONTEXT);
             expected += count * slots as u64;
         }
-        let counted = census.present(member.number, frequency, from).take_while(|(start, _)| *start < origin);
+        let counted = census.present(member.cohort, from).take_while(|(start, _)| *start < origin);
         present += counted.map(|(_, count)| count).sum::<u64>();
     }
     (expected > 0).then(|| present as f64 / expected as f64)
@@ -156,6 +162,8 @@ fn completeness(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingest::census::Taking;
+    use crate::ingest::classes::tests::classes;
     use crate::ingest::series::SeriesState;
     use meterline_schemas::config::FeedConfig;
     use meterline_schemas::time::{HOUR, MINUTE};
@@ -210,6 +218,39 @@ mod tests {
         {
             assert_eq!(found(members, 9 * HOUR)[0].completeness, Some(completeness));
         }
+    }
+
+    #[test]
+    fn series_that_a_label_policy_takes_are_a_group_with_facts_of_their_own() {
+        let (config, classes) =
+            classes("a,,industry,\nb,,industry,\nlater,1970-01-01T08:00:00Z,industry,\nq,,industry,3\n");
+        let f = Frequency::HOUR;
+        let all = [
+            series("a", f, 2, 9, 0xff),
+            // The interval 8 is missing.
+            series("b", f, 4, 9, 0b10_1111 | 1),
+            series("later", f, 0, 6, 0x7f),
+            series("home", f, 0, 9, 0x3ff),
+            series("q", Frequency::QUARTER_HOUR, 0, 39, (1 << 40) - 1),
+        ];
+        let mut taking = Taking::new(&config, &classes);
+        all.iter().for_each(|state| taking.take(state));
+        let feed = FeedState { watermark: Some(10 * HOUR), ..FeedState::default() };
+        let state = IngestState { feeds: BTreeMap::from([("f".into(), feed)]), ..IngestState::default() };
+        // By the selectors that the census was taken by, whatever the configuration is since.
+        let found = groups(&state, &taking.finish(), &Config { policy: BTreeMap::new(), ..config });
+        let shown: Vec<_> = found
+            .iter()
+            .map(|g| (g.group_id.as_str(), g.series, g.first_start / HOUR, g.origin / HOUR, g.completeness))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("PT15M/phases=3", 1, 0, 10, Some(1.0)),
+                ("PT1H", 2, 0, 10, Some(17.0 / 20.0)),
+                ("PT1H/tariff=industry", 2, 2, 10, Some(13.0 / 14.0)),
+            ]
+        );
     }
 
     #[test]

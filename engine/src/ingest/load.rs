@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use meterline_schemas::config::Config;
 use meterline_schemas::tables::INTERVALS;
 
 use super::census::{Census, Taking};
+use super::classes::Classes;
 use super::commit::{FENCE, SEQ};
 use super::error::IngestError;
 use super::evicted;
@@ -113,18 +115,20 @@ impl OwnedStates {
     }
 }
 
-/// The newest commit, from the lake alone; `None` before the first one.
+/// The newest commit, from the lake and, where there are label policies, from files of labels below `directory`, as these
+/// are now; `None` before the first one.
 ///
 /// # Errors
-/// The lake or a file of the state cannot be read.
-pub async fn load_committed(lake: &Lake, config: &Config) -> Result<Option<Committed>, IngestError> {
+/// The lake, a file of the state or one of labels cannot be read.
+pub async fn load_committed(lake: &Lake, config: &Config, directory: &Path) -> Result<Option<Committed>, IngestError> {
+    let classes = Classes::load(config, directory).await?;
     let mut tried = None;
     loop {
         let doing = "looking for the last ingest commit";
         let Some(table) = snapshot(lake, INTERVALS, None).await.map_err(IngestError::lake(doing))? else {
             return Ok(None);
         };
-        match committed_at(lake, config, &table).await {
+        match committed_at(lake, config, &classes, &table).await {
             // It is not the newest any more, and its files are deleted: there were many commits meanwhile.
             Err(IngestError::Lake { source: LakeError::NotFound { .. }, .. }) if tried < Some(table.version) => {
                 tried = Some(table.version);
@@ -134,10 +138,15 @@ pub async fn load_committed(lake: &Lake, config: &Config) -> Result<Option<Commi
     }
 }
 
-async fn committed_at(lake: &Lake, config: &Config, table: &TableSnapshot) -> Result<Option<Committed>, IngestError> {
+async fn committed_at(
+    lake: &Lake,
+    config: &Config,
+    classes: &Classes,
+    table: &TableSnapshot,
+) -> Result<Option<Committed>, IngestError> {
     let Some(state) = state_at(lake, table).await? else { return Ok(None) };
     // There may be more series than fit into memory.
-    let mut census = Taking::new(config);
+    let mut census = Taking::new(config, classes);
     each_series(lake, &state, |series, _| census.take(&series)).await?;
     let census = Arc::new(census.finish());
     Ok(Some(Committed { state: Arc::new(state), census, intervals_version: table.version }))

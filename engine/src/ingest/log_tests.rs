@@ -23,6 +23,7 @@ use meterline_schemas::{Frequency, Micros};
 use meterline_tests::dice::{Dice, seeds};
 
 use super::aggregate::Rules;
+use super::classes::Classes;
 use super::recall::{Recalled, Want, Wanted};
 use super::rows::{Content, Layer, Row};
 use super::segments::{self, Frames};
@@ -249,7 +250,8 @@ impl Lake {
         let feed = |state: &SeriesState| KINDS.iter().position(|(name, _)| *name == &*state.feed).unwrap() as u16;
         for (id, (seq, state)) in &self.evicted {
             if self.states.get(id).is_none_or(|(written, _)| written < seq) {
-                evicted[route(id) as usize % shards].add(Some((feed(state), &TimeZone::UTC)), state);
+                let evicted = &mut evicted[route(id) as usize % shards];
+                evicted.add(Some((feed(state), &TimeZone::UTC)), state, &Classes::default());
             }
         }
         for (id, (written, state)) in &self.states {

@@ -4,7 +4,7 @@
 //! [`written`] (what is surely new), [`watermark`] (what is closed), [`idleness`] (what may still come), [`judge`]
 //! (whether a topic is still the one that was read), [`epoch`] (parts of one epoch → state), [`groups`] (what triggers
 //! see). What is kept: [`state`], the [`segments`] of [`series`] and those that were [`evicted`] between commits,
-//! [`memory`] and the [`census`] in between, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`];
+//! [`memory`] and the [`census`] in between, which tells [`classes`] of series apart, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`];
 //! [`layout`] makes files of rows. What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears),
 //! [`reader`]s read them, [`dataflow`] aggregates their readings in [`shard`]s, [`commit`] is the protocol
 //! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares; [`load`] reads back what it wrote,
@@ -18,6 +18,7 @@ pub mod backfill;
 pub mod bounds;
 pub mod brokers;
 pub mod census;
+pub mod classes;
 pub mod cleaning;
 pub mod cluster;
 pub mod commit;

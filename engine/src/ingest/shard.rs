@@ -29,6 +29,7 @@ use self::index::Index;
 use self::lookups::Lookups;
 use super::aggregate::{Output, Rules, Series, TIME_AHEAD};
 use super::census::{Changes, Stand};
+use super::classes::{BASE, Classes};
 use super::layout::TextMaker;
 use super::memory::Remembered;
 use super::order::Order;
@@ -160,6 +161,9 @@ pub struct Shard {
     changes: Changes,
     texts: TextMaker,
     for_rollups: Option<ForRollups>,
+    classes: Arc<Classes>,
+    // This shard's share of what they take.
+    classes_bytes: usize,
 }
 
 impl Shard {
@@ -185,6 +189,8 @@ impl Shard {
             changes: Changes::default(),
             texts: TextMaker::default(),
             for_rollups: None,
+            classes: Arc::default(),
+            classes_bytes: 0,
         };
         shard.outputs = shard.fresh_outputs();
         shard
@@ -194,6 +200,13 @@ impl Shard {
     pub fn for_rollups(mut self, rollups: ForRollups) -> Shard {
         self.for_rollups = Some(rollups);
         self.outputs = self.fresh_outputs();
+        self
+    }
+
+    /// Counts series by what label policies say of them; so many shards share that. Before any series is there.
+    pub fn by_classes(mut self, classes: Arc<Classes>, shards: usize) -> Shard {
+        self.classes_bytes = classes.bytes() / shards.max(1);
+        self.classes = classes;
         self
     }
 
@@ -208,7 +221,8 @@ impl Shard {
         let route = route(&state.id);
         if self.find(route, &state.id).is_none() {
             if let Some(rules) = self.feeds.get(usize::from(feed)) {
-                self.changes.moved(feed, &rules.rules.zone, None, &Stand::of(&state));
+                let zone = &rules.rules.zone;
+                self.changes.moved(feed, zone, None, &Stand::of(&state, self.classes.counted(&state, zone)));
             }
             self.insert(Member {
                 feed,
@@ -260,6 +274,13 @@ impl Shard {
     /// The running epoch.
     pub fn epoch(&self) -> u64 {
         u64::from(self.epoch)
+    }
+
+    // Where a series stands; one of a feed that is no longer configured is not counted.
+    fn stand(&self, number: u32) -> Stand {
+        let member = &self.members[number as usize];
+        let (state, feed) = (&member.series.state, self.feeds.get(usize::from(member.feed)));
+        Stand::of(state, feed.map_or(BASE, |feed| self.classes.counted(state, &feed.rules.zone)))
     }
 
     fn insert(&mut self, mut member: Member) -> u32 {
@@ -358,11 +379,11 @@ impl Shard {
                 number
             }
         };
-        let member = &mut self.members[number as usize];
-        if member.touched != self.epoch {
-            member.touched = self.epoch;
-            self.touched.push((number, Some(Stand::of(&member.series.state))));
+        if self.members[number as usize].touched != self.epoch {
+            self.members[number as usize].touched = self.epoch;
+            self.touched.push((number, Some(self.stand(number))));
         }
+        let member = &mut self.members[number as usize];
         let rules = &self.feeds[usize::from(feed)].rules;
         member.series.apply(rules, number, watermark, &unit, reading, &mut self.outputs[usize::from(feed)]);
         if let (Some(rollups), Some(labels)) = (&mut self.for_rollups, labels) {

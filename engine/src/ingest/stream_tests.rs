@@ -1,6 +1,7 @@
 //! The whole stream against the in-process broker and a lake in a temporary directory.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,7 +241,7 @@ async fn restarts_with_other_workers(world: World) -> Arc<Committed> {
     let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
     wait_for_records(&ingest, 1).await;
     ingest.stop().await.unwrap();
-    let committed = load_committed(&lake, &config).await.unwrap().unwrap();
+    let committed = load_committed(&lake, &config, Path::new("")).await.unwrap().unwrap();
     assert!(committed.state.seq > 0);
 
     // With one worker more, and aborted in the middle: as after a crash, nothing of the last epoch was committed.
@@ -293,7 +294,7 @@ async fn an_unreachable_broker_is_waited_for_and_the_engine_still_stops() {
     let early = tokio::time::timeout(Duration::from_secs(1), ingest.failed()).await;
     assert!(early.is_err(), "{early:?}");
     tokio::time::timeout(PATIENCE, ingest.stop()).await.expect("it stops in time").unwrap();
-    assert!(load_committed(&lake, &config).await.unwrap().is_none());
+    assert!(load_committed(&lake, &config, Path::new("")).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use meterline_schemas::config::Config;
 use meterline_schemas::labels::ROLLUP_PREFIX;
 
 use super::bounds::Bounds;
+use super::classes::Classes;
 use super::crew::Crew;
 use super::dataflow::{self, RollupSetup, Setup};
 use super::discovery::{Command, GivenBack};
@@ -93,6 +94,16 @@ impl Start<'_> {
             }
             None => (None, Vec::new()),
         };
+        let classes = Classes::load(config, self.directory).await?;
+        for (selector, series) in classes.taken() {
+            let (frequency, label, value) = (selector.frequency, &selector.label, &selector.value);
+            match series {
+                0 => {
+                    tracing::warn!(%frequency, label, value, "a policy's label: no series has this value in the files of labels")
+                }
+                series => tracing::info!(%frequency, label, value, series, "a policy's label"),
+            }
+        }
         let mut shards: Vec<ShardSeries> = (0..crew.threads).map(|_| ShardSeries::default()).collect();
         let take = |(feed, series, kept): Restored| match (&mut rollups, kept) {
             (Some((_, made)), kept) if series.id.starts_with(ROLLUP_PREFIX) => {
@@ -107,7 +118,7 @@ impl Start<'_> {
                     Kept::InMemory(written) => shard.in_memory.push((feed, series, written)),
                     Kept::Evicted => {
                         let zone = feeds.get(usize::from(feed)).map(|rules| (feed, &rules.rules.zone));
-                        shard.evicted.add(zone, &series);
+                        shard.evicted.add(zone, &series, &classes);
                     }
                 }
             }
@@ -117,7 +128,7 @@ impl Start<'_> {
         let evicted = shards.iter().map(|shard| shard.evicted.count()).sum();
         let (mut setups, mut inlets) = (Vec::new(), Vec::new());
         for (local, series) in shards.into_iter().enumerate() {
-            let (setup, inlet) = self.setup(local, series)?;
+            let (setup, inlet) = self.setup(local, series, &classes)?;
             setups.push(setup);
             inlets.push(inlet);
         }
@@ -158,7 +169,7 @@ impl Start<'_> {
         setups
     }
 
-    fn setup(&self, local: usize, series: ShardSeries) -> Result<(Setup, Inlet), IngestError> {
+    fn setup(&self, local: usize, series: ShardSeries, classes: &Arc<Classes>) -> Result<(Setup, Inlet), IngestError> {
         let Start { config, names, bounds, .. } = self;
         let (commands, commanded) = mpsc::channel();
         let (found, recalled) = mpsc::channel();
@@ -182,6 +193,7 @@ impl Start<'_> {
             given_back: self.given_back.clone(),
             series: series.in_memory,
             evicted: series.evicted,
+            classes: Arc::clone(classes),
             budget: bounds.shard,
             recalled,
         };

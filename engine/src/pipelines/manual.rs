@@ -49,7 +49,8 @@ pub async fn specify(
     as_of: Option<Micros>,
 ) -> Result<Vec<RunSpec>, ManualError> {
     let lake = || env.lake.url().to_owned();
-    let committed = load_committed(&env.lake, &env.config).await?.ok_or_else(|| ManualError::Empty(lake()))?;
+    let committed =
+        load_committed(&env.lake, &env.config, env.directory()).await?.ok_or_else(|| ManualError::Empty(lake()))?;
     let all = groups(&committed.state, &committed.census, &env.config);
     if all.is_empty() {
         return Err(ManualError::NoGroup(lake()));

@@ -28,6 +28,7 @@ pub mod infer;
 pub mod labels;
 mod lock;
 pub mod manual;
+pub mod members;
 mod model;
 mod process;
 pub mod progress;

@@ -135,7 +135,7 @@ pub(super) fn history_needed(config: &Config, group: &GroupSummary) -> usize {
 ///
 /// [`FactsError`].
 pub async fn facts_table(env: &Environment) -> Result<RecordBatch, FactsError> {
-    let (all, seq) = match load_committed(&env.lake, &env.config).await? {
+    let (all, seq) = match load_committed(&env.lake, &env.config, env.directory()).await? {
         Some(committed) => {
             let active = env.metadata.active_runs().await?;
             let now = jiff::Timestamp::now().as_microsecond();

@@ -136,9 +136,11 @@ pub fn check_policies(text: &str, config: &Config) -> Result<(), ConfigError> {
 
 // What a policy says, with what it leaves to others.
 fn policy_of(policy: &PolicyConfig, config: &Config) -> ResolvedPolicy {
-    match &policy.group {
-        Some(group) => resolve_group_policy(group, policy.frequency, &config.policy),
-        None => resolve_policy(policy.frequency, &config.policy),
+    let of_group = |group: &str| resolve_group_policy(group, policy.frequency, &config.policy);
+    match (&policy.group, policy.selector()) {
+        (Some(group), _) => of_group(group),
+        (None, Some(selector)) => of_group(&selector.group(&policy.frequency.to_string())),
+        (None, None) => resolve_policy(policy.frequency, &config.policy),
     }
 }
 

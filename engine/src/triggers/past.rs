@@ -19,7 +19,7 @@ use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
 use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Status};
 use crate::pipelines::history::HistoryBuilder;
-use crate::pipelines::{StepError, covariates, history};
+use crate::pipelines::{StepError, covariates, history, members};
 use crate::sql::{SqlError, TableVersions, literals, query_batches};
 
 /// What a run is taken to last of which none was ever measured.
@@ -108,7 +108,8 @@ impl GroupPast {
 ///
 /// [`PastError`].
 pub async fn read(env: &Environment, range: &Range) -> Result<Vec<GroupPast>, PastError> {
-    let Some(committed) = load_committed(&env.lake, &env.config).await.map_err(FactsError::from)? else {
+    let Some(committed) = load_committed(&env.lake, &env.config, env.directory()).await.map_err(FactsError::from)?
+    else {
         return Ok(Vec::new());
     };
     let all = groups(&committed.state, &committed.census, &env.config);
@@ -166,6 +167,8 @@ pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Resu
             names.extend(ids.iter().flatten().map(str::to_owned));
         }
     }
+    let members = members::of_group(env, &group.group_id, frequency, group.origin).await?;
+    names.retain(|series| members.has(series));
     let step = names.len().div_ceil(most.max(1)).max(1);
     let names: Vec<String> = names.into_iter().step_by(step).collect();
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
@@ -183,7 +186,7 @@ pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Resu
 ///
 /// [`PastError`].
 pub async fn group_ids(env: &Environment) -> Result<Vec<String>, PastError> {
-    let committed = load_committed(&env.lake, &env.config).await.map_err(FactsError::from)?;
+    let committed = load_committed(&env.lake, &env.config, env.directory()).await.map_err(FactsError::from)?;
     let all = committed.map(|committed| groups(&committed.state, &committed.census, &env.config)).unwrap_or_default();
     Ok(all.into_iter().map(|group| group.group_id).collect())
 }
@@ -245,8 +248,10 @@ async fn rebuilt(
 ) -> Result<Vec<Evaluation>, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
     let others = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
+    let members = members::of_group(env, &group.group_id, group.frequency, group.origin).await?;
+    let of_label = members.condition();
     let sql = format!(
-        "SELECT \"end\", count(*) FROM intervals WHERE frequency = '{}' AND \"end\" <= '{}' {others} \
+        "SELECT \"end\", count(*) FROM intervals WHERE frequency = '{}' AND \"end\" <= '{}' {others} AND {of_label} \
          GROUP BY \"end\" ORDER BY \"end\"",
         group.frequency,
         format_micros(group.origin)

@@ -123,7 +123,8 @@ const OF_MODELS: [&str; 14] = [
 ///
 /// [`PlanError`].
 pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, PlanError> {
-    let Some(committed) = load_committed(&env.lake, &env.config).await.map_err(FactsError::from)? else {
+    let Some(committed) = load_committed(&env.lake, &env.config, env.directory()).await.map_err(FactsError::from)?
+    else {
         return Ok(Vec::new());
     };
     let active = env.metadata.active_runs().await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, resolve_group_policy};
@@ -213,10 +213,13 @@ impl Evaluator {
             self.standings = Some(self.env.metadata.standings().await?.into_iter().collect());
         }
         self.retry_at = None;
+        let began = Instant::now();
         let (mut fired, mut failed) = (false, false);
         // The group that all series of are being forecast anew since a moment ago: corrections are taken in by that.
         let mut reforecast: Option<String> = None;
-        for mut group in self.facts.assemble(&self.env, committed, &active, now).await? {
+        let groups = self.facts.assemble(&self.env, committed, &active, now).await?;
+        let (triggers, assembled) = (groups.len(), began.elapsed());
+        for mut group in groups {
             // Runs that were started a moment ago have their slots, too.
             let busy = device_busy(&self.env.config, &active, group.pipeline);
             group.facts.values.insert("device_busy".to_owned(), Value::Bool(busy));
@@ -248,6 +251,7 @@ impl Evaluator {
                 }
             }
         }
+        let decided = began.elapsed();
         match &self.recorder {
             Some(recorder) => recorder.record(std::mem::take(&mut self.unrecorded)).await,
             None => {
@@ -257,6 +261,14 @@ impl Evaluator {
         }
         self.env.metadata.keep_standings(&self.unkept).await?;
         self.unkept.clear();
+        tracing::debug!(
+            triggers,
+            commit = committed.state.seq,
+            facts_ms = assembled.as_millis(),
+            decisions_ms = (decided - assembled).as_millis(),
+            records_ms = (began.elapsed() - decided).as_millis(),
+            "triggers were evaluated"
+        );
         // A run that started just now may end before anybody looks: look again in any case.
         self.seen = (!fired && !failed).then_some(seen);
         Ok(!failed)

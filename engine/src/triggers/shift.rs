@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::ModelRecord;
-use crate::pipelines::history;
+use crate::pipelines::{history, members};
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Upper ends of the bins but the last, in deviations from the mean: the deciles of a normal distribution.
@@ -52,9 +52,16 @@ pub(super) async fn read(
     let intervals = policy.context.min(most) as i64;
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
+    let members = match members::of_group(env, &group.group_id, group.frequency, group.origin).await {
+        Ok(members) => members.condition(),
+        Err(error) => {
+            tracing::warn!(group = %group.group_id, %error, "input_shift is missing until that is mended");
+            return Ok(None);
+        }
+    };
     let context = |until: Micros| {
         let from = group.frequency.advance(until, -intervals, &zone);
-        history::within(group.frequency, from, until, None, &others)
+        format!("{} AND {members}", history::within(group.frequency, from, until, None, &others))
     };
     let (before, now) = (context(champion.trained_until), context(group.origin));
     let bins = (0..).zip(EDGES).map(|(bin, edge)| format!("WHEN z <= {edge} THEN {bin}"));
@@ -174,7 +181,7 @@ mod tests {
     async fn what_comes_in_is_compared_with_what_the_champion_was_trained_on() {
         let directory = tempfile::tempdir().unwrap();
         let env = lake(directory.path()).await;
-        let committed = load_committed(&env.lake, &env.config).await.unwrap().unwrap();
+        let committed = load_committed(&env.lake, &env.config, env.directory()).await.unwrap().unwrap();
         let version = snapshot(&env.lake, INTERVALS, None).await.unwrap().unwrap().version;
         assert_eq!(committed.intervals_version, version);
         let end = START + 24 * DAYS * HOUR;

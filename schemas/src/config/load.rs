@@ -202,15 +202,17 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
             );
         }
     }
-    if let Some((key, message, remedy)) = super::rollup::fault(config).or_else(|| super::covariate::fault(config)) {
+    let faults = [super::rollup::fault, super::covariate::fault, super::selector::fault];
+    if let Some((key, message, remedy)) = faults.into_iter().find_map(|fault| fault(config)) {
         return refuse(&key, message, &remedy);
     }
     let mut taken: std::collections::BTreeMap<String, &String> = std::collections::BTreeMap::new();
     for (name, policy) in &config.policy {
-        let of = policy.group.clone().unwrap_or_else(|| policy.frequency.to_string());
-        let key = match policy.group {
-            Some(_) => "group",
-            None => "frequency",
+        let of_frequency = policy.frequency.to_string();
+        let (key, of) = match (&policy.group, policy.selector()) {
+            (Some(group), _) => ("group", group.clone()),
+            (None, Some(selector)) => ("label", selector.group(&of_frequency)),
+            (None, None) => ("frequency", of_frequency),
         };
         // The group of a frequency in UTC has its name.
         if let Some(other) = taken.insert(format!("{key} {of}"), name) {

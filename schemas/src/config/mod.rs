@@ -11,6 +11,7 @@ mod load;
 mod maintenance;
 mod policy;
 mod rollup;
+mod selector;
 mod trigger;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use policy::{
     Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, resolve_group_policy, resolve_policy,
 };
 pub use rollup::{LabelsConfig, Reconcile, RollupConfig, RollupFrequency, RollupValue};
+pub use selector::{SELECTORS_MAX, Selector, is_of_label, selectors, without_label};
 pub use trigger::{Blackout, CatchUp, Predicates, ResolvedTrigger, TriggerConfig};
 
 use crate::bytes::Bytes;
@@ -68,7 +70,7 @@ pub struct Config {
     pub rollup: BTreeMap<String, RollupConfig>,
     /// What is known beside the series.
     pub covariate: BTreeMap<String, CovariateConfig>,
-    /// One entry a frequency; each has defaults, so none is needed.
+    /// One entry a frequency, and for groups of series by label; each has defaults, so none is needed.
     pub policy: BTreeMap<String, PolicyConfig>,
 }
 

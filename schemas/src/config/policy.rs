@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::selector::Selector;
 use super::trigger::{ResolvedTrigger, TriggerConfig, TriggerDefaults};
 use crate::frequency::Frequency;
 use crate::length::Length;
 use crate::settings::Settings;
 use crate::time::{DAY, Date, Span};
 
-/// Policy of the model groups of one frequency, or of one of them.
+/// Policy of the model groups of one frequency, or of one of them, or of its series with a label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
@@ -23,6 +24,12 @@ pub struct PolicyConfig {
     /// policy of the frequency, key by key. Default all groups of the frequency.
     #[serde(default)]
     pub group: Option<String>,
+    /// One label with one value, such as `{ tariff = "industry" }`: the series of the frequency whose label has it are a
+    /// model group of their own, `PT15M/tariff=industry`. What the policy does not say is taken from the policy of the
+    /// frequency, key by key. The label must come from a file of `[labels.*]`; of two policies that take a series the first
+    /// by name counts. A change of which labels and values there are counts with a restart. Default none.
+    #[serde(default)]
+    pub label: Option<BTreeMap<String, String>>,
     /// How far ahead forecasts reach. Default by frequency: 2 days below a day, 14 days for days, 8 weeks, 12 months.
     #[serde(default)]
     pub horizon: Option<Length>,
@@ -243,26 +250,38 @@ fn four() -> usize {
 
 /// The policy of `frequency`: what the configuration says, and the frequency's defaults for the rest.
 pub fn resolve_policy(frequency: Frequency, policies: &BTreeMap<String, PolicyConfig>) -> ResolvedPolicy {
-    let found = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.is_none());
-    match found {
-        Some((name, policy)) => resolve(frequency, format!("policy.{name}"), policy),
-        None => resolve(frequency, "default".to_owned(), &PolicyConfig::empty(frequency)),
-    }
+    let of_frequency = policies.iter().find(|(_, p)| p.frequency == frequency && p.is_of_frequency());
+    layered(frequency, of_frequency)
 }
 
-/// The policy of the model group `group` of `frequency`: what the configuration says of it, then what it says of the
-/// frequency, then the frequency's defaults.
+/// The policy of the model group `group` of `frequency`: what the configuration says of it, then what it says of the label
+/// that makes the group, then of the frequency, then the frequency's defaults.
 pub fn resolve_group_policy(
     group: &str,
     frequency: Frequency,
     policies: &BTreeMap<String, PolicyConfig>,
 ) -> ResolvedPolicy {
-    let own = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.as_deref() == Some(group));
-    let Some((name, own)) = own else { return resolve_policy(frequency, policies) };
-    let base = policies.iter().find(|(_, p)| p.frequency == frequency && p.group.is_none());
-    match base {
-        Some((below, base)) => resolve(frequency, format!("policy.{name}, policy.{below}"), &own.over(base)),
-        None => resolve(frequency, format!("policy.{name}"), own),
+    let find =
+        |holds: &dyn Fn(&PolicyConfig) -> bool| policies.iter().find(|(_, p)| p.frequency == frequency && holds(p));
+    let of_group = find(&|p| p.group.as_deref() == Some(group));
+    let of_label = find(&|p| p.selector().is_some_and(|selector| selector.makes(group)));
+    let of_frequency = find(&PolicyConfig::is_of_frequency);
+    layered(frequency, of_group.into_iter().chain(of_label).chain(of_frequency))
+}
+
+// Policies laid over each other, the uppermost first.
+fn layered<'a>(
+    frequency: Frequency,
+    layers: impl IntoIterator<Item = (&'a String, &'a PolicyConfig)>,
+) -> ResolvedPolicy {
+    let (mut names, mut all) = (Vec::new(), None);
+    for (name, policy) in layers {
+        names.push(format!("policy.{name}"));
+        all = Some(all.map_or_else(|| policy.clone(), |above: PolicyConfig| above.over(policy)));
+    }
+    match all {
+        Some(policy) => resolve(frequency, names.join(", "), &policy),
+        None => resolve(frequency, "default".to_owned(), &PolicyConfig::empty(frequency)),
     }
 }
 
@@ -272,6 +291,7 @@ impl PolicyConfig {
         PolicyConfig {
             frequency,
             group: None,
+            label: None,
             horizon: None,
             context: None,
             cost_under: None,
@@ -282,6 +302,17 @@ impl PolicyConfig {
             gate: GateConfig::default(),
             model: ModelConfig::default(),
         }
+    }
+
+    /// The series that are a model group of their own by it, where it has a label.
+    pub fn selector(&self) -> Option<Selector> {
+        let (label, value) = self.label.as_ref()?.first_key_value()?;
+        Some(Selector { frequency: self.frequency, label: label.clone(), value: value.clone() })
+    }
+
+    // Whether it is of all groups of its frequency.
+    fn is_of_frequency(&self) -> bool {
+        self.group.is_none() && self.label.is_none()
     }
 
     /// This policy, and what `base` says where this one says nothing.

@@ -14,6 +14,7 @@ mod four_weeks;
 mod harness;
 mod housekeeping;
 mod inputs;
+mod label_groups;
 mod memory;
 mod metrics;
 mod offline;

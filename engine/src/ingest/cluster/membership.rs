@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use meterline_schemas::config::{ClusterConfig, Config};
+use meterline_schemas::config::{ClusterConfig, Config, selectors};
 use ring::{digest, hmac};
 
 use super::super::crew::Crew;
@@ -109,6 +109,7 @@ fn digests(config: &Config, directory: &Path) -> Vec<(String, Digest)> {
         let content = labels.file.as_ref().and_then(|file| std::fs::read(directory.join(file)).ok());
         of(format!("[labels.{name}] (with its file)"), labels, &content.unwrap_or_default())
     }));
+    all.push(of("[policy.*] label".into(), &selectors(&config.policy), &[]));
     all.extend(config.rollup.iter().map(|(name, rollup)| of(format!("[rollup.{name}]"), rollup, &[])));
     all
 }

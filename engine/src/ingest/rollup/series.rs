@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::super::census::{Changes, Stand};
+use super::super::classes::BASE;
 use super::super::layout::{MadeOf, ShardRows, TextMaker};
 use super::super::rows::{Content, Layer, Row, Rows};
 use super::super::segments::Frames;
@@ -47,7 +48,7 @@ impl RollupSeries {
     pub fn restore(&mut self, state: SeriesState, written: i64) {
         let rollup = self.plan.rollups.iter().position(|rollup| rollup.feed == state.feed).map(|number| number as u16);
         if let Some((number, zone)) = rollup.and_then(|number| Some((number, &self.plan.rollup(number)?.zone))) {
-            self.changes.moved(self.first + number, zone, None, &Stand::of(&state));
+            self.changes.moved(self.first + number, zone, None, &Stand::of(&state, BASE));
         }
         self.numbers.insert(state.id.as_str().into(), self.known.len() as u32);
         self.known.push(Known { rollup, state, written });
@@ -78,7 +79,7 @@ impl RollupSeries {
             };
             let known = &mut self.known[number as usize];
             known.written = i64::MAX;
-            before.entry(number).or_insert_with(|| Some(Stand::of(&known.state)));
+            before.entry(number).or_insert_with(|| Some(Stand::of(&known.state, BASE)));
             let layer = self.layer(number, &row, &rollup.zone);
             let count = i32::try_from(row.sums.count()).unwrap_or(i32::MAX);
             let content = Content { value: row.value, count, quality: row.quality, position: row.position };
@@ -90,7 +91,7 @@ impl RollupSeries {
             let Known { rollup, state, .. } = &self.known[number as usize];
             series.push((number, self.texts.texts(state)));
             if let Some((number, zone)) = rollup.and_then(|number| Some((number, &plan.rollup(number)?.zone))) {
-                self.changes.moved(self.first + number, zone, before.as_ref(), &Stand::of(state));
+                self.changes.moved(self.first + number, zone, before.as_ref(), &Stand::of(state, BASE));
             }
         }
         let rows = ShardRows { rows: made, samples: Vec::new(), series, made_of: Some(made_of) };

@@ -10,6 +10,7 @@ use meterline_schemas::Micros;
 use meterline_schemas::unit::Unit;
 
 use super::super::census::{Changes, Stand};
+use super::super::classes::Classes;
 use super::super::error::IngestError;
 use super::super::frequency::READINGS_MIN;
 use super::super::rollup::changes::ForRollups;
@@ -27,10 +28,10 @@ pub struct Evicted {
 
 impl Evicted {
     /// One more, of the feed with this number and this zone, if it has one.
-    pub fn add(&mut self, feed: Option<(u16, &TimeZone)>, state: &SeriesState) {
+    pub fn add(&mut self, feed: Option<(u16, &TimeZone)>, state: &SeriesState, classes: &Classes) {
         self.routes.add(route(&state.id));
         if let Some((feed, zone)) = feed {
-            self.changes.moved(feed, zone, None, &Stand::of(state));
+            self.changes.moved(feed, zone, None, &Stand::of(state, classes.counted(state, zone)));
         }
     }
 
@@ -80,18 +81,18 @@ impl Shard {
         self.for_rollups.as_ref().map_or(0, ForRollups::taken)
     }
 
-    // Bytes that series in memory may take beside the routes of the others, and what roll-ups know. These cannot leave:
+    // Bytes that series in memory may take beside the routes of the others, their classes, and what roll-ups know. These cannot leave:
     // should they be too many after a start with a lower limit, a quarter is left all the same, else every epoch would
     // be full at once.
     fn room(&self) -> usize {
-        let stays = self.absent.bytes() + self.in_rollups();
+        let stays = self.absent.bytes() + self.in_rollups() + self.classes_bytes;
         self.budget.series.saturating_sub(stays).max(self.budget.series / 4)
     }
 
-    /// Whether so many series are known that what does not leave memory, their routes and their labels in roll-ups, could
+    /// Whether so many series are known that what does not leave memory, their routes, classes and labels in roll-ups, could
     /// take more than half of what series may take with one more.
     pub(super) fn is_out_of_room(&self) -> bool {
-        self.absent.bytes_with_another() + self.in_rollups() > self.budget.series / 2
+        self.absent.bytes_with_another() + self.in_rollups() + self.classes_bytes > self.budget.series / 2
     }
 
     /// What to do where there is no room for a new series.
@@ -206,7 +207,6 @@ impl Shard {
                 continue;
             }
             let feed = self.feeds.iter().position(|feed| *feed.name == *state.feed);
-            let before = Stand::of(&state);
             // Whatever becomes of its readings, it is among what this commit writes: the newest there is.
             let number = self.insert(Member {
                 feed: feed.map_or(NOT_CONFIGURED, |number| number as u16),
@@ -217,7 +217,7 @@ impl Shard {
                 waiting: 0,
                 series: Series::restore(state),
             });
-            self.touched.push((number, Some(before)));
+            self.touched.push((number, Some(self.stand(number))));
         }
         for (routed, watermark) in part {
             let known = self.find(routed.route, &routed.series);

@@ -183,8 +183,9 @@ impl Shard {
                 self.bytes += member.bytes as usize;
                 self.waiting += member.waiting as usize;
                 if let Some(rules) = self.feeds.get(usize::from(member.feed)) {
-                    let now = Stand::of(&member.series.state);
-                    self.changes.moved(member.feed, &rules.rules.zone, before.as_ref(), &now);
+                    let zone = &rules.rules.zone;
+                    let now = Stand::of(state, self.classes.counted(state, zone));
+                    self.changes.moved(member.feed, zone, before.as_ref(), &now);
                 }
             }
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use meterline_schemas::config::FeedConfig;
 use meterline_schemas::reading::{Position, Quality};
-use meterline_schemas::time::{DAY, HOUR};
+use meterline_schemas::time::{DAY, HOUR, format_micros};
 
 use super::super::bounds::Bounds;
-use super::super::census::Census;
+use super::super::census::{Census, Taking};
+use super::super::classes::tests::classes;
 use super::super::crew::Crew;
 use super::super::recall::Recalled;
 use super::super::rollup::plan::Plan;
@@ -241,12 +242,25 @@ fn new_series_are_refused_where_roll_ups_know_too_much_and_the_others_go_on() {
 }
 
 #[test]
-fn the_census_has_series_whether_they_are_in_memory_or_not() {
-    let mut config = meterline_schemas::config::Config::default();
-    config.feed.insert("f".into(), FeedConfig::new("f", "id", "ts", "value"));
-    let mut shard = Shard::new([feed("f")].into(), Budget { series: 3 * EACH, ..Budget::AMPLE });
+fn the_census_has_series_whether_they_are_in_memory_or_not_and_by_the_labels_that_hold() {
+    // Some have another label later than others, while some of them are not in memory.
+    let label = |number: i64| match number % 5 {
+        0 => format!("m{number},,industry,1\n"),
+        1 => format!("m{number},,household,3\nm{number},{},industry,3\n", format_micros((10 + number) * HOUR)),
+        2 => format!("m{number},,industry,3\nm{number},{},,\n", format_micros((number + 3) * HOUR)),
+        _ => String::new(),
+    };
+    let (config, labels) = classes(&(0..20).map(label).collect::<String>());
+    let labels = Arc::new(labels);
+    let census_of = |states: &mut dyn Iterator<Item = &SeriesState>| {
+        let mut taking = Taking::new(&config, &labels);
+        states.for_each(|state| taking.take(state));
+        taking.finish()
+    };
+    let budget = Budget { series: 3 * EACH + labels.bytes(), ..Budget::AMPLE };
+    let mut shard = Shard::new([feed("f")].into(), budget).by_classes(Arc::clone(&labels), 1);
     let mut census = Census::new(&config);
-    let (mut in_memory, mut evicted) = (BTreeMap::new(), BTreeMap::new());
+    let (mut in_memory, mut evicted, mut seen) = (BTreeMap::new(), BTreeMap::new(), std::collections::BTreeSet::new());
     for seq in 1..40 {
         // Old ones come back, new ones come.
         for series in [seq, seq * 7 % 11, 3] {
@@ -264,11 +278,12 @@ fn the_census_has_series_whether_they_are_in_memory_or_not() {
         part.states.each(|state| _ = in_memory.insert(state.id.clone(), state)).unwrap();
         in_memory.keys().for_each(|id| _ = evicted.remove(id));
         part.evicted.each(|state| _ = evicted.insert(state.id.clone(), state)).unwrap();
-        assert_eq!(census, Census::of(&config, in_memory.values().chain(evicted.values())), "{seq}");
+        assert_eq!(census, census_of(&mut in_memory.values().chain(evicted.values())), "{seq}");
+        seen.extend(census.cohorts(0).map(|of| of.class));
         // Another shard that starts with them tells the same.
-        let mut again = Shard::new([feed("f")].into(), Budget::AMPLE);
+        let mut again = Shard::new([feed("f")].into(), Budget::AMPLE).by_classes(Arc::clone(&labels), 1);
         let mut beside = Evicted::default();
-        evicted.values().for_each(|state| beside.add(Some((0, &jiff::tz::TimeZone::UTC)), state));
+        evicted.values().for_each(|state| beside.add(Some((0, &jiff::tz::TimeZone::UTC)), state, &labels));
         again.restore_evicted(beside);
         in_memory.values().for_each(|state| again.restore(0, state.clone(), seq));
         let mut restored = Census::new(&config);
@@ -276,6 +291,7 @@ fn the_census_has_series_whether_they_are_in_memory_or_not() {
         assert_eq!(census, restored, "{seq}");
     }
     assert!(evicted.len() > 10, "{}", evicted.len());
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2], "series of each class were there");
 }
 
 #[test]

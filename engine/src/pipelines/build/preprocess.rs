@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{evaluated, trained_until};
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::StepError;
-use crate::pipelines::{artifacts, covariates, history, labels};
+use crate::pipelines::history::Of;
+use crate::pipelines::{artifacts, covariates, history, labels, members};
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,8 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let length = history::trained(spec, &zone).max(evaluated(policy));
     let from = spec.frequency.advance(spec.origin, -(length as i64), &zone);
     let until = trained_until(spec, &zone);
-    let mut found = history::read(ctx, from, spec.origin, None).await?;
+    let members = members::of_run(ctx).await?;
+    let mut found = history::read(ctx, from, spec.origin, Of::Group(&members)).await?;
     let all = found.panel.series.len();
     let window = (policy.context + policy.horizon) as i64;
     let dropped = found.retain(|s| spec.frequency.steps_between(s.start, until, &zone) >= window);

@@ -19,8 +19,9 @@ use crate::ingest::state_at;
 use crate::metadata::records::Published;
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
-use crate::pipelines::history;
+use crate::pipelines::history::{self, Of};
 use crate::pipelines::infer::reconcile;
+use crate::pipelines::members;
 use crate::sql;
 
 /// Series whose histories are compared at once; bounds the query's text, and the memory.
@@ -96,6 +97,7 @@ async fn candidates(ctx: &StepContext, published: &Published, from: Micros) -> R
     // Files that were put together since have rows of before, too.
     let known = if is_rewritten { state_at(lake, &before).await.doing(doing)? } else { None };
     let query = query(ctx, from, known.as_ref());
+    let members = members::of_run(ctx).await?;
     for rows in sql::over_revisions(&ctx.env, new, &query).await.doing(doing)? {
         let (Some(ids), Some(partitions)) =
             (rows.column(0).as_string_opt::<i32>(), rows.column(1).as_primitive_opt::<Int64Type>())
@@ -103,7 +105,7 @@ async fn candidates(ctx: &StepContext, published: &Published, from: Micros) -> R
             continue;
         };
         for (id, partition) in ids.iter().zip(partitions.iter()) {
-            let Some(id) = id.map(str::to_owned) else { continue };
+            let Some(id) = id.filter(|id| members.has(id)).map(str::to_owned) else { continue };
             let is_rollup = partition == Some(i64::from(ROLLUP_PARTITION));
             if is_rollup { found.rollups.push(id) } else { found.series.push(id) }
         }
@@ -156,8 +158,8 @@ async fn differing(
             break;
         }
         let version = published.intervals_version;
-        let before = history::read_at(ctx, version, from, ctx.spec.origin, Some(part)).await?.panel;
-        let now = history::read(ctx, from, ctx.spec.origin, Some(part)).await?.panel;
+        let before = history::read_at(ctx, version, from, ctx.spec.origin, Of::Series(part)).await?.panel;
+        let now = history::read(ctx, from, ctx.spec.origin, Of::Series(part)).await?.panel;
         let differs = changed(&before, &now);
         let of_part = part.iter().filter(|id| differs.contains(id.as_str())).cloned();
         found.extend(of_part);

@@ -15,7 +15,7 @@ use meterline_schemas::config::{Config, CovariateConfig, KnownWhen, ResolvedPoli
 use self::file::Values;
 use super::context::StepContext;
 use super::error::{Doing, StepError};
-use super::history::{self, History};
+use super::history::{self, History, Of};
 
 /// The covariates that a policy names, in its order, as they are configured.
 pub fn configured(config: &Config, policy: &ResolvedPolicy) -> Vec<(String, CovariateConfig)> {
@@ -93,7 +93,7 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
 // The intervals of one series of the lake, over the time of the history.
 async fn of_series(ctx: &StepContext, id: String, history: &History) -> Result<Values, StepError> {
     let Some(from) = grid::first_start(&history.panel) else { return Ok(Values::OfAll(Vec::new())) };
-    let found = history::read(ctx, from, ctx.spec.origin, Some(&[id])).await?.panel;
+    let found = history::read(ctx, from, ctx.spec.origin, Of::Series(&[id])).await?.panel;
     let mut rows = Vec::new();
     for series in &found.series {
         for (step, value) in (0..).zip(&series.values).filter(|(_, value)| value.is_finite()) {

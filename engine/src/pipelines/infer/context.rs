@@ -18,7 +18,8 @@ use crate::metadata::records::Pipeline;
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::correct::find;
 use crate::pipelines::error::{Doing, StepError};
-use crate::pipelines::history::{self, History};
+use crate::pipelines::history::{self, History, Of};
+use crate::pipelines::members::{self, Members};
 use crate::pipelines::{artifacts, covariates, labels};
 
 /// Silent series that are read with one query; bounds the query's text.
@@ -81,12 +82,12 @@ async fn of_some(ctx: &StepContext, series: &[String]) -> Result<History, StepEr
     if series.is_empty() {
         return Ok(found);
     }
-    let Known { epochs, written } = known_series(ctx).await?;
+    let Known { epochs, written } = known_series(ctx, &members::of_run(ctx).await?).await?;
     let mut all = companions(written, series);
     all.extend_from_slice(series);
     all.sort_unstable();
     for part in all.chunks(SERIES_A_QUERY) {
-        let read = history::read(ctx, from, spec.origin, Some(part)).await?;
+        let read = history::read(ctx, from, spec.origin, Of::Series(part)).await?;
         found.panel.series.extend(read.panel.series);
         found.units.extend(read.units);
     }
@@ -117,8 +118,9 @@ async fn of_all(ctx: &StepContext) -> Result<(History, usize), StepError> {
     // A series that ended up to one context ago still has all that is shown of it in this range.
     let from = back(spec.origin, shown + context);
     let recent = back(spec.origin, context);
-    let mut found = history::read(ctx, from, spec.origin, None).await?;
-    let Known { epochs, written } = known_series(ctx).await?;
+    let members = members::of_run(ctx).await?;
+    let mut found = history::read(ctx, from, spec.origin, Of::Group(&members)).await?;
+    let Known { epochs, written } = known_series(ctx, &members).await?;
     keep_present(&mut found, &epochs, spec.origin);
     let ended: HashMap<String, Micros> =
         found.panel.series.iter().map(|s| (s.id.clone(), s.origin(spec.frequency, &zone))).collect();
@@ -133,7 +135,8 @@ async fn of_all(ctx: &StepContext) -> Result<(History, usize), StepError> {
     for part in parts(missing, context as i64 * spec.frequency.nominal_micros()) {
         let (first, last) = (spec.frequency.floor(part.first, &zone), spec.frequency.floor(part.last, &zone));
         let mut older =
-            history::read(ctx, back(first, shown), spec.frequency.advance(last, 1, &zone), Some(&part.ids)).await?;
+            history::read(ctx, back(first, shown), spec.frequency.advance(last, 1, &zone), Of::Series(&part.ids))
+                .await?;
         keep_present(&mut older, &epochs, spec.origin);
         silent += older.panel.series.len();
         found.panel.series.extend(older.panel.series);
@@ -156,7 +159,7 @@ struct Known {
 }
 
 impl Known {
-    // Takes what is needed of a series of the group's feeds.
+    // Takes what is needed of a series that is in the group, or was, or would be at the group's frequency.
     fn take(&mut self, series: SeriesState, frequency: Frequency) {
         let epoch = series.frequency.zip(series.since()).filter(|_| !series.extra().eras.is_empty());
         if let Some(epoch) = epoch {
@@ -168,7 +171,7 @@ impl Known {
     }
 }
 
-async fn known_series(ctx: &StepContext) -> Result<Known, StepError> {
+async fn known_series(ctx: &StepContext, members: &Members) -> Result<Known, StepError> {
     let doing = || "reading which series there are".to_owned();
     let mut known = Known::default();
     let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(known) };
@@ -176,7 +179,7 @@ async fn known_series(ctx: &StepContext) -> Result<Known, StepError> {
     let (frequency, others) =
         (ctx.spec.frequency, history::other_feeds(&ctx.env.config, ctx.spec.frequency, &ctx.spec.group_id));
     let take = |series: SeriesState, _| {
-        if !others.iter().any(|other| **other == *series.feed) {
+        if !others.iter().any(|other| **other == *series.feed) && members.has(&series.id) {
             known.take(series, frequency);
         }
     };

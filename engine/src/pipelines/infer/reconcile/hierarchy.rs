@@ -11,6 +11,7 @@ use crate::ingest::groups::group_id;
 use crate::ingest::rollup::plan::{Plan, Rollup};
 use crate::ingest::rollup::saved::{Givers, SavedMember};
 use crate::metadata::records::RunSpec;
+use crate::pipelines::members::Members;
 
 /// The roll-ups whose series a run forecasts, and that are to agree with their parts.
 pub struct Scope {
@@ -24,6 +25,8 @@ pub struct Scope {
     group_id: String,
     // The instant: the run's origin.
     at: Micros,
+    // The run's series.
+    members: Members,
 }
 
 impl Scope {
@@ -46,8 +49,14 @@ impl Scope {
         let zone = |zone: &String| Ok((TimeZone::get(zone)?, zone.clone()));
         let zones = config.feed.values().map(|feed| zone(&feed.zone)).collect::<Result<_, jiff::Error>>()?;
         let (frequency, group_id, at) = (spec.frequency, spec.group_id.clone(), spec.origin);
-        let scope = Scope { plan, givers: Givers::new(config), rollups, zones, frequency, group_id, at };
+        let (givers, members) = (Givers::new(config), Members::default());
+        let scope = Scope { plan, givers, rollups, zones, frequency, group_id, at, members };
         Ok((!scope.rollups.is_empty()).then_some(scope))
+    }
+
+    /// The same, of a run that has these series alone.
+    pub fn among(self, members: Members) -> Scope {
+        Scope { members, ..self }
     }
 
     /// Whether any of them weighs forecasts by past errors.
@@ -69,9 +78,11 @@ impl Scope {
         own && rollup.slot(self.frequency, start, frequency.advance(start, 1, zone)).is_some()
     }
 
-    // Whether a series of this feed and frequency is forecast in the run.
-    fn is_here(&self, feed: u16, frequency: Frequency) -> bool {
-        self.zones.get(usize::from(feed)).is_some_and(|(_, zone)| group_id(frequency, zone) == self.group_id)
+    // Whether a series of this feed and frequency is forecast in the run. (Series with roll-ups are never those of a label
+    // policy: their group has no such name.)
+    fn is_here(&self, series: &str, feed: u16, frequency: Frequency) -> bool {
+        let of_group = |(_, zone): &(TimeZone, String)| group_id(frequency, zone) == self.group_id;
+        self.zones.get(usize::from(feed)).is_some_and(of_group) && self.members.has(series)
     }
 }
 
@@ -86,7 +97,7 @@ pub struct Group {
     pub above: Option<usize>,
     /// Series that the run forecasts, if it can.
     pub members: Vec<Arc<str>>,
-    /// Number of series that other runs forecast: of another frequency, or of another calendar.
+    /// Number of series that other runs forecast: of another frequency, of another calendar, or of a label policy.
     pub elsewhere: usize,
 }
 
@@ -113,7 +124,7 @@ impl Hierarchy {
                 deepest = Some(self.place(rollup.series(&group, scope.frequency), *way, deepest));
             }
             let Some(group) = deepest.and_then(|place| self.groups.get_mut(place)) else { continue };
-            if scope.is_here(member.feed, frequency) {
+            if scope.is_here(&member.series, member.feed, frequency) {
                 group.members.push(Arc::clone(&member.series));
             } else {
                 group.elsewhere += 1;

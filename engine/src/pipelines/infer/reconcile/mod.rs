@@ -7,8 +7,8 @@
 //! * [`mod@agree`]: the arithmetic, for one set of roll-ups and parts after the other.
 //!
 //! **What agrees.** Series of one frequency and calendar, which are those of one run: a roll-up of hours has hours as
-//! parts. A roll-up that also adds up quarter hours is left as it is, and the levels above it agree with it. Nothing is
-//! published that was not forecast in the run.
+//! parts. A roll-up that also adds up quarter hours, or meters that a label policy takes, is left as it is, and the levels
+//! above it agree with it. Nothing is published that was not forecast in the run.
 //!
 //! **Corrections.** A run of some series forecasts the roll-ups above them, too, and makes each the sum of its parts: of
 //! those that were forecast again, and of the forecasts of the others that are in force, which stay as they are. So the
@@ -44,6 +44,7 @@ use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::correct::{find, in_force};
 use crate::pipelines::error::{Doing, StepError};
+use crate::pipelines::members;
 
 /// What the step produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +78,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         let predictions = checked.predictions;
         return output(&Output { predictions, reconciled: nothing, left, ended: nothing, late: nothing });
     };
+    let scope = scope.among(members::of_run(ctx).await?);
     let mut hierarchy = hierarchy(ctx, &scope).await?;
     let mut others = Vec::new();
     if ctx.spec.pipeline == Pipeline::Correct {
@@ -134,6 +136,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
 pub async fn above(ctx: &StepContext, series: &[String]) -> Result<Vec<String>, StepError> {
     let scope = Scope::new(&ctx.env.config, &ctx.spec).doing(|| "reading the roll-ups of the configuration".into())?;
     let Some(scope) = scope.filter(|_| !series.is_empty()) else { return Ok(Vec::new()) };
+    let scope = scope.among(members::of_run(ctx).await?);
     let touched: HashSet<&str> = series.iter().map(String::as_str).collect();
     Ok(hierarchy(ctx, &scope).await?.above(&touched))
 }

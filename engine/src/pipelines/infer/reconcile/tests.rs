@@ -175,6 +175,28 @@ fn what_a_run_does_not_forecast_is_known_to_be_missing() {
     assert!(!parts_alone.weighs_by_errors());
 }
 
+#[test]
+fn a_part_that_a_label_policy_takes_is_forecast_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("meta.csv"), "series_id,tariff\na,industry\n").unwrap();
+    let text = "[labels.meta]\nfile = \"meta.csv\"\nlabels = { tariff = \"tariff\" }\n\
+                [policy.a]\nfrequency = \"PT1H\"\nlabel = { tariff = \"industry\" }\n";
+    let labelled = meterline_schemas::config::parse(text).unwrap();
+    let classes = Arc::new(crate::ingest::classes::Classes::read(&labelled, directory.path()).unwrap());
+    let of_run = members::Members::of(classes, "PT1H", Frequency::HOUR, NOW * HOUR).unwrap();
+    let config = config(Reconcile::BottomUp, &[RollupFrequency::Every(Frequency::HOUR)]);
+    let scope = Scope::new(&config, &run()).unwrap().unwrap().among(of_run);
+    let mut found = Hierarchy::default();
+    for series in ["a", "b"] {
+        found.take(&scope, &member(series, Frequency::HOUR, &[(0, "region=n feeder=f1")]));
+    }
+    let [_, feeder] = &found.groups[..] else { panic!("{found:?}") };
+    assert_eq!((feeder.members.as_slice(), feeder.elsewhere), ([Arc::from("b")].as_slice(), 1));
+    // The group of the label has no roll-ups.
+    let other = RunSpec { group_id: "PT1H/tariff=industry".into(), ..run() };
+    assert!(Scope::new(&config, &other).unwrap().is_none());
+}
+
 /// North has two feeders, of which one has two sites with a meter or two each.
 fn north() -> Vec<SavedMember> {
     let of = |series: &str, labels: &str| member(series, Frequency::HOUR, &[(0, labels)]);

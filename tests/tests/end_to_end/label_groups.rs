@@ -1,0 +1,184 @@
+//! Series of one frequency in two model groups, by a label of a file: each with its own policy, models and runs; one series
+//! changes its label on the way.
+
+use std::fs;
+use std::time::Duration;
+
+use meterline_tests::sandbox::Sandbox;
+use meterline_tests::topic;
+use meterline_tests::wait;
+use serde_json::Value;
+
+use crate::checks;
+use crate::harness::{MINUTE, kafka, of_meter};
+
+const TOPIC: &str = "by-label";
+const METERS: [&str; 5] = ["i1", "i2", "h1", "h2", "h3"];
+const INDUSTRY: &str = "PT1H/tariff=industry";
+/// `h3` becomes one of the others with the hour 126 from 2024-01-01 on.
+const LABELS: &str = "series_id,valid_from,tariff
+i1,,industry
+i2,,industry
+h1,,household
+h3,,household
+h3,2024-01-06T06:00:00Z,industry
+";
+
+const SETTINGS: &str = r#"
+frequency = "PT1H"
+lateness = "0s"
+
+[labels.meta]
+file = "meters.csv"
+labels = { tariff = "tariff" }
+
+[ingest]
+commit_interval = "200ms"
+idle_timeout = "1s"
+catch_up_records = 1000
+workers = 2
+
+[policy.hours]
+frequency = "PT1H"
+horizon = "12h"
+context = "24 intervals"
+[policy.hours.reforecast]
+when = "new_intervals >= 1 or champion_is_new"
+[policy.hours.retrain]
+when = "not has_champion"
+[policy.hours.gate]
+accept_if = "true"
+[policy.hours.model]
+kind = "seasonal_naive"
+
+[policy.industry]
+frequency = "PT1H"
+label = { tariff = "industry" }
+horizon = "6h"
+[policy.industry.reforecast]
+when = "new_intervals >= 100 or champion_is_new"
+"#;
+
+/// Each hour of all meters, and then the next.
+fn send(brokers: &str, first: usize, count: usize) {
+    let hour = |n: usize| METERS.into_iter().flat_map(move |meter| of_meter(meter, n, 1));
+    topic::send(brokers, TOPIC, &(first..first + count).flat_map(hour).collect::<Vec<_>>());
+}
+
+/// Waits until nothing is under way, and triggers have looked at that.
+fn settle(sandbox: &Sandbox) {
+    let mut quiet = 0;
+    wait::until("all runs have ended", 2 * MINUTE, || {
+        let under_way = sandbox.number("SELECT count(*) FROM runs WHERE status IN ('queued', 'running')");
+        quiet = if under_way == Some(0) { quiet + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(500));
+        (quiet >= 5).then_some(())
+    });
+}
+
+/// The newest forecasts: series, group, model, steps.
+fn forecasts(sandbox: &Sandbox) -> Vec<(String, String, String, i64)> {
+    let rows = sandbox.sql(
+        "SELECT series_id, group_id, model_version, count(*) AS steps FROM forecasts_latest \
+         GROUP BY series_id, group_id, model_version ORDER BY series_id",
+    );
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    rows.iter()
+        .map(|row| {
+            let [series, group, model] = ["series_id", "group_id", "model_version"].map(|column| text(&row[column]));
+            (series, group, model, row["steps"].as_i64().unwrap_or_default())
+        })
+        .collect()
+}
+
+/// Forecasts of these series by the industry's model, of all others by that of the frequency.
+fn expected(industry: &[&str]) -> Vec<(String, String, String, i64)> {
+    let mut meters = METERS;
+    meters.sort_unstable();
+    let of = |meter: &str| match industry.contains(&meter) {
+        true => (meter.to_owned(), INDUSTRY.to_owned(), format!("{INDUSTRY}-0001"), 6),
+        false => (meter.to_owned(), "PT1H".to_owned(), "PT1H-0001".to_owned(), 12),
+    };
+    meters.into_iter().map(of).collect()
+}
+
+/// The series of a group's last successful infer run, and how many such runs there were.
+fn last_run(sandbox: &Sandbox, group: &str) -> (Vec<String>, i64) {
+    let of = format!("FROM runs WHERE pipeline = 'infer' AND status = 'succeeded' AND group_id = '{group}'");
+    let rows = sandbox.sql(&format!(
+        "SELECT DISTINCT series_id FROM forecasts WHERE run_id = (SELECT max(run_id) {of}) ORDER BY series_id"
+    ));
+    let series = rows.iter().map(|row| row["series_id"].as_str().unwrap_or_default().to_owned());
+    (series.collect(), sandbox.number(&format!("SELECT count(*) {of}")).unwrap_or_default())
+}
+
+/// Number of series in each group, as triggers see it.
+fn sizes(sandbox: &Sandbox) -> [Option<i64>; 2] {
+    ["PT1H", INDUSTRY].map(|group| {
+        sandbox.number(&format!("SELECT series FROM trigger_facts WHERE group_id = '{group}' AND pipeline = 'retrain'"))
+    })
+}
+
+#[test]
+fn series_with_a_label_have_models_and_runs_of_their_own() {
+    let Some(kafka) = kafka("label groups") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic(TOPIC, 1);
+    let sandbox = Sandbox::reading(&brokers, TOPIC, SETTINGS);
+    fs::write(sandbox.path().join("meters.csv"), LABELS).expect("write the labels");
+    let checked = sandbox.run(&["validate"]).stdout;
+    assert!(checked.contains(&format!("group {INDUSTRY}")) && checked.contains("3 series of the files"), "{checked}");
+
+    // Each group has its model, and forecasts as its policy says.
+    let mut engine = sandbox.engine();
+    send(&brokers, 0, 124);
+    checks::await_committed(&sandbox, &mut engine, &brokers, TOPIC);
+    wait::until("both groups forecast with models of their own", 4 * MINUTE, || {
+        (forecasts(&sandbox) == expected(&["i1", "i2"])).then_some(())
+    });
+    settle(&sandbox);
+    assert_eq!(sizes(&sandbox), [Some(3), Some(2)]);
+    let told = sandbox.run(&["triggers", "explain", INDUSTRY]).succeeded().stdout;
+    assert!(told.contains("policy.industry, policy.hours"), "{told}");
+    let (_, before) = last_run(&sandbox, INDUSTRY);
+
+    // New intervals concern the one policy and not the other; a meter that changed its tariff leaves its group.
+    send(&brokers, 124, 12);
+    checks::await_committed(&sandbox, &mut engine, &brokers, TOPIC);
+    wait::until("the others are forecast without the one that left", 2 * MINUTE, || {
+        (last_run(&sandbox, "PT1H").0 == ["h1", "h2"]).then_some(())
+    });
+    settle(&sandbox);
+    assert_eq!(last_run(&sandbox, INDUSTRY), (vec!["i1".into(), "i2".into()], before));
+    assert_eq!(sizes(&sandbox), [Some(2), Some(3)]);
+
+    // What was evaluated is replayed as it was, of both; and so is each interval.
+    let replay = sandbox.run(&["triggers", "simulate", "--json"]).succeeded().stdout;
+    let replay: Value = serde_json::from_str(&replay).expect("a document");
+    let groups: Vec<_> = replay["groups"].as_array().expect("groups").iter().collect();
+    let agree: Vec<_> = groups.iter().map(|of| (of["group_id"].as_str(), &of["policies"][0]["agrees"])).collect();
+    assert_eq!(agree, [(Some("PT1H"), &Value::Bool(true)), (Some(INDUSTRY), &Value::Bool(true))], "{replay:#}");
+    let each = sandbox.run(&["triggers", "simulate", "--each-interval", "--group", INDUSTRY]).succeeded().stdout;
+    assert!(each.contains(INDUSTRY), "{each}");
+
+    // By hand, and with the meter that came.
+    sandbox.run(&["reforecast", "--group", INDUSTRY]).succeeded();
+    assert_eq!(forecasts(&sandbox), expected(&["i1", "i2", "h3"]));
+    let model = sandbox.run(&["models", "show", &format!("{INDUSTRY}-0001")]).succeeded().stdout;
+    assert!(model.contains(INDUSTRY), "{model}");
+
+    // After a restart all is as it was. Another value of the label waits for the next one.
+    assert_eq!(engine.stop().code(), Some(0));
+    let mut engine = sandbox.engine();
+    let (_, before) = last_run(&sandbox, "PT1H");
+    send(&brokers, 136, 1);
+    checks::await_committed(&sandbox, &mut engine, &brokers, TOPIC);
+    wait::until("the stream goes on", 2 * MINUTE, || (last_run(&sandbox, "PT1H").1 > before).then_some(()));
+    settle(&sandbox);
+    assert_eq!((sizes(&sandbox), last_run(&sandbox, "PT1H").0), ([Some(2), Some(3)], vec!["h1".into(), "h2".into()]));
+    sandbox.replace("{ tariff = \"industry\" }", "{ tariff = \"farm\" }");
+    wait::until("it is told what waits for a restart", MINUTE, || {
+        sandbox.log().contains("policy (other labels)").then_some(())
+    });
+    assert_eq!(engine.stop().code(), Some(0));
+}

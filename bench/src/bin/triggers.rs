@@ -8,6 +8,10 @@ use clap::Parser;
 use meterline_bench::report::print;
 use meterline_bench::triggers::{delay, evaluation, policies};
 
+// That of the engine, whose part alone is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Triggers: evaluation time, delay of decisions, and accuracy against time on the device
 #[derive(Debug, Parser)]
 struct Args {

@@ -298,7 +298,7 @@ impl Evaluator {
             // What is due is known before its run is: whoever goes on after a crash finds both.
             self.env.metadata.keep_standings(&[(key.clone(), standing.clone())]).await?;
         }
-        let run = self.act(group, committed, &verdict, tick, now).await?;
+        let run = self.act(group, committed, verdict, tick, now).await?;
         if let Some(run) = &run {
             standing = standing.with_run(&run.spec.run_id, run.spec.reached());
         }
@@ -315,7 +315,7 @@ impl Evaluator {
         &mut self,
         group: &GroupFacts,
         committed: &Committed,
-        verdict: &Verdict,
+        verdict: Verdict,
         tick: Option<Micros>,
         now: Micros,
     ) -> Result<Option<RunRecord>, EvaluateError> {
@@ -340,10 +340,10 @@ impl Evaluator {
         let resumed = !self.evaluated.contains(&key);
         let mut decision = record(group, committed, verdict, now, resumed);
         let mut started = None;
-        if verdict.fired {
+        if decision.fired {
             // Before the run: it names its decision.
             self.env.metadata.record_decision(&decision).await?;
-            let as_of = Some(verdict.origin).filter(|origin| *origin < summary.origin);
+            let as_of = Some(decision.origin).filter(|origin| *origin < summary.origin);
             let spec = match (group.pipeline, &group.history.published) {
                 (Pipeline::Correct, Some(published)) => {
                     spec::of_correction(&self.env, summary, committed, published.clone())
@@ -354,7 +354,7 @@ impl Evaluator {
                 group = %summary.group_id,
                 trigger = group.pipeline.trigger(),
                 run = %spec.run_id,
-                why = %verdict.reason,
+                why = %decision.reason,
                 "trigger fired"
             );
             let run = self.runner.start(spec, "trigger", Some(&decision.decision_id)).await?;
@@ -400,7 +400,7 @@ struct Evaluated {
     standing: Option<Standing>,
 }
 
-fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Micros, resumed: bool) -> DecisionRecord {
+fn record(group: &GroupFacts, committed: &Committed, verdict: Verdict, now: Micros, resumed: bool) -> DecisionRecord {
     let group_id = &group.group.group_id;
     // A trigger that is evaluated twice at one commit (a run ended in between) decides anew. Runs, not their origins, tell
     // the two apart: there may be several of one origin.
@@ -422,9 +422,9 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: &Verdict, now: Mic
         origin: verdict.origin,
         at: now,
         fired: verdict.fired,
-        reason: verdict.reason.clone(),
-        clauses: verdict.clauses.clone(),
-        facts: Facts { values: verdict.facts.clone(), ..group.facts.clone() },
+        reason: verdict.reason,
+        clauses: verdict.clauses,
+        facts: Facts { values: verdict.facts, group_id: group_id.clone(), pipeline: group.facts.pipeline.clone() },
         run_id: None,
         resumed,
         observed: Some(group.group.clone()),
@@ -583,12 +583,12 @@ mod tests {
             facts: Map::new(),
         };
         let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
-        let id = |facts: GroupFacts| record(&facts, &committed, &verdict, 5, false).decision_id;
+        let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), 5, false).decision_id;
         let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
         assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
         assert_eq!(ids[0], id(facts("r1", None)), "what is started again is the same decision");
         let nothing = Verdict { fired: false, ..verdict.clone() };
-        let at = |now| record(&facts("r1", None), &committed, &nothing, now, false).decision_id;
+        let at = |now| record(&facts("r1", None), &committed, nothing.clone(), now, false).decision_id;
         assert_ne!(at(5), at(6), "what starts nothing is kept each time");
     }
 

@@ -36,9 +36,10 @@ fn lack(clause: &ClauseTruth, facts: &Map<String, Value>) -> Option<String> {
 /// One clause with its truth, the facts that it looks at and what is lacking:
 /// `new_intervals >= 4 is false (new_intervals = 3, 1 more needed)`.
 pub fn tell(clause: &ClauseTruth, facts: &Map<String, Value>) -> String {
+    let words: Vec<&str> = clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let mut seen: Vec<String> = FACTS
         .iter()
-        .filter(|f| clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == f.name))
+        .filter(|f| words.contains(&f.name))
         .map(|f| match facts.get(f.name) {
             None | Some(Value::Null) => format!("{} is missing", f.name),
             Some(Value::Number(n)) => match n.as_f64() {

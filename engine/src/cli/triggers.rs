@@ -156,6 +156,7 @@ async fn show(
     let last = |fired| env.metadata.last_decision(&group.group_id, of.pipeline, fired);
     let (last_fired, last_decision) = (last(true).await?, last(false).await?);
     let Verdict { fired, reason, clauses, blockers, facts, .. } = verdict;
+    let facts = facts.unwrap_or_else(|| of.facts.values.clone());
     let clauses = clauses
         .iter()
         .map(|c| {

@@ -1,5 +1,7 @@
 //! Decides whether a trigger fires. Pure: the same trigger, facts, history and standing give the same verdict.
 
+use std::borrow::Cow;
+
 use meterline_schemas::Micros;
 use meterline_schemas::config::CatchUp;
 use meterline_schemas::time::{HOUR, SECOND, Span, format_micros};
@@ -124,8 +126,9 @@ pub struct Verdict {
     pub clauses: Vec<ClauseTruth>,
     /// All that keeps the run from starting.
     pub blockers: Vec<Blocker>,
-    /// The facts that it looked at.
-    pub facts: Map<String, Value>,
+    /// The facts that it looked at, where they are others than those that it was given: intervals that do not count were left
+    /// out, or they are those of an earlier interval.
+    pub facts: Option<Map<String, Value>>,
 }
 
 /// Decides at a moment. A run starts if something is due and nothing blocks it. Due is what became true: `when`, without a
@@ -144,11 +147,11 @@ pub fn decide(
     moment: Moment,
 ) -> Result<(Verdict, Standing), PredicateError> {
     if trigger.catch_up != CatchUp::All {
-        return decide_once(trigger, facts.clone(), history, standing, moment);
+        return decide_once(trigger, Cow::Borrowed(facts), history, standing, moment);
     }
     // What a run under way will have seen is not known yet: the intervals after it wait for its end.
     if history.active.is_some() {
-        let (verdict, _) = decide_once(trigger, facts.clone(), history, standing, moment)?;
+        let (verdict, _) = decide_once(trigger, Cow::Borrowed(facts), history, standing, moment)?;
         return Ok((verdict, standing.clone()));
     }
     let mut standing = standing.clone();
@@ -159,8 +162,8 @@ pub fn decide(
         let then = at.map_or(moment.origin, |at| trigger.frequency.advance(at, 1, &trigger.zone).min(moment.origin));
         let is_newest = then == moment.origin;
         let facts = match is_newest {
-            true => facts.clone(),
-            false => as_of(facts, trigger, history, moment.origin, then),
+            true => Cow::Borrowed(facts),
+            false => Cow::Owned(as_of(facts, trigger, history, moment.origin, then)),
         };
         let step = if is_newest { moment } else { Moment { origin: then, stream: then, ..moment } };
         let (verdict, after) = decide_once(trigger, facts, history, &standing, step)?;
@@ -182,7 +185,7 @@ pub fn decide(
         }
     }
     // The rest is left to the next evaluation.
-    let (verdict, _) = decide_once(trigger, facts.clone(), history, &standing, moment)?;
+    let (verdict, _) = decide_once(trigger, Cow::Borrowed(facts), history, &standing, moment)?;
     let told = "more intervals are looked at in the next evaluation".to_owned();
     let blockers = vec![Blocker { kind: "catch_up", told: told.clone(), until: Until::Facts }];
     Ok((Verdict { fired: false, reason: told, blockers, ..verdict }, standing))
@@ -193,7 +196,7 @@ const INTERVALS_AT_ONCE: usize = 5_000;
 
 fn decide_once(
     trigger: &CompiledTrigger,
-    mut facts: Map<String, Value>,
+    mut facts: Cow<'_, Map<String, Value>>,
     history: &RunHistory,
     standing: &Standing,
     moment: Moment,
@@ -267,6 +270,10 @@ fn decide_once(
             due.origin.max(history.last_origin.unwrap_or(Micros::MIN)).min(origin)
         }
         _ => origin,
+    };
+    let facts = match facts {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(facts) => Some(facts),
     };
     Ok((Verdict { fired, origin: at, reason, clauses, blockers, facts }, standing))
 }
@@ -436,7 +443,7 @@ fn starts_from(trigger: &CompiledTrigger, seen: Option<Micros>, stream: Micros) 
 }
 
 // Intervals up to `skipped_to` do not count.
-fn skip(facts: &mut Map<String, Value>, trigger: &CompiledTrigger, standing: &Standing, origin: Micros) {
+fn skip(facts: &mut Cow<'_, Map<String, Value>>, trigger: &CompiledTrigger, standing: &Standing, origin: Micros) {
     let Some(from) = standing.skipped_to.filter(|from| *from <= origin) else { return };
     let steps = trigger.frequency.steps_between(from, origin, &trigger.zone);
     at_most(facts, "new_intervals", steps as f64, json!(steps));
@@ -444,9 +451,9 @@ fn skip(facts: &mut Map<String, Value>, trigger: &CompiledTrigger, standing: &St
     at_most(facts, "hours_since_run", hours, json!(hours));
 }
 
-fn at_most(facts: &mut Map<String, Value>, name: &str, most: f64, value: Value) {
+fn at_most(facts: &mut Cow<'_, Map<String, Value>>, name: &str, most: f64, value: Value) {
     if facts.get(name).and_then(Value::as_f64).is_some_and(|found| found > most) {
-        facts.insert(name.to_owned(), value);
+        facts.to_mut().insert(name.to_owned(), value);
     }
 }
 

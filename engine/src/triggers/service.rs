@@ -1,6 +1,7 @@
 //! Watches commits and runs, and starts what the policies ask for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use meterline_schemas::config::{Config, resolve_group_policy};
 use meterline_schemas::facts::Facts;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::compiled::CompiledTrigger;
 use super::decide::{Moment, Verdict, decide};
@@ -143,7 +145,8 @@ struct Recorded {
 /// run under way.
 #[derive(PartialEq)]
 struct Telling {
-    facts: Map<String, Value>,
+    // A number for them: to keep them would be to copy them each time.
+    facts: u64,
     active: Option<String>,
     blockers: Vec<&'static str>,
     // The next tick of the schedule: one that has passed is passed for what becomes due later.
@@ -229,21 +232,21 @@ impl Evaluator {
             if group.pipeline == Pipeline::Correct && reforecast.as_ref() == Some(&group.group.group_id) {
                 continue;
             }
-            match self.evaluate(&group, committed, &active, now).await {
+            let (id, pipeline) = (group.group.group_id.clone(), group.pipeline);
+            match self.evaluate(group, committed, &active, now).await {
                 Ok(Evaluated { run, standing }) => {
                     fired |= run.is_some();
-                    if run.is_some() && group.pipeline == Pipeline::Infer {
-                        reforecast = Some(group.group.group_id.clone());
+                    if run.is_some() && pipeline == Pipeline::Infer {
+                        reforecast = Some(id.clone());
                     }
                     active.extend(run);
-                    let key = (group.group.group_id.clone(), group.pipeline);
-                    self.unkept.extend(standing.map(|standing| (key, standing)));
+                    self.unkept.extend(standing.map(|standing| ((id, pipeline), standing)));
                 }
                 // What is wrong with one trigger must not hold up the others.
                 Err(error) => {
                     tracing::error!(
-                        group = %group.group.group_id,
-                        trigger = group.pipeline.trigger(),
+                        group = %id,
+                        trigger = pipeline.trigger(),
                         %error,
                         "the trigger could not be evaluated and is tried again; the others go on"
                     );
@@ -277,7 +280,7 @@ impl Evaluator {
     /// Evaluates one trigger.
     async fn evaluate(
         &mut self,
-        group: &GroupFacts,
+        group: GroupFacts,
         committed: &Committed,
         active: &[RunRecord],
         now: Micros,
@@ -287,7 +290,7 @@ impl Evaluator {
         let before = self.standings.as_ref().and_then(|all| all.get(&key)).cloned().unwrap_or_default();
         let resumed = !self.evaluated.contains(&key);
         let (verdict, mut standing, tick) = {
-            let compiled = self.compiled(group)?;
+            let compiled = self.compiled(&group)?;
             let running = running(active, group.pipeline, &compiled.shared);
             let moment = Moment { origin: summary.origin, stream: summary.watermark, now, resumed, running };
             let (verdict, standing) = decide(&compiled.trigger, &group.facts.values, &group.history, &before, moment)?;
@@ -313,23 +316,19 @@ impl Evaluator {
     /// Records what was decided, if that is anything new, and starts the run.
     async fn act(
         &mut self,
-        group: &GroupFacts,
+        mut group: GroupFacts,
         committed: &Committed,
-        verdict: Verdict,
+        mut verdict: Verdict,
         tick: Option<Micros>,
         now: Micros,
     ) -> Result<Option<RunRecord>, EvaluateError> {
-        let summary = &group.group;
-        let key = (summary.group_id.clone(), group.pipeline);
-        let mut facts = group.facts.values.clone();
-        facts.retain(|name, _| !CHANGING.contains(&name.as_str()));
-        if group.pipeline == Pipeline::Correct {
-            // Little is ever corrected: what its predicates do not look at is told with the other triggers.
-            let compiled = self.compiled.get(&key);
-            facts.retain(|name, _| compiled.is_none_or(|compiled| compiled.trigger.looks_at(name)));
-        }
+        let key = (group.group.group_id.clone(), group.pipeline);
+        // Little is ever corrected: what the predicates of that do not look at is told with the other triggers.
+        let compiled = self.compiled.get(&key).filter(|_| group.pipeline == Pipeline::Correct);
+        let counts =
+            |name: &str| !CHANGING.contains(&name) && compiled.is_none_or(|compiled| compiled.trigger.looks_at(name));
         let telling = Telling {
-            facts,
+            facts: number(group.facts.values.iter().filter(|(name, _)| counts(name))),
             active: group.history.active.clone(),
             blockers: verdict.blockers.iter().map(|blocker| blocker.kind).collect(),
             tick,
@@ -338,7 +337,9 @@ impl Evaluator {
             return Ok(None);
         }
         let resumed = !self.evaluated.contains(&key);
-        let mut decision = record(group, committed, verdict, now, resumed);
+        let values = verdict.facts.take().unwrap_or_else(|| std::mem::take(&mut group.facts.values));
+        let mut decision = record(&group, committed, verdict, values, now, resumed);
+        let summary = &group.group;
         let mut started = None;
         if decision.fired {
             // Before the run: it names its decision.
@@ -400,7 +401,23 @@ struct Evaluated {
     standing: Option<Standing>,
 }
 
-fn record(group: &GroupFacts, committed: &Committed, verdict: Verdict, now: Micros, resumed: bool) -> DecisionRecord {
+/// A number that tells facts from others.
+fn number<'f>(facts: impl Iterator<Item = (&'f String, &'f Value)>) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    for (name, value) in facts {
+        (name, value).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn record(
+    group: &GroupFacts,
+    committed: &Committed,
+    verdict: Verdict,
+    values: Map<String, Value>,
+    now: Micros,
+    resumed: bool,
+) -> DecisionRecord {
     let group_id = &group.group.group_id;
     // A trigger that is evaluated twice at one commit (a run ended in between) decides anew. Runs, not their origins, tell
     // the two apart: there may be several of one origin.
@@ -424,7 +441,7 @@ fn record(group: &GroupFacts, committed: &Committed, verdict: Verdict, now: Micr
         fired: verdict.fired,
         reason: verdict.reason,
         clauses: verdict.clauses,
-        facts: Facts { values: verdict.facts, group_id: group_id.clone(), pipeline: group.facts.pipeline.clone() },
+        facts: Facts { values, group_id: group_id.clone(), pipeline: group.facts.pipeline.clone() },
         run_id: None,
         resumed,
         observed: Some(group.group.clone()),
@@ -580,15 +597,15 @@ mod tests {
             reason: String::new(),
             clauses: Vec::new(),
             blockers: Vec::new(),
-            facts: Map::new(),
+            facts: None,
         };
         let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
-        let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), 5, false).decision_id;
+        let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), Map::new(), 5, false).decision_id;
         let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
         assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
         assert_eq!(ids[0], id(facts("r1", None)), "what is started again is the same decision");
         let nothing = Verdict { fired: false, ..verdict.clone() };
-        let at = |now| record(&facts("r1", None), &committed, nothing.clone(), now, false).decision_id;
+        let at = |now| record(&facts("r1", None), &committed, nothing.clone(), Map::new(), now, false).decision_id;
         assert_ne!(at(5), at(6), "what starts nothing is kept each time");
     }
 

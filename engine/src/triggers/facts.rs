@@ -68,6 +68,11 @@ impl FactSource {
         (FactSource { scores, ..FactSource::default() }, news)
     }
 
+    /// Lets what facts wait for be read, where that is done in the background.
+    pub fn go_on(&self) {
+        self.scores.go_on();
+    }
+
     /// The facts of every group and pipeline as of a commit, ordered by group, retrain before reforecast. `active` are
     /// the runs under way, of all groups, and `now` is what the clock says.
     ///

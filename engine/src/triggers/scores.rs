@@ -167,8 +167,14 @@ impl ScoreSource {
         // Those of another champion say nothing of this one.
         let last = remembered.filter(|last| last.key.champion == wanted.key.champion).map(|last| last.scores);
         background.lock().put(wanted);
-        background.wake.notify_one();
         last.unwrap_or_default()
+    }
+
+    /// Lets what is wanted be read in the background: not while decisions are made, which it would slow down.
+    pub(super) fn go_on(&self) {
+        if let Some(background) = &self.background {
+            background.wake.notify_one();
+        }
     }
 }
 

@@ -264,6 +264,7 @@ impl Evaluator {
         }
         self.env.metadata.keep_standings(&self.unkept).await?;
         self.unkept.clear();
+        self.facts.go_on();
         tracing::debug!(
             triggers,
             commit = committed.state.seq,

@@ -131,8 +131,10 @@ pub struct Published {
     pub reached: Micros,
     /// Version of the table `intervals` that the newest run saw.
     pub intervals_version: i64,
-    /// Runs that have corrected them.
+    /// Runs that have corrected them, those that failed among them.
     pub corrections: usize,
+    /// Of these, those that have published theirs.
+    pub corrected_by: Vec<String>,
 }
 
 /// One run.

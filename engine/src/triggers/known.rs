@@ -95,13 +95,16 @@ impl Known<'_> {
     // Runs that were cancelled have published nothing.
     fn published(&self) -> Option<Published> {
         let succeeded = |run: &&RunRecord| run.status == Status::Succeeded;
-        let whole = self.infers.iter().filter(|run| run.spec.origin <= self.group.origin).find(succeeded)?;
+        // One for an earlier time, asked for by hand, is in force nowhere.
+        let whole = self.infers.iter().filter(|run| run.spec.origin <= self.group.origin).filter(succeeded);
+        let whole = whole.max_by_key(|run| (run.spec.origin, &run.spec.run_id))?;
         let later = |run: &&RunRecord| {
             let of = run.spec.published.as_ref();
             of.is_some_and(|of| of.origin == whole.spec.origin) && run.spec.run_id > whole.spec.run_id
         };
         let corrections: Vec<&RunRecord> = self.corrects.iter().filter(later).collect();
-        let newest = corrections.iter().copied().find(|run| run.status == Status::Succeeded).unwrap_or(whole);
+        let done: Vec<&RunRecord> = corrections.iter().copied().filter(succeeded).collect();
+        let newest = done.first().copied().unwrap_or(whole);
         Some(Published {
             of_all: whole.spec.run_id.clone(),
             run_id: newest.spec.run_id.clone(),
@@ -109,6 +112,7 @@ impl Known<'_> {
             reached: self.group.origin,
             intervals_version: newest.spec.intervals_version,
             corrections: corrections.len(),
+            corrected_by: done.iter().map(|run| run.spec.run_id.clone()).collect(),
         })
     }
 
@@ -344,11 +348,13 @@ mod tests {
                 reached: 101 * HOUR,
                 intervals_version: 0,
                 corrections: 0,
+                corrected_by: Vec::new(),
             });
             run
         };
         let (earlier, whole) = (infer("r1", 96, 1, Status::Succeeded), infer("r3", 100, 2, Status::Succeeded));
-        let infers = [infer("r4", 101, 2, Status::Failed), whole.clone(), earlier.clone()];
+        let by_hand = infer("r35", 50, 2, Status::Succeeded);
+        let infers = [infer("r4", 101, 2, Status::Failed), by_hand, whole.clone(), earlier.clone()];
         let corrects = [
             correct("r6", &whole, 5, Status::Failed),
             correct("r5", &whole, 4, Status::Succeeded),
@@ -365,6 +371,7 @@ mod tests {
                 reached: 102 * HOUR,
                 intervals_version: 104,
                 corrections: 2,
+                corrected_by: vec!["r5".into()],
             })
         );
         // Failures count, and what a correction has seen is no news, also where the group has moved on.

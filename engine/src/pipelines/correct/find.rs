@@ -95,7 +95,14 @@ async fn candidates(ctx: &StepContext, published: &Published, from: Micros) -> R
         return Ok(found);
     }
     // Files that were put together since have rows of before, too.
-    let known = if is_rewritten { state_at(lake, &before).await.doing(doing)? } else { None };
+    let known = match is_rewritten {
+        false => None,
+        true => state_at(lake, &before).await.unwrap_or_else(|error| {
+            // It narrows down what is compared, and decides nothing.
+            ctx.warn(format!("what was read by then is not known any more, and more series are compared: {error}"));
+            None
+        }),
+    };
     let query = query(ctx, from, known.as_ref());
     let members = members::of_run(ctx).await?;
     for rows in sql::over_revisions(&ctx.env, new, &query).await.doing(doing)? {

@@ -21,16 +21,16 @@ const SERIES_A_QUERY: usize = 1_000;
 pub async fn read(ctx: &StepContext, series: &[String]) -> Result<Vec<Prediction>, StepError> {
     let published = published(ctx)?;
     let doing = || format!("reading the forecasts of {} that are in force", ctx.spec.group_id);
+    let runs: Vec<String> = published.corrected_by.iter().chain([&published.of_all]).cloned().collect();
     let mut found = Vec::with_capacity(series.len());
     for part in series.chunks(SERIES_A_QUERY) {
         let query = format!(
             "SELECT series_id, run_id, step, origin, unit, scale, model_version, substituted, mean, {} FROM {FORECASTS} \
-             WHERE group_id = {} AND run_id >= {} AND run_id <= {} AND series_id IN ({}) \
+             WHERE group_id = {} AND run_id IN ({}) AND series_id IN ({}) \
              ORDER BY series_id, run_id, step",
             COLUMNS.join(", "),
             literal(&ctx.spec.group_id),
-            literal(&published.of_all),
-            literal(&published.run_id),
+            literals(&runs),
             literals(part)
         );
         let mut newest: BTreeMap<String, (String, Prediction)> = BTreeMap::new();

@@ -39,6 +39,7 @@ async fn correct(env: &Arc<Environment>, run_id: &str, of_all: &RunRecord, newes
         reached: of_all.spec.origin,
         intervals_version: newest.spec.intervals_version,
         corrections: 0,
+        corrected_by: [newest.spec.run_id.clone()].into_iter().filter(|run| *run != of_all.spec.run_id).collect(),
     };
     let spec = RunSpec { pipeline: Pipeline::Correct, published: Some(published), ..spec(run_id) };
     run_of(env, spec).await.1
@@ -134,6 +135,7 @@ async fn a_second_correction_begins_with_the_first_and_the_budget_leaves_the_lea
         reached: first.spec.origin,
         intervals_version: second.spec.intervals_version,
         corrections: 1,
+        corrected_by: vec!["r2".into()],
     };
     let (_, steps) = run_of(&env, RunSpec { pipeline: Pipeline::Correct, published: Some(published), ..spec }).await;
     let (series, _, left) = found(&steps);

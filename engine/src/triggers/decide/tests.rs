@@ -391,6 +391,7 @@ fn corrections_are_bounded_by_how_often_the_same_forecasts_were_corrected() {
             reached: HOUR,
             intervals_version: 1,
             corrections,
+            corrected_by: Vec::new(),
         };
         let history = RunHistory { stragglers: new, published: Some(published), ..after(HOUR) };
         let facts = json!({"new_corrections": new}).as_object().unwrap().clone();

@@ -115,7 +115,11 @@ fn history_comes_from_a_file(sandbox: &Sandbox) {
 fn triggers_are_explained(sandbox: &Sandbox) {
     let (told, standings) = both(sandbox, &["triggers", "list"]);
     assert!(told.contains("policy.hours"), "{told}");
-    assert_eq!(standings.as_array().map(Vec::len), Some(2), "retrain and reforecast of one group: {standings}");
+    assert_eq!(
+        standings.as_array().map(Vec::len),
+        Some(3),
+        "retrain, reforecast and correct of one group: {standings}"
+    );
     let (told, standings) = both(sandbox, &["triggers", "explain", "PT1H", "--trigger", "retrain"]);
     assert!(told.contains("has_champion"), "{told}");
     assert_eq!(standings[0]["trigger"], "retrain", "{standings}");

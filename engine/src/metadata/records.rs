@@ -134,6 +134,7 @@ pub struct Published {
     /// Runs that have corrected them, those that failed among them.
     pub corrections: usize,
     /// Of these, those that have published theirs.
+    #[serde(default)]
     pub corrected_by: Vec<String>,
 }
 

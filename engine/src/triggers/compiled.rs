@@ -33,6 +33,8 @@ pub struct CompiledTrigger {
     pub(super) delay: Micros,
     pub(super) max_concurrent: Option<usize>,
     pub(super) max_runs: Option<usize>,
+    /// Whether there must be forecasts to correct.
+    pub(super) corrects: bool,
     pub(super) blackouts: Vec<Window>,
     pub(super) catch_up: CatchUp,
     pub(super) paused: bool,
@@ -94,6 +96,7 @@ impl CompiledTrigger {
             delay: Micros::try_from(part).unwrap_or(0),
             max_concurrent: trigger.max_concurrent,
             max_runs: trigger.max_runs,
+            corrects: pipeline == Pipeline::Correct,
             blackouts: trigger.blackout.iter().map(window).collect(),
             catch_up: trigger.catch_up,
             paused: trigger.pause,

@@ -89,7 +89,7 @@ pub struct Moment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
     /// What it is: `when`, `hold_for`, `pause`, `require`, `run`, `same_data`, `cooldown`, `failure`, `schedule`,
-    /// `jitter`, `blackout`, `max_concurrent`, `max_runs` or `catch_up`.
+    /// `jitter`, `blackout`, `max_concurrent`, `published`, `max_runs` or `catch_up`.
     pub kind: &'static str,
     /// In words.
     pub told: String,
@@ -369,6 +369,9 @@ fn blockers(
             let told = format!("{} runs of the policy are under way, of {most} (max_concurrent)", moment.running);
             block("max_concurrent", told, Until::Run);
         }
+    }
+    if trigger.corrects && history.published.is_none() {
+        block("published", "there are no forecasts to correct yet".to_owned(), Until::Run);
     }
     if let Some((most, published)) = trigger.max_runs.zip(history.published.as_ref()) {
         let free = published.corrections < most;

@@ -15,7 +15,7 @@ use super::decide::RunHistory;
 use super::known::Known;
 use super::predicate::row;
 use super::remembered::{OfGroup, Remembered};
-use super::scores::{ScoreSource, Scores};
+use super::scores::{Forecasts, ScoreSource, Scores};
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
 use crate::ingest::{Committed, IngestError, load_committed};
@@ -73,7 +73,7 @@ impl FactSource {
         self.scores.go_on();
     }
 
-    /// The facts of every group and pipeline as of a commit, ordered by group, retrain before reforecast. `active` are
+    /// The facts of every group and pipeline as of a commit, ordered by group, and within one as triggers are evaluated. `active` are
     /// the runs under way, of all groups, and `now` is what the clock says.
     ///
     /// # Errors
@@ -93,7 +93,12 @@ impl FactSource {
             let OfGroup { builds, infers, corrects, models, champion } = self.remembered.of(&env.metadata, id).await?;
             let last_forecast = infers.iter().find(|r| r.status == Status::Succeeded);
             let scores = match last_forecast {
-                Some(run) => self.scores.of(env, committed, &group, champion.as_ref(), &run.spec.run_id).await,
+                Some(run) => {
+                    let done = corrects.iter().filter(|run| run.status == Status::Succeeded);
+                    let corrections: Vec<String> = done.map(|run| run.spec.run_id.clone()).collect();
+                    let forecasts = Forecasts { last: &run.spec.run_id, corrections: &corrections };
+                    self.scores.of(env, committed, &group, champion.as_ref(), forecasts).await
+                }
                 None => Scores::default(),
             };
             let known = Known {

@@ -208,7 +208,11 @@ pub(super) fn typical(runs: &[RunRecord], group_id: &str) -> BTreeMap<Pipeline, 
     Pipeline::ALL.into_iter().map(|pipeline| (pipeline, cost(pipeline))).collect()
 }
 
-// What was recorded at one time by the clock is one evaluation, of both pipelines. A decision that was like the one before
+/// Facts that a row of another pipeline has another value of.
+const OF_PIPELINE: [&str; 6] =
+    ["new_intervals", "new_corrections", "hours_since_run", "champion_is_new", "device_busy", "failures_in_row"];
+
+// What was recorded at one time by the clock is one evaluation, of all pipelines. A decision that was like the one before
 // was not recorded: its facts still hold.
 fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluation> {
     let mut evaluations: Vec<Evaluation> = Vec::new();
@@ -218,6 +222,15 @@ fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluati
         let Some(group) = &decision.observed else { continue };
         facts.insert(decision.pipeline, decision.facts.values.clone());
         seen.extend(decision.seen.clone().map(|of| (decision.pipeline, of)));
+        // A trigger whose own facts were as before was not recorded, and the others may have been others.
+        for of in facts.values_mut() {
+            let shared = decision.facts.values.iter().filter(|(name, _)| !OF_PIPELINE.contains(&name.as_str()));
+            of.extend(shared.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        // Where all series are forecast anew, corrections are not looked at.
+        if decision.fired && decision.pipeline == Pipeline::Infer {
+            seen.remove(&Pipeline::Correct);
+        }
         match evaluations.last_mut().filter(|last| last.at == decision.at) {
             Some(last) => {
                 last.facts.clone_from(&facts);
@@ -437,12 +450,16 @@ pub(super) mod tests {
             observed: Some(hourly(at)),
             seen: None,
         };
+        let more = |mut decision: DecisionRecord| {
+            decision.facts.values.insert("completeness".to_owned(), json!(0.5));
+            decision
+        };
         let found = recorded(
             &[
                 decision(1, Pipeline::Build, 10),
                 decision(1, Pipeline::Infer, 20),
-                // The other one was as before.
-                decision(2, Pipeline::Infer, 21),
+                // The other one was as before, but for what both have in common.
+                more(decision(2, Pipeline::Infer, 21)),
             ],
             1,
         );
@@ -450,5 +467,7 @@ pub(super) mod tests {
         assert_eq!(shown, [(1, true, 2), (2, false, 2)]);
         assert_eq!(found[1].facts[&Pipeline::Build]["new_intervals"], json!(10));
         assert_eq!(found[1].facts[&Pipeline::Infer]["new_intervals"], json!(21));
+        assert_eq!(found[1].facts[&Pipeline::Build]["completeness"], json!(0.5));
+        assert_eq!(found[0].facts[&Pipeline::Build].get("completeness"), None);
     }
 }

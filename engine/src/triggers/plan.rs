@@ -67,7 +67,7 @@ pub struct Change {
 /// What one trigger would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TriggerPlan {
-    /// `retrain` or `reforecast`.
+    /// `retrain`, `reforecast` or `correct`.
     pub trigger: &'static str,
     /// Whether it would start a run at once.
     pub fires: bool,
@@ -137,10 +137,15 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
         let spec = spec::for_group(env, group, &committed, of.pipeline, None);
         let standing = standings.get(&(group.group_id.clone(), of.pipeline)).cloned().unwrap_or_default();
         let (verdict, next) = look(of, &spec.policy, &standing, &active, now)?;
+        let known = plans.iter().position(|plan| plan.group_id == group.group_id);
+        let all_anew = known
+            .and_then(|at| plans.get(at))
+            .is_some_and(|plan| plan.triggers.iter().any(|of| of.fires && of.trigger == Pipeline::Infer.trigger()));
+        let is_overtaken = of.pipeline == Pipeline::Correct && all_anew;
         let trigger = TriggerPlan {
             trigger: of.pipeline.trigger(),
-            fires: verdict.fired,
-            reason: verdict.reason,
+            fires: verdict.fired && !is_overtaken,
+            reason: if is_overtaken { "all series are forecast anew".to_owned() } else { verdict.reason },
             next: next.told(),
         };
         let runs = env.metadata.group_runs(&group.group_id, of.pipeline, 50).await?;
@@ -148,7 +153,6 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
         let cost = if trigger.fires { past::typical(&runs, &group.group_id).get(&of.pipeline).copied() } else { None };
         let costs = if trigger.fires { cost.and_then(|cost| cost.device_seconds) } else { Some(0.0) };
         let series = if trigger.fires && of.pipeline == Pipeline::Infer { group.series } else { 0 };
-        let known = plans.iter().position(|plan| plan.group_id == group.group_id);
         let Some(plan) = known.and_then(|at| plans.get_mut(at)) else {
             plans.push(GroupPlan {
                 group_id: group.group_id.clone(),

@@ -18,7 +18,7 @@ use crate::ingest::groups::GroupSummary;
 use crate::ingest::names::LABELS_PREFIX;
 use crate::ingest::state::{FeedState, IngestState};
 use crate::metadata::records::ModelRecord;
-use crate::sql::{SqlError, TableVersions, literal, query_batches};
+use crate::sql::{SqlError, TableVersions, literal, literals, query_batches};
 
 /// Scores are computed again once one in so many of the values that they are of may have changed. Reading all forecasts
 /// and intervals of a horizon takes time, and in a large fleet some reading comes late before every commit.
@@ -84,7 +84,17 @@ struct Wanted {
     group: GroupSummary,
     champion: Option<ModelRecord>,
     last_forecast: String,
+    corrections: Vec<String>,
     key: ScoreKey,
+}
+
+/// The forecasts of a group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forecasts<'a> {
+    /// The newest run of all series.
+    pub(super) last: &'a str,
+    /// Runs that corrected some, of late.
+    pub(super) corrections: &'a [String],
 }
 
 /// What scores depend on.
@@ -93,6 +103,7 @@ struct ScoreKey {
     origin: Micros,
     champion: Option<String>,
     last_forecast: String,
+    corrections: usize,
     // How much has changed of what was there, in steps of [`VALUES_PER_CHANGE`].
     changes: u64,
 }
@@ -103,13 +114,14 @@ impl ScoreKey {
         group: &GroupSummary,
         horizon: u64,
         champion: Option<&ModelRecord>,
-        last_forecast: &str,
+        forecasts: Forecasts<'_>,
     ) -> ScoreKey {
         let values = (group.series as u64).saturating_mul(horizon);
         ScoreKey {
             origin: group.origin,
             champion: champion.map(|champion| champion.version.clone()),
-            last_forecast: last_forecast.to_owned(),
+            last_forecast: forecasts.last.to_owned(),
+            corrections: forecasts.corrections.len(),
             changes: changes(state) / (values / VALUES_PER_CHANGE).max(1),
         }
     }
@@ -145,10 +157,11 @@ impl ScoreSource {
         committed: &Committed,
         group: &GroupSummary,
         champion: Option<&ModelRecord>,
-        last_forecast: &str,
+        forecasts: Forecasts<'_>,
     ) -> Scores {
+        let Forecasts { last: last_forecast, corrections } = forecasts;
         let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as u64;
-        let key = ScoreKey::of(&committed.state, group, horizon, champion, last_forecast);
+        let key = ScoreKey::of(&committed.state, group, horizon, champion, forecasts);
         let remembered = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
         if let Some(known) = remembered.as_ref().filter(|known| known.key == key) {
             return known.scores;
@@ -159,6 +172,7 @@ impl ScoreSource {
             group: group.clone(),
             champion: champion.cloned(),
             last_forecast: last_forecast.to_owned(),
+            corrections: corrections.to_vec(),
             key,
         };
         let Some(background) = &self.background else {
@@ -220,21 +234,26 @@ async fn read_wanted(background: Background, known: Arc<Known>, news: watch::Sen
 
 // Scores that cannot be read are missing: what does not ask for them goes on.
 async fn read_into(known: &Known, wanted: Wanted) -> Option<Scores> {
-    let Wanted { env, committed, group, champion, last_forecast, key } = wanted;
+    let Wanted { env, committed, group, champion, last_forecast, corrections, key } = wanted;
     let shift = champion.as_ref().map(|champion| ShiftKey::of(&group, champion));
     let last = known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
     let last = last.filter(|last| last.shift == shift);
-    let read = async {
-        let scores = read_scores(&env, &committed, &group, champion.as_ref(), &last_forecast).await?;
-        let input_shift = match (&champion, last) {
-            (_, Some(last)) => last.scores.input_shift,
-            (Some(champion), None) => shift::read(&env, &committed, &group, champion).await?,
-            (None, None) => None,
-        };
-        Ok::<_, SqlError>(Scores { input_shift, ..scores })
+    let (input_shift, shift) = match (&champion, last) {
+        (_, Some(last)) => (last.scores.input_shift, shift),
+        (Some(champion), None) => match shift::read(&env, &committed, &group, champion).await {
+            Ok(found) => (found, shift),
+            // The others do not wait for it, and it is read again with them.
+            Err(error) => {
+                tracing::warn!(group = %group.group_id, %error, "input_shift is missing until it can be read");
+                (None, None)
+            }
+        },
+        (None, None) => (None, None),
     };
-    match read.await {
+    let forecasts = Forecasts { last: &last_forecast, corrections: &corrections };
+    match read_scores(&env, &committed, &group, champion.as_ref(), forecasts).await {
         Ok(scores) => {
+            let scores = Scores { input_shift, ..scores };
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             known.insert(group.group_id.clone(), OfGroup { key, shift, scores });
             Some(scores)
@@ -243,7 +262,7 @@ async fn read_into(known: &Known, wanted: Wanted) -> Option<Scores> {
             tracing::warn!(
                 group = %group.group_id,
                 %error,
-                "forecast scores cannot be read: mase_ratio, coverage (also near and far), substituted_share and input_shift are missing until they can"
+                "forecast scores cannot be read: mase_ratio, coverage (also near and far) and substituted_share are missing until they can"
             );
             None
         }
@@ -257,7 +276,7 @@ async fn read_scores(
     committed: &Committed,
     group: &GroupSummary,
     champion: Option<&ModelRecord>,
-    last_forecast: &str,
+    forecasts: Forecasts<'_>,
 ) -> Result<Scores, SqlError> {
     let versions = TableVersions { intervals: Some(committed.intervals_version) };
     let id = literal(&group.group_id);
@@ -268,10 +287,11 @@ async fn read_scores(
         let sql = format!(
             "SELECT avg(scaled_error), avg(CAST(covered_80 AS DOUBLE)), \
                avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step <= {near}), \
-               avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step > {near}) FROM forecast_scores \
-             WHERE group_id = {id} AND NOT substituted AND model_version = {} AND start >= '{since}' \
+               avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step > {near}) FROM forecast_scores s \
+             WHERE group_id = {id} AND NOT substituted AND model_version = {} AND start >= '{since}' {} \
              HAVING count(DISTINCT start) >= {}",
             literal(&champion.version),
+            in_force(&id, forecasts.corrections),
             (horizon + 1) / 2,
             near = (horizon + 1) / 2
         );
@@ -281,11 +301,24 @@ async fn read_scores(
         scores.coverage_near = first_number(&rows, 2);
         scores.coverage_far = first_number(&rows, 3);
     }
-    let run = literal(last_forecast);
+    let run = literal(forecasts.last);
     let sql =
         format!("SELECT avg(CAST(substituted AS DOUBLE)) FROM forecasts WHERE group_id = {id} AND run_id = {run}");
     scores.substituted_share = first_number(&query_batches(env, &sql, versions).await?, 0);
     Ok(scores)
+}
+
+/// The condition, in SQL, that a row of scores is not of a forecast that a correction has taken the place of: it was made
+/// from what turned out wrong, which says nothing of the model.
+fn in_force(group: &str, corrections: &[String]) -> String {
+    if corrections.is_empty() {
+        return String::new();
+    }
+    format!(
+        "AND NOT EXISTS (SELECT 1 FROM forecasts c WHERE c.group_id = {group} AND c.run_id IN ({}) \
+           AND c.series_id = s.series_id AND c.start = s.start AND c.origin = s.origin AND c.run_id > s.run_id)",
+        literals(corrections)
+    )
 }
 
 fn first_number(rows: &[RecordBatch], column: usize) -> Option<f64> {
@@ -315,7 +348,8 @@ mod tests {
             }
         };
         let counts = |accepted, corrected, late| Counts { accepted, corrected, late, ..Counts::default() };
-        let key = |state: &IngestState, horizon| ScoreKey::of(state, &group, horizon, Some(&champion), "run");
+        let run = |last: &'static str| Forecasts { last, corrections: &[] };
+        let key = |state: &IngestState, horizon| ScoreKey::of(state, &group, horizon, Some(&champion), run("run"));
         let before = state("n", counts(10, 2, 1));
         // More of what comes in its time, and no correction: the same.
         assert_eq!(key(&before, 24), key(&state("n", counts(11, 2, 1)), 24));
@@ -328,8 +362,64 @@ mod tests {
         // Three series and 10,000 intervals ahead: three changes are one in ten thousand.
         let many = |corrected| key(&state("n", counts(10, corrected, 0)), 10_000);
         assert!(many(3) == many(5) && many(5) != many(6));
-        let other = |champion, run| ScoreKey::of(&before, &group, 24, champion, run);
-        assert_ne!(other(Some(&champion), "run"), other(None, "run"));
-        assert_ne!(other(Some(&champion), "run"), other(Some(&champion), "later"));
+        let other = |champion, forecasts| ScoreKey::of(&before, &group, 24, champion, forecasts);
+        assert_ne!(other(Some(&champion), run("run")), other(None, run("run")));
+        assert_ne!(other(Some(&champion), run("run")), other(Some(&champion), run("later")));
+        let corrected = Forecasts { corrections: &["c".to_owned()], ..run("run") };
+        assert_ne!(other(Some(&champion), run("run")), other(Some(&champion), corrected));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_forecast_that_was_corrected_does_not_count() {
+        use crate::pipelines::infer::reconcile::run_tests::{DAYS, START, lake};
+        let directory = tempfile::tempdir().unwrap();
+        let env = lake(directory.path()).await;
+        // The last day of `a`, far off at first, and just right once it was corrected; that of `c` was not.
+        let end = START + 24 * DAYS * HOUR;
+        let origin = end - 24 * HOUR;
+        let publish = async |run_id: &str, series: &[&str], off: f64| {
+            let mut rows = Vec::new();
+            for id in series {
+                let sql = format!(
+                    "SELECT value FROM intervals WHERE series_id = '{id}' AND start >= '{}' ORDER BY start",
+                    format_micros(origin)
+                );
+                let found = query_batches(&env, &sql, TableVersions::default()).await.unwrap();
+                let values: Vec<f64> = found
+                    .iter()
+                    .flat_map(|rows| rows.column(0).as_primitive::<Float64Type>().values().to_vec())
+                    .collect();
+                let mean: Vec<f64> = values.iter().map(|value| value + off).collect();
+                rows.push(crate::pipelines::artifacts::Prediction {
+                    series_id: (*id).into(),
+                    origin,
+                    unit: "kWh".into(),
+                    scale: Some(1.0),
+                    model_version: "PT1H-0001".into(),
+                    substituted: false,
+                    forecast: meterline_models::forecaster::SeriesForecast {
+                        quantiles: mean
+                            .iter()
+                            .map(|mean| [*mean; meterline_schemas::quantiles::LEVELS.len()])
+                            .collect(),
+                        mean,
+                    },
+                });
+            }
+            let spec = crate::pipelines::spec::tests::spec(run_id);
+            let zone = jiff::tz::TimeZone::UTC;
+            crate::pipelines::infer::publish::publish(&env.lake, &spec, &zone, &rows).await.unwrap();
+        };
+        publish("r1", &["a", "c"], 4.0).await;
+        publish("r2", &["a"], 0.0).await;
+        let group = GroupSummary { origin: end, ..hourly(0) };
+        let committed = crate::ingest::load_committed(&env.lake, &env.config, env.directory()).await.unwrap().unwrap();
+        let champion = champion(0, json!(1.0));
+        for (corrections, mase) in [(vec![], 8.0 / 3.0), (vec!["r2".to_owned()], 2.0)] {
+            let forecasts = Forecasts { last: "r1", corrections: &corrections };
+            let scores = read_scores(&env, &committed, &group, Some(&champion), forecasts).await.unwrap();
+            assert!((scores.mase.unwrap() - mase).abs() < 1e-6, "{scores:?}");
+            assert_eq!(scores.substituted_share, Some(0.0));
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::ModelRecord;
-use crate::pipelines::{history, members};
+use crate::pipelines::{StepError, history, members};
 use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// Upper ends of the bins but the last, in deviations from the mean: the deciles of a normal distribution.
@@ -25,6 +25,17 @@ const BINS: usize = EDGES.len() + 1;
 const VALUES_MAX: usize = 20_000_000;
 /// A share that is taken for one of nothing: the index has the logarithm of shares.
 const SHARE_MIN: f64 = 1e-4;
+
+/// Why the index cannot be computed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShiftError {
+    /// Which series the group has is not known.
+    #[error(transparent)]
+    Members(#[from] StepError),
+    /// The intervals cannot be read.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
 
 /// What the index is of: it is computed again where another champion serves, and once in a season.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,22 +57,16 @@ pub(super) async fn read(
     committed: &Committed,
     group: &GroupSummary,
     champion: &ModelRecord,
-) -> Result<Option<f64>, SqlError> {
+) -> Result<Option<f64>, ShiftError> {
     let policy = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy);
     let most = (VALUES_MAX / group.series.max(1)).max(group.frequency.season());
     let intervals = policy.context.min(most) as i64;
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
-    let members = match members::of_group(env, &group.group_id, group.frequency, group.origin).await {
-        Ok(members) => members.condition(),
-        Err(error) => {
-            tracing::warn!(group = %group.group_id, %error, "input_shift is missing until that is mended");
-            return Ok(None);
-        }
-    };
+    let members = members::of_group(env, &group.group_id, group.frequency, group.origin).await?.condition();
     let context = |until: Micros| {
         let from = group.frequency.advance(until, -intervals, &zone);
-        format!("{} AND {members}", history::within(group.frequency, from, until, None, &others))
+        history::within(group.frequency, from, until, None, &others)
     };
     let (before, now) = (context(champion.trained_until), context(group.origin));
     let bins = (0..).zip(EDGES).map(|(bin, edge)| format!("WHEN z <= {edge} THEN {bin}"));
@@ -72,7 +77,7 @@ pub(super) async fn read(
                 CASE WHEN {before} THEN 1 ELSE 0 END AS before, CASE WHEN {now} THEN 1 ELSE 0 END AS now \
               FROM intervals i JOIN \
                 (SELECT series_id AS id, avg(value) AS mean, stddev_pop(value) AS deviation FROM intervals \
-                 WHERE {before} GROUP BY series_id) r \
+                 WHERE {before} AND {members} GROUP BY series_id) r \
               ON i.series_id = r.id WHERE r.deviation > 0 AND (({before}) OR ({now})))) \
          GROUP BY bin",
         bins.collect::<Vec<_>>().join(" "),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Config;
+use super::trigger::CORRECTIONS_MAX;
 use crate::names;
 
 /// What is wrong with a configuration.
@@ -222,13 +223,26 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
                 &format!("keep one policy a {key}"),
             );
         }
-        for (trigger, of) in [("reforecast", &policy.reforecast), ("retrain", &policy.retrain)] {
+        let triggers = [("reforecast", &policy.reforecast), ("retrain", &policy.retrain), ("correct", &policy.correct)];
+        for (trigger, of) in triggers {
             if of.max_concurrent == Some(0) {
                 return refuse(
                     &format!("policy.{name}.{trigger}.max_concurrent"),
                     format!("policy.{name}.{trigger}.max_concurrent is 0: nothing would ever run"),
                     "use at least 1, or pause = true",
                 );
+            }
+            for (key, value, most) in
+                [("max_series", of.max_series, usize::MAX), ("max_runs", of.max_runs, CORRECTIONS_MAX)]
+            {
+                if value.is_some_and(|value| !(1..=most).contains(&value)) {
+                    let upper = if most == usize::MAX { String::new() } else { format!(" and at most {most}") };
+                    return refuse(
+                        &format!("policy.{name}.{trigger}.{key}"),
+                        format!("policy.{name}.{trigger}.{key} is out of range"),
+                        &format!("use at least 1{upper}, or pause = true"),
+                    );
+                }
             }
         }
     }

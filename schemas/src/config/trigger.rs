@@ -1,4 +1,4 @@
-//! `[policy.NAME.reforecast]` and `[policy.NAME.retrain]`: when a pipeline runs.
+//! `[policy.NAME.retrain]`, `[policy.NAME.reforecast]` and `[policy.NAME.correct]`: when a pipeline runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,10 +46,11 @@ pub struct TriggerConfig {
     /// `true` starts no runs until it is `false` again. Default `false`.
     pub pause: Option<bool>,
     /// Of `correct` alone: most series that a run forecasts anew, without the roll-ups that they are part of. Those with
-    /// most corrected intervals come first; the others wait for the next run of `reforecast`. Default 1000.
+    /// most corrected intervals come first, as far as housekeeping has not put files together since; the others wait for
+    /// the next run of `reforecast`. Default 1000.
     pub max_series: Option<usize>,
-    /// Of `correct` alone: most runs between two of `reforecast`; what is corrected after them waits for the next of those.
-    /// Default 20.
+    /// Of `correct` alone: most runs between two of `reforecast`, 1 to 50, those that failed or found nothing to correct among
+    /// them; what is corrected after them waits for the next of those. Default 20.
     pub max_runs: Option<usize>,
 }
 
@@ -216,6 +217,9 @@ pub struct ResolvedTrigger {
 fn zero() -> Length {
     Length::ZERO
 }
+
+/// Most runs that may correct the same forecasts: so many are looked back at.
+pub(super) const CORRECTIONS_MAX: usize = 50;
 
 /// What a frequency's defaults say of a trigger.
 pub(super) struct TriggerDefaults {

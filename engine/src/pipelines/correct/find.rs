@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use futures::StreamExt;
 use meterline_connectors::lake::{DataFile, TableSnapshot, snapshot};
 use meterline_models::data::Panel;
 use meterline_schemas::Micros;
@@ -14,18 +16,18 @@ use serde_json::Value;
 
 use super::published;
 use crate::ingest::rollup::ROLLUP_PARTITION;
-use crate::ingest::state::IngestState;
-use crate::ingest::state_at;
 use crate::metadata::records::Published;
 use crate::pipelines::context::{StepContext, output};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::history::{self, Of};
 use crate::pipelines::infer::reconcile;
 use crate::pipelines::members;
-use crate::sql;
+use crate::sql::{self, TableVersions};
 
 /// Series whose histories are compared at once; bounds the query's text, and the memory.
 const SERIES_A_QUERY: usize = 1_000;
+/// Series above which histories are compared by sums.
+const COMPARED_MAX: usize = 5 * SERIES_A_QUERY;
 
 /// What the step found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -42,7 +44,9 @@ pub struct Output {
 pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let published = published(ctx)?;
     let zone = ctx.zone()?;
-    let from = ctx.spec.frequency.advance(ctx.spec.origin, -(history::shown(&ctx.spec.policy) as i64), &zone);
+    // A series that ended up to one context ago was shown as much from before its end.
+    let seen = history::shown(&ctx.spec.policy) + ctx.spec.policy.context;
+    let from = ctx.spec.frequency.advance(ctx.spec.origin, -(seen as i64), &zone);
     let Candidates { series, rollups } = candidates(ctx, published, from).await?;
     let most = ctx.spec.policy.correct.max_series.unwrap_or(usize::MAX);
     let (mut corrected, left) = differing(ctx, published, from, &series, most).await?;
@@ -59,8 +63,8 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     ));
     if left > 0 {
         ctx.warn(format!(
-            "{left} series more have new rows, and keep their forecasts until the next run of all series: max_series of \
-             {} is {most}",
+            "{left} series more have new rows, and keep their forecasts until the next run of all series (max_series of {} \
+             is {most})",
             ctx.spec.policy.source
         ));
     }
@@ -69,7 +73,8 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     output(&Output { series, corrected: own, left })
 }
 
-/// Series with rows that came since, those with most first.
+/// Series with rows in files that came since, those with most such rows first. After files were put together these have
+/// rows of before, too: then the order says nothing, and there are many that did not change.
 #[derive(Debug, Default)]
 struct Candidates {
     series: Vec<String>,
@@ -81,29 +86,22 @@ async fn candidates(ctx: &StepContext, published: &Published, from: Micros) -> R
     let lake = &ctx.env.lake;
     let mut found = Candidates::default();
     let Some(before) = snapshot(lake, INTERVALS, Some(published.intervals_version)).await.doing(doing)? else {
-        ctx.warn(format!(
-            "version {} of intervals is no longer there: what was corrected since is taken in by the next run of all series",
-            published.intervals_version
-        ));
+        ctx.warn(format!("{} is no longer there: {LEFT}", of_version(published)));
         return Ok(found);
     };
     let Some(now) = snapshot(lake, INTERVALS, Some(ctx.spec.intervals_version)).await.doing(doing)? else {
         return Ok(found);
     };
-    let (new, is_rewritten) = added(&before, now);
+    let new = added(&before, now);
     if new.is_empty() {
         return Ok(found);
     }
-    // Files that were put together since have rows of before, too.
-    let known = match is_rewritten {
-        false => None,
-        true => state_at(lake, &before).await.unwrap_or_else(|error| {
-            // It narrows down what is compared, and decides nothing.
-            ctx.warn(format!("what was read by then is not known any more, and more series are compared: {error}"));
-            None
-        }),
-    };
-    let query = query(ctx, from, known.as_ref());
+    let others = history::other_feeds(&ctx.env.config, ctx.spec.frequency, &ctx.spec.group_id);
+    let query = format!(
+        "SELECT series_id, CAST(min(partition) AS BIGINT) FROM interval_revisions WHERE {} \
+         GROUP BY series_id ORDER BY count(*) DESC, series_id",
+        history::within(ctx.spec.frequency, from, ctx.spec.origin, None, &others)
+    );
     let members = members::of_run(ctx).await?;
     for rows in sql::over_revisions(&ctx.env, new, &query).await.doing(doing)? {
         let (Some(ids), Some(partitions)) =
@@ -120,39 +118,42 @@ async fn candidates(ctx: &StepContext, published: &Published, from: Micros) -> R
     Ok(found)
 }
 
-// The files that were added between two versions, and whether any went.
-fn added(before: &TableSnapshot, now: TableSnapshot) -> (Vec<DataFile>, bool) {
+// What becomes of a correction that cannot be found.
+const LEFT: &str = "what was corrected since is taken in by the next run of all series";
+
+fn of_version(published: &Published) -> String {
+    format!("version {} of intervals", published.intervals_version)
+}
+
+// The files that were added between two versions.
+fn added(before: &TableSnapshot, now: TableSnapshot) -> Vec<DataFile> {
     let known: HashSet<&str> = before.files.iter().map(|file| file.path.as_str()).collect();
-    let stayed = now.files.iter().filter(|file| known.contains(file.path.as_str())).count();
-    let new = now.files.into_iter().filter(|file| !known.contains(file.path.as_str())).collect();
-    (new, stayed < known.len())
+    now.files.into_iter().filter(|file| !known.contains(file.path.as_str())).collect()
 }
 
-// `known` is what was read from Kafka by then: rows of before are in files that were written since.
-fn query(ctx: &StepContext, from: Micros, known: Option<&IngestState>) -> String {
-    let spec = &ctx.spec;
-    let others = history::other_feeds(&ctx.env.config, spec.frequency, &spec.group_id);
-    let mut query = format!(
-        "SELECT series_id, CAST(min(partition) AS BIGINT) FROM interval_revisions WHERE {}",
-        history::within(spec.frequency, from, spec.origin, None, &others)
-    );
-    let feeds = known.into_iter().flat_map(|state| &state.feeds);
-    for (name, feed) in feeds {
-        for (partition, of) in &feed.partitions {
-            let of_before = format!(
-                "feed = {} AND partition = {partition} AND \"offset\" < {}",
-                sql::literal(name),
-                of.next_offset
-            );
-            query.push_str(&format!(" AND NOT ({of_before})"));
+// The first of the candidates, at most so many, whose history differs; and how many that differ, or may, were left.
+pub(super) async fn differing(
+    ctx: &StepContext,
+    published: &Published,
+    from: Micros,
+    candidates: &[String],
+    most: usize,
+) -> Result<(Vec<String>, usize), StepError> {
+    let compared = match candidates.len() > COMPARED_MAX {
+        true => by_sums(ctx, published, from, candidates, most).await,
+        false => by_values(ctx, published, from, candidates, most).await,
+    };
+    match compared {
+        Err(StepError::Failed { doing, reason }) => {
+            // Housekeeping may have deleted its files, though the log still names them.
+            ctx.warn(format!("{} cannot be compared with ({doing}: {reason}): {LEFT}", of_version(published)));
+            Ok((Vec::new(), candidates.len()))
         }
+        compared => compared,
     }
-    query.push_str(" GROUP BY series_id ORDER BY count(*) DESC, series_id");
-    query
 }
 
-// The first of the candidates, at most so many, whose history differs; and how many candidates were left.
-async fn differing(
+pub(super) async fn by_values(
     ctx: &StepContext,
     published: &Published,
     from: Micros,
@@ -175,6 +176,51 @@ async fn differing(
     let over = found.len().saturating_sub(most);
     found.truncate(most);
     Ok((found, over + candidates.len() - looked_at))
+}
+
+// By a number and a sum of the intervals of each series: one pass over either version, however many series there are.
+pub(super) async fn by_sums(
+    ctx: &StepContext,
+    published: &Published,
+    from: Micros,
+    candidates: &[String],
+    most: usize,
+) -> Result<(Vec<String>, usize), StepError> {
+    let before = sums(ctx, published.intervals_version, from).await?;
+    let now = sums(ctx, ctx.spec.intervals_version, from).await?;
+    let mut found: Vec<String> = candidates.iter().filter(|id| before.get(*id) != now.get(*id)).cloned().collect();
+    let left = found.len().saturating_sub(most);
+    found.truncate(most);
+    Ok((found, left))
+}
+
+async fn sums(ctx: &StepContext, version: i64, from: Micros) -> Result<HashMap<String, (i64, i64)>, StepError> {
+    let spec = &ctx.spec;
+    let doing = || format!("summing up intervals of {} at version {version}", spec.frequency);
+    let others = history::other_feeds(&ctx.env.config, spec.frequency, &spec.group_id);
+    // In 10⁻⁶ of the unit, as roll-ups count; what is too large for that in whole ones. The order does not matter.
+    let query = format!(
+        "SELECT series_id, count(*), bit_xor(coalesce(TRY_CAST(round(value * 1000000) AS BIGINT), \
+           TRY_CAST(round(value) AS BIGINT), 0) * 1000003 + arrow_cast(start, 'Int64')) \
+         FROM intervals WHERE {} GROUP BY series_id",
+        history::within(spec.frequency, from, spec.origin, None, &others)
+    );
+    let versions = TableVersions { intervals: Some(version) };
+    let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
+    let mut found = HashMap::new();
+    while let Some(rows) = stream.next().await {
+        ctx.stop.check()?;
+        let rows = rows.doing(doing)?;
+        let number = |column: usize| rows.column(column).as_primitive_opt::<Int64Type>();
+        let ids = cast(rows.column(0), &DataType::Utf8).doing(doing)?;
+        let (Some(ids), Some(counts), Some(sums)) = (ids.as_string_opt::<i32>(), number(1), number(2)) else {
+            return Err(StepError::failed(doing(), "a column has an unexpected type"));
+        };
+        for ((id, count), sum) in ids.iter().zip(counts.iter()).zip(sums.iter()) {
+            found.extend(id.map(|id| (id.to_owned(), (count.unwrap_or(0), sum.unwrap_or(0)))));
+        }
+    }
+    Ok(found)
 }
 
 // The series of either panel that do not have the same values at the same times.

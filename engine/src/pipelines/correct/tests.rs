@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::environment::Environment;
 use crate::ingest::backfill;
 use crate::metadata::records::{Pipeline, Published, RunRecord, RunSpec, StepRecord};
+use crate::pipelines::context::StepContext;
+use crate::pipelines::context::tests::step_context;
+use crate::pipelines::correct::find;
 use crate::pipelines::infer::reconcile::run_tests::{CONFIG, DAYS, START, lake, off, run_of};
 use crate::pipelines::spec::tests::spec;
 use crate::sql::{TableVersions, query_batches};
@@ -31,8 +34,8 @@ async fn whole(env: &Arc<Environment>, run_id: &str) -> RunRecord {
     run_of(env, spec(run_id)).await.0
 }
 
-async fn correct(env: &Arc<Environment>, run_id: &str, of_all: &RunRecord, newest: &RunRecord) -> Vec<StepRecord> {
-    let published = Published {
+fn published(of_all: &RunRecord, newest: &RunRecord) -> Published {
+    Published {
         of_all: of_all.spec.run_id.clone(),
         run_id: newest.spec.run_id.clone(),
         origin: of_all.spec.origin,
@@ -40,7 +43,11 @@ async fn correct(env: &Arc<Environment>, run_id: &str, of_all: &RunRecord, newes
         intervals_version: newest.spec.intervals_version,
         corrections: 0,
         corrected_by: [newest.spec.run_id.clone()].into_iter().filter(|run| *run != of_all.spec.run_id).collect(),
-    };
+    }
+}
+
+async fn correct(env: &Arc<Environment>, run_id: &str, of_all: &RunRecord, newest: &RunRecord) -> Vec<StepRecord> {
+    let published = published(of_all, newest);
     let spec = RunSpec { pipeline: Pipeline::Correct, published: Some(published), ..spec(run_id) };
     run_of(env, spec).await.1
 }
@@ -128,18 +135,38 @@ async fn a_second_correction_begins_with_the_first_and_the_budget_leaves_the_lea
 
     let mut spec = spec("r4");
     spec.policy.correct.max_series = Some(1);
-    let published = Published {
-        of_all: "r1".into(),
-        run_id: "r2".into(),
-        origin: first.spec.origin,
-        reached: first.spec.origin,
-        intervals_version: second.spec.intervals_version,
-        corrections: 1,
-        corrected_by: vec!["r2".into()],
-    };
+    let published = published(&first, &second);
     let (_, steps) = run_of(&env, RunSpec { pipeline: Pipeline::Correct, published: Some(published), ..spec }).await;
     let (series, _, left) = found(&steps);
     assert_eq!((series, left), (&serde_json::json!(["b", F1, NORTH]), 1));
     let logs = env.metadata.logs("r4").await.unwrap();
     assert!(logs.iter().any(|log| log.message.contains("max_series of default is 1")), "{logs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_series_are_compared_by_sums_with_the_same_result_also_after_housekeeping() {
+    let directory = tempfile::tempdir().unwrap();
+    let env = lake(directory.path()).await;
+    let first = whole(&env, "r1").await;
+    // Of `b` what there is already.
+    let hour = 24 * DAYS - 9;
+    let again = 5.0 + (hour % 24) as f64 / 4.0 + ((hour * 7919 + 104_729) % 17) as f64 / 10.0;
+    send(&env, directory.path(), &[("a", 5, 60.0), ("c", 700, 50.0), ("b", 9, again)]).await;
+    crate::maintenance::manual::run(&env, true, |_| {}).await.unwrap();
+    let table = meterline_connectors::lake::snapshot(&env.lake, "intervals", None).await.unwrap().unwrap();
+    let published = published(&first, &first);
+    let spec = RunSpec { intervals_version: table.version, origin: first.spec.origin, ..spec("r2") };
+    let ctx = StepContext { spec: Arc::new(spec), ..step_context(env.clone(), "find").await };
+    let all: Vec<String> = ["a", "b", "c", "d", F1, F2, NORTH].map(str::to_owned).to_vec();
+    for from in [START, START + 24 * (DAYS - 10) * HOUR] {
+        let by_values = find::by_values(&ctx, &published, from, &all, 99).await.unwrap();
+        let by_sums = find::by_sums(&ctx, &published, from, &all, 99).await.unwrap();
+        assert_eq!(by_values, by_sums);
+        let corrected: Vec<&str> = by_sums.0.iter().map(String::as_str).filter(|id| id.len() == 1).collect();
+        assert_eq!(corrected, if from == START { vec!["a", "c"] } else { vec!["a"] });
+    }
+    assert_eq!(find::by_sums(&ctx, &published, START, &all, 1).await.unwrap(), (vec!["a".to_owned()], 3));
+    // A version that is not there any more leaves it to the next run.
+    let gone = Published { intervals_version: 9_999, ..published };
+    assert_eq!(find::differing(&ctx, &gone, START, &all, 99).await.unwrap(), (Vec::new(), 7));
 }

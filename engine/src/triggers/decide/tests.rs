@@ -2,7 +2,7 @@ use meterline_schemas::Frequency;
 use meterline_schemas::config::{Predicates, parse, resolve_policy};
 use meterline_schemas::time::{DAY, HOUR, MINUTE};
 
-use super::super::next::Earliest;
+use super::super::next::{Earliest, earliest};
 use super::super::testing::{QUARTER, World, compile, configured, utc};
 use super::*;
 use crate::metadata::records::{Pipeline, Published};
@@ -378,6 +378,20 @@ fn a_tick_that_passed_while_the_engine_was_down_counts_unless_it_is_skipped() {
         let starts: Vec<_> = world.runs.iter().map(|(_, origin)| *origin).collect();
         assert_eq!(starts[1], utc(expected), "{catch_up}: {starts:?}");
     }
+}
+
+#[test]
+fn nothing_is_corrected_before_anything_is_published() {
+    let policies =
+        parse("[policy.a]\nfrequency = \"PT15M\"\n[policy.a.correct]\nwhen = \"new_intervals >= 4\"\n").unwrap();
+    let correct = resolve_policy(Frequency::QUARTER_HOUR, &policies.policy).correct;
+    let correct =
+        CompiledTrigger::compile(&correct, Pipeline::Correct, "PT15M", Frequency::QUARTER_HOUR, "UTC").unwrap();
+    let (verdict, standing) =
+        decide(&correct, &facts(4), &RunHistory::default(), &Standing::default(), at(HOUR)).unwrap();
+    assert_eq!(verdict.reason, "there are no forecasts to correct yet");
+    let next = earliest(&correct, &facts(4), &RunHistory::default(), &standing, at(HOUR), &verdict).unwrap();
+    assert_eq!(next, Earliest::Once("once a run has ended: there are no forecasts to correct yet".to_owned()));
 }
 
 #[test]

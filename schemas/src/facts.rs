@@ -54,7 +54,7 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "new_corrections",
         FactKind::Integer,
-        "records of the group's feeds since then that changed intervals already written (of roll-ups: of all feeds); null if there was no run",
+        "records since then that changed intervals of the group's series already written (where the group has roll-ups: of any series, which may be their parts); null if there was no run",
     ),
     fact(
         "hours_since_run",

@@ -190,7 +190,7 @@ impl Series {
                 }
             }
         };
-        context.count(&reading, outcome, end);
+        self.count(&reading, outcome, end, context);
         if outcome == Outcome::Accepted && slot.is_present {
             self.notice(slot, last, &reading, context);
         }

@@ -253,6 +253,7 @@ pub(super) fn drive(mut run: Run, readings: &[PendingReading], events: &[Event])
     let sum = total(|c| c.accepted + c.corrected + c.duplicate + c.dead + c.pending);
     assert_eq!(sum, readings.len() as u64, "the counts do not add up: {:?}", run.counts);
     assert_eq!(total(|c| c.pending), run.series.state.extra().pending.len() as u64);
+    assert_eq!(total(|c| c.corrected), u64::from(run.series.state.corrections));
     run
 }
 

@@ -32,6 +32,8 @@ pub enum Fact {
     Series,
     /// One of its intervals was written.
     Interval,
+    /// A record changed one that was written already, or may have.
+    Correction,
     /// Its first interval starts here.
     First(Micros),
     /// Its last interval ends here, and it was last seen in this partition.
@@ -69,7 +71,8 @@ pub struct Stand {
     first: Option<Micros>,
     last: Option<Micros>,
     recent: u128,
-    intervals: u64,
+    intervals: u32,
+    corrections: u32,
 }
 
 impl Stand {
@@ -83,6 +86,7 @@ impl Stand {
             last: series.last_start,
             recent: series.recent,
             intervals: series.intervals,
+            corrections: series.corrections,
         }
     }
 
@@ -120,7 +124,8 @@ impl Move {
         if let Some(before) = before.as_mut().filter(|before| before.cohort(feed) == now.cohort(feed)) {
             // In these, series that move alike differ; what counts is whether they changed, and by how much.
             now.intervals = now.intervals.wrapping_sub(before.intervals);
-            before.intervals = 0;
+            now.corrections = now.corrections.wrapping_sub(before.corrections);
+            (before.intervals, before.corrections) = (0, 0);
             if before.first == now.first {
                 now.first = now.first.and(Some(0));
                 before.first = now.first;
@@ -205,7 +210,8 @@ impl Changes {
         let of = stand.cohort(feed);
         self.add(of, Fact::Series, sign);
         let (Some(frequency), Some(first), Some(last)) = (of.frequency, stand.first, stand.last) else { return };
-        self.add(of, Fact::Interval, sign * stand.intervals as i64);
+        self.add(of, Fact::Interval, sign * i64::from(stand.intervals));
+        self.add(of, Fact::Correction, sign * i64::from(stand.corrections));
         self.add(of, Fact::First(first), sign);
         self.add(of, Fact::End(stand.partition, frequency.advance(last, 1, zone)), sign);
         self.present(of, zone, last, stand.recent, sign);
@@ -215,7 +221,8 @@ impl Changes {
     fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand, times: i64) {
         let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
         let of = now.cohort(feed);
-        self.add(of, Fact::Interval, times * (now.intervals as i64 - before.intervals as i64));
+        self.add(of, Fact::Interval, times * (i64::from(now.intervals) - i64::from(before.intervals)));
+        self.add(of, Fact::Correction, times * (i64::from(now.corrections) - i64::from(before.corrections)));
         if before.first != now.first {
             if let Some(first) = before.first {
                 self.add(of, Fact::First(first), -times);

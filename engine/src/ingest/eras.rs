@@ -104,7 +104,7 @@ pub fn end(state: &mut SeriesState, to: Micros, taken: u64) {
     extra.unwritten.clear();
     extra.sparse.clear();
     let (Some(frequency), Some(first)) = (frequency, first.filter(|first| *first < to)) else { return };
-    let intervals = intervals.saturating_sub(taken);
+    let intervals = u64::from(intervals).saturating_sub(taken);
     match extra.eras.last_mut() {
         Some(last) if last.frequency == frequency => {
             last.to = to;
@@ -131,6 +131,6 @@ impl SeriesState {
 
     /// Number of its intervals, of whatever frequency.
     pub fn intervals_ever(&self) -> u64 {
-        self.intervals + self.extra().eras.iter().map(|era| era.intervals).sum::<u64>()
+        u64::from(self.intervals) + self.extra().eras.iter().map(|era| era.intervals).sum::<u64>()
     }
 }

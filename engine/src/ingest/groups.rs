@@ -1,6 +1,7 @@
 //! Model groups as the stream sees them: the series of one frequency, and of one label where a policy says so, how far they
 //! are closed and how complete. Pure.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
@@ -44,7 +45,8 @@ pub struct GroupSummary {
     pub closed_intervals: i64,
     /// Records of its feeds in Kafka that are not yet read.
     pub lag_records: i64,
-    /// Records of its feeds that changed intervals already written, or may have.
+    /// Records that changed intervals of its series already written, or may have; where it has roll-ups, of all series:
+    /// these may be parts.
     pub corrections: i64,
     /// Time stamp of the newest record of its feeds; `None` where records have none.
     pub newest_record: Option<Micros>,
@@ -77,7 +79,14 @@ pub fn groups(state: &IngestState, census: &Census, config: &Config) -> Vec<Grou
             members.entry((frequency, id)).or_default().push(member);
         }
     }
-    members.into_iter().filter_map(|((frequency, id), members)| group(id, frequency, &members, state, census)).collect()
+    let corrections = LazyCell::new(|| {
+        let cohorts = census.feeds().flat_map(|(feed, _)| census.cohorts(feed));
+        cohorts.map(|of| census.count(of, Fact::Correction)).sum::<u64>()
+    });
+    let made = |((frequency, id), members): ((Frequency, String), Vec<Member<'_>>)| {
+        group(id, frequency, &members, state, census, || *corrections)
+    };
+    members.into_iter().filter_map(made).collect()
 }
 
 /// A feed that has series in a group.
@@ -95,6 +104,7 @@ fn group(
     members: &[Member<'_>],
     state: &IngestState,
     census: &Census,
+    of_all: impl Fn() -> u64,
 ) -> Option<GroupSummary> {
     let Member { zone, zone_name, .. } = members.first()?;
     let mut ends: BTreeMap<Micros, u64> = BTreeMap::new();
@@ -119,6 +129,10 @@ fn group(
     let is_read = partitions().next().is_some();
     let others = || state.feeds.values().filter(|_| !is_read).flat_map(|feed| feed.partitions.values());
     let sources = || partitions().chain(others());
+    let corrections: u64 = match members.iter().any(|member| member.feed.partitions.is_empty()) {
+        true => of_all(),
+        false => members.iter().map(|member| census.count(member.cohort, Fact::Correction)).sum(),
+    };
     Some(GroupSummary {
         group_id,
         frequency,
@@ -132,7 +146,7 @@ fn group(
         closed_intervals: all as i64 - after as i64,
         completeness: completeness(members, frequency, origin, zone, census),
         lag_records: partitions().map(PartitionState::lag).sum(),
-        corrections: sources().map(|partition| partition.counts.corrected as i64).sum(),
+        corrections: corrections as i64,
         newest_record: sources().filter_map(|partition| partition.newest_record).max(),
     })
 }
@@ -225,7 +239,7 @@ mod tests {
         let (config, classes) =
             classes("a,,industry,\nb,,industry,\nlater,1970-01-01T08:00:00Z,industry,\nq,,industry,3\n");
         let f = Frequency::HOUR;
-        let all = [
+        let mut all = [
             series("a", f, 2, 9, 0xff),
             // The interval 8 is missing.
             series("b", f, 4, 9, 0b10_1111 | 1),
@@ -233,22 +247,25 @@ mod tests {
             series("home", f, 0, 9, 0x3ff),
             series("q", Frequency::QUARTER_HOUR, 0, 39, (1 << 40) - 1),
         ];
+        all.iter_mut().zip([1, 2, 4, 8, 16]).for_each(|(state, corrections)| state.corrections = corrections);
         let mut taking = Taking::new(&config, &classes);
         all.iter().for_each(|state| taking.take(state));
-        let feed = FeedState { watermark: Some(10 * HOUR), ..FeedState::default() };
+        let partitions = BTreeMap::from([(0, PartitionState::default())]);
+        let feed = FeedState { watermark: Some(10 * HOUR), partitions, ..FeedState::default() };
         let state = IngestState { feeds: BTreeMap::from([("f".into(), feed)]), ..IngestState::default() };
         // By the selectors that the census was taken by, whatever the configuration is since.
         let found = groups(&state, &taking.finish(), &Config { policy: BTreeMap::new(), ..config });
         let shown: Vec<_> = found
             .iter()
-            .map(|g| (g.group_id.as_str(), g.series, g.first_start / HOUR, g.origin / HOUR, g.completeness))
+            .map(|g| (g.group_id.as_str(), g.series, g.first_start / HOUR, g.completeness, g.corrections))
             .collect();
+        assert!(found.iter().all(|group| group.origin == 10 * HOUR));
         assert_eq!(
             shown,
             [
-                ("PT15M/phases=3", 1, 0, 10, Some(1.0)),
-                ("PT1H", 2, 0, 10, Some(17.0 / 20.0)),
-                ("PT1H/tariff=industry", 2, 2, 10, Some(13.0 / 14.0)),
+                ("PT15M/phases=3", 1, 0, Some(1.0), 16),
+                ("PT1H", 2, 0, Some(17.0 / 20.0), 4 + 8),
+                ("PT1H/tariff=industry", 2, 2, Some(13.0 / 14.0), 1 + 2),
             ]
         );
     }

@@ -364,7 +364,7 @@ mod tests {
     fn states(ids: &[&str], seq: i64) -> Vec<SeriesState> {
         let state = |id: &&str| {
             let mut state = SeriesState::new("meters", id, Unit::KWH);
-            state.intervals = seq as u64;
+            state.intervals = seq as u32;
             state
         };
         ids.iter().map(state).collect()
@@ -397,7 +397,7 @@ mod tests {
             .await
             .unwrap();
         found.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
-        let expected: [(&str, u64, Kept); 6] = [
+        let expected: [(&str, u32, Kept); 6] = [
             ("a", 1, Kept::InMemory(1)),
             ("b", 2, Kept::Evicted),
             ("c", 3, Kept::InMemory(3)),

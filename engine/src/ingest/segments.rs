@@ -26,7 +26,7 @@ use super::series::SeriesState;
 /// What a segment begins with: its format, and the version of that.
 pub type Magic = [u8; 8];
 /// States of series.
-pub const SERIES: &Magic = b"MLSERIE4";
+pub const SERIES: &Magic = b"MLSERIE5";
 /// What roll-ups remember of series.
 pub const MEMBERS: &Magic = b"MLMEMBR1";
 /// Labels that hold from the next epoch on.

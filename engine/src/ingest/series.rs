@@ -40,7 +40,9 @@ pub struct SeriesState {
     /// Start of the last interval written.
     pub last_start: Option<Micros>,
     /// Intervals written for the first time.
-    pub intervals: u64,
+    pub intervals: u32,
+    /// Records that changed intervals already written, or may have.
+    pub corrections: u32,
     /// Unit of the stored values.
     pub unit: Unit,
     /// Start of the first interval written.
@@ -104,6 +106,7 @@ impl SeriesState {
             last_start: None,
             recent: 0,
             intervals: 0,
+            corrections: 0,
             extra: None,
         }
     }

@@ -97,6 +97,7 @@ fn series(series: &[SeriesState]) -> Result<RecordBatch, ArrowError> {
         instant("first_start", rows().map(|s| s.first_ever())),
         instant("last_start", rows().map(|s| s.last_start)),
         integer("intervals", rows().map(|s| Some(signed(s.intervals_ever())))),
+        integer("corrections", rows().map(|s| Some(i64::from(s.corrections)))),
         integer("pending", rows().map(|s| Some(s.extra().pending.len() as i64))),
     ])
 }

@@ -64,7 +64,9 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3], rolls_
     let letters = rows(sandbox, "SELECT feed, partition, \"offset\" FROM dead_letters")?;
     let samples = rows(sandbox, "SELECT DISTINCT feed, partition, \"offset\" FROM samples")?;
     let partitions = rows(sandbox, "SELECT * FROM partitions ORDER BY feed, partition")?;
-    let feeds = rows(sandbox, "SELECT * FROM feeds")?;
+    let feeds = "SELECT f.*, coalesce(s.corrections, 0) AS of_series FROM feeds f LEFT JOIN \
+                 (SELECT feed, sum(corrections) AS corrections FROM series GROUP BY feed) s ON s.feed = f.feed";
+    let feeds = rows(sandbox, feeds)?;
     for kind in Kind::ALL {
         let topic = topic(run, kind);
         let records = drain_delivered(brokers, &topic, sent[kind as usize]);
@@ -157,6 +159,9 @@ fn counts(
         if let Some(row) = feeds.first() {
             equal(&format!("{column} of the feed are"), integer(row, column)?, total(column)?);
         }
+    }
+    if let Some(row) = feeds.first() {
+        equal("corrections of its series are", integer(row, "of_series")?, total("corrected")?);
     }
     equal("dead records are", total("dead")?, expected.dead.len() as i64);
     equal("pending records are", total("pending")?, 0);

@@ -1,13 +1,13 @@
 //! Series of one frequency in two model groups, by a label of a file: each with its own policy, models and runs; one series
-//! changes its label on the way.
+//! changes its label on the way. A correction in one of them, below a roll-up that has parts in both.
 
 use std::fs;
 use std::time::Duration;
 
 use meterline_tests::sandbox::Sandbox;
-use meterline_tests::topic;
+use meterline_tests::topic::{self, Outgoing};
 use meterline_tests::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::checks;
 use crate::harness::{MINUTE, kafka, of_meter};
@@ -180,5 +180,98 @@ fn series_with_a_label_have_models_and_runs_of_their_own() {
     wait::until("it is told what waits for a restart", MINUTE, || {
         sandbox.log().contains("policy (other labels)").then_some(())
     });
+    assert_eq!(engine.stop().code(), Some(0));
+}
+
+const NETWORK_TOPIC: &str = "by-label-below-a-roll-up";
+const NETWORK: &str = "series_id,tariff,region
+i1,industry,north
+h1,household,north
+h2,household,south
+";
+const NORTH: &str = "rollup.net:region=north@PT1H";
+
+const BELOW_A_ROLL_UP: &str = r#"
+frequency = "PT1H"
+lateness = "0s"
+
+[labels.meta]
+file = "meters.csv"
+labels = { tariff = "tariff", region = "region" }
+
+[rollup.net]
+by = ["region"]
+reconcile = "bottom_up"
+
+[ingest]
+commit_interval = "200ms"
+idle_timeout = "1s"
+catch_up_records = 0
+
+[policy.hours]
+frequency = "PT1H"
+horizon = "12h"
+context = "24 intervals"
+[policy.hours.retrain]
+pause = true
+[policy.hours.reforecast]
+when = "new_intervals >= 1"
+
+[policy.industry]
+frequency = "PT1H"
+label = { tariff = "industry" }
+"#;
+
+/// What runs of corrections have forecast again, run by run: group and series.
+fn corrected(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let rows = sandbox.sql(
+        "SELECT r.run_id, r.group_id, f.series_id FROM runs r \
+         LEFT JOIN (SELECT DISTINCT run_id, series_id FROM forecasts) f ON f.run_id = r.run_id \
+         WHERE r.pipeline = 'correct' AND r.status = 'succeeded' ORDER BY r.group_id, r.run_id, f.series_id",
+    );
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    rows.iter().map(|row| (text(&row["group_id"]), text(&row["series_id"]))).collect()
+}
+
+/// Sends another value of the hour 120 of a meter, and waits until nothing is left to do.
+fn correct(sandbox: &Sandbox, brokers: &str, meter: &str) {
+    let reading = json!({"meter_id": meter, "ts": "2024-01-06T00:00:00Z", "value": 500.0, "unit": "kWh"});
+    let before = sandbox.number("SELECT sum(corrected) FROM feeds");
+    let payload = Some(reading.to_string().into_bytes());
+    topic::send(brokers, NETWORK_TOPIC, &[Outgoing { key: meter.to_owned(), payload }]);
+    wait::until("the correction is counted", MINUTE, || {
+        (sandbox.number("SELECT sum(corrected) FROM feeds") > before).then_some(())
+    });
+    settle(sandbox);
+}
+
+#[test]
+fn a_correction_reaches_the_roll_up_above_its_group_and_no_other_series() {
+    let Some(kafka) = kafka("corrections in label groups") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic(NETWORK_TOPIC, 1);
+    let sandbox = Sandbox::reading(&brokers, NETWORK_TOPIC, BELOW_A_ROLL_UP);
+    fs::write(sandbox.path().join("meters.csv"), NETWORK).expect("write the labels");
+    let mut engine = sandbox.engine();
+    let hour = |n: usize| ["i1", "h1", "h2"].into_iter().flat_map(move |meter| of_meter(meter, n, 1));
+    topic::send(&brokers, NETWORK_TOPIC, &(0..124).flat_map(hour).collect::<Vec<_>>());
+    checks::await_committed(&sandbox, &mut engine, &brokers, NETWORK_TOPIC);
+    wait::until("both groups are forecast", 2 * MINUTE, || {
+        (forecasts(&sandbox).len() == 5 && last_run(&sandbox, INDUSTRY).0 == ["i1"]).then_some(())
+    });
+    settle(&sandbox);
+    assert_eq!(corrected(&sandbox), []);
+
+    let of = |group: &str, series: &str| (group.to_owned(), series.to_owned());
+    correct(&sandbox, &brokers, "i1");
+    let both = [of("PT1H", NORTH), of(INDUSTRY, "i1")];
+    assert_eq!(corrected(&sandbox), both, "the roll-up is in the other group");
+    // The other group has no series that this touches, and no roll-up above it.
+    correct(&sandbox, &brokers, "h1");
+    let [north, industry] = both;
+    assert_eq!(corrected(&sandbox), [north.clone(), of("PT1H", "h1"), north, industry]);
+    let of_series = sandbox.sql("SELECT series_id, corrections FROM series WHERE feed = 'meters' ORDER BY series_id");
+    let of_series: Vec<_> = of_series.iter().map(|row| row["corrections"].as_i64()).collect();
+    assert_eq!(of_series, [Some(1), Some(0), Some(1)]);
     assert_eq!(engine.stop().code(), Some(0));
 }

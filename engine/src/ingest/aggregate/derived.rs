@@ -74,7 +74,7 @@ impl Series {
         if matches!(outcome, Outcome::Accepted | Outcome::Corrected) {
             context.stale(start);
         }
-        context.count(&reading, outcome, end);
+        self.count(&reading, outcome, end, context);
     }
 
     pub(super) fn read_register(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
@@ -86,7 +86,7 @@ impl Series {
             // A repetition of the last register, the most frequent one, needs no more than that.
             let repeated = self.samples.at(boundary).is_some_and(|known| known.position >= register.position);
             match repeated {
-                true => context.count(&reading, Outcome::Duplicate, boundary),
+                true => self.count(&reading, Outcome::Duplicate, boundary, context),
                 false => context.park(reading, left, right),
             }
             return;
@@ -107,7 +107,7 @@ impl Series {
                 (_, last) => extra.last_register = last.map(Box::new),
             }
         }
-        context.count(&reading, outcome, boundary);
+        self.count(&reading, outcome, boundary, context);
     }
 
     // Computes an interval that is made of several readings anew, and writes it if it changed.

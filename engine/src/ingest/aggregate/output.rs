@@ -8,9 +8,9 @@ use super::super::outcome::{Dead, Outcome, Tally};
 use super::super::rows::{Content, Rows};
 use super::super::samples::{Repeated, Taken};
 use super::super::series::PendingReading;
-use super::Rules;
 use super::derived::Stale;
 use super::doubts::Reached;
+use super::{Rules, Series};
 
 /// What an epoch gives: rows, dead readings, and what became of every reading.
 #[derive(Debug, Default)]
@@ -98,11 +98,21 @@ impl Output {
     }
 }
 
+impl Series {
+    // Counts a reading of an interval that ends at `end`: for its partition, and corrections for the series, too.
+    pub(super) fn count(&mut self, reading: &PendingReading, outcome: Outcome, end: Micros, context: &mut Context<'_>) {
+        if outcome == Outcome::Corrected {
+            self.state.corrections = self.state.corrections.saturating_add(1);
+        }
+        let late = context.is_late(reading, end);
+        context.out.tally.count(reading, outcome, late);
+    }
+}
+
 impl Context<'_> {
-    pub(super) fn count(&mut self, reading: &PendingReading, outcome: Outcome, end: Micros) {
-        // Nothing of a backfill is late.
-        let late = end <= self.watermark && reading.position.partition != Position::BACKFILL_PARTITION;
-        self.out.tally.count(reading, outcome, late);
+    // Nothing of a backfill is late.
+    fn is_late(&self, reading: &PendingReading, end: Micros) -> bool {
+        end <= self.watermark && reading.position.partition != Position::BACKFILL_PARTITION
     }
 
     // How far everything was read, as far as a reading tells that may decide about the frequency: a backfill has no

@@ -95,7 +95,7 @@ impl Series {
                 continue;
             }
             let outcome = put(&mut made, slot, content_of(&reading, &slot));
-            context.count(&reading, outcome, slot.end);
+            self.count(&reading, outcome, slot.end, context);
         }
         for Made { slot, content } in made.into_values() {
             self.write_again(slot, content, rows.get(&(slot.start, slot.end)), context);

@@ -44,6 +44,8 @@ proptest! {
             let start = frequency.advance(base, slot, &zone);
             if surely_unwritten(state, start, frequency, &zone) {
                 mark(state, start, frequency, &zone);
+            } else {
+                state.corrections += 1;
             }
             if ends {
                 let mut changes = Changes::default();
@@ -61,6 +63,8 @@ proptest! {
                 let whole = Census::of(&config, known.iter().copied());
                 prop_assert_eq!(census.ends_by_partition(0), whole.ends_by_partition(0));
                 prop_assert_eq!((census.series(0), census.intervals(0)), (whole.series(0), whole.intervals(0)));
+                let corrections: u64 = census.cohorts(0).map(|of| census.count(of, Fact::Correction)).sum();
+                prop_assert_eq!(corrections, known.iter().map(|state| u64::from(state.corrections)).sum::<u64>());
             }
         }
     }

@@ -42,7 +42,7 @@ use super::series::SeriesState;
 use super::shard::route;
 
 /// What a file of a run and its index begin with: the format, and the version of that.
-const MAGIC: &[u8; 8] = b"MLEVICT2";
+const MAGIC: &[u8; 8] = b"MLEVICT3";
 /// What reading them is called where it fails.
 const READING: &str = "loading the states of evicted series";
 

@@ -24,7 +24,7 @@ fn id(number: usize) -> String {
 
 fn state(number: usize, seq: i64) -> SeriesState {
     let mut state = SeriesState::new(if number.is_multiple_of(2) { "a" } else { "b" }, &id(number), Unit::KWH);
-    state.intervals = seq as u64;
+    state.intervals = seq as u32;
     state
 }
 

@@ -19,10 +19,10 @@ use super::runs::{Column, Written};
 use super::{FRAME, Feeds, intern};
 
 /// Numbers of each series, in this order: feed, unit and frequency as places in [`Shared`], flags, confidence, phase,
-/// spread, partition, the first and the last start and the number of intervals as steps from the series before, bytes
-/// that the identifier has in common with the one before and those after them, bytes of what few series need (0: it has
-/// none of that), bytes of readings that wait.
-const COLUMNS: usize = 15;
+/// spread, partition, the first and the last start and the number of intervals as steps from the series before, the
+/// number of corrections, bytes that the identifier has in common with the one before and those after them, bytes of what
+/// few series need (0: it has none of that), bytes of readings that wait.
+const COLUMNS: usize = 16;
 
 // Flags: whether the frequency was declared, and whether there are starts.
 const DECLARED: u64 = 1;
@@ -92,7 +92,8 @@ pub(super) fn encode<'a>(states: impl Iterator<Item = &'a SeriesState>) -> Resul
             folded(state.partition.into()),
             state.first_start.map_or(0, |start| before.first_start.to(start)),
             state.last_start.map_or(0, |start| before.last_start.to(start)),
-            before.intervals.to(state.intervals as i64),
+            before.intervals.to(state.intervals.into()),
+            state.corrections.into(),
             same as u64,
             (id.len() - same) as u64,
             (extras.len() - extras_before) as u64,
@@ -160,6 +161,7 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
             first_start,
             last_start,
             intervals,
+            corrections,
             same,
             others,
             extra,
@@ -188,7 +190,8 @@ pub(super) fn decode(plain: &[u8], feeds: &mut Feeds, mut take: impl FnMut(Serie
             first_start: (flags & FIRST_START != 0).then(|| before.first_start.by(first_start)),
             last_start: (flags & LAST_START != 0).then(|| before.last_start.by(last_start)),
             recent: recent.value()?,
-            intervals: before.intervals.by(intervals) as u64,
+            intervals: narrow(before.intervals.by(intervals))?,
+            corrections: narrow(corrections)?,
             extra,
         });
     }
@@ -320,7 +323,7 @@ mod tests {
             (state.confidence, state.phase, state.spread) = (number(3) as u8, number(4) as i8, number(5) as u8);
             state.partition = number(6) as i32;
             (state.first_start, state.last_start) = (Some(number(7) as i64), Some(number(8) as i64));
-            (state.recent, state.intervals) = (u128::from(number(9)) << 64 | u128::from(number(10)), number(11));
+            (state.recent, state.intervals) = (u128::from(number(9)) << 64 | u128::from(number(10)), number(11) as u32);
         }
         let records: Vec<_> = all
             .iter()
@@ -454,11 +457,11 @@ mod tests {
         let unit = select(vec![Unit::KWH, Unit::KW, Unit::Other("m3".into()), Unit::Other("°C".into())]);
         let said = (option::of(frequency()), any::<bool>(), any::<u8>(), any::<i8>(), any::<u8>());
         let recent = prop_oneof![Just(0u128), Just(u128::MAX), any::<u128>()];
-        let intervals = prop_oneof![Just(0u64), Just(u64::MAX), any::<u64>(), 0..9u64];
-        let reached = (any::<i32>(), option::of(number()), option::of(number()), recent, intervals);
+        let count = || prop_oneof![Just(0u32), Just(u32::MAX), any::<u32>(), 0..9u32];
+        let reached = (any::<i32>(), option::of(number()), option::of(number()), recent, count(), count());
         (text(), id(), unit, said, reached, option::of(extra())).prop_map(|(feed, id, unit, said, reached, extra)| {
             let (frequency, declared, confidence, phase, spread) = said;
-            let (partition, first_start, last_start, recent, intervals) = reached;
+            let (partition, first_start, last_start, recent, intervals, corrections) = reached;
             SeriesState {
                 feed,
                 id: id.into(),
@@ -473,6 +476,7 @@ mod tests {
                 last_start,
                 recent,
                 intervals,
+                corrections,
                 extra: extra.map(Box::new),
             }
         })

@@ -33,11 +33,17 @@ async fn evaluator(policies: &str) -> (tempfile::TempDir, Evaluator) {
 
 /// A commit up to which one series of every named frequency is closed.
 fn commit(seq: i64, frequencies: &[Frequency], until: Micros) -> Committed {
+    corrected(seq, frequencies, until, 0)
+}
+
+/// The same, where each series was corrected so often.
+fn corrected(seq: i64, frequencies: &[Frequency], until: Micros, corrections: u32) -> Committed {
     let series: Vec<SeriesState> = frequencies
         .iter()
         .map(|frequency| {
             let mut series = SeriesState::new("meters", &frequency.to_string(), Unit::KWH);
             series.frequency = Some(*frequency);
+            series.corrections = corrections;
             series.first_start = Some(0);
             series.last_start = Some(until - frequency.nominal_micros());
             let intervals = until / frequency.nominal_micros();
@@ -146,13 +152,13 @@ fn a_decision_is_another_one_after_a_run_of_the_same_origin() {
         blockers: Vec::new(),
         facts: None,
     };
-    let committed = commit(1, &[Frequency::HOUR], 10 * HOUR);
-    let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), Map::new(), 5, false).decision_id;
+    let (committed, stood) = (commit(1, &[Frequency::HOUR], 10 * HOUR), Standing::default());
+    let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), Map::new(), &stood, 5, false).decision_id;
     let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
     assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
     assert_eq!(ids[0], id(facts("r1", None)), "what is started again is the same decision");
     let nothing = Verdict { fired: false, ..verdict.clone() };
-    let at = |now| record(&facts("r1", None), &committed, nothing.clone(), Map::new(), now, false).decision_id;
+    let at = |now| record(&facts("r1", None), &committed, nothing.clone(), Map::new(), &stood, now, false).decision_id;
     assert_ne!(at(5), at(6), "what starts nothing is kept each time");
 }
 
@@ -182,24 +188,15 @@ async fn a_trigger_goes_by_the_configuration_that_was_read_last() {
 
 #[tokio::test]
 async fn a_correction_begins_where_the_forecasts_do_and_a_run_of_all_series_comes_before_it() {
-    use crate::ingest::state::{Counts, PartitionState};
     let (_dir, mut evaluator) = evaluator(POLICIES).await;
-    let corrected = |seq: i64, hours: i64, corrections: u64| {
-        let Committed { state, census, intervals_version } = commit(seq, &[Frequency::HOUR], hours * HOUR);
-        let mut state = IngestState::clone(&state);
-        let counts = Counts { corrected: corrections, ..Counts::default() };
-        let partition = PartitionState { counts, ..PartitionState::default() };
-        state.feeds.values_mut().for_each(|feed| _ = feed.partitions.insert(0, partition.clone()));
-        Committed { state: Arc::new(state), census, intervals_version }
-    };
-    let first = corrected(1, 10, 0);
+    let first = commit(1, &[Frequency::HOUR], 10 * HOUR);
     let group = crate::ingest::groups::groups(&first.state, &first.census, &evaluator.env.config).remove(0);
     let spec = spec::for_group(&evaluator.env, &group, &first, Pipeline::Infer, None);
     let mut run = RunRecord::queued(spec, "trigger", None, now());
     run.status = Status::Succeeded;
     evaluator.env.metadata.insert_run(&run).await.unwrap();
 
-    evaluator.evaluate_if_changed(&corrected(2, 10, 3), now()).await.unwrap();
+    evaluator.evaluate_if_changed(&corrected(2, &[Frequency::HOUR], 10 * HOUR, 3), now()).await.unwrap();
     let started = runs(&evaluator).await;
     let new = started.iter().find(|of| of.spec.run_id != run.spec.run_id).unwrap();
     let published = new.spec.published.as_ref().unwrap();
@@ -208,7 +205,8 @@ async fn a_correction_begins_where_the_forecasts_do_and_a_run_of_all_series_come
     ended(&evaluator).await;
 
     // An hour later all are forecast, and nothing is corrected beside that.
-    evaluator.evaluate_if_changed(&corrected(3, 11, 5), now() + 60 * SECOND).await.unwrap();
+    let later = corrected(3, &[Frequency::HOUR], 11 * HOUR, 5);
+    evaluator.evaluate_if_changed(&later, now() + 60 * SECOND).await.unwrap();
     let pipelines: Vec<Pipeline> = runs(&evaluator).await.iter().map(|run| run.spec.pipeline).collect();
     assert_eq!(pipelines, [Pipeline::Infer, Pipeline::Correct, Pipeline::Infer]);
 }

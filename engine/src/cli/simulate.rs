@@ -1,6 +1,7 @@
 //! `meterline triggers simulate`: what policies would have done, replayed over the past.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, selectors};
@@ -14,7 +15,7 @@ use crate::environment::{Environment, read_config};
 use crate::metadata::records::Pipeline;
 use crate::triggers::learn::Learner;
 use crate::triggers::past::{self, GroupPast, Range};
-use crate::triggers::simulate::{Fired, Replay, Subject, simulate_with};
+use crate::triggers::simulate::{Fired, Replay, simulate_with};
 
 /// Columns of the plot.
 const COLUMNS: usize = 72;
@@ -148,17 +149,20 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         return Err(CommandError::unknown_group(args.group.as_deref().unwrap_or("*"), &known));
     }
     let mut groups = Vec::new();
-    let mut learners = Vec::new();
-    if args.accuracy {
-        for past in &pasts {
-            learners.push(Learner::new(past::panel(&env, &past.group, args.series).await?));
-        }
-    }
+    let mut learners: Vec<Learner> = Vec::new();
     let mut replays = Vec::new();
     for (file, config) in &configs {
         let subjects: Vec<_> = pasts.iter().map(|past| past.under(config)).collect();
         if args.accuracy {
-            check_inputs(file, &subjects)?;
+            let config_path = PathBuf::from(file);
+            let of_policy = Arc::new(Environment { config: config.clone(), config_path, ..env.clone() });
+            for (index, (past, subject)) in pasts.iter().zip(&subjects).enumerate() {
+                let panel = past::panel(&env, &of_policy, &past.group, subject, args.series).await?;
+                match learners.get_mut(index) {
+                    Some(learner) => learner.show(panel),
+                    None => learners.push(Learner::new(panel)),
+                }
+            }
         }
         let mut shown = None;
         let mut progress = |share: f64| {
@@ -203,20 +207,6 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     }
     let told: Vec<String> = report.groups.iter().map(tell).collect();
     context.print(&told.join("\n\n"))
-}
-
-// The series alone are read, not what is known beside them.
-fn check_inputs(file: &str, subjects: &[Subject]) -> CommandResult {
-    for Subject { policy, .. } in subjects {
-        if !policy.covariates.is_empty() || !policy.labels.is_empty() {
-            return Err(CommandError::usage(format!(
-                "{file}: {} names covariates or labels, which --accuracy does not read; leave them out of a copy of the file, or \
-                 leave out --accuracy",
-                policy.source
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn accuracy(learner: &Learner) -> AccuracyReport {

@@ -19,6 +19,7 @@ use crate::triggers::decide::{Until, Verdict};
 use crate::triggers::facts::{FactSource, GroupFacts};
 use crate::triggers::next::Earliest;
 use crate::triggers::now::look;
+use crate::triggers::remembered::Present;
 use crate::triggers::trigger_of;
 use crate::triggers::words::{tell, word};
 
@@ -113,12 +114,12 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 }
 
 async fn shown(env: &Environment, group: Option<&str>, trigger: Option<&str>) -> CommandResult<Vec<Shown>> {
-    let active = env.metadata.active_runs().await?;
+    let present = Present::read(&env.metadata).await?;
     let now = jiff::Timestamp::now().as_microsecond();
     let all = match load_committed(&env.lake, &env.config, env.directory()).await? {
         Some(committed) => {
             let env = Arc::new(env.clone());
-            FactSource::default().assemble(&env, &committed, &active, now).await?
+            FactSource::default().assemble(&env, &committed, &present, now).await?
         }
         None => Vec::new(),
     };
@@ -137,7 +138,7 @@ async fn shown(env: &Environment, group: Option<&str>, trigger: Option<&str>) ->
             group.is_none_or(|g| g == facts.group.group_id) && trigger.is_none_or(|t| t == facts.pipeline.trigger());
         if wanted {
             let standing = standings.get(&(facts.group.group_id.clone(), facts.pipeline));
-            shown.push(show(env, facts, standing.cloned().unwrap_or_default(), &active, now).await?);
+            shown.push(show(env, facts, standing.cloned().unwrap_or_default(), &present.active, now).await?);
         }
     }
     Ok(shown)

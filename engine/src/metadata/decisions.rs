@@ -175,6 +175,7 @@ mod tests {
             resumed: false,
             observed: None,
             seen: None,
+            before: None,
         }
     }
 

@@ -343,6 +343,9 @@ pub struct DecisionRecord {
     /// What was seen of runs and models; not of decisions of an earlier release.
     #[serde(default)]
     pub seen: Option<SeenRuns>,
+    /// How the trigger stood before; not of decisions of an earlier release. A replay that begins here begins with it.
+    #[serde(default)]
+    pub before: Option<Standing>,
 }
 
 /// What an evaluation saw of runs and models. They may change while it reads them, so that the clock does not tell.

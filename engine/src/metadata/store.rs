@@ -13,7 +13,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCKED_MAX: Duration = Duration::from_secs(60);
 
 /// Statements that bring a database from version i to i + 1.
-const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE, EXPLANATIONS, STANDINGS];
+const MIGRATIONS: &[&[&str]] = &[TABLES, MAINTENANCE, EXPLANATIONS, STANDINGS, CHAMPIONS];
+
+// All that the question for the champions of all groups looks at: it is asked with each evaluation.
+const CHAMPIONS: &[&str] = &["CREATE INDEX models_by_approval ON models (approval, group_id, version)"];
 
 const STANDINGS: &[&str] = &[
     "CREATE TABLE standings (group_id TEXT NOT NULL, pipeline TEXT NOT NULL, doc TEXT NOT NULL, \

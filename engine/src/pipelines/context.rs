@@ -62,10 +62,18 @@ impl StepContext {
         &self,
         work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
     ) -> Result<T, StepError> {
-        match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result,
-            Err(error) => Err(join_error(self.step, error)),
-        }
+        blocking(self.step, work).await
+    }
+}
+
+/// The same for what is no step of a run; `what` names the work where it panics.
+pub async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+) -> Result<T, StepError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(join_error(what, error)),
     }
 }
 

@@ -342,8 +342,8 @@ pub fn other_feeds(config: &Config, frequency: Frequency, group: &str) -> Vec<St
     feeds.map(|feed| names.name(feed.number).to_owned()).collect()
 }
 
-// What an interval counts in training, as SQL; of a roll-up's, the part that was estimated or substituted counts less.
-fn weight(of_estimated: f64) -> String {
+/// What an interval counts in training, as SQL; of a roll-up's, the part that was estimated or substituted counts less.
+pub fn weight(of_estimated: f64) -> String {
     let less = 1.0 - of_estimated;
     format!(
         "CASE WHEN measured + estimated + substituted > 0 THEN \

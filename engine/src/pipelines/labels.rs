@@ -8,16 +8,21 @@ use std::sync::Arc;
 
 use meterline_connectors::lake::snapshot;
 use meterline_models::data::Panel;
+use meterline_schemas::Micros;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
 
-use super::context::StepContext;
+use super::context::{StepContext, blocking};
 use super::error::{Doing, StepError};
 use super::history::History;
+use crate::environment::Environment;
 use crate::ingest::rollup::plan::Label;
 use crate::ingest::rollup::saved::Givers;
 use crate::ingest::{each_member, rollup, state_at};
 use crate::series_labels::{Found, Values, at_instant, of_member, set};
+
+/// What reading them is called where it fails.
+const READING: &str = "reading the labels of series";
 
 /// Labels by name, in words.
 pub fn in_words(names: &[String]) -> String {
@@ -36,10 +41,7 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
     if names.is_empty() {
         return Ok((history, Vec::new()));
     }
-    let values = match ctx.env.config.rollup.is_empty() {
-        true => of_files(ctx).await?,
-        false => of_stream(ctx, &history.panel).await?,
-    };
+    let values = read(&ctx.env, names, ctx.spec.origin, &history.panel).await?;
     let mut without = Vec::new();
     for (name, Found { series, values }) in names.iter().zip(set(&mut history.panel, names, &values)) {
         let all = history.panel.series.len();
@@ -51,18 +53,27 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
     Ok((history, without))
 }
 
-// Those that the newest commit knows of the series of a panel: what was said since the origin about an instant before it
-// counts.
-async fn of_stream(ctx: &StepContext, panel: &Panel) -> Result<Values, StepError> {
-    let doing = || "reading the labels of series".to_owned();
+/// What these labels of the series of a panel are at an instant.
+///
+/// # Errors
+/// The files, or the state of the stream, cannot be read.
+pub async fn read(env: &Arc<Environment>, names: &[String], at: Micros, panel: &Panel) -> Result<Values, StepError> {
+    match env.config.rollup.is_empty() {
+        true => of_files(env, names, at).await,
+        false => of_stream(env, names, at, panel).await,
+    }
+}
+
+// Those that the newest commit knows of the series of a panel: what was said since the instant about one before it counts.
+async fn of_stream(env: &Environment, names: &[String], at: Micros, panel: &Panel) -> Result<Values, StepError> {
+    let doing = || READING.to_owned();
     let mut values = Values::new();
-    let Some(table) = snapshot(&ctx.env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(values) };
-    let Some(state) = state_at(&ctx.env.lake, &table).await.doing(doing)? else { return Ok(values) };
-    let (config, at) = (&ctx.env.config, ctx.spec.origin);
-    let labels: Vec<Label> = ctx.spec.policy.labels.iter().map(|name| Label::of(config, name)).collect();
-    let (givers, wanted) = (Givers::new(config), panel.series.iter().map(|series| series.id.as_str()));
+    let Some(table) = snapshot(&env.lake, INTERVALS, None).await.doing(doing)? else { return Ok(values) };
+    let Some(state) = state_at(&env.lake, &table).await.doing(doing)? else { return Ok(values) };
+    let labels: Vec<Label> = names.iter().map(|name| Label::of(&env.config, name)).collect();
+    let (givers, wanted) = (Givers::new(&env.config), panel.series.iter().map(|series| series.id.as_str()));
     let wanted: HashSet<&str> = wanted.collect();
-    each_member(&ctx.env.lake, &state, |saved, _| {
+    each_member(&env.lake, &state, |saved, _| {
         if wanted.contains(&*saved.series) {
             let member = givers.restore(&saved);
             values.insert(Arc::clone(&member.series), of_member(&labels, &member, at));
@@ -73,15 +84,14 @@ async fn of_stream(ctx: &StepContext, panel: &Panel) -> Result<Values, StepError
     Ok(values)
 }
 
-// Those of the files that the policy's labels come from; no other file can fail the run.
-async fn of_files(ctx: &StepContext) -> Result<Values, StepError> {
-    let (env, at, names) = (Arc::clone(&ctx.env), ctx.spec.origin, ctx.spec.policy.labels.clone());
-    ctx.blocking(move || {
+// Those of the files that these labels come from; no other file can fail the run.
+async fn of_files(env: &Arc<Environment>, names: &[String], at: Micros) -> Result<Values, StepError> {
+    let (env, names) = (Arc::clone(env), names.to_vec());
+    blocking(READING, move || {
         let mut config = env.config.clone();
         config.labels.retain(|_, source| names.iter().any(|name| source.labels.contains_key(name)));
         let labels: Vec<Label> = names.iter().map(|name| Label::of(&config, name)).collect();
-        let said =
-            rollup::restore::files(&config, env.directory()).doing(|| "reading the labels of series".to_owned())?;
+        let said = rollup::restore::files(&config, env.directory()).doing(|| READING.to_owned())?;
         Ok(at_instant(&labels, said, at))
     })
     .await

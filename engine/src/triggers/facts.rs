@@ -1,5 +1,6 @@
 //! Assembles the trigger facts of every model group from the committed state, the metadata database and the scores.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -14,8 +15,8 @@ use tokio::sync::watch;
 use super::decide::RunHistory;
 use super::known::Known;
 use super::predicate::row;
-use super::remembered::{OfGroup, Remembered};
-use super::scores::{Forecasts, ScoreSource, Scores};
+use super::remembered::{OfGroup, Present, Remembered};
+use super::scores::{self, Changed, Forecasts, ScoreSource, Scores};
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, groups};
 use crate::ingest::{Committed, IngestError, load_committed};
@@ -58,6 +59,22 @@ pub struct GroupFacts {
 pub struct FactSource {
     scores: ScoreSource,
     remembered: Remembered,
+    // By group, as long as the configuration stays.
+    policies: HashMap<String, OfPolicy>,
+}
+
+/// What facts take from the policy of a group.
+#[derive(Debug, Clone, Copy)]
+struct OfPolicy {
+    horizon: usize,
+    history_needed: usize,
+}
+
+impl OfPolicy {
+    fn of(config: &Config, group: &GroupSummary) -> OfPolicy {
+        let policy = resolve_group_policy(&group.group_id, group.frequency, &config.policy);
+        OfPolicy { horizon: policy.horizon, history_needed: history_needed(config, group) }
+    }
 }
 
 impl FactSource {
@@ -68,13 +85,18 @@ impl FactSource {
         (FactSource { scores, ..FactSource::default() }, news)
     }
 
+    /// Goes by another configuration from now on.
+    pub fn reload(&mut self) {
+        self.policies.clear();
+    }
+
     /// Lets what facts wait for be read, where that is done in the background.
     pub fn go_on(&self) {
         self.scores.go_on();
     }
 
-    /// The facts of every group and pipeline as of a commit, ordered by group, and within one as triggers are evaluated. `active` are
-    /// the runs under way, of all groups, and `now` is what the clock says.
+    /// The facts of every group and pipeline as of a commit, ordered by group, and within one as triggers are evaluated. `now` is what
+    /// the clock says.
     ///
     /// # Errors
     ///
@@ -83,13 +105,18 @@ impl FactSource {
         &mut self,
         env: &Arc<Environment>,
         committed: &Committed,
-        active: &[RunRecord],
+        present: &Present,
         now: Micros,
     ) -> Result<Vec<GroupFacts>, FactsError> {
-        self.remembered.refresh(&env.metadata, active).await?;
+        self.remembered.refresh(&env.metadata, present).await?;
+        let changes = scores::changes(&committed.state);
         let mut all = Vec::new();
         for group in groups(&committed.state, &committed.census, &env.config) {
             let id = &group.group_id;
+            let of_policy = match self.policies.get(id) {
+                Some(known) => *known,
+                None => *self.policies.entry(id.clone()).or_insert(OfPolicy::of(&env.config, &group)),
+            };
             let OfGroup { builds, infers, corrects, models, champion } = self.remembered.of(&env.metadata, id).await?;
             let last_forecast = infers.iter().find(|r| r.status == Status::Succeeded);
             let scores = match last_forecast {
@@ -97,14 +124,15 @@ impl FactSource {
                     let done = corrects.iter().filter(|run| run.status == Status::Succeeded);
                     let corrections: Vec<String> = done.map(|run| run.spec.run_id.clone()).collect();
                     let forecasts = Forecasts { last: &run.spec.run_id, corrections: &corrections };
-                    self.scores.of(env, committed, &group, champion.as_ref(), forecasts).await
+                    let changed = Changed { changes, horizon: of_policy.horizon };
+                    self.scores.of(env, committed, &group, champion.as_ref(), forecasts, changed).await
                 }
                 None => Scores::default(),
             };
             let known = Known {
                 group: &group,
                 catch_up_records: env.config.ingest.catch_up_records,
-                history_needed: history_needed(&env.config, &group),
+                history_needed: of_policy.history_needed,
                 champion: champion.as_ref(),
                 scores: &scores,
                 builds,
@@ -114,7 +142,7 @@ impl FactSource {
                 now,
             };
             for pipeline in Pipeline::ALL {
-                let values = known.values(pipeline, device_busy(&env.config, active, pipeline));
+                let values = known.values(pipeline, device_busy(&env.config, &present.active, pipeline));
                 let facts = Facts { group_id: id.clone(), pipeline: pipeline.trigger().into(), values };
                 let champion = champion.as_ref().map(|champion| champion.version.clone());
                 let history = known.history(pipeline);
@@ -147,10 +175,10 @@ pub(super) fn history_needed(config: &Config, group: &GroupSummary) -> usize {
 pub async fn facts_table(env: &Environment) -> Result<RecordBatch, FactsError> {
     let (all, seq) = match load_committed(&env.lake, &env.config, env.directory()).await? {
         Some(committed) => {
-            let active = env.metadata.active_runs().await?;
+            let present = Present::read(&env.metadata).await?;
             let now = jiff::Timestamp::now().as_microsecond();
             let env = Arc::new(env.clone());
-            (FactSource::default().assemble(&env, &committed, &active, now).await?, committed.state.seq)
+            (FactSource::default().assemble(&env, &committed, &present, now).await?, committed.state.seq)
         }
         None => (Vec::new(), 0),
     };

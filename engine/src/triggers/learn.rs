@@ -25,6 +25,7 @@ use crate::metadata::records::RunSpec;
 use crate::pipelines::build::evaluate::figures;
 use crate::pipelines::build::train::task;
 use crate::pipelines::build::{evaluated, evaluation_origins, gate, trained_from, trained_until};
+use crate::pipelines::covariates::horizon::{self, Informed};
 use crate::pipelines::error::{Doing, StepError};
 use crate::pipelines::{SEASONAL_NAIVE, context, history};
 
@@ -84,7 +85,7 @@ struct Step {
 }
 
 impl Learner {
-    /// A learner that knows the history of some of the group's series.
+    /// A learner that knows the history of some of the group's series, with what is known beside them.
     pub fn new(panel: Panel) -> Learner {
         Learner {
             panel,
@@ -99,6 +100,11 @@ impl Learner {
     /// How many series it learns from.
     pub fn series(&self) -> usize {
         self.panel.series.len()
+    }
+
+    /// Goes by another panel of the same series from now on: what is known beside them is another for another policy.
+    pub fn show(&mut self, panel: Panel) {
+        self.panel = panel;
     }
 
     /// Begins another replay; what was fitted and forecast is remembered.
@@ -116,7 +122,7 @@ impl Learner {
     pub fn build(&mut self, spec: &RunSpec, champion: Option<&str>, version: &str) -> Result<Built, StepError> {
         let zone = self.panel.zone.clone();
         let until = trained_until(spec, &zone);
-        let key = (until, settings(&spec.policy));
+        let key = (until, settings(spec));
         if !self.models.contains_key(&key) {
             let fitted = self.fit(spec, until)?;
             self.models.insert(key.clone(), fitted);
@@ -167,29 +173,44 @@ impl Learner {
 
     /// Forecasts from an origin by the model that is remembered as `version`; seasonal naive where there is none, and
     /// where it has no forecast. Returns the seconds that it took: none, if it was forecast in an earlier replay.
-    pub fn infer(&mut self, spec: &RunSpec, version: Option<&str>) -> f64 {
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`], as the run's step would fail: a covariate is missing ahead, and nothing may stand in.
+    pub fn infer(&mut self, spec: &RunSpec, version: Option<&str>) -> Result<f64, StepError> {
         let began = Instant::now();
         let key = version.and_then(|version| self.versions.get(version)).cloned();
         let model = key.as_ref().and_then(|key| self.models.get(key)).and_then(|fitted| fitted.model.clone());
         let name = key.map_or_else(String::new, |(at, settings)| format!("{at} {settings}"));
-        let steps = self.steps(spec, model.as_deref(), name);
-        let naive = self.steps(spec, None, String::new());
+        let steps = self.steps(spec, model.as_deref(), name)?;
+        let naive = self.steps(spec, None, String::new())?;
         self.made.push((spec.origin, version.unwrap_or(SEASONAL_NAIVE).to_owned(), steps));
         self.naive.push(naive);
-        began.elapsed().as_secs_f64()
+        Ok(began.elapsed().as_secs_f64())
     }
 
-    fn steps(&mut self, spec: &RunSpec, model: Option<&dyn Forecaster>, name: String) -> Arc<Vec<Step>> {
+    fn steps(
+        &mut self,
+        spec: &RunSpec,
+        model: Option<&dyn Forecaster>,
+        name: String,
+    ) -> Result<Arc<Vec<Step>>, StepError> {
         let key = (spec.origin, name);
         if let Some(known) = self.forecasts.get(&key) {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
-        let (frequency, zone, horizon) = (self.panel.frequency, self.panel.zone.clone(), spec.policy.horizon);
+        let (frequency, zone, length) = (self.panel.frequency, self.panel.zone.clone(), spec.policy.horizon);
         let cut = self.panel.cut(spec.origin);
-        let shown = cut.newest(history::shown(&spec.policy));
-        let naive = SeasonalNaive::for_frequency(frequency).forecast(&shown, horizon);
-        let forecasts = model.map(|model| model.forecast(&shown, horizon));
-        let mut steps = vec![Step::default(); horizon];
+        let mut shown = cut.newest(history::shown(&spec.policy));
+        let naive = SeasonalNaive::for_frequency(frequency).forecast(&shown, length);
+        let forecasts = match model {
+            Some(model) => {
+                let completed = horizon::whole(spec, &mut shown)?;
+                Some(Informed { model, without: &completed.without }.forecast(&shown, length))
+            }
+            None => None,
+        };
+        let mut steps = vec![Step::default(); length];
         for (step, ahead) in steps.iter_mut().zip(1..) {
             step.end = frequency.advance(spec.origin, ahead, &zone);
         }
@@ -203,7 +224,7 @@ impl Learner {
         }
         let steps = Arc::new(steps);
         self.forecasts.insert(key, Arc::clone(&steps));
-        steps
+        Ok(steps)
     }
 
     /// What is known at `origin` of the forecasts that `champion` made, over the last horizon, and how much of the newest
@@ -286,10 +307,11 @@ fn score(steps: &mut [Step], forecast: &SeriesForecast, actuals: &[f32], scale: 
     }
 }
 
-// What a model is made by, beside the data.
-fn settings(policy: &ResolvedPolicy) -> String {
+// What a model is made by, beside the data of its series.
+fn settings(spec: &RunSpec) -> String {
+    let policy = &spec.policy;
     format!(
-        "{} {:?} {} {} {} {} {} {:?} {:?} {:?}",
+        "{} {:?} {} {} {} {} {} {:?} {:?} {:?} {:?} {:?} {}",
         policy.model,
         policy.settings,
         policy.horizon,
@@ -299,14 +321,17 @@ fn settings(policy: &ResolvedPolicy) -> String {
         policy.origins_a_day,
         policy.holidays,
         policy.days_off,
-        policy.workdays
+        policy.workdays,
+        spec.covariates,
+        policy.labels,
+        policy.estimated_weight
     )
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
-    use meterline_models::data::Series;
+    use meterline_models::data::{Column, Covariate, Known, Series};
     use meterline_schemas::Frequency;
     use meterline_schemas::config::{parse, resolve_policy};
     use meterline_schemas::time::DAY;
@@ -315,6 +340,7 @@ mod tests {
     use super::super::simulate::{Replay, Subject, simulate_with};
     use super::*;
     use crate::metadata::records::Pipeline;
+    use crate::pipelines::covariates;
 
     /// Days of a wave that doubles on day 40.
     fn panel() -> Panel {
@@ -334,16 +360,68 @@ mod tests {
              [policy.a.gate]\naccept_if = \"true\"\n\
              [policy.a.retrain]\nrequire = \"history_intervals >= 336\"\nwhen = \"{retrain}\"\ncooldown = \"1d\"\n"
         );
+        replayed_from(15 * 24, learner, &text)
+    }
+
+    fn replayed_from(first: i64, learner: &mut Learner, text: &str) -> (Replay, Accuracy) {
+        let config = parse(text).unwrap();
+        let policy = resolve_policy(Frequency::HOUR, &config.policy);
         let subject = Subject {
-            policy: resolve_policy(Frequency::HOUR, &parse(&text).unwrap().policy),
-            covariates: Vec::new(),
-            evaluations: each_hour(15 * 24, 69 * 24),
+            covariates: covariates::configured(&config, &policy),
+            policy,
+            evaluations: each_hour(first, 69 * 24),
             past: Default::default(),
             standings: Default::default(),
             typical: Default::default(),
         };
         let replay = simulate_with(&[subject], std::slice::from_mut(learner), &mut |_| ()).unwrap().remove(0);
         (replay, learner.accuracy())
+    }
+
+    /// The wave, with the load of a weather that is known ahead up to `known` hours from the beginning.
+    fn weathered(known: usize) -> Panel {
+        let weather = |hour: usize| ((hour * 7919 + hour / 7 * 104_729) % 101) as f32 / 10.0;
+        let mut panel = panel();
+        panel.covariates = vec![Covariate { name: "weather".into(), known: Known::Ahead }];
+        for series in &mut panel.series {
+            series.values.iter_mut().enumerate().for_each(|(hour, value)| *value += 2.0 * weather(hour));
+            series.covariates = vec![Column { offset: 0, values: (0..known).map(weather).collect() }];
+        }
+        panel
+    }
+
+    #[test]
+    fn models_are_shown_what_the_policy_names_and_a_run_fails_that_lacks_it() {
+        let policy = |covariates: &str| {
+            format!(
+                "[covariate.weather]\nfile = \"weather.csv\"\n[policy.a]\nfrequency = \"PT1H\"\nhorizon = \"1d\"\n\
+                 context = \"7d\"\n[policy.a.model]\nkind = \"linear_quantile\"\ncovariates = [{covariates}]\n\
+                 [policy.a.reforecast]\nwhen = \"new_intervals >= 24 or champion_is_new\"\nrequire = \"\"\n\
+                 [policy.a.gate]\naccept_if = \"true\"\n[policy.a.retrain]\nrequire = \"\"\nwhen = \"not has_champion\"\n"
+            )
+        };
+        let (with, without) = (policy("\"weather\""), policy(""));
+        let all = 70 * 24;
+        let mut learner = Learner::new(weathered(all));
+        let (replay, told) = replayed_from(60 * 24, &mut learner, &with);
+        assert_eq!(replay.fired.iter().find_map(|fired| fired.error.as_deref()), None);
+        let mut bare = weathered(all);
+        bare.covariates.clear();
+        bare.series.iter_mut().for_each(|series| series.covariates.clear());
+        learner.show(bare);
+        let (_, untold) = replayed_from(60 * 24, &mut learner, &without);
+        let wql = |accuracy: &Accuracy| accuracy.all.wql().unwrap();
+        assert!(wql(&told) < 0.9 * wql(&untold), "{} {}", wql(&told), wql(&untold));
+        assert_eq!(learner.models.len(), 2, "one of each policy");
+        // The weather ends within the horizon of a forecast.
+        learner.show(weathered(65 * 24));
+        learner.forecasts.clear();
+        let (replay, _) = replayed_from(60 * 24, &mut learner, &with);
+        let failed = replay.fired.iter().filter(|fired| fired.error.is_some());
+        let failed: Vec<(Pipeline, &str)> =
+            failed.map(|fired| (fired.pipeline, fired.error.as_deref().unwrap_or_default())).collect();
+        assert!(failed.iter().all(|(pipeline, _)| *pipeline == Pipeline::Infer) && !failed.is_empty(), "{failed:?}");
+        assert!(failed[0].1.contains("`weather` is missing within the horizon"), "{failed:?}");
     }
 
     #[test]
@@ -386,7 +464,7 @@ mod tests {
         let figures = |panel: Panel| {
             let mut learner = Learner::new(panel);
             let built = learner.build(&spec, None, "v").unwrap();
-            learner.infer(&RunSpec { origin: 48 * DAY, ..spec.clone() }, Some("v"));
+            learner.infer(&RunSpec { origin: 48 * DAY, ..spec.clone() }, Some("v")).unwrap();
             (built.figures, learner.scores(&spec.policy, Some("v"), 50 * DAY))
         };
         let (clean, poisoned) = (figures(panel()), figures(poisoned));

@@ -16,7 +16,7 @@ pub mod past;
 pub mod plan;
 pub mod predicate;
 mod recorder;
-mod remembered;
+pub mod remembered;
 mod scores;
 pub mod service;
 mod shift;

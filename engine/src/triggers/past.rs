@@ -1,6 +1,7 @@
 //! Reads what is replayed: evaluations as they were recorded, or as they would have been at each interval that closed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -17,9 +18,11 @@ use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, group_id, groups};
 use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
-use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Status};
+use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Standing, Status};
+use crate::pipelines::error::Doing;
 use crate::pipelines::history::HistoryBuilder;
-use crate::pipelines::{StepError, covariates, history, members};
+use crate::pipelines::{StepError, covariates, history, labels, members};
+use crate::series_labels;
 use crate::sql::{SqlError, TableVersions, literals, query_batches};
 
 /// What a run is taken to last of which none was ever measured.
@@ -74,6 +77,8 @@ pub struct GroupPast {
     pub is_recorded: bool,
     /// What really happened.
     pub past: Past,
+    /// How its triggers stood before the first evaluation, where that is known.
+    pub standings: BTreeMap<Pipeline, Standing>,
     /// What really was started in this time, oldest first.
     pub fired: Vec<DecisionRecord>,
     /// What runs took, by pipeline.
@@ -95,7 +100,7 @@ impl GroupPast {
             covariates: covariates::configured(config, &policy),
             evaluations: evaluations.map(|of| Evaluation { history_needed: needed, ..of }).collect(),
             past: self.past.clone(),
-            standings: BTreeMap::new(),
+            standings: self.standings.clone(),
             typical: self.typical.clone(),
             policy,
         }
@@ -127,8 +132,9 @@ pub async fn read(env: &Environment, range: &Range) -> Result<Vec<GroupPast>, Pa
         }
         let id = &group.group_id;
         let mut decisions = env.metadata.decisions_between(id, Micros::MIN, Micros::MAX).await?;
+        let mut recorded = recorded(&decisions, env.config.ingest.catch_up_records);
+        recorded.retain(|evaluation| range.holds(evaluation.group.origin));
         decisions.retain(|decision| decision.observed.as_ref().is_some_and(|group| range.holds(group.origin)));
-        let recorded = recorded(&decisions, env.config.ingest.catch_up_records);
         let is_recorded = !range.each_interval && !recorded.is_empty();
         let evaluations = match is_recorded {
             true => recorded,
@@ -143,20 +149,77 @@ pub async fn read(env: &Environment, range: &Range) -> Result<Vec<GroupPast>, Pa
             // Their clock is the stream, and what really happened went by another.
             false => Past::default(),
         };
+        let standings = if is_recorded { before(&decisions) } else { BTreeMap::new() };
         decisions.retain(|decision| decision.fired);
         // As they are evaluated.
         decisions.sort_by_key(|decision| (decision.at, decision.pipeline));
-        pasts.push(GroupPast { evaluations, is_recorded, past, fired: decisions, typical: typical(&runs, id), group });
+        pasts.push(GroupPast {
+            typical: typical(&runs, id),
+            fired: decisions,
+            evaluations,
+            is_recorded,
+            standings,
+            past,
+            group,
+        });
     }
     Ok(pasts)
 }
 
-/// The history of at most `most` series of a group, evenly chosen by their names, without what is known beside them.
+/// The history of at most `most` series of a group, evenly chosen by their names, as models of a policy are shown it: with the
+/// covariates and labels that it names, by the configuration `of_policy`. What they say now counts for all of the past.
 ///
 /// # Errors
 ///
-/// [`PastError`].
-pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Result<Panel, PastError> {
+/// [`PastError`]; also where a source has nothing to say in that time, of which nothing could be learned.
+pub async fn panel(
+    env: &Environment,
+    of_policy: &Arc<Environment>,
+    group: &GroupSummary,
+    subject: &Subject,
+    most: usize,
+) -> Result<Panel, PastError> {
+    let mut panel = series(env, group, &subject.policy, most).await?;
+    if panel.series.is_empty() {
+        return Ok(panel);
+    }
+    let empty = |what: String| {
+        StepError::failed(
+            what,
+            "it has no value in the time that is replayed; correct its source, or take it out of the policy",
+        )
+    };
+    for (covariate, (name, config)) in covariates::of(&subject.covariates).into_iter().zip(&subject.covariates) {
+        let values = match &config.file {
+            Some(file) => covariates::of_file(of_policy, name, file, config).await?,
+            None => {
+                let id = [config.series.clone().unwrap_or_default()];
+                covariates::of_panel(&rows(env, group, "1.0", &id, &[]).await?)
+            }
+        };
+        let doing = covariates::doing(name, config);
+        let placed = covariates::put(&mut panel, covariate, &values, subject.policy.horizon).doing(|| doing.clone())?;
+        if placed.values == 0 {
+            return Err(empty(doing).into());
+        }
+    }
+    let names = &subject.policy.labels;
+    if !names.is_empty() {
+        let values = labels::read(of_policy, names, group.origin, &panel).await?;
+        let found = series_labels::set(&mut panel, names, &values);
+        if let Some((name, _)) = names.iter().zip(found).find(|(_, found)| found.series == 0) {
+            return Err(empty(format!("reading the label `{name}` of {}", group.group_id)).into());
+        }
+    }
+    Ok(panel)
+}
+
+async fn series(
+    env: &Environment,
+    group: &GroupSummary,
+    policy: &ResolvedPolicy,
+    most: usize,
+) -> Result<Panel, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
     let frequency = group.frequency;
     let but = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
@@ -171,9 +234,20 @@ pub async fn panel(env: &Environment, group: &GroupSummary, most: usize) -> Resu
     names.retain(|series| members.has(series));
     let step = names.len().div_ceil(most.max(1)).max(1);
     let names: Vec<String> = names.into_iter().step_by(step).collect();
+    rows(env, group, &history::weight(policy.estimated_weight), &names, &others).await
+}
+
+// The history of these series, over the time of the group.
+async fn rows(
+    env: &Environment,
+    group: &GroupSummary,
+    weight: &str,
+    names: &[String],
+    others: &[String],
+) -> Result<Panel, PastError> {
     let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
-    let mut builder = HistoryBuilder::new(frequency, zone, group.first_start);
-    let query = history::query(frequency, "1.0", group.first_start, group.origin, Some(&names), &others);
+    let mut builder = HistoryBuilder::new(group.frequency, zone, group.first_start);
+    let query = history::query(group.frequency, weight, group.first_start, group.origin, Some(names), others);
     for batch in query_batches(env, &query, TableVersions::default()).await? {
         builder.add(&batch)?;
     }
@@ -211,6 +285,17 @@ pub(super) fn typical(runs: &[RunRecord], group_id: &str) -> BTreeMap<Pipeline, 
 /// Facts that a row of another pipeline has another value of.
 const OF_PIPELINE: [&str; 6] =
     ["new_intervals", "new_corrections", "hours_since_run", "champion_is_new", "device_busy", "failures_in_row"];
+
+// How each trigger stood before the first of these decisions about it.
+fn before(decisions: &[DecisionRecord]) -> BTreeMap<Pipeline, Standing> {
+    let mut standings = BTreeMap::new();
+    for decision in decisions {
+        if let Some(standing) = &decision.before {
+            standings.entry(decision.pipeline).or_insert_with(|| standing.clone());
+        }
+    }
+    standings
+}
 
 // What was recorded at one time by the clock is one evaluation, of all pipelines. A decision that was like the one before
 // was not recorded: its facts still hold.
@@ -449,20 +534,24 @@ pub(super) mod tests {
             resumed: at == 1,
             observed: Some(hourly(at)),
             seen: None,
+            before: Some(Standing { looked_at: Some(at - 1), ..Standing::default() }),
         };
         let more = |mut decision: DecisionRecord| {
             decision.facts.values.insert("completeness".to_owned(), json!(0.5));
             decision
         };
-        let found = recorded(
-            &[
-                decision(1, Pipeline::Build, 10),
-                decision(1, Pipeline::Infer, 20),
-                // The other one was as before, but for what both have in common.
-                more(decision(2, Pipeline::Infer, 21)),
-            ],
-            1,
-        );
+        let decisions = [
+            decision(1, Pipeline::Build, 10),
+            decision(1, Pipeline::Infer, 20),
+            // The other one was as before, but for what both have in common.
+            more(decision(2, Pipeline::Infer, 21)),
+        ];
+        let stood = |from: usize| -> Vec<(Pipeline, Option<Micros>)> {
+            before(&decisions[from..]).into_iter().map(|(pipeline, of)| (pipeline, of.looked_at)).collect()
+        };
+        assert_eq!(stood(0), [(Pipeline::Build, Some(0)), (Pipeline::Infer, Some(0))]);
+        assert_eq!(stood(2), [(Pipeline::Infer, Some(1))]);
+        let found = recorded(&decisions, 1);
         let shown: Vec<_> = found.iter().map(|of| (of.at, of.resumed, of.facts.len())).collect();
         assert_eq!(shown, [(1, true, 2), (2, false, 2)]);
         assert_eq!(found[1].facts[&Pipeline::Build]["new_intervals"], json!(10));

@@ -11,6 +11,7 @@ use super::facts::{FactSource, FactsError};
 use super::now::look;
 use super::past;
 use super::predicate::PredicateError;
+use super::remembered::Present;
 use crate::environment::Environment;
 use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
@@ -127,16 +128,16 @@ pub async fn plan(env: &Environment, now: Micros) -> Result<Vec<GroupPlan>, Plan
     else {
         return Ok(Vec::new());
     };
-    let active = env.metadata.active_runs().await?;
+    let present = Present::read(&env.metadata).await?;
     let standings: BTreeMap<_, _> = env.metadata.standings().await?.into_iter().collect();
     let shared = Arc::new(env.clone());
-    let all = FactSource::default().assemble(&shared, &committed, &active, now).await?;
+    let all = FactSource::default().assemble(&shared, &committed, &present, now).await?;
     let mut plans: Vec<GroupPlan> = Vec::new();
     for of in &all {
         let group = &of.group;
         let spec = spec::for_group(env, group, &committed, of.pipeline, None);
         let standing = standings.get(&(group.group_id.clone(), of.pipeline)).cloned().unwrap_or_default();
-        let (verdict, next) = look(of, &spec.policy, &standing, &active, now)?;
+        let (verdict, next) = look(of, &spec.policy, &standing, &present.active, now)?;
         let known = plans.iter().position(|plan| plan.group_id == group.group_id);
         let all_anew = known
             .and_then(|at| plans.get(at))

@@ -86,6 +86,7 @@ mod tests {
             resumed: false,
             observed: None,
             seen: None,
+            before: None,
         };
         let recorder = Recorder::new(store.clone());
         recorder.record(Vec::new()).await;

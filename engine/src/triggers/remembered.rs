@@ -17,6 +17,26 @@ const MODELS_LOOKED_AT: i64 = 20;
 /// because each process takes the time before it writes, and may wait for the database.
 const OVERLAP: Micros = 2 * MINUTE;
 
+/// What the metadata database says of all groups at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Present {
+    /// The runs under way.
+    pub active: Vec<RunRecord>,
+    /// The version that serves each group.
+    pub champions: BTreeMap<String, String>,
+}
+
+impl Present {
+    /// What it says now.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError`].
+    pub async fn read(metadata: &MetadataStore) -> Result<Present, MetadataError> {
+        Ok(Present { active: metadata.active_runs().await?, champions: metadata.champions().await? })
+    }
+}
+
 /// What there is of one group, newest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct OfGroup {
@@ -40,17 +60,13 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// Reads again what may have changed: of groups that have or had a run under way, that have a new run (of another
-    /// process, which may have ended already), or another champion. `active` are the runs under way of all groups.
+    /// process, which may have ended already), or another champion.
     ///
     /// # Errors
     ///
     /// [`MetadataError`]: what was read stays.
-    pub(super) async fn refresh(
-        &mut self,
-        metadata: &MetadataStore,
-        active: &[RunRecord],
-    ) -> Result<(), MetadataError> {
-        let champions = metadata.champions().await?;
+    pub(super) async fn refresh(&mut self, metadata: &MetadataStore, present: &Present) -> Result<(), MetadataError> {
+        let Present { active, champions } = present;
         let now_active: BTreeSet<String> = active.iter().map(|run| run.spec.group_id.clone()).collect();
         let newest = metadata.newest_runs(OVERLAP).await?;
         let started: BTreeSet<String> =
@@ -66,7 +82,10 @@ impl Remembered {
             }
         }
         self.newest = newest.into_iter().map(|(run, _)| run).collect();
-        (self.champions, self.active) = (champions, now_active);
+        self.active = now_active;
+        if self.champions != *champions {
+            self.champions.clone_from(champions);
+        }
         Ok(())
     }
 
@@ -112,8 +131,7 @@ mod tests {
         run.created_at = 10 * HOUR;
         store.insert_run(&run).await.unwrap();
         let look = async |remembered: &mut Remembered| {
-            let active = store.active_runs().await.unwrap();
-            remembered.refresh(&store, &active).await.unwrap();
+            remembered.refresh(&store, &Present::read(&store).await.unwrap()).await.unwrap();
             let of = remembered.of(&store, "PT1H").await.unwrap();
             let runs: Vec<_> = of.infers.iter().map(|run| (run.spec.run_id.clone(), run.status)).collect();
             (runs, of.champion.as_ref().map(|champion| champion.version.clone()))

@@ -97,6 +97,15 @@ pub(super) struct Forecasts<'a> {
     pub(super) corrections: &'a [String],
 }
 
+/// What may have changed since scores were read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Changed {
+    /// [`changes`], as of the commit.
+    pub(super) changes: u64,
+    /// Intervals that a forecast of the group is ahead.
+    pub(super) horizon: usize,
+}
+
 /// What scores depend on.
 #[derive(Debug, Clone, PartialEq)]
 struct ScoreKey {
@@ -110,19 +119,18 @@ struct ScoreKey {
 
 impl ScoreKey {
     fn of(
-        state: &IngestState,
         group: &GroupSummary,
-        horizon: u64,
         champion: Option<&ModelRecord>,
         forecasts: Forecasts<'_>,
+        changed: Changed,
     ) -> ScoreKey {
-        let values = (group.series as u64).saturating_mul(horizon);
+        let values = (group.series as u64).saturating_mul(changed.horizon as u64);
         ScoreKey {
             origin: group.origin,
             champion: champion.map(|champion| champion.version.clone()),
             last_forecast: forecasts.last.to_owned(),
             corrections: forecasts.corrections.len(),
-            changes: changes(state) / (values / VALUES_PER_CHANGE).max(1),
+            changes: changed.changes / (values / VALUES_PER_CHANGE).max(1),
         }
     }
 }
@@ -130,7 +138,7 @@ impl ScoreKey {
 /// How many records may have changed intervals that forecasts were compared with already: corrections, what came late,
 /// and labels, which move intervals from one roll-up to another. Of all feeds: a feed has series of several groups.
 /// (The version of `intervals` grows with each commit, also where nothing but the newest intervals was added.)
-fn changes(state: &IngestState) -> u64 {
+pub(super) fn changes(state: &IngestState) -> u64 {
     let of = |(name, feed): (&String, &FeedState)| -> u64 {
         let labels = name.starts_with(LABELS_PREFIX);
         let counts = feed.partitions.values().map(|partition| partition.counts);
@@ -158,14 +166,18 @@ impl ScoreSource {
         group: &GroupSummary,
         champion: Option<&ModelRecord>,
         forecasts: Forecasts<'_>,
+        changed: Changed,
     ) -> Scores {
         let Forecasts { last: last_forecast, corrections } = forecasts;
-        let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as u64;
-        let key = ScoreKey::of(&committed.state, group, horizon, champion, forecasts);
-        let remembered = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&group.group_id).cloned();
-        if let Some(known) = remembered.as_ref().filter(|known| known.key == key) {
-            return known.scores;
-        }
+        let key = ScoreKey::of(group, champion, forecasts, changed);
+        let remembered = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_group = known.get(&group.group_id);
+            if let Some(known) = of_group.filter(|known| known.key == key) {
+                return known.scores;
+            }
+            of_group.cloned()
+        };
         let wanted = Wanted {
             env: Arc::clone(env),
             committed: committed.clone(),
@@ -349,7 +361,9 @@ mod tests {
         };
         let counts = |accepted, corrected, late| Counts { accepted, corrected, late, ..Counts::default() };
         let run = |last: &'static str| Forecasts { last, corrections: &[] };
-        let key = |state: &IngestState, horizon| ScoreKey::of(state, &group, horizon, Some(&champion), run("run"));
+        let changed = |state: &IngestState, horizon| Changed { changes: changes(state), horizon };
+        let key =
+            |state: &IngestState, horizon| ScoreKey::of(&group, Some(&champion), run("run"), changed(state, horizon));
         let before = state("n", counts(10, 2, 1));
         // More of what comes in its time, and no correction: the same.
         assert_eq!(key(&before, 24), key(&state("n", counts(11, 2, 1)), 24));
@@ -362,7 +376,7 @@ mod tests {
         // Three series and 10,000 intervals ahead: three changes are one in ten thousand.
         let many = |corrected| key(&state("n", counts(10, corrected, 0)), 10_000);
         assert!(many(3) == many(5) && many(5) != many(6));
-        let other = |champion, forecasts| ScoreKey::of(&before, &group, 24, champion, forecasts);
+        let other = |champion, forecasts| ScoreKey::of(&group, champion, forecasts, changed(&before, 24));
         assert_ne!(other(Some(&champion), run("run")), other(None, run("run")));
         assert_ne!(other(Some(&champion), run("run")), other(Some(&champion), run("later")));
         let corrected = Forecasts { corrections: &["c".to_owned()], ..run("run") };

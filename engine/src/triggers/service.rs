@@ -18,6 +18,7 @@ use super::facts::{FactSource, FactsError, GroupFacts, device_busy};
 use super::now::running;
 use super::predicate::PredicateError;
 use super::recorder::Recorder;
+use super::remembered::Present;
 use crate::environment::Environment;
 use crate::ingest::Committed;
 use crate::metadata::MetadataError;
@@ -193,6 +194,7 @@ impl Evaluator {
         self.env = Arc::new(env);
         self.runner.reload(Arc::clone(&self.env));
         self.compiled.clear();
+        self.facts.reload();
         self.seen = None;
     }
 
@@ -203,11 +205,11 @@ impl Evaluator {
     ///
     /// [`EvaluateError`]: the metadata database does not answer; it is to be tried again.
     pub async fn evaluate_if_changed(&mut self, committed: &Committed, now: Micros) -> Result<bool, EvaluateError> {
-        let mut active = self.env.metadata.active_runs().await?;
+        let present = Present::read(&self.env.metadata).await?;
         let seen = Seen {
             commit: committed.state.seq,
-            active_runs: active.iter().map(|run| run.spec.run_id.clone()).collect(),
-            champions: self.env.metadata.champions().await?,
+            active_runs: present.active.iter().map(|run| run.spec.run_id.clone()).collect(),
+            champions: present.champions.clone(),
         };
         if self.seen.as_ref() == Some(&seen) && self.retry_at.is_none_or(|at| now < at) {
             return Ok(true);
@@ -220,7 +222,8 @@ impl Evaluator {
         let (mut fired, mut failed) = (false, false);
         // The group that all series of are being forecast anew since a moment ago: corrections are taken in by that.
         let mut reforecast: Option<String> = None;
-        let groups = self.facts.assemble(&self.env, committed, &active, now).await?;
+        let groups = self.facts.assemble(&self.env, committed, &present, now).await?;
+        let mut active = present.active;
         let (triggers, assembled) = (groups.len(), began.elapsed());
         for mut group in groups {
             // Runs that were started a moment ago have their slots, too.
@@ -302,7 +305,7 @@ impl Evaluator {
             // What is due is known before its run is: whoever goes on after a crash finds both.
             self.env.metadata.keep_standings(&[(key.clone(), standing.clone())]).await?;
         }
-        let run = self.act(group, committed, verdict, tick, now).await?;
+        let run = self.act(group, committed, verdict, &before, tick, now).await?;
         if let Some(run) = &run {
             standing = standing.with_run(&run.spec.run_id, run.spec.reached());
         }
@@ -320,6 +323,7 @@ impl Evaluator {
         mut group: GroupFacts,
         committed: &Committed,
         mut verdict: Verdict,
+        before: &Standing,
         tick: Option<Micros>,
         now: Micros,
     ) -> Result<Option<RunRecord>, EvaluateError> {
@@ -339,7 +343,7 @@ impl Evaluator {
         }
         let resumed = !self.evaluated.contains(&key);
         let values = verdict.facts.take().unwrap_or_else(|| std::mem::take(&mut group.facts.values));
-        let mut decision = record(&group, committed, verdict, values, now, resumed);
+        let mut decision = record(&group, committed, verdict, values, before, now, resumed);
         let summary = &group.group;
         let mut started = None;
         if decision.fired {
@@ -416,6 +420,7 @@ fn record(
     committed: &Committed,
     verdict: Verdict,
     values: Map<String, Value>,
+    before: &Standing,
     now: Micros,
     resumed: bool,
 ) -> DecisionRecord {
@@ -447,6 +452,7 @@ fn record(
         resumed,
         observed: Some(group.group.clone()),
         seen: Some(SeenRuns { active: history.active.clone(), champion: group.champion.clone() }),
+        before: Some(before.clone()),
     }
 }
 

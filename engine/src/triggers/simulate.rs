@@ -435,7 +435,10 @@ impl<'a> World<'a> {
         };
         if pipeline != Pipeline::Build {
             if let Some(learner) = self.learner.as_mut().filter(|_| pipeline == Pipeline::Infer) {
-                run.device_seconds = learner.infer(&run.spec, serves.as_deref());
+                match learner.infer(&run.spec, serves.as_deref()) {
+                    Ok(seconds) => run.device_seconds = seconds,
+                    Err(error) => (run.status, run.error) = (Status::Failed, Some(error.to_string())),
+                }
             }
             return (run, None, false);
         }

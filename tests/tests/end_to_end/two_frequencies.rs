@@ -37,8 +37,8 @@ fn each_frequency_is_forecast_and_trained_by_its_own_policy_through_a_crash_and_
     assert!(failed.is_empty(), "{failed:?}");
     assert_hours(&world);
     assert_quarters(&world);
-    assert_replay(&world);
     correction(&mut world);
+    assert_replay(&world);
     world.stop();
 }
 
@@ -175,22 +175,32 @@ fn assert_quarters(world: &World) {
     assert_eq!(builds.iter().map(|run| run.origin).collect::<Vec<_>>(), [672, 1344, 2016, 2688]);
 }
 
-/// The replay of what was evaluated starts what was started, run by run.
+/// The replay of what was evaluated starts what was started, run by run; also one that begins in the middle, because it
+/// begins with how the triggers stood then.
 fn assert_replay(world: &World) {
-    let replay = world.sandbox.run(&["triggers", "simulate", "--json"]).succeeded().stdout;
-    let replay: Value = serde_json::from_str(&replay).expect("a document");
     for feed in [QUARTERS, HOURS] {
+        let started = ["build", "infer", "correct"].map(|pipeline| world.runs(feed, pipeline).len());
         let id = world.feeds[feed].group;
-        let groups = replay["groups"].as_array().expect("groups");
-        let group = groups.iter().find(|group| group["group_id"] == id).expect("the group is replayed");
-        assert_eq!(group["evaluations_of"], "recorded", "{group:#}");
-        let started = ["build", "infer"].map(|pipeline| world.runs(feed, pipeline).len());
-        let happened = group["happened"].as_array().map_or(0, Vec::len);
-        assert_eq!(happened, started.iter().sum::<usize>(), "it knows of each run: {group:#}");
-        let policy = &group["policies"][0];
-        assert_eq!(policy["agrees"], true, "{group:#}");
-        let replayed = ["retrains", "reforecasts"].map(|of| policy[of].as_u64().expect("a number") as usize);
-        assert_eq!((replayed, &policy["failed"]), (started, &0.into()), "{id}");
+        let replay = |arguments: &[&str]| {
+            let of_group = ["triggers", "simulate", "--json", "--group", id];
+            let told = world.sandbox.run(&[&of_group, arguments].concat()).succeeded().stdout;
+            let document: Value = serde_json::from_str(&told).expect("a document");
+            let group = document["groups"][0].clone();
+            assert_eq!(group["evaluations_of"], "recorded", "{group:#}");
+            assert_eq!(group["policies"][0]["agrees"], true, "{arguments:?} {group:#}");
+            group
+        };
+        let whole = replay(&[]);
+        let happened = whole["happened"].as_array().expect("events");
+        assert_eq!(happened.len(), started.iter().sum::<usize>(), "it knows of each run: {whole:#}");
+        let policy = &whole["policies"][0];
+        let of = |what: &str| policy[what].as_u64().expect("a number") as usize;
+        assert_eq!((["retrains", "reforecasts", "corrections"].map(of), of("failed")), (started, 0), "{id}");
+        for quarter in 1..4 {
+            let from = happened[happened.len() * quarter / 4]["origin"].as_str().expect("an instant");
+            let rest = replay(&["--from", from])["happened"].as_array().map_or(0, Vec::len);
+            assert!(0 < rest && rest < happened.len(), "{from}: {rest}");
+        }
     }
 }
 

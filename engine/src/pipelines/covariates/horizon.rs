@@ -9,7 +9,10 @@ use meterline_schemas::Micros;
 use meterline_schemas::config::Fallback;
 use meterline_schemas::time::format_micros;
 
+use super::source_of;
 use crate::known_ahead::{self, Filled};
+use crate::metadata::records::RunSpec;
+use crate::pipelines::error::StepError;
 
 /// What was missing within the horizon of a panel's series, and what came of it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -83,6 +86,19 @@ pub fn complete(
         }
     }
     Ok(completed)
+}
+
+/// What the model of a run sees of the horizon, which must be whole.
+///
+/// # Errors
+/// As [`complete`], in words.
+pub fn whole(spec: &RunSpec, panel: &mut Panel) -> Result<Completed, StepError> {
+    let configured = |name: &str| spec.covariates.iter().find(|(known, _)| known == name).map(|(_, config)| config);
+    let fallback = |name: &str| configured(name).map(|config| config.fallback).unwrap_or_default();
+    complete(panel, spec.policy.horizon, spec.origin, fallback).map_err(|missing| {
+        let source = configured(&missing.covariate).map(source_of).unwrap_or_default();
+        StepError::failed(format!("looking ahead in {source}"), missing)
+    })
 }
 
 /// A model that has no forecast for series of which a covariate is missing.

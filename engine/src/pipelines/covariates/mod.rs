@@ -9,13 +9,15 @@ pub mod file;
 pub mod grid;
 pub mod horizon;
 
-use meterline_models::data::{Covariate, Known};
+use meterline_models::data::{Covariate, Known, Panel};
 use meterline_schemas::config::{Config, CovariateConfig, KnownWhen, ResolvedPolicy};
 
 use self::file::Values;
-use super::context::StepContext;
+use self::grid::{OffGrid, Placed};
+use super::context::{StepContext, blocking};
 use super::error::{Doing, StepError};
 use super::history::{self, History, Of};
+use crate::environment::Environment;
 
 /// The covariates that a policy names, in its order, as they are configured.
 pub fn configured(config: &Config, policy: &ResolvedPolicy) -> Vec<(String, CovariateConfig)> {
@@ -58,26 +60,18 @@ pub fn source_of(config: &CovariateConfig) -> String {
 pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History, Vec<String>), StepError> {
     let mut without = Vec::new();
     for (covariate, (name, config)) in of(&ctx.spec.covariates).into_iter().zip(&ctx.spec.covariates) {
-        let doing = format!("reading the covariate `{name}` from {}", source_of(config));
-        let values = match &config.file {
-            Some(file) => {
-                let (path, zone) = (ctx.env.directory().join(file), config.zone.clone());
-                let what = doing.clone();
-                ctx.blocking(move || file::read(&path, &zone).doing(|| what)).await?
+        let values = match (&config.file, grid::first_start(&history.panel)) {
+            (Some(file), _) => of_file(&ctx.env, name, file, config).await?,
+            (None, None) => Values::OfAll(Vec::new()),
+            (None, Some(from)) => {
+                let id = [config.series.clone().unwrap_or_default()];
+                of_panel(&history::read(ctx, from, ctx.spec.origin, Of::Series(&id)).await?.panel)
             }
-            None => of_series(ctx, config.series.clone().unwrap_or_default(), &history).await?,
         };
-        let ahead = match covariate.known {
-            Known::Ahead => ctx.spec.policy.horizon,
-            Known::Past => 0,
-        };
+        let (doing, horizon) = (doing(name, config), ctx.spec.policy.horizon);
         let (grown, placed) = ctx
             .blocking(move || {
-                let placed = grid::place(&values, &history.panel, ahead).doing(|| doing)?;
-                for (series, column) in history.panel.series.iter_mut().zip(&placed.columns) {
-                    series.covariates.push(column.clone());
-                }
-                history.panel.covariates.push(covariate);
+                let placed = put(&mut history.panel, covariate, &values, horizon).doing(|| doing)?;
                 Ok((history, placed))
             })
             .await?;
@@ -90,17 +84,46 @@ pub async fn attach(ctx: &StepContext, mut history: History) -> Result<(History,
     Ok((history, without))
 }
 
-// The intervals of one series of the lake, over the time of the history.
-async fn of_series(ctx: &StepContext, id: String, history: &History) -> Result<Values, StepError> {
-    let Some(from) = grid::first_start(&history.panel) else { return Ok(Values::OfAll(Vec::new())) };
-    let found = history::read(ctx, from, ctx.spec.origin, Of::Series(&[id])).await?.panel;
+/// What reading a covariate is called where it fails.
+pub fn doing(name: &str, config: &CovariateConfig) -> String {
+    format!("reading the covariate `{name}` from {}", source_of(config))
+}
+
+/// The values in the file of a covariate.
+///
+/// # Errors
+/// It cannot be read, or is of another form.
+pub async fn of_file(env: &Environment, name: &str, file: &str, config: &CovariateConfig) -> Result<Values, StepError> {
+    let (path, zone, doing) = (env.directory().join(file), config.zone.clone(), doing(name, config));
+    blocking("reading a covariate", move || file::read(&path, &zone).doing(|| doing)).await
+}
+
+/// Gives a covariate to the series of a panel; of what is known ahead, `horizon` intervals more than the newest of them.
+///
+/// # Errors
+/// A value is about no interval of the panel's frequency.
+pub fn put(panel: &mut Panel, covariate: Covariate, values: &Values, horizon: usize) -> Result<Placed, OffGrid> {
+    let ahead = match covariate.known {
+        Known::Ahead => horizon,
+        Known::Past => 0,
+    };
+    let placed = grid::place(values, panel, ahead)?;
+    for (series, column) in panel.series.iter_mut().zip(&placed.columns) {
+        series.covariates.push(column.clone());
+    }
+    panel.covariates.push(covariate);
+    Ok(placed)
+}
+
+/// The intervals of one series as values of a covariate.
+pub fn of_panel(found: &Panel) -> Values {
     let mut rows = Vec::new();
     for series in &found.series {
         for (step, value) in (0..).zip(&series.values).filter(|(_, value)| value.is_finite()) {
             rows.push((found.frequency.advance(series.start, step, &found.zone), *value));
         }
     }
-    Ok(Values::OfAll(rows))
+    Values::OfAll(rows)
 }
 
 #[cfg(test)]

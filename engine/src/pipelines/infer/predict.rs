@@ -10,12 +10,11 @@ use serde_json::Value;
 
 use super::{backcast, context, load, reconcile, seasonal_naive};
 use crate::known_ahead::Filled;
-use crate::metadata::records::{Pipeline, RunSpec};
+use crate::metadata::records::Pipeline;
 use crate::pipelines::artifacts::{self, Prediction};
 use crate::pipelines::context::{Inputs, StepContext, output};
 use crate::pipelines::correct::find;
 use crate::pipelines::covariates::horizon::{self, Completed, Informed};
-use crate::pipelines::covariates::source_of;
 use crate::pipelines::error::StepError;
 use crate::pipelines::history::{self, History};
 use crate::pipelines::{SEASONAL_NAIVE, model};
@@ -77,7 +76,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             // What only the backcast needed.
             history.keep_last(history::shown(&spec.policy));
             let completed = match champion {
-                Some(_) => complete(&spec, &mut history)?,
+                Some(_) => horizon::whole(&spec, &mut history.panel)?,
                 None => Completed::default(),
             };
             let without = &completed.without;
@@ -119,16 +118,6 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     ctx.metric("series", series as f64);
     ctx.metric("substituted", substituted as f64);
     output(&Output { model_version, predictions, series, substituted, skipped: found.skipped, errors })
-}
-
-// What the champion sees of the horizon, which must be whole.
-fn complete(spec: &RunSpec, history: &mut History) -> Result<Completed, StepError> {
-    let configured = |name: &str| spec.covariates.iter().find(|(known, _)| known == name).map(|(_, config)| config);
-    let fallback = |name: &str| configured(name).map(|config| config.fallback).unwrap_or_default();
-    horizon::complete(&mut history.panel, spec.policy.horizon, spec.origin, fallback).map_err(|missing| {
-        let source = configured(&missing.covariate).map(source_of).unwrap_or_default();
-        StepError::failed(format!("looking ahead in {source}"), missing)
-    })
 }
 
 /// Forecasts of a group.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{ResolvedTrigger, resolve_group_policy};
+use meterline_schemas::facts::{FactValue, FactValues};
 use meterline_schemas::length::Length;
 use meterline_schemas::time::{HOUR, SECOND, Span, format_micros};
 use serde::Serialize;
@@ -69,7 +70,7 @@ struct Shown {
     /// When a run could start next.
     next: Value,
     clauses: Vec<Value>,
-    facts: serde_json::Map<String, Value>,
+    facts: FactValues,
     last_fired: Option<Value>,
     last_decision: Option<Value>,
 }
@@ -287,7 +288,7 @@ fn explain(s: &Shown) -> String {
         let text = |name: &str| clause[name].as_str().unwrap_or_default().to_owned();
         lines.push(format!("    {mark} {:<8} {}", text("part"), text("told")));
     }
-    if let Some(hours) = s.facts.get("silent_hours").and_then(Value::as_f64) {
+    if let Some(hours) = s.facts.get("silent_hours").and_then(FactValue::as_f64) {
         let ago = Span((hours * HOUR as f64) as Micros / SECOND * SECOND);
         lines.push(format!(
             "  newest record: {ago} ago by the clock; where none comes, nothing closes and nothing is due"

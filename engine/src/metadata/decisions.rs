@@ -170,7 +170,7 @@ mod tests {
             fired,
             reason: String::new(),
             clauses: Vec::new(),
-            facts: Facts { group_id: "PT15M".into(), pipeline: "reforecast".into(), values: serde_json::Map::new() },
+            facts: Facts { group_id: "PT15M".into(), pipeline: "reforecast".into(), values: Default::default() },
             run_id: None,
             resumed: false,
             observed: None,

@@ -3,10 +3,10 @@
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{Blackout, CatchUp, Predicates, ResolvedTrigger};
 use meterline_schemas::cron::Schedule;
+use meterline_schemas::facts::FactValues;
 use meterline_schemas::length::Length;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
-use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::predicate::{Predicate, PredicateError};
@@ -119,12 +119,12 @@ impl CompiledTrigger {
     }
 
     /// The truth of `when`, and of each of its clauses.
-    pub(super) fn when(&self, facts: &Map<String, Value>) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
+    pub(super) fn when(&self, facts: &FactValues) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
         self.when.evaluate(facts)
     }
 
     /// The truth of `require`, and of each of its clauses.
-    pub(super) fn require(&self, facts: &Map<String, Value>) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
+    pub(super) fn require(&self, facts: &FactValues) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
         self.require.evaluate(facts)
     }
 
@@ -170,11 +170,11 @@ impl Condition {
     }
 
     // In SQL's logic: what is unknown leaves the whole unknown, unless another part decides it.
-    fn evaluate(&self, facts: &Map<String, Value>) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
+    fn evaluate(&self, facts: &FactValues) -> Result<(Truth, Vec<ClauseTruth>), PredicateError> {
         let (decides, otherwise) = if self.all { (Truth::False, Truth::True) } else { (Truth::True, Truth::False) };
         let (mut whole, mut clauses) = (otherwise, Vec::new());
         for (name, predicate) in &self.predicates {
-            let (truth, parts) = predicate.evaluate(facts)?;
+            let (truth, parts) = predicate.evaluate(&|name| facts.get(name))?;
             clauses.extend(parts.into_iter().map(|(clause, truth)| ClauseTruth {
                 part: self.part.to_owned(),
                 name: name.clone(),

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::CatchUp;
+use meterline_schemas::facts::{FactValue, FactValues};
 use meterline_schemas::time::{HOUR, SECOND, Span, format_micros};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use super::compiled::CompiledTrigger;
 use super::predicate::PredicateError;
@@ -128,7 +128,7 @@ pub struct Verdict {
     pub blockers: Vec<Blocker>,
     /// The facts that it looked at, where they are others than those that it was given: intervals that do not count were left
     /// out, or they are those of an earlier interval.
-    pub facts: Option<Map<String, Value>>,
+    pub facts: Option<FactValues>,
 }
 
 /// Decides at a moment. A run starts if something is due and nothing blocks it. Due is what became true: `when`, without a
@@ -141,7 +141,7 @@ pub struct Verdict {
 /// [`PredicateError::Evaluate`].
 pub fn decide(
     trigger: &CompiledTrigger,
-    facts: &Map<String, Value>,
+    facts: &FactValues,
     history: &RunHistory,
     standing: &Standing,
     moment: Moment,
@@ -196,7 +196,7 @@ const INTERVALS_AT_ONCE: usize = 5_000;
 
 fn decide_once(
     trigger: &CompiledTrigger,
-    mut facts: Cow<'_, Map<String, Value>>,
+    mut facts: Cow<'_, FactValues>,
     history: &RunHistory,
     standing: &Standing,
     moment: Moment,
@@ -446,42 +446,42 @@ fn starts_from(trigger: &CompiledTrigger, seen: Option<Micros>, stream: Micros) 
 }
 
 // Intervals up to `skipped_to` do not count.
-fn skip(facts: &mut Cow<'_, Map<String, Value>>, trigger: &CompiledTrigger, standing: &Standing, origin: Micros) {
+fn skip(facts: &mut Cow<'_, FactValues>, trigger: &CompiledTrigger, standing: &Standing, origin: Micros) {
     let Some(from) = standing.skipped_to.filter(|from| *from <= origin) else { return };
     let steps = trigger.frequency.steps_between(from, origin, &trigger.zone);
-    at_most(facts, "new_intervals", steps as f64, json!(steps));
+    at_most(facts, "new_intervals", FactValue::Integer(steps));
     let hours = (origin - from) as f64 / HOUR as f64;
-    at_most(facts, "hours_since_run", hours, json!(hours));
+    at_most(facts, "hours_since_run", FactValue::Number(hours));
 }
 
-fn at_most(facts: &mut Cow<'_, Map<String, Value>>, name: &str, most: f64, value: Value) {
-    if facts.get(name).and_then(Value::as_f64).is_some_and(|found| found > most) {
-        facts.to_mut().insert(name.to_owned(), value);
+fn at_most(facts: &mut Cow<'_, FactValues>, name: &str, most: FactValue) {
+    if facts.get(name).and_then(FactValue::as_f64) > most.as_f64() {
+        facts.to_mut().set(name, Some(most));
     }
 }
 
 /// The facts as they were when the group's origin was `then`, or will be, as far as time alone changes them.
 pub(super) fn as_of(
-    facts: &Map<String, Value>,
+    facts: &FactValues,
     trigger: &CompiledTrigger,
     history: &RunHistory,
     origin: Micros,
     then: Micros,
-) -> Map<String, Value> {
+) -> FactValues {
     let steps = |from: Micros, to: Micros| trigger.frequency.steps_between(from, to, &trigger.zone);
     let moved = steps(origin, then);
     let mut facts = facts.clone();
     for name in ["new_intervals", "history_intervals", "champion_age_intervals"] {
-        if let Some(count) = facts.get(name).and_then(Value::as_i64) {
-            facts.insert(name.to_owned(), json!((count + moved).max(0)));
+        if let Some(count) = facts.get(name).and_then(FactValue::as_i64) {
+            facts.set(name, Some(FactValue::Integer((count + moved).max(0))));
         }
     }
     if let Some(last) = history.last_origin.filter(|_| history.active.is_none()) {
-        facts.insert("new_intervals".to_owned(), json!(steps(last, then).max(0)));
+        facts.set("new_intervals", Some(FactValue::Integer(steps(last, then).max(0))));
     }
-    if let Some(hours) = facts.get("hours_since_run").and_then(Value::as_f64) {
+    if let Some(hours) = facts.get("hours_since_run").and_then(FactValue::as_f64) {
         let hours = hours + (then - origin) as f64 / HOUR as f64;
-        facts.insert("hours_since_run".to_owned(), json!(hours.max(0.0)));
+        facts.set("hours_since_run", Some(FactValue::Number(hours.max(0.0))));
     }
     facts
 }

@@ -43,7 +43,7 @@ pub enum FactsError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupFacts {
     /// The group as of the commit.
-    pub group: GroupSummary,
+    pub group: Arc<GroupSummary>,
     /// The pipeline that they are about.
     pub pipeline: Pipeline,
     /// The facts.
@@ -64,8 +64,9 @@ pub struct FactSource {
 }
 
 /// What facts take from the policy of a group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct OfPolicy {
+    zone: TimeZone,
     horizon: usize,
     history_needed: usize,
 }
@@ -73,7 +74,8 @@ struct OfPolicy {
 impl OfPolicy {
     fn of(config: &Config, group: &GroupSummary) -> OfPolicy {
         let policy = resolve_group_policy(&group.group_id, group.frequency, &config.policy);
-        OfPolicy { horizon: policy.horizon, history_needed: history_needed(config, group) }
+        let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
+        OfPolicy { zone, horizon: policy.horizon, history_needed: history_needed(config, group) }
     }
 }
 
@@ -111,11 +113,11 @@ impl FactSource {
         self.remembered.refresh(&env.metadata, present).await?;
         let changes = scores::changes(&committed.state);
         let mut all = Vec::new();
-        for group in groups(&committed.state, &committed.census, &env.config) {
+        for group in groups(&committed.state, &committed.census, &env.config).into_iter().map(Arc::new) {
             let id = &group.group_id;
             let of_policy = match self.policies.get(id) {
-                Some(known) => *known,
-                None => *self.policies.entry(id.clone()).or_insert(OfPolicy::of(&env.config, &group)),
+                Some(known) => known,
+                None => self.policies.entry(id.clone()).or_insert(OfPolicy::of(&env.config, &group)),
             };
             let OfGroup { builds, infers, corrects, models, champion } = self.remembered.of(&env.metadata, id).await?;
             let last_forecast = infers.iter().find(|r| r.status == Status::Succeeded);
@@ -131,6 +133,7 @@ impl FactSource {
             };
             let known = Known {
                 group: &group,
+                zone: of_policy.zone.clone(),
                 catch_up_records: env.config.ingest.catch_up_records,
                 history_needed: of_policy.history_needed,
                 champion: champion.as_ref(),
@@ -141,12 +144,14 @@ impl FactSource {
                 models,
                 now,
             };
+            let shared = known.shared();
             for pipeline in Pipeline::ALL {
-                let values = known.values(pipeline, device_busy(&env.config, &present.active, pipeline));
+                let busy = device_busy(&env.config, &present.active, pipeline);
+                let values = known.values(&shared, pipeline, busy);
                 let facts = Facts { group_id: id.clone(), pipeline: pipeline.trigger().into(), values };
                 let champion = champion.as_ref().map(|champion| champion.version.clone());
                 let history = known.history(pipeline);
-                all.push(GroupFacts { group: group.clone(), pipeline, facts, history, champion });
+                all.push(GroupFacts { group: Arc::clone(&group), pipeline, facts, history, champion });
             }
         }
         Ok(all)
@@ -193,7 +198,7 @@ pub async fn facts_table(env: &Environment) -> Result<RecordBatch, FactsError> {
     ];
     let identity = RecordBatch::try_from_iter_with_nullable(identity.into_iter().map(|(n, c)| (n, c, true)))?;
     let schema = fact_schema();
-    let facts: Result<Vec<_>, _> = rows().map(|f| row(&schema, &f.facts.values)).collect();
+    let facts: Result<Vec<_>, _> = rows().map(|f| row(&schema, &|name| f.facts.values.get(name))).collect();
     let facts = concat_batches(&schema, &facts?)?;
     let fields: Vec<_> = identity.schema().fields().iter().chain(schema.fields()).cloned().collect();
     let columns = identity.columns().iter().chain(facts.columns()).cloned().collect();

@@ -2,8 +2,9 @@
 
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
+use meterline_schemas::facts::{FactValue, FactValues};
 use meterline_schemas::time::HOUR;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::decide::{Failed, RunHistory};
 use super::scores::Scores;
@@ -17,6 +18,8 @@ const LEDGER: usize = 5;
 /// What is known of one model group when its triggers are evaluated.
 pub(super) struct Known<'a> {
     pub(super) group: &'a GroupSummary,
+    /// Zone of its calendar.
+    pub(super) zone: TimeZone,
     /// Lag in records above which the stream counts as catching up.
     pub(super) catch_up_records: u64,
     pub(super) history_needed: usize,
@@ -40,56 +43,71 @@ struct Ledger {
 }
 
 impl Known<'_> {
-    /// The values of [`meterline_schemas::facts::FACTS`] for a pipeline; what is missing is null. `device_busy` says
-    /// whether all its slots are taken.
-    pub(super) fn values(&self, pipeline: Pipeline, device_busy: bool) -> Map<String, Value> {
+    /// The values of [`meterline_schemas::facts::FACTS`] that all pipelines have in common; the others are missing.
+    pub(super) fn shared(&self) -> FactValues {
         let Known { group, champion, scores, .. } = self;
-        let zone = TimeZone::get(&group.zone).unwrap_or(TimeZone::UTC);
-        let steps = |from: Micros| group.frequency.steps_between(from, group.origin, &zone);
-        let hours = |spec: Option<&RunSpec>| spec.map(|spec| (group.origin - spec.reached()) as f64 / HOUR as f64);
-        let last = self.last(pipeline);
-        // What came late for the origin of the last run is no new interval of the group, but it is news.
-        let new_intervals = last.map(|spec| steps(spec.reached()).max(stragglers(group, spec).min(1)));
         let registered_mase = champion.and_then(|c| c.metrics.get("mase")).and_then(Value::as_f64).filter(|m| *m > 0.0);
         let ledger = self.ledger();
-        let facts = json!({
-            "series": group.series,
-            "history_intervals": group.history_intervals,
-            "history_needed": self.history_needed,
-            "new_intervals": new_intervals.unwrap_or(group.history_intervals),
-            "new_corrections": last.and_then(|spec| new_corrections(group, spec)),
-            "hours_since_run": hours(last),
-            "hours_since_build": hours(self.last(Pipeline::Build)),
-            "hours_since_infer": hours(self.last(Pipeline::Infer)),
-            "has_champion": champion.is_some(),
-            "champion_is_new": self.champion_is_new(),
-            "champion_age_intervals": champion.map(|c| steps(c.trained_until)),
-            "completeness": group.completeness,
-            "mase_ratio": scores.mase.zip(registered_mase).map(|(live, then)| live / then),
-            "coverage": scores.coverage,
-            "coverage_near": scores.coverage_near,
-            "coverage_far": scores.coverage_far,
-            "substituted_share": scores.substituted_share,
-            "input_shift": scores.input_shift,
-            "lag_records": group.lag_records,
-            "backfilling": group.lag_records > i64::try_from(self.catch_up_records).unwrap_or(i64::MAX),
-            "silent_hours": group.newest_record.map(|at| (self.now - at).max(0) as f64 / HOUR as f64),
-            "device_busy": device_busy,
-            "failures_in_row": failures_in_row(self.runs(pipeline).into_iter()),
-            "retrain_gain": ledger.map(|ledger| ledger.gain),
-            "retrain_gain_per_device_second": ledger.and_then(|ledger| ledger.gain_per_device_second),
-        });
-        match facts {
-            Value::Object(values) => values,
-            _ => Map::new(),
-        }
+        let hours = |pipeline| number(self.last(pipeline).map(|spec| self.hours_since(spec)));
+        let silent = group.newest_record.map(|at| (self.now - at).max(0) as f64 / HOUR as f64);
+        FactValues::of([
+            ("series", count(group.series)),
+            ("history_intervals", whole(group.history_intervals)),
+            ("history_needed", count(self.history_needed)),
+            ("new_intervals", None),
+            ("new_corrections", None),
+            ("hours_since_run", None),
+            ("hours_since_build", hours(Pipeline::Build)),
+            ("hours_since_infer", hours(Pipeline::Infer)),
+            ("has_champion", truth(champion.is_some())),
+            ("champion_is_new", truth(self.champion_is_new())),
+            ("champion_age_intervals", champion.and_then(|c| whole(self.steps_since(c.trained_until)))),
+            ("completeness", number(group.completeness)),
+            ("mase_ratio", number(scores.mase.zip(registered_mase).map(|(live, then)| live / then))),
+            ("coverage", number(scores.coverage)),
+            ("coverage_near", number(scores.coverage_near)),
+            ("coverage_far", number(scores.coverage_far)),
+            ("substituted_share", number(scores.substituted_share)),
+            ("input_shift", number(scores.input_shift)),
+            ("lag_records", whole(group.lag_records)),
+            ("backfilling", truth(group.lag_records > i64::try_from(self.catch_up_records).unwrap_or(i64::MAX))),
+            ("silent_hours", number(silent)),
+            ("device_busy", None),
+            ("failures_in_row", None),
+            ("retrain_gain", number(ledger.map(|ledger| ledger.gain))),
+            ("retrain_gain_per_device_second", number(ledger.and_then(|ledger| ledger.gain_per_device_second))),
+        ])
+    }
+
+    /// All values, for a pipeline; what is missing is none. `shared` are those of [`Known::shared`], and `device_busy` says
+    /// whether all its slots are taken.
+    pub(super) fn values(&self, shared: &FactValues, pipeline: Pipeline, device_busy: bool) -> FactValues {
+        let (group, last) = (self.group, self.last(pipeline));
+        // What came late for the origin of the last run is no new interval of the group, but it is news.
+        let new = last.map(|spec| self.steps_since(spec.reached()).max(stragglers(group, spec).min(1)));
+        let mut values = shared.clone();
+        values.set("new_intervals", whole(new.unwrap_or(group.history_intervals)));
+        values.set("new_corrections", last.and_then(|spec| new_corrections(group, spec)).and_then(whole));
+        values.set("hours_since_run", number(last.map(|spec| self.hours_since(spec))));
+        values.set("device_busy", truth(device_busy));
+        values.set("failures_in_row", whole(failures_in_row(self.runs(pipeline)).into()));
+        values
+    }
+
+    // Native intervals from an instant to the group's origin.
+    fn steps_since(&self, from: Micros) -> i64 {
+        self.group.frequency.steps_between(from, self.group.origin, &self.zone)
+    }
+
+    fn hours_since(&self, spec: &RunSpec) -> f64 {
+        (self.group.origin - spec.reached()) as f64 / HOUR as f64
     }
 
     /// What earlier runs of a pipeline mean for its next one.
     pub(super) fn history(&self, pipeline: Pipeline) -> RunHistory {
         let champion_is_new = self.champion_is_new() && pipeline == Pipeline::Infer;
         let published = if pipeline == Pipeline::Correct { self.published() } else { None };
-        RunHistory { champion_is_new, published, ..history(&self.runs(pipeline), self.group) }
+        RunHistory { champion_is_new, published, ..history(self.runs(pipeline), self.group) }
     }
 
     // Runs that were cancelled have published nothing.
@@ -123,15 +141,11 @@ impl Known<'_> {
     }
 
     // Those that see what the pipeline's next run would, newest first: a run of all series takes corrections in, too.
-    fn runs(&self, pipeline: Pipeline) -> Vec<&RunRecord> {
+    fn runs(&self, pipeline: Pipeline) -> NewestFirst<'_> {
         match pipeline {
-            Pipeline::Build => self.builds.iter().collect(),
-            Pipeline::Infer => self.infers.iter().collect(),
-            Pipeline::Correct => {
-                let mut both: Vec<&RunRecord> = self.infers.iter().chain(self.corrects).collect();
-                both.sort_by(|a, b| b.spec.run_id.cmp(&a.spec.run_id));
-                both
-            }
+            Pipeline::Build => NewestFirst(self.builds, &[]),
+            Pipeline::Infer => NewestFirst(self.infers, &[]),
+            Pipeline::Correct => NewestFirst(self.infers, self.corrects),
         }
     }
 
@@ -140,7 +154,6 @@ impl Known<'_> {
     fn last(&self, pipeline: Pipeline) -> Option<&RunSpec> {
         let group = self.group;
         self.runs(pipeline)
-            .into_iter()
             .filter(|r| !matches!(r.status, Status::Failed | Status::Cancelled) && r.spec.reached() <= group.origin)
             .max_by_key(|r| (r.spec.reached(), r.spec.closed_intervals, r.spec.corrections))
             .map(|r| &r.spec)
@@ -178,17 +191,17 @@ fn stragglers(group: &GroupSummary, spec: &RunSpec) -> i64 {
     if spec.reached() == group.origin { (group.closed_intervals - spec.closed_intervals).max(0) } else { 0 }
 }
 
-fn history(runs: &[&RunRecord], group: &GroupSummary) -> RunHistory {
-    let active = runs.iter().find(|r| matches!(r.status, Status::Queued | Status::Running));
+fn history(runs: NewestFirst<'_>, group: &GroupSummary) -> RunHistory {
+    let active = runs.clone().find(|r| matches!(r.status, Status::Queued | Status::Running));
     // A cancelled run has had its chance with its data, too: it starts again when there is more.
-    let done = || runs.iter().filter(|r| matches!(r.status, Status::Succeeded | Status::Cancelled));
-    let newest = runs.iter().find(|r| !matches!(r.status, Status::Queued | Status::Running));
+    let done = || runs.clone().filter(|r| matches!(r.status, Status::Succeeded | Status::Cancelled));
+    let newest = runs.clone().find(|r| !matches!(r.status, Status::Queued | Status::Running));
     RunHistory {
         active: active.map(|r| r.spec.run_id.clone()),
         queued: active.is_some_and(|r| r.status == Status::Queued),
         last_origin: done().map(|r| r.spec.reached()).filter(|at| *at <= group.origin).max(),
         champion_is_new: false,
-        last_done: done().map(|r| r.spec.run_id.clone()).max(),
+        last_done: done().map(|r| r.spec.run_id.as_str()).max().map(str::to_owned),
         stragglers: done()
             .filter(|r| r.spec.reached() == group.origin)
             .map(|r| stragglers(group, &r.spec) + new_corrections(group, &r.spec).unwrap_or(0))
@@ -197,9 +210,45 @@ fn history(runs: &[&RunRecord], group: &GroupSummary) -> RunHistory {
         published: None,
         failed: newest.filter(|r| r.status == Status::Failed).map(|r| Failed {
             run_id: r.spec.run_id.clone(),
-            in_row: failures_in_row(runs.iter().copied()),
+            in_row: failures_in_row(runs.clone()),
             at: r.finished_at.unwrap_or(r.created_at),
         }),
+    }
+}
+
+fn whole(whole: i64) -> Option<FactValue> {
+    Some(FactValue::Integer(whole))
+}
+
+fn count(count: usize) -> Option<FactValue> {
+    whole(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+fn number(number: Option<f64>) -> Option<FactValue> {
+    number.and_then(FactValue::number)
+}
+
+fn truth(truth: bool) -> Option<FactValue> {
+    Some(FactValue::Truth(truth))
+}
+
+/// The runs of two lists, each newest first, as one. Their names are in the order in which they were asked for.
+#[derive(Debug, Clone)]
+struct NewestFirst<'r>(&'r [RunRecord], &'r [RunRecord]);
+
+impl<'r> Iterator for NewestFirst<'r> {
+    type Item = &'r RunRecord;
+
+    fn next(&mut self) -> Option<&'r RunRecord> {
+        let NewestFirst(these, those) = self;
+        let from = match (these.first(), those.first()) {
+            (Some(one), Some(other)) if other.spec.run_id > one.spec.run_id => those,
+            (None, _) => those,
+            _ => these,
+        };
+        let (first, rest) = from.split_first()?;
+        *from = rest;
+        Some(first)
     }
 }
 
@@ -211,8 +260,8 @@ fn new_corrections(group: &GroupSummary, spec: &RunSpec) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use meterline_schemas::Frequency;
-    use meterline_schemas::facts::FACTS;
     use meterline_schemas::time::DAY;
+    use serde_json::json;
 
     use super::super::facts::tests::{champion, group, hourly, run};
     use super::*;
@@ -220,6 +269,7 @@ mod tests {
     fn known<'a>(group: &'a GroupSummary, scores: &'a Scores, infers: &'a [RunRecord]) -> Known<'a> {
         Known {
             group,
+            zone: TimeZone::get(&group.zone).unwrap(),
             catch_up_records: 100,
             history_needed: 500,
             champion: None,
@@ -230,6 +280,11 @@ mod tests {
             models: &[],
             now: group.origin,
         }
+    }
+
+    /// The facts as they are written.
+    fn shown(known: &Known<'_>, pipeline: Pipeline) -> Value {
+        serde_json::to_value(known.values(&known.shared(), pipeline, false)).unwrap()
     }
 
     #[test]
@@ -249,13 +304,13 @@ mod tests {
         ] {
             let runs: Vec<RunRecord> = runs.into_iter().map(|(at, s)| run("r", &now, at * HOUR, s)).collect();
             let scores = Scores::default();
-            let facts = known(&now, &scores, &runs).values(Pipeline::Infer, false);
+            let facts = shown(&known(&now, &scores, &runs), Pipeline::Infer);
             assert_eq!(
                 (&facts["new_intervals"], &facts["failures_in_row"]),
                 (&json!(new), &json!(failures)),
                 "{runs:?}"
             );
-            let found = history(&runs.iter().collect::<Vec<_>>(), &now);
+            let found = history(NewestFirst(&runs, &[]), &now);
             assert_eq!(found.active.is_some(), active, "{runs:?}");
             assert_eq!(
                 (found.last_origin, found.failed.is_some()),
@@ -269,7 +324,7 @@ mod tests {
     fn what_is_not_known_is_null() {
         let now = hourly(100);
         let scores = Scores::default();
-        let facts = known(&now, &scores, &[]).values(Pipeline::Infer, false);
+        let facts = shown(&known(&now, &scores, &[]), Pipeline::Infer);
         for name in [
             "hours_since_run",
             "hours_since_build",
@@ -289,14 +344,13 @@ mod tests {
             assert_eq!(facts[name], Value::Null, "{name}");
         }
         assert_eq!((&facts["has_champion"], &facts["backfilling"]), (&json!(false), &json!(false)));
-        assert_eq!(facts.len(), FACTS.len(), "every fact has its value");
         let scores = Scores { mase: Some(1.2), coverage: Some(0.7), substituted_share: Some(0.0), ..Scores::default() };
         for (registered, ratio) in
             [(json!(0.8), json!(1.2 / 0.8)), (json!(0.0), Value::Null), (Value::Null, Value::Null)]
         {
             let champion = champion(76 * HOUR, registered);
             let known = Known { champion: Some(&champion), catch_up_records: 10, ..known(&now, &scores, &[]) };
-            let facts = known.values(Pipeline::Build, true);
+            let facts = shown(&known, Pipeline::Build);
             assert_eq!(facts["mase_ratio"], ratio);
             assert_eq!((&facts["champion_age_intervals"], &facts["backfilling"]), (&json!(24), &json!(true)));
         }
@@ -309,7 +363,7 @@ mod tests {
         let now = group(Frequency::Month, "Europe/Lisbon", 0, at("2024-03-31T23:00:00Z"));
         let last = run("r", &now, at("2024-03-01T00:00:00Z"), Status::Succeeded);
         let (scores, runs) = (Scores::default(), [last]);
-        let facts = known(&now, &scores, &runs).values(Pipeline::Infer, false);
+        let facts = shown(&known(&now, &scores, &runs), Pipeline::Infer);
         assert_eq!(facts["new_intervals"], json!(1));
         assert_eq!(facts["hours_since_run"].as_f64().unwrap(), (31 * DAY - HOUR) as f64 / HOUR as f64);
     }
@@ -323,7 +377,7 @@ mod tests {
             last.spec.corrections = noted;
             let (scores, runs) = (Scores::default(), [last.clone()]);
             let known = known(&now, &scores, &runs);
-            assert_eq!(known.values(Pipeline::Infer, false)["new_corrections"], new);
+            assert_eq!(shown(&known, Pipeline::Infer)["new_corrections"], new);
             assert_eq!(known.history(Pipeline::Infer).stragglers, stragglers);
         }
     }
@@ -377,7 +431,7 @@ mod tests {
         // Failures count, and what a correction has seen is no news, also where the group has moved on.
         assert_eq!((history.last_done.as_deref(), history.last_origin), (Some("r5"), Some(101 * HOUR)));
         assert_eq!(history.failed.map(|failed| failed.in_row), Some(1));
-        let news = |pipeline| known.values(pipeline, false)["new_corrections"].clone();
+        let news = |pipeline| shown(&known, pipeline)["new_corrections"].clone();
         assert_eq!((news(Pipeline::Correct), news(Pipeline::Infer)), (json!(3), json!(5)));
         assert_eq!(known.history(Pipeline::Infer).published, None);
     }

@@ -1,9 +1,9 @@
 //! When a trigger could start its next run, as far as that can be known. Pure.
 
 use meterline_schemas::Micros;
+use meterline_schemas::facts::FactValues;
 use meterline_schemas::time::format_micros;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::compiled::CompiledTrigger;
 use super::decide::{Blocker, Moment, RunHistory, Until, Verdict, as_of, decide};
@@ -47,7 +47,7 @@ impl Earliest {
 /// [`PredicateError::Evaluate`].
 pub fn earliest(
     trigger: &CompiledTrigger,
-    facts: &Map<String, Value>,
+    facts: &FactValues,
     history: &RunHistory,
     standing: &Standing,
     moment: Moment,
@@ -117,7 +117,7 @@ pub fn earliest(
 /// looked for as if what is true once stayed true, which holds for counts and ages.
 fn first_true(
     trigger: &CompiledTrigger,
-    facts: &Map<String, Value>,
+    facts: &FactValues,
     history: &RunHistory,
     standing: &Standing,
     moment: Moment,

@@ -9,8 +9,8 @@ use jiff::tz::TimeZone;
 use meterline_models::data::Panel;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, ResolvedPolicy, resolve_group_policy};
+use meterline_schemas::facts::{FACTS, FactValues};
 use meterline_schemas::time::{MINUTE, format_micros};
-use serde_json::{Map, Value};
 
 use super::facts::{FactsError, history_needed};
 use super::simulate::{Cost, Evaluation, Past, Subject};
@@ -301,7 +301,7 @@ fn before(decisions: &[DecisionRecord]) -> BTreeMap<Pipeline, Standing> {
 // was not recorded: its facts still hold.
 fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluation> {
     let mut evaluations: Vec<Evaluation> = Vec::new();
-    let mut facts: BTreeMap<Pipeline, Map<String, Value>> = BTreeMap::new();
+    let mut facts: BTreeMap<Pipeline, FactValues> = BTreeMap::new();
     let mut seen: BTreeMap<Pipeline, SeenRuns> = BTreeMap::new();
     for decision in decisions {
         let Some(group) = &decision.observed else { continue };
@@ -309,8 +309,8 @@ fn recorded(decisions: &[DecisionRecord], catch_up_records: u64) -> Vec<Evaluati
         seen.extend(decision.seen.clone().map(|of| (decision.pipeline, of)));
         // A trigger whose own facts were as before was not recorded, and the others may have been others.
         for of in facts.values_mut() {
-            let shared = decision.facts.values.iter().filter(|(name, _)| !OF_PIPELINE.contains(&name.as_str()));
-            of.extend(shared.map(|(name, value)| (name.clone(), value.clone())));
+            let shared = decision.facts.values.iter().filter(|(fact, _)| !OF_PIPELINE.contains(&fact.name));
+            shared.for_each(|(fact, value)| of.set(fact.name, value));
         }
         // Where all series are forecast anew, corrections are not looked at.
         if decision.fired && decision.pipeline == Pipeline::Infer {
@@ -425,9 +425,11 @@ fn at_each(
         let completeness = (expected > 0).then(|| recent.iter().sum::<i64>() as f64 / expected as f64);
         let known = recorded.partition_point(|evaluation| evaluation.group.origin <= *end);
         let facts = known.checked_sub(1).and_then(|known| recorded.get(known)).map(|of| of.facts.clone());
-        let mut facts: BTreeMap<Pipeline, Map<String, Value>> = facts.unwrap_or_default();
+        let mut facts: BTreeMap<Pipeline, FactValues> = facts.unwrap_or_default();
         for of in facts.values_mut() {
-            of.retain(|name, _| SCORED.contains(&name.as_str()));
+            for fact in FACTS.iter().filter(|fact| !SCORED.contains(&fact.name)) {
+                of.set(fact.name, None);
+            }
         }
         evaluations.push(Evaluation {
             at: *end,
@@ -467,6 +469,7 @@ const SCORED: [&str; 8] = [
 
 #[cfg(test)]
 pub(super) mod tests {
+    use meterline_schemas::facts::FactValue;
     use meterline_schemas::time::HOUR;
     use serde_json::json;
 
@@ -488,9 +491,7 @@ pub(super) mod tests {
             .filter(|hour| !(100..110).contains(hour))
             .map(|hour| (hour * HOUR, if hour == 50 { 2 } else { 3 }))
             .collect();
-        let mut facts = Map::new();
-        facts.insert("mase_ratio".into(), json!(1.5));
-        facts.insert("new_intervals".into(), json!(7));
+        let facts = serde_json::from_value(json!({"mase_ratio": 1.5, "new_intervals": 7})).unwrap();
         let recorded = [Evaluation {
             at: 0,
             resumed: true,
@@ -510,7 +511,8 @@ pub(super) mod tests {
         assert_eq!(at(110).group.completeness, Some((3.0 * 86.0 - 1.0) / (3.0 * 96.0)));
         assert_eq!((at(49).group.series, at(149).facts.len()), (3, 0));
         let scored = &at(150).facts[&Pipeline::Build];
-        assert_eq!((scored.len(), &scored["mase_ratio"]), (1, &json!(1.5)));
+        let ratio = FactValue::Number(1.5);
+        assert_eq!((scored.get("mase_ratio"), scored.get("new_intervals")), (Some(ratio), None));
     }
 
     #[test]
@@ -528,7 +530,7 @@ pub(super) mod tests {
             facts: meterline_schemas::facts::Facts {
                 group_id: "PT1H".into(),
                 pipeline: pipeline.trigger().into(),
-                values: json!({"new_intervals": new}).as_object().unwrap().clone(),
+                values: serde_json::from_value(json!({"new_intervals": new})).unwrap(),
             },
             run_id: None,
             resumed: at == 1,
@@ -537,7 +539,7 @@ pub(super) mod tests {
             before: Some(Standing { looked_at: Some(at - 1), ..Standing::default() }),
         };
         let more = |mut decision: DecisionRecord| {
-            decision.facts.values.insert("completeness".to_owned(), json!(0.5));
+            decision.facts.values.set("completeness", Some(FactValue::Number(0.5)));
             decision
         };
         let decisions = [
@@ -554,9 +556,10 @@ pub(super) mod tests {
         let found = recorded(&decisions, 1);
         let shown: Vec<_> = found.iter().map(|of| (of.at, of.resumed, of.facts.len())).collect();
         assert_eq!(shown, [(1, true, 2), (2, false, 2)]);
-        assert_eq!(found[1].facts[&Pipeline::Build]["new_intervals"], json!(10));
-        assert_eq!(found[1].facts[&Pipeline::Infer]["new_intervals"], json!(21));
-        assert_eq!(found[1].facts[&Pipeline::Build]["completeness"], json!(0.5));
-        assert_eq!(found[0].facts[&Pipeline::Build].get("completeness"), None);
+        let fact = |at: usize, pipeline, name| found[at].facts[&pipeline].get(name);
+        assert_eq!(fact(1, Pipeline::Build, "new_intervals"), Some(FactValue::Integer(10)));
+        assert_eq!(fact(1, Pipeline::Infer, "new_intervals"), Some(FactValue::Integer(21)));
+        assert_eq!(fact(1, Pipeline::Build, "completeness"), Some(FactValue::Number(0.5)));
+        assert_eq!(fact(0, Pipeline::Build, "completeness"), None);
     }
 }

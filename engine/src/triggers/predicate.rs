@@ -18,9 +18,8 @@ use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
-use meterline_schemas::facts::fact_schema;
+use meterline_schemas::facts::{FactValue, fact_schema};
 use meterline_schemas::names;
-use serde_json::{Map, Value};
 
 use crate::metadata::records::Truth;
 
@@ -153,13 +152,16 @@ impl Predicate {
         &self.sql
     }
 
-    /// Evaluates it: the truth of the whole, and of each clause as written. Missing or null values make what looks at
-    /// them unknown.
+    /// Evaluates it over values by name: the truth of the whole, and of each clause as written. A missing value makes what
+    /// looks at it unknown.
     ///
     /// # Errors
     ///
     /// [`PredicateError::Evaluate`], such as for a division by zero.
-    pub fn evaluate(&self, values: &Map<String, Value>) -> Result<(Truth, Vec<(String, Truth)>), PredicateError> {
+    pub fn evaluate(
+        &self,
+        values: &dyn Fn(&str) -> Option<FactValue>,
+    ) -> Result<(Truth, Vec<(String, Truth)>), PredicateError> {
         let failed =
             |source: DataFusionError| PredicateError::Evaluate { sql: self.sql.clone(), source: Box::new(source) };
         let row = row(&self.schema, values).map_err(|e| failed(e.into()))?;
@@ -247,17 +249,20 @@ fn refusal(sql: &str, schema: &SchemaRef, error: &DataFusionError) -> PredicateE
     PredicateError::Syntax { sql: sql.to_owned(), reason: error.strip_backtrace() }
 }
 
-/// One row of the values; a missing, null or ill-typed value is null.
-pub(super) fn row(schema: &SchemaRef, values: &Map<String, Value>) -> Result<RecordBatch, arrow::error::ArrowError> {
+/// One row of the values; a missing or ill-typed value is null.
+pub(super) fn row(
+    schema: &SchemaRef,
+    values: &dyn Fn(&str) -> Option<FactValue>,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
     let columns = schema
         .fields()
         .iter()
         .map(|field| {
-            let value = values.get(field.name());
+            let value = values(field.name());
             match field.data_type() {
-                DataType::Int64 => Arc::new(Int64Array::from(vec![value.and_then(Value::as_i64)])) as ArrayRef,
-                DataType::Boolean => Arc::new(BooleanArray::from(vec![value.and_then(Value::as_bool)])),
-                _ => Arc::new(Float64Array::from(vec![value.and_then(Value::as_f64)])),
+                DataType::Int64 => Arc::new(Int64Array::from(vec![value.and_then(FactValue::as_i64)])) as ArrayRef,
+                DataType::Boolean => Arc::new(BooleanArray::from(vec![value.and_then(FactValue::as_bool)])),
+                _ => Arc::new(Float64Array::from(vec![value.and_then(FactValue::as_f64)])),
             }
         })
         .collect();
@@ -268,18 +273,16 @@ pub(super) fn row(schema: &SchemaRef, values: &Map<String, Value>) -> Result<Rec
 
 #[cfg(test)]
 mod tests {
+    use meterline_schemas::facts::FactValues;
     use serde_json::json;
 
     use super::*;
 
-    fn values(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
     #[test]
     fn every_clause_has_its_truth_and_unknown_spreads_as_in_sql() {
         use Truth::{False, True, Unknown};
-        let facts = values(json!({"new_intervals": 96, "has_champion": true, "completeness": 0.85}));
+        let facts = json!({"new_intervals": 96, "has_champion": true, "completeness": 0.85});
+        let facts: FactValues = serde_json::from_value(facts).unwrap();
         for (sql, whole, parts) in [
             ("new_intervals >= 4", True, vec![True]),
             ("new_intervals >= 672 or mase_ratio > 1.25", Unknown, vec![False, Unknown]),
@@ -292,7 +295,7 @@ mod tests {
             ("true", True, vec![True]),
         ] {
             let predicate = Predicate::compile(sql, &fact_schema()).unwrap();
-            let (truth, clauses) = predicate.evaluate(&facts).unwrap();
+            let (truth, clauses) = predicate.evaluate(&|name| facts.get(name)).unwrap();
             assert_eq!(truth, whole, "{sql}");
             assert_eq!(clauses.iter().map(|(_, t)| *t).collect::<Vec<_>>(), parts, "{sql}");
         }
@@ -318,9 +321,10 @@ mod tests {
     #[test]
     fn a_gate_with_a_missing_figure_is_not_true() {
         let gate = Predicate::compile("wql <= 0.99 * champion_wql and wql <= naive_wql", &gate_schema()).unwrap();
-        let (truth, _) = gate.evaluate(&values(json!({"wql": 0.05, "naive_wql": 0.07}))).unwrap();
-        assert_eq!(truth, Truth::Unknown);
-        let figures = values(json!({"wql": 0.05, "naive_wql": 0.07, "champion_wql": 0.06}));
-        assert_eq!(gate.evaluate(&figures).unwrap().0, Truth::True);
+        for (champion, truth) in [(None, Truth::Unknown), (Some(0.06), Truth::True)] {
+            let figures = HashMap::from([("wql", Some(0.05)), ("naive_wql", Some(0.07)), ("champion_wql", champion)]);
+            let figure = |name: &str| figures.get(name).copied().flatten().map(FactValue::Number);
+            assert_eq!(gate.evaluate(&figure).unwrap().0, truth);
+        }
     }
 }

@@ -1,14 +1,13 @@
 //! Watches commits and runs, and starts what the policies ask for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, resolve_group_policy};
-use meterline_schemas::facts::Facts;
-use serde_json::{Map, Value};
+use meterline_schemas::facts::{FACTS, FactValue, FactValues, Facts};
 use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -21,6 +20,7 @@ use super::recorder::Recorder;
 use super::remembered::Present;
 use crate::environment::Environment;
 use crate::ingest::Committed;
+use crate::ingest::groups::GroupSummary;
 use crate::metadata::MetadataError;
 use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Standing};
 use crate::metadata::standings::TriggerKey;
@@ -114,7 +114,7 @@ pub struct Evaluator {
     // Who writes them; without it they are written before the next evaluation.
     recorder: Option<Recorder>,
     // Triggers that were evaluated since the start of the engine.
-    evaluated: BTreeSet<TriggerKey>,
+    evaluated: HashSet<TriggerKey>,
     // What there was at the last evaluation that came to its end.
     seen: Option<Seen>,
     // When the next pause after a failed run ends, by the clock.
@@ -125,6 +125,7 @@ pub struct Evaluator {
 struct Compiled {
     shared: String,
     trigger: CompiledTrigger,
+    counts: [bool; FACTS.len()],
 }
 
 /// What evaluations look at: while it stays the same, they would decide the same.
@@ -167,7 +168,7 @@ impl Evaluator {
             unkept: Vec::new(),
             unrecorded: Vec::new(),
             recorder: None,
-            evaluated: BTreeSet::new(),
+            evaluated: HashSet::new(),
             seen: None,
             retry_at: None,
         }
@@ -228,7 +229,7 @@ impl Evaluator {
         for mut group in groups {
             // Runs that were started a moment ago have their slots, too.
             let busy = device_busy(&self.env.config, &active, group.pipeline);
-            group.facts.values.insert("device_busy".to_owned(), Value::Bool(busy));
+            group.facts.values.set("device_busy", Some(FactValue::Truth(busy)));
             if let Some(at) = group.history.failed.as_ref().map(|f| f.retry_at()).filter(|at| *at > now) {
                 self.retry_at = Some(self.retry_at.map_or(at, |sooner| sooner.min(at)));
             }
@@ -328,12 +329,9 @@ impl Evaluator {
         now: Micros,
     ) -> Result<Option<RunRecord>, EvaluateError> {
         let key = (group.group.group_id.clone(), group.pipeline);
-        // Little is ever corrected: what the predicates of that do not look at is told with the other triggers.
-        let compiled = self.compiled.get(&key).filter(|_| group.pipeline == Pipeline::Correct);
-        let counts =
-            |name: &str| !CHANGING.contains(&name) && compiled.is_none_or(|compiled| compiled.trigger.looks_at(name));
+        let counts = self.compiled.get(&key).map_or(&[true; FACTS.len()], |compiled| &compiled.counts);
         let telling = Telling {
-            facts: number(group.facts.values.iter().filter(|(name, _)| counts(name))),
+            facts: number(&group.facts.values, counts),
             active: group.history.active.clone(),
             blockers: verdict.blockers.iter().map(|blocker| blocker.kind).collect(),
             tick,
@@ -393,7 +391,8 @@ impl Evaluator {
                 let policy = resolve_group_policy(&summary.group_id, summary.frequency, &self.env.config.policy);
                 let trigger = super::trigger_of(&policy, group.pipeline);
                 let trigger = CompiledTrigger::of(trigger, group.pipeline, summary)?;
-                Ok(place.insert(Compiled { shared: policy.shared().to_owned(), trigger }))
+                let counts = counts(&trigger, group.pipeline);
+                Ok(place.insert(Compiled { shared: policy.shared().to_owned(), trigger, counts }))
             }
         }
     }
@@ -406,20 +405,37 @@ struct Evaluated {
     standing: Option<Standing>,
 }
 
-/// A number that tells facts from others.
-fn number<'f>(facts: impl Iterator<Item = (&'f String, &'f Value)>) -> u64 {
+/// A number that tells facts from others, of those that count.
+fn number(facts: &FactValues, counts: &[bool; FACTS.len()]) -> u64 {
     let mut hasher = Xxh3Default::new();
-    for (name, value) in facts {
-        (name, value).hash(&mut hasher);
+    for ((_, value), _) in facts.iter().zip(counts).filter(|(_, counts)| **counts) {
+        let value = match value {
+            None => (0u8, 0),
+            Some(FactValue::Integer(whole)) => (1, whole as u64),
+            Some(FactValue::Number(number)) => (2, number.to_bits()),
+            Some(FactValue::Truth(truth)) => (3, u64::from(truth)),
+        };
+        value.hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// Which facts tell one evaluation of a trigger from another. Little is ever corrected: what the predicates of that do not look at
+/// is told with the other triggers.
+fn counts(trigger: &CompiledTrigger, pipeline: Pipeline) -> [bool; FACTS.len()] {
+    let mut counts = [false; FACTS.len()];
+    for (fact, counts) in FACTS.iter().zip(&mut counts) {
+        let looked_at = pipeline != Pipeline::Correct || trigger.looks_at(fact.name);
+        *counts = looked_at && !CHANGING.contains(&fact.name);
+    }
+    counts
 }
 
 fn record(
     group: &GroupFacts,
     committed: &Committed,
     verdict: Verdict,
-    values: Map<String, Value>,
+    values: FactValues,
     before: &Standing,
     now: Micros,
     resumed: bool,
@@ -450,7 +466,7 @@ fn record(
         facts: Facts { values, group_id: group_id.clone(), pipeline: group.facts.pipeline.clone() },
         run_id: None,
         resumed,
-        observed: Some(group.group.clone()),
+        observed: Some(GroupSummary::clone(&group.group)),
         seen: Some(SeenRuns { active: history.active.clone(), champion: group.champion.clone() }),
         before: Some(before.clone()),
     }

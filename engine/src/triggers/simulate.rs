@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use meterline_schemas::Micros;
 use meterline_schemas::config::{CovariateConfig, ResolvedPolicy};
+use meterline_schemas::facts::FactValues;
 use meterline_schemas::time::SECOND;
 use serde_json::{Map, Value};
 
@@ -49,7 +50,7 @@ pub struct Evaluation {
     /// The group then.
     pub group: GroupSummary,
     /// Facts as they were recorded, by pipeline.
-    pub facts: BTreeMap<Pipeline, Map<String, Value>>,
+    pub facts: BTreeMap<Pipeline, FactValues>,
     /// What was seen of runs and models, by pipeline, where that was recorded.
     pub seen: BTreeMap<Pipeline, SeenRuns>,
     /// Intervals of history that the policy's kind of model needs.
@@ -343,8 +344,10 @@ impl<'a> World<'a> {
         let scores = self.learner.as_ref().map(|learner| learner.scores(&self.subject.policy, champion, group.origin));
         let scores = scores.unwrap_or_default();
         let runs = |pipeline| self.runs.get(&pipeline).unwrap_or(&none).as_slice();
+        let Some(trigger) = self.triggers.get(&pipeline) else { return Ok(false) };
         let known = Known {
             group,
+            zone: trigger.zone.clone(),
             catch_up_records: of.catch_up_records,
             history_needed: of.history_needed,
             champion: self.champion(),
@@ -355,14 +358,13 @@ impl<'a> World<'a> {
             models: &self.models,
             now: of.at,
         };
-        let mut facts = known.values(pipeline, false);
+        let mut facts = known.values(&known.shared(), pipeline, false);
         let history = known.history(pipeline);
-        for (name, value) in of.facts.get(&pipeline).into_iter().flatten() {
-            if self.learner.is_none() && !REPLAYED.contains(&name.as_str()) {
-                facts.insert(name.clone(), value.clone());
+        for (fact, value) in of.facts.get(&pipeline).into_iter().flat_map(FactValues::iter) {
+            if self.learner.is_none() && value.is_some() && !REPLAYED.contains(&fact.name) {
+                facts.set(fact.name, value);
             }
         }
-        let Some(trigger) = self.triggers.get(&pipeline) else { return Ok(false) };
         let standing = self.standings.entry(pipeline).or_default();
         let moment = Moment { origin: group.origin, stream: group.watermark, now: of.at, resumed: of.resumed, running };
         let (verdict, after) = decide(trigger, &facts, &history, standing, moment)?;

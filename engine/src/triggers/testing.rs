@@ -1,9 +1,10 @@
 //! A simulated stream, its clock and its runs, for the tests of triggers.
 
 use meterline_schemas::config::{ResolvedTrigger, parse, resolve_policy};
+use meterline_schemas::facts::{FactValue, FactValues};
 use meterline_schemas::time::MINUTE;
 use meterline_schemas::{Frequency, Micros};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::compiled::CompiledTrigger;
 use super::decide::{Failed, Moment, RunHistory, Verdict, decide};
@@ -37,7 +38,7 @@ pub(super) struct World {
     pub(super) history: RunHistory,
     pub(super) standing: Standing,
     pub(super) origin: Micros,
-    pub(super) facts: Map<String, Value>,
+    pub(super) facts: FactValues,
     pub(super) runs: Vec<(String, Micros)>,
     pub(super) resumed: bool,
     pub(super) running: usize,
@@ -50,7 +51,7 @@ impl World {
             history: RunHistory { last_origin: Some(origin), last_done: Some("r000".into()), ..RunHistory::default() },
             standing: Standing::default(),
             origin,
-            facts: Map::new(),
+            facts: FactValues::default(),
             runs: Vec::new(),
             resumed: false,
             running: 0,
@@ -58,7 +59,8 @@ impl World {
     }
 
     pub(super) fn set(&mut self, fact: &str, value: Value) {
-        self.facts.insert(fact.to_owned(), value);
+        let values: FactValues = serde_json::from_value(json!({ fact: value })).unwrap();
+        self.facts.set(fact, values.get(fact));
     }
 
     pub(super) fn moment(&self) -> Moment {
@@ -66,13 +68,13 @@ impl World {
         Moment { origin: self.origin, stream: self.origin, now: self.origin, resumed, running }
     }
 
-    pub(super) fn known(&self) -> Map<String, Value> {
+    pub(super) fn known(&self) -> FactValues {
         let mut facts = self.facts.clone();
         // As facts are assembled: a run under way counts as one that has seen its data.
         let active = self.runs.last().filter(|_| self.history.active.is_some()).map(|(_, origin)| *origin);
         let last = active.or(self.history.last_origin).unwrap_or(0);
-        facts.insert("new_intervals".to_owned(), json!((self.origin - last) / QUARTER));
-        facts.entry("has_champion").or_insert(json!(true));
+        facts.set("new_intervals", Some(FactValue::Integer((self.origin - last) / QUARTER)));
+        facts.set("has_champion", facts.get("has_champion").or(Some(FactValue::Truth(true))));
         facts
     }
 

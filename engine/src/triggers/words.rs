@@ -1,7 +1,6 @@
 //! Clauses and facts in words.
 
-use meterline_schemas::facts::FACTS;
-use serde_json::{Map, Value};
+use meterline_schemas::facts::{FACTS, FactValue, FactValues};
 
 use crate::metadata::records::{ClauseTruth, Truth};
 
@@ -15,38 +14,38 @@ pub fn word(truth: Truth) -> &'static str {
 }
 
 /// The clauses with their truth and the facts that they look at.
-pub(super) fn tell_all(clauses: &[ClauseTruth], facts: &Map<String, Value>) -> String {
+pub(super) fn tell_all(clauses: &[ClauseTruth], facts: &FactValues) -> String {
     clauses.iter().map(|clause| tell(clause, facts)).collect::<Vec<_>>().join("; ")
 }
 
 /// How much a fact of a false clause `fact >= number` or `fact > number` lacks: `1 more needed`.
-fn lack(clause: &ClauseTruth, facts: &Map<String, Value>) -> Option<String> {
+fn lack(clause: &ClauseTruth, facts: &FactValues) -> Option<String> {
     let [name, comparison, bound] = clause.clause.split_whitespace().collect::<Vec<_>>()[..] else { return None };
     if clause.truth != Truth::False || !matches!(comparison, ">=" | ">") {
         return None;
     }
     let (value, bound) = (facts.get(name)?, bound.parse::<f64>().ok()?);
-    match (value.as_i64(), comparison) {
-        (Some(value), ">=") => Some(format!("{} more needed", bound.ceil() - value as f64)),
-        (Some(value), _) => Some(format!("{} more needed", bound.floor() + 1.0 - value as f64)),
-        (None, _) => Some(format!("{:.3} more needed", bound - value.as_f64()?)),
+    match (value, comparison) {
+        (FactValue::Integer(value), ">=") => Some(format!("{} more needed", bound.ceil() - value as f64)),
+        (FactValue::Integer(value), _) => Some(format!("{} more needed", bound.floor() + 1.0 - value as f64)),
+        (FactValue::Number(value), _) => Some(format!("{:.3} more needed", bound - value)),
+        (FactValue::Truth(_), _) => None,
     }
 }
 
 /// One clause with its truth, the facts that it looks at and what is lacking:
 /// `new_intervals >= 4 is false (new_intervals = 3, 1 more needed)`.
-pub fn tell(clause: &ClauseTruth, facts: &Map<String, Value>) -> String {
-    let words: Vec<&str> = clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-    let mut seen: Vec<String> = FACTS
-        .iter()
-        .filter(|f| words.contains(&f.name))
-        .map(|f| match facts.get(f.name) {
-            None | Some(Value::Null) => format!("{} is missing", f.name),
-            Some(Value::Number(n)) => match n.as_f64() {
-                Some(x) if !n.is_i64() && !n.is_u64() => format!("{} = {x:.3}", f.name),
-                _ => format!("{} = {n}", f.name),
-            },
-            Some(value) => format!("{} = {value}", f.name),
+pub fn tell(clause: &ClauseTruth, facts: &FactValues) -> String {
+    let words = clause.clause.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut places: Vec<usize> = words.filter_map(FactValues::place).collect();
+    places.sort_unstable();
+    places.dedup();
+    let mut seen: Vec<String> = places
+        .into_iter()
+        .filter_map(|place| FACTS.get(place))
+        .map(|fact| match facts.get(fact.name) {
+            None => format!("{} is missing", fact.name),
+            Some(value) => format!("{} = {value}", fact.name),
         })
         .collect();
     seen.extend(lack(clause, facts));
@@ -65,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_clause_is_told_with_what_it_lacks() {
-        let facts = json!({"new_intervals": 96, "completeness": 0.85}).as_object().unwrap().clone();
+        let facts: FactValues = serde_json::from_value(json!({"new_intervals": 96, "completeness": 0.85})).unwrap();
         for (clause, truth, told) in [
             ("new_intervals >= 672", Truth::False, "is false (new_intervals = 96, 576 more needed)"),
             ("new_intervals > 96", Truth::False, "is false (new_intervals = 96, 1 more needed)"),

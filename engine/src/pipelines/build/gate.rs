@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meterline_schemas::facts::FactValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -34,9 +35,9 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
 /// would come to an answer without it: in one branch of an OR, or in a CASE.
 pub fn decide(accept_if: &str, figures: &BTreeMap<String, Option<f64>>) -> Result<Output, StepError> {
     let doing = || format!("evaluating the gate's accept_if = \"{accept_if}\"");
-    let values = figures.iter().map(|(name, value)| (name.clone(), Value::from(*value))).collect();
+    let figure = |name: &str| figures.get(name).copied().flatten().and_then(FactValue::number);
     let predicate = Predicate::compile(accept_if, &gate_schema()).doing(doing)?;
-    let (truth, clauses) = predicate.evaluate(&values).doing(doing)?;
+    let (truth, clauses) = predicate.evaluate(&figure).doing(doing)?;
     let clauses: Vec<ClauseTruth> = clauses
         .into_iter()
         .map(|(clause, truth)| ClauseTruth { part: "accept_if".to_owned(), name: None, clause, truth })

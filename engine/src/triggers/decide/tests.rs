@@ -1,6 +1,7 @@
 use meterline_schemas::Frequency;
 use meterline_schemas::config::{Predicates, parse, resolve_policy};
 use meterline_schemas::time::{DAY, HOUR, MINUTE};
+use serde_json::json;
 
 use super::super::next::{Earliest, earliest};
 use super::super::testing::{QUARTER, World, compile, configured, utc};
@@ -9,8 +10,8 @@ use crate::metadata::records::{Pipeline, Published};
 
 const NOW: Micros = 10 * HOUR;
 
-fn facts(new_intervals: i64) -> Map<String, Value> {
-    json!({"new_intervals": new_intervals, "backfilling": false}).as_object().unwrap().clone()
+fn facts(new_intervals: i64) -> FactValues {
+    serde_json::from_value(json!({"new_intervals": new_intervals, "backfilling": false})).unwrap()
 }
 
 fn after(last_origin: Micros) -> RunHistory {
@@ -408,7 +409,7 @@ fn corrections_are_bounded_by_how_often_the_same_forecasts_were_corrected() {
             corrected_by: Vec::new(),
         };
         let history = RunHistory { stragglers: new, published: Some(published), ..after(HOUR) };
-        let facts = json!({"new_corrections": new}).as_object().unwrap().clone();
+        let facts = serde_json::from_value(json!({"new_corrections": new})).unwrap();
         decide(&correct, &facts, &history, &Standing::default(), at(origin)).unwrap().0
     };
     for (new, corrections, origin, fired) in

@@ -125,7 +125,7 @@ async fn a_decision_and_the_run_that_it_started_name_each_other() {
     let run = metadata.group_runs("PT1H", Pipeline::Infer, 1).await.unwrap().remove(0);
     assert_eq!(fired.run_id.as_deref(), Some(run.spec.run_id.as_str()));
     assert_eq!(run.decision_id.as_deref(), Some(fired.decision_id.as_str()));
-    assert_eq!((fired.commit_seq, fired.facts.values["new_intervals"].as_i64()), (1, Some(10)));
+    assert_eq!((fired.commit_seq, fired.facts.values.get("new_intervals").and_then(FactValue::as_i64)), (1, Some(10)));
     let last = metadata.last_decision("PT1H", Pipeline::Infer, false).await.unwrap().unwrap();
     assert!(!last.fired && last.reason.contains("the last run failed"), "{}", last.reason);
 }
@@ -133,9 +133,9 @@ async fn a_decision_and_the_run_that_it_started_name_each_other() {
 #[test]
 fn a_decision_is_another_one_after_a_run_of_the_same_origin() {
     let facts = |last_done: &str, active: Option<&str>| GroupFacts {
-        group: crate::triggers::facts::tests::hourly(10),
+        group: crate::triggers::facts::tests::hourly(10).into(),
         pipeline: Pipeline::Infer,
-        facts: Facts { group_id: "PT1H".into(), pipeline: "reforecast".into(), values: Map::new() },
+        facts: Facts { group_id: "PT1H".into(), pipeline: "reforecast".into(), values: FactValues::default() },
         history: crate::triggers::decide::RunHistory {
             active: active.map(str::to_owned),
             last_origin: Some(10 * HOUR),
@@ -153,12 +153,16 @@ fn a_decision_is_another_one_after_a_run_of_the_same_origin() {
         facts: None,
     };
     let (committed, stood) = (commit(1, &[Frequency::HOUR], 10 * HOUR), Standing::default());
-    let id = |facts: GroupFacts| record(&facts, &committed, verdict.clone(), Map::new(), &stood, 5, false).decision_id;
+    let id = |facts: GroupFacts| {
+        record(&facts, &committed, verdict.clone(), FactValues::default(), &stood, 5, false).decision_id
+    };
     let ids = [id(facts("r1", None)), id(facts("r1", Some("r2"))), id(facts("r2", None))];
     assert!(ids[0] != ids[2] && ids[0] != ids[1], "{ids:?}");
     assert_eq!(ids[0], id(facts("r1", None)), "what is started again is the same decision");
     let nothing = Verdict { fired: false, ..verdict.clone() };
-    let at = |now| record(&facts("r1", None), &committed, nothing.clone(), Map::new(), &stood, now, false).decision_id;
+    let at = |now| {
+        record(&facts("r1", None), &committed, nothing.clone(), FactValues::default(), &stood, now, false).decision_id
+    };
     assert_ne!(at(5), at(6), "what starts nothing is kept each time");
 }
 

@@ -23,7 +23,7 @@ fn hours(first: i64, last: i64, facts: impl Fn(i64) -> Value) -> Vec<Evaluation>
             resumed: hour == first,
             group: GroupSummary { closed_intervals: hour * 3, ..hourly(hour) },
             seen: BTreeMap::new(),
-            facts: Pipeline::ALL.into_iter().map(|p| (p, facts(hour).as_object().unwrap().clone())).collect(),
+            facts: Pipeline::ALL.into_iter().map(|p| (p, serde_json::from_value(facts(hour)).unwrap())).collect(),
             history_needed: 10,
             catch_up_records: 100,
         })

@@ -57,7 +57,7 @@ pub const FACTS: &[FactDefinition] = &[
     fact(
         "new_corrections",
         FactKind::Integer,
-        "records since then that changed intervals of the group's series already written (where the group has roll-ups: of any series, which may be their parts); null if there was no run",
+        "records since then that changed intervals of the group's series already written (where the group has roll-ups: of any series, which may be their parts); 1 where a series left the group and took its own along; null if there was no run",
     ),
     fact(
         "hours_since_run",

@@ -141,7 +141,12 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
         }
         configs.push((path.display().to_string(), config));
     }
-    let range = Range { group: args.group.clone(), from: args.from, to: args.to, each_interval: args.each_interval };
+    let range = Range {
+        group: args.group.clone(),
+        from: args.from,
+        to: args.to,
+        each_interval: args.each_interval || args.accuracy,
+    };
     let pasts = past::read(&env, &range).await?;
     if pasts.is_empty() {
         let known: Vec<String> =

@@ -135,6 +135,12 @@ impl Move {
     }
 }
 
+// Numbers of a series differ by less than half of what they can be: a series that changed its frequency and back has less
+// intervals than before.
+fn difference(before: u32, now: u32) -> i64 {
+    i64::from(now.wrapping_sub(before).cast_signed())
+}
+
 impl Changes {
     /// A series of feed `feed` now stands elsewhere than before; `before` is `None` for a new one.
     pub fn moved(&mut self, feed: u16, zone: &TimeZone, before: Option<&Stand>, now: &Stand) {
@@ -209,9 +215,9 @@ impl Changes {
     fn all(&mut self, feed: u16, zone: &TimeZone, stand: &Stand, sign: i64) {
         let of = stand.cohort(feed);
         self.add(of, Fact::Series, sign);
+        self.add(of, Fact::Correction, sign * i64::from(stand.corrections));
         let (Some(frequency), Some(first), Some(last)) = (of.frequency, stand.first, stand.last) else { return };
         self.add(of, Fact::Interval, sign * i64::from(stand.intervals));
-        self.add(of, Fact::Correction, sign * i64::from(stand.corrections));
         self.add(of, Fact::First(first), sign);
         self.add(of, Fact::End(stand.partition, frequency.advance(last, 1, zone)), sign);
         self.present(of, zone, last, stand.recent, sign);
@@ -219,10 +225,11 @@ impl Changes {
 
     // Same cohort: what stayed is left alone.
     fn advanced(&mut self, feed: u16, zone: &TimeZone, before: &Stand, now: &Stand, times: i64) {
-        let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
         let of = now.cohort(feed);
-        self.add(of, Fact::Interval, times * (i64::from(now.intervals) - i64::from(before.intervals)));
-        self.add(of, Fact::Correction, times * (i64::from(now.corrections) - i64::from(before.corrections)));
+        // Also of what is not an interval yet, such as the first register of a counter.
+        self.add(of, Fact::Correction, times * difference(before.corrections, now.corrections));
+        let (Some(frequency), Some(first), Some(last)) = (now.frequency, now.first, now.last) else { return };
+        self.add(of, Fact::Interval, times * difference(before.intervals, now.intervals));
         if before.first != now.first {
             if let Some(first) = before.first {
                 self.add(of, Fact::First(first), -times);

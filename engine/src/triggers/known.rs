@@ -252,9 +252,10 @@ impl<'r> Iterator for NewestFirst<'r> {
     }
 }
 
-/// Corrections since a run was asked for; `None` where that did not note how many there were.
+/// Corrections since a run was asked for; `None` where that did not note how many there were. Where there are less than
+/// then, because a series has left the group with its own, nobody knows how many are new: one, so that somebody looks.
 fn new_corrections(group: &GroupSummary, spec: &RunSpec) -> Option<i64> {
-    spec.corrections.map(|then| (group.corrections - then).max(0))
+    spec.corrections.map(|then| if group.corrections < then { 1 } else { group.corrections - then })
 }
 
 #[cfg(test)]
@@ -373,7 +374,9 @@ mod tests {
         let then = hourly(100);
         let now = GroupSummary { corrections: 9, ..then.clone() };
         let mut last = run("r", &then, then.origin, Status::Succeeded);
-        for (noted, new, stragglers) in [(Some(4), json!(5), 5), (Some(9), json!(0), 0), (None, Value::Null, 0)] {
+        for (noted, new, stragglers) in
+            [(Some(4), json!(5), 5), (Some(9), json!(0), 0), (Some(10), json!(1), 1), (None, Value::Null, 0)]
+        {
             last.spec.corrections = noted;
             let (scores, runs) = (Scores::default(), [last.clone()]);
             let known = known(&now, &scores, &runs);

@@ -5,12 +5,13 @@
 //! They are made once: policies that are replayed one after the other share what they have in common.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use meterline_models::backtest::compare_at_cost;
-use meterline_models::data::Panel;
+use meterline_models::data::{Covariate, Known, Panel};
 use meterline_models::forecaster::{Forecaster, SeriesForecast};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::{Sums, seasonal_scale};
@@ -18,6 +19,7 @@ use meterline_models::{device, registry};
 use meterline_schemas::Micros;
 use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::quantiles::MEDIAN;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::scores::Scores;
 use super::shift;
@@ -58,6 +60,8 @@ pub struct Accuracy {
 /// Builds and forecasts of one group.
 pub struct Learner {
     panel: Panel,
+    // A number for what is known beside the series.
+    inputs: u64,
     models: HashMap<(Micros, String), Fitted>,
     forecasts: HashMap<(Micros, String), Arc<Vec<Step>>>,
     // Of this replay: which forecasts were made, oldest first.
@@ -88,6 +92,7 @@ impl Learner {
     /// A learner that knows the history of some of the group's series, with what is known beside them.
     pub fn new(panel: Panel) -> Learner {
         Learner {
+            inputs: inputs(&panel),
             panel,
             models: HashMap::new(),
             forecasts: HashMap::new(),
@@ -104,6 +109,7 @@ impl Learner {
 
     /// Goes by another panel of the same series from now on: what is known beside them is another for another policy.
     pub fn show(&mut self, panel: Panel) {
+        self.inputs = inputs(&panel);
         self.panel = panel;
     }
 
@@ -122,7 +128,7 @@ impl Learner {
     pub fn build(&mut self, spec: &RunSpec, champion: Option<&str>, version: &str) -> Result<Built, StepError> {
         let zone = self.panel.zone.clone();
         let until = trained_until(spec, &zone);
-        let key = (until, settings(spec));
+        let key = (until, self.settings(spec));
         if !self.models.contains_key(&key) {
             let fitted = self.fit(spec, until)?;
             self.models.insert(key.clone(), fitted);
@@ -147,6 +153,27 @@ impl Learner {
         let gated = gate::decide(&spec.policy.accept_if, &figures)?;
         self.versions.insert(version.to_owned(), key);
         Ok(Built { figures, accepted: gated.accepted, reason: gated.reason, seconds, trained_until: until })
+    }
+
+    // What a model is made by, beside the values of its series.
+    fn settings(&self, spec: &RunSpec) -> String {
+        let policy = &spec.policy;
+        format!(
+            "{} {:?} {} {} {} {} {} {:?} {:?} {:?} {:?} {} {:x}",
+            policy.model,
+            policy.settings,
+            policy.horizon,
+            policy.context,
+            policy.history,
+            policy.seed,
+            policy.origins_a_day,
+            policy.holidays,
+            policy.days_off,
+            policy.workdays,
+            spec.covariates,
+            policy.estimated_weight,
+            self.inputs
+        )
     }
 
     fn fit(&self, spec: &RunSpec, until: Micros) -> Result<Fitted, StepError> {
@@ -181,9 +208,11 @@ impl Learner {
         let began = Instant::now();
         let key = version.and_then(|version| self.versions.get(version)).cloned();
         let model = key.as_ref().and_then(|key| self.models.get(key)).and_then(|fitted| fitted.model.clone());
-        let name = key.map_or_else(String::new, |(at, settings)| format!("{at} {settings}"));
+        // What a model is shown, and how far it looks ahead, is in its settings.
+        let naive = format!("{} {}", spec.policy.horizon, history::shown(&spec.policy));
+        let name = key.map_or_else(|| naive.clone(), |(at, settings)| format!("{at} {settings}"));
         let steps = self.steps(spec, model.as_deref(), name)?;
-        let naive = self.steps(spec, None, String::new())?;
+        let naive = self.steps(spec, None, naive)?;
         self.made.push((spec.origin, version.unwrap_or(SEASONAL_NAIVE).to_owned(), steps));
         self.naive.push(naive);
         Ok(began.elapsed().as_secs_f64())
@@ -307,31 +336,27 @@ fn score(steps: &mut [Step], forecast: &SeriesForecast, actuals: &[f32], scale: 
     }
 }
 
-// What a model is made by, beside the data of its series.
-fn settings(spec: &RunSpec) -> String {
-    let policy = &spec.policy;
-    format!(
-        "{} {:?} {} {} {} {} {} {:?} {:?} {:?} {:?} {:?} {}",
-        policy.model,
-        policy.settings,
-        policy.horizon,
-        policy.context,
-        policy.history,
-        policy.seed,
-        policy.origins_a_day,
-        policy.holidays,
-        policy.days_off,
-        policy.workdays,
-        spec.covariates,
-        policy.labels,
-        policy.estimated_weight
-    )
+// A number that tells what is known beside the series of one panel from that of another.
+fn inputs(panel: &Panel) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    for Covariate { name, known } in &panel.covariates {
+        (name, *known == Known::Ahead).hash(&mut hasher);
+    }
+    panel.labels.hash(&mut hasher);
+    for series in &panel.series {
+        (&series.id, &series.labels).hash(&mut hasher);
+        for column in &series.covariates {
+            (column.offset, column.values.len()).hash(&mut hasher);
+            column.values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+        }
+    }
+    hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
-    use meterline_models::data::{Column, Covariate, Known, Series};
+    use meterline_models::data::{Column, Series};
     use meterline_schemas::Frequency;
     use meterline_schemas::config::{parse, resolve_policy};
     use meterline_schemas::time::DAY;
@@ -415,7 +440,6 @@ mod tests {
         assert_eq!(learner.models.len(), 2, "one of each policy");
         // The weather ends within the horizon of a forecast.
         learner.show(weathered(65 * 24));
-        learner.forecasts.clear();
         let (replay, _) = replayed_from(60 * 24, &mut learner, &with);
         let failed = replay.fired.iter().filter(|fired| fired.error.is_some());
         let failed: Vec<(Pipeline, &str)> =

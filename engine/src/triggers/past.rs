@@ -180,14 +180,16 @@ pub async fn panel(
     most: usize,
 ) -> Result<Panel, PastError> {
     let mut panel = series(env, group, &subject.policy, most).await?;
-    if panel.series.is_empty() {
+    let looked_at = panel.series.len();
+    if looked_at == 0 {
         return Ok(panel);
     }
     let empty = |what: String| {
-        StepError::failed(
-            what,
-            "it has no value in the time that is replayed; correct its source, or take it out of the policy",
-        )
+        let reason = format!(
+            "none of the {looked_at} series that the replay looks at has a value of it; look at more of them (--series), correct \
+             its source, or take it out of the policy"
+        );
+        StepError::failed(what, reason)
     };
     for (covariate, (name, config)) in covariates::of(&subject.covariates).into_iter().zip(&subject.covariates) {
         let values = match &config.file {
@@ -288,13 +290,11 @@ const OF_PIPELINE: [&str; 6] =
 
 // How each trigger stood before the first of these decisions about it.
 fn before(decisions: &[DecisionRecord]) -> BTreeMap<Pipeline, Standing> {
-    let mut standings = BTreeMap::new();
+    let mut first: BTreeMap<Pipeline, &DecisionRecord> = BTreeMap::new();
     for decision in decisions {
-        if let Some(standing) = &decision.before {
-            standings.entry(decision.pipeline).or_insert_with(|| standing.clone());
-        }
+        first.entry(decision.pipeline).or_insert(decision);
     }
-    standings
+    first.into_iter().filter_map(|(pipeline, decision)| Some((pipeline, decision.before.clone()?))).collect()
 }
 
 // What was recorded at one time by the clock is one evaluation, of all pipelines. A decision that was like the one before

@@ -24,11 +24,13 @@ use crate::ingest::groups::GroupSummary;
 use crate::metadata::records::{
     ApprovalState, ModelRecord, Pipeline, Published, RunRecord, RunSpec, SeenRuns, Standing, Status,
 };
+use crate::pipelines::StepError;
 use crate::pipelines::spec::of_group;
 
-/// Facts that follow from the runs of the replay; all others are as they were recorded.
-const REPLAYED: [&str; 10] = [
+/// Facts that follow from the runs of the replay, and from its policy; all others are as they were recorded.
+const REPLAYED: [&str; 11] = [
     "history_intervals",
+    "history_needed",
     "new_intervals",
     "new_corrections",
     "hours_since_run",
@@ -439,7 +441,7 @@ impl<'a> World<'a> {
             if let Some(learner) = self.learner.as_mut().filter(|_| pipeline == Pipeline::Infer) {
                 match learner.infer(&run.spec, serves.as_deref()) {
                     Ok(seconds) => run.device_seconds = seconds,
-                    Err(error) => (run.status, run.error) = (Status::Failed, Some(error.to_string())),
+                    Err(error) => fail(&mut run, &error, of.at),
                 }
             }
             return (run, None, false);
@@ -471,7 +473,7 @@ impl<'a> World<'a> {
                 (run, Some(model), false)
             }
             Err(error) => {
-                (run.status, run.error) = (Status::Failed, Some(error.to_string()));
+                fail(&mut run, &error, of.at);
                 (run, None, false)
             }
         }
@@ -490,6 +492,12 @@ impl<'a> World<'a> {
         }
         self.stream = self.stream.max(Some(to));
     }
+}
+
+// A run that never came to the device.
+fn fail(run: &mut RunRecord, error: &StepError, at: Micros) {
+    (run.status, run.error) = (Status::Failed, Some(error.to_string()));
+    (run.device_seconds, run.finished_at) = (0.0, Some(at.saturating_add(SECOND)));
 }
 
 #[cfg(test)]

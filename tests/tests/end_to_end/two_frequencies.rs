@@ -5,6 +5,7 @@
 //! says of any two of them must hold. Hours are caught up with `all`: their runs begin at just these hours, whatever
 //! happens.
 
+use std::fs;
 use std::time::Instant;
 
 use meterline_tests::wait;
@@ -39,6 +40,7 @@ fn each_frequency_is_forecast_and_trained_by_its_own_policy_through_a_crash_and_
     assert_quarters(&world);
     correction(&mut world);
     assert_replay(&world);
+    assert_accuracy(&world);
     world.stop();
 }
 
@@ -202,6 +204,36 @@ fn assert_replay(world: &World) {
             assert!(0 < rest && rest < happened.len(), "{from}: {rest}");
         }
     }
+}
+
+/// A policy with another model and a covariate is tried on the past, beside the one that is configured.
+fn assert_accuracy(world: &World) {
+    let (sandbox, id) = (&world.sandbox, world.feeds[HOURS].group);
+    let of_group = format!("FROM intervals WHERE frequency = '{id}'");
+    let rows = sandbox.sql(&format!("SELECT DISTINCT start {of_group} ORDER BY start"));
+    let starts = rows.iter().map(|row| row["start"].as_str().expect("an instant"));
+    // Of the next day nothing is known: the last one stands in.
+    let weather: String = starts.enumerate().map(|(hour, start)| format!("{start},{}\n", hour % 7)).collect();
+    fs::write(sandbox.path().join("weather.csv"), format!("start,value\n{weather}")).expect("write the weather");
+    let toml = fs::read_to_string(sandbox.config()).expect("read the configuration");
+    let (before, hours) = toml.split_once("[policy.hours.model]").expect("hours have a model");
+    let hours = hours.replace("kind = \"seasonal_naive\"", "kind = \"boosted_trees\"\ncovariates = [\"weather\"]");
+    let weather = "[covariate.weather]\nfile = \"weather.csv\"\nfallback = \"last_day\"\n";
+    let other = format!("{before}[policy.hours.model]{hours}{weather}");
+    fs::write(sandbox.path().join("weather.toml"), other).expect("write another configuration");
+    // Trees need three weeks.
+    let from = sandbox.sql(&format!("SELECT min(start) + INTERVAL '24 days' AS at {of_group}"));
+    let from = from[0]["at"].as_str().expect("an instant");
+    let arguments =
+        ["triggers", "simulate", "--json", "--accuracy", "--policy", "weather.toml", "--group", id, "--from", from];
+    let told = sandbox.run(&arguments).succeeded().stdout;
+    let document: Value = serde_json::from_str(&told).expect("a document");
+    let policies = document["groups"][0]["policies"].as_array().expect("policies");
+    let found = |name: &str| policies.iter().map(|of| of["accuracy"][name].as_f64().expect("a number")).collect();
+    let (points, wql, naive): (Vec<f64>, Vec<f64>, Vec<f64>) = (found("points"), found("wql"), found("naive_wql"));
+    assert!(points.len() == 2 && points[0] > 0.0 && points[0] == points[1], "{document:#}");
+    assert!(wql[0] == naive[0] && wql[1] != naive[1], "one is seasonal naive, the other is not: {document:#}");
+    assert!(policies.iter().all(|of| of["failed"] == 0 && of["retrains"] != 0), "{document:#}");
 }
 
 /// A corrected reading replaces the forecasts of its series, and of the roll-up above it, and no others.

@@ -5,6 +5,7 @@ use meterline_schemas::unit::Unit;
 use proptest::prelude::*;
 
 use super::super::classes::tests::classes;
+use super::super::eras;
 use super::super::written::{mark, surely_unwritten};
 use super::*;
 
@@ -42,7 +43,11 @@ proptest! {
             state.frequency = Some(frequency);
             state.partition = partition;
             let start = frequency.advance(base, slot, &zone);
-            if surely_unwritten(state, start, frequency, &zone) {
+            // Each in its time: another frequency and back, of which one interval is left; what is no interval yet.
+            if slot % 37 == 0 {
+                eras::end(state, start, 0);
+                mark(state, start, frequency, &zone);
+            } else if slot % 41 != 0 && surely_unwritten(state, start, frequency, &zone) {
                 mark(state, start, frequency, &zone);
             } else {
                 state.corrections += 1;

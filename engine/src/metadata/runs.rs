@@ -119,14 +119,19 @@ impl MetadataStore {
     ///
     /// [`MetadataError`].
     pub async fn newest_runs(&self, span: Micros) -> Result<Vec<(String, String)>, MetadataError> {
-        self.retry("looking for new runs", || {
-            sqlx::query_as(
-                "SELECT run_id, group_id FROM runs WHERE created_at >= (SELECT max(created_at) FROM runs) - ?",
-            )
-            .bind(span)
-            .fetch_all(&self.pool)
-        })
-        .await
+        let doing = "looking for new runs";
+        // One row, as for champions.
+        let found: String = self
+            .retry(doing, || {
+                sqlx::query_scalar(
+                    "SELECT json_group_array(json_array(run_id, group_id)) FROM runs \
+                     WHERE created_at >= (SELECT max(created_at) FROM runs) - ?",
+                )
+                .bind(span)
+                .fetch_one(&self.pool)
+            })
+            .await?;
+        self.parse(doing, &found)
     }
 
     /// The newest `limit` runs of a pipeline for a group, newest first.

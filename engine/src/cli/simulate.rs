@@ -15,6 +15,7 @@ use crate::environment::{Environment, read_config};
 use crate::metadata::records::Pipeline;
 use crate::triggers::learn::Learner;
 use crate::triggers::past::{self, GroupPast, Range};
+use crate::triggers::sample;
 use crate::triggers::simulate::{Fired, Replay, simulate_with};
 
 /// Columns of the plot.
@@ -162,7 +163,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
             let config_path = PathBuf::from(file);
             let of_policy = Arc::new(Environment { config: config.clone(), config_path, ..env.clone() });
             for (index, (past, subject)) in pasts.iter().zip(&subjects).enumerate() {
-                let panel = past::panel(&env, &of_policy, &past.group, subject, args.series).await?;
+                let panel = sample::panel(&env, &of_policy, &past.group, subject, args.series).await?;
                 match learners.get_mut(index) {
                     Some(learner) => learner.show(panel),
                     None => learners.push(Learner::new(panel)),

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod predicate;
 mod recorder;
 pub mod remembered;
+pub mod sample;
 mod scores;
 pub mod service;
 mod shift;

@@ -49,9 +49,10 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let from = ctx.spec.frequency.advance(ctx.spec.origin, -(seen as i64), &zone);
     let Candidates { series, rollups } = candidates(ctx, published, from).await?;
     let most = ctx.spec.policy.correct.max_series.unwrap_or(usize::MAX);
-    let (mut corrected, left) = differing(ctx, published, from, &series, most).await?;
+    let histories = Histories { ctx, published, from };
+    let (mut corrected, left) = histories.differing(&series, most).await?;
     // What changes in a roll-up alone: a label that was said late, or parts that are forecast in other runs.
-    corrected.extend(differing(ctx, published, from, &rollups, usize::MAX).await?.0);
+    corrected.extend(histories.differing(&rollups, usize::MAX).await?.0);
     let above = reconcile::above(ctx, &corrected).await?;
     let (own, wholes) = (corrected.len(), above.len());
     let mut series: Vec<String> = corrected.into_iter().chain(above).collect();
@@ -131,96 +132,99 @@ fn added(before: &TableSnapshot, now: TableSnapshot) -> Vec<DataFile> {
     now.files.into_iter().filter(|file| !known.contains(file.path.as_str())).collect()
 }
 
-// The first of the candidates, at most so many, whose history differs; and how many that differ, or may, were left.
-pub(super) async fn differing(
-    ctx: &StepContext,
-    published: &Published,
-    from: Micros,
-    candidates: &[String],
-    most: usize,
-) -> Result<(Vec<String>, usize), StepError> {
-    let compared = match candidates.len() > COMPARED_MAX {
-        true => by_sums(ctx, published, from, candidates, most).await,
-        false => by_values(ctx, published, from, candidates, most).await,
-    };
-    match compared {
-        Err(StepError::Failed { doing, reason }) => {
-            // Housekeeping may have deleted its files, though the log still names them.
-            ctx.warn(format!("{} cannot be compared with ({doing}: {reason}): {LEFT}", of_version(published)));
-            Ok((Vec::new(), candidates.len()))
-        }
-        compared => compared,
-    }
+/// The histories that the forecasts in force were made from, and those that there are now, from an instant to the origin.
+pub(super) struct Histories<'a> {
+    pub(super) ctx: &'a StepContext,
+    pub(super) published: &'a Published,
+    pub(super) from: Micros,
 }
 
-pub(super) async fn by_values(
-    ctx: &StepContext,
-    published: &Published,
-    from: Micros,
-    candidates: &[String],
-    most: usize,
-) -> Result<(Vec<String>, usize), StepError> {
-    let (mut found, mut looked_at) = (Vec::new(), 0);
-    for part in candidates.chunks(SERIES_A_QUERY) {
-        if found.len() >= most {
-            break;
-        }
-        let version = published.intervals_version;
-        let before = history::read_at(ctx, version, from, ctx.spec.origin, Of::Series(part)).await?.panel;
-        let now = history::read(ctx, from, ctx.spec.origin, Of::Series(part)).await?.panel;
-        let differs = changed(&before, &now);
-        let of_part = part.iter().filter(|id| differs.contains(id.as_str())).cloned();
-        found.extend(of_part);
-        looked_at += part.len();
-    }
-    let over = found.len().saturating_sub(most);
-    found.truncate(most);
-    Ok((found, over + candidates.len() - looked_at))
-}
-
-// By a number and a sum of the intervals of each series: one pass over either version, however many series there are.
-pub(super) async fn by_sums(
-    ctx: &StepContext,
-    published: &Published,
-    from: Micros,
-    candidates: &[String],
-    most: usize,
-) -> Result<(Vec<String>, usize), StepError> {
-    let before = sums(ctx, published.intervals_version, from).await?;
-    let now = sums(ctx, ctx.spec.intervals_version, from).await?;
-    let mut found: Vec<String> = candidates.iter().filter(|id| before.get(*id) != now.get(*id)).cloned().collect();
-    let left = found.len().saturating_sub(most);
-    found.truncate(most);
-    Ok((found, left))
-}
-
-async fn sums(ctx: &StepContext, version: i64, from: Micros) -> Result<HashMap<String, (i64, i64)>, StepError> {
-    let spec = &ctx.spec;
-    let doing = || format!("summing up intervals of {} at version {version}", spec.frequency);
-    let others = history::other_feeds(&ctx.env.config, spec.frequency, &spec.group_id);
-    // In 10⁻⁶ of the unit, as roll-ups count; what is too large for that in whole ones. The order does not matter.
-    let query = format!(
-        "SELECT series_id, count(*), bit_xor(coalesce(TRY_CAST(round(value * 1000000) AS BIGINT), \
-           TRY_CAST(round(value) AS BIGINT), 0) * 1000003 + arrow_cast(start, 'Int64')) \
-         FROM intervals WHERE {} GROUP BY series_id",
-        history::within(spec.frequency, from, spec.origin, None, &others)
-    );
-    let versions = TableVersions { intervals: Some(version) };
-    let mut stream = sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
-    let mut found = HashMap::new();
-    while let Some(rows) = stream.next().await {
-        ctx.stop.check()?;
-        let rows = rows.doing(doing)?;
-        let number = |column: usize| rows.column(column).as_primitive_opt::<Int64Type>();
-        let ids = cast(rows.column(0), &DataType::Utf8).doing(doing)?;
-        let (Some(ids), Some(counts), Some(sums)) = (ids.as_string_opt::<i32>(), number(1), number(2)) else {
-            return Err(StepError::failed(doing(), "a column has an unexpected type"));
+impl Histories<'_> {
+    // The first of the candidates, at most so many, whose history differs; and how many that differ, or may, were left.
+    pub(super) async fn differing(
+        &self,
+        candidates: &[String],
+        most: usize,
+    ) -> Result<(Vec<String>, usize), StepError> {
+        let compared = match candidates.len() > COMPARED_MAX {
+            true => self.by_sums(candidates, most).await,
+            false => self.by_values(candidates, most).await,
         };
-        for ((id, count), sum) in ids.iter().zip(counts.iter()).zip(sums.iter()) {
-            found.extend(id.map(|id| (id.to_owned(), (count.unwrap_or(0), sum.unwrap_or(0)))));
+        match compared {
+            Err(StepError::Failed { doing, reason }) => {
+                // Housekeeping may have deleted its files, though the log still names them.
+                let version = of_version(self.published);
+                self.ctx.warn(format!("{version} cannot be compared with ({doing}: {reason}): {LEFT}"));
+                Ok((Vec::new(), candidates.len()))
+            }
+            compared => compared,
         }
     }
-    Ok(found)
+
+    pub(super) async fn by_values(
+        &self,
+        candidates: &[String],
+        most: usize,
+    ) -> Result<(Vec<String>, usize), StepError> {
+        let Histories { ctx, published, from } = *self;
+        let (mut found, mut looked_at) = (Vec::new(), 0);
+        for part in candidates.chunks(SERIES_A_QUERY) {
+            if found.len() >= most {
+                break;
+            }
+            let version = published.intervals_version;
+            let before = history::read_at(ctx, version, from, ctx.spec.origin, Of::Series(part)).await?.panel;
+            let now = history::read(ctx, from, ctx.spec.origin, Of::Series(part)).await?.panel;
+            let differs = changed(&before, &now);
+            let of_part = part.iter().filter(|id| differs.contains(id.as_str())).cloned();
+            found.extend(of_part);
+            looked_at += part.len();
+        }
+        let over = found.len().saturating_sub(most);
+        found.truncate(most);
+        Ok((found, over + candidates.len() - looked_at))
+    }
+
+    // By a number and a sum of the intervals of each series: one pass over either version, however many series there are.
+    pub(super) async fn by_sums(&self, candidates: &[String], most: usize) -> Result<(Vec<String>, usize), StepError> {
+        let before = self.sums(self.published.intervals_version).await?;
+        let now = self.sums(self.ctx.spec.intervals_version).await?;
+        let mut found: Vec<String> = candidates.iter().filter(|id| before.get(*id) != now.get(*id)).cloned().collect();
+        let left = found.len().saturating_sub(most);
+        found.truncate(most);
+        Ok((found, left))
+    }
+
+    async fn sums(&self, version: i64) -> Result<HashMap<String, (i64, i64)>, StepError> {
+        let Histories { ctx, from, .. } = *self;
+        let spec = &ctx.spec;
+        let doing = || format!("summing up intervals of {} at version {version}", spec.frequency);
+        let others = history::other_feeds(&ctx.env.config, spec.frequency, &spec.group_id);
+        // In 10⁻⁶ of the unit, as roll-ups count; what is too large for that in whole ones. The order does not matter.
+        let query = format!(
+            "SELECT series_id, count(*), bit_xor(coalesce(TRY_CAST(round(value * 1000000) AS BIGINT), \
+               TRY_CAST(round(value) AS BIGINT), 0) * 1000003 + arrow_cast(start, 'Int64')) \
+             FROM intervals WHERE {} GROUP BY series_id",
+            history::within(spec.frequency, from, spec.origin, None, &others)
+        );
+        let versions = TableVersions { intervals: Some(version) };
+        let mut stream =
+            sql::plan(&ctx.env, &query, versions).await.doing(doing)?.execute_stream().await.doing(doing)?;
+        let mut found = HashMap::new();
+        while let Some(rows) = stream.next().await {
+            ctx.stop.check()?;
+            let rows = rows.doing(doing)?;
+            let number = |column: usize| rows.column(column).as_primitive_opt::<Int64Type>();
+            let ids = cast(rows.column(0), &DataType::Utf8).doing(doing)?;
+            let (Some(ids), Some(counts), Some(sums)) = (ids.as_string_opt::<i32>(), number(1), number(2)) else {
+                return Err(StepError::failed(doing(), "a column has an unexpected type"));
+            };
+            for ((id, count), sum) in ids.iter().zip(counts.iter()).zip(sums.iter()) {
+                found.extend(id.map(|id| (id.to_owned(), (count.unwrap_or(0), sum.unwrap_or(0)))));
+            }
+        }
+        Ok(found)
+    }
 }
 
 // The series of either panel that do not have the same values at the same times.

@@ -13,7 +13,7 @@ use crate::ingest::backfill;
 use crate::metadata::records::{Pipeline, Published, RunRecord, RunSpec, StepRecord};
 use crate::pipelines::context::StepContext;
 use crate::pipelines::context::tests::step_context;
-use crate::pipelines::correct::find;
+use crate::pipelines::correct::find::Histories;
 use crate::pipelines::infer::reconcile::run_tests::{CONFIG, DAYS, START, lake, off, run_of};
 use crate::pipelines::spec::tests::spec;
 use crate::sql::{TableVersions, query_batches};
@@ -159,14 +159,17 @@ async fn many_series_are_compared_by_sums_with_the_same_result_also_after_housek
     let ctx = StepContext { spec: Arc::new(spec), ..step_context(env.clone(), "find").await };
     let all: Vec<String> = ["a", "b", "c", "d", F1, F2, NORTH].map(str::to_owned).to_vec();
     for from in [START, START + 24 * (DAYS - 10) * HOUR] {
-        let by_values = find::by_values(&ctx, &published, from, &all, 99).await.unwrap();
-        let by_sums = find::by_sums(&ctx, &published, from, &all, 99).await.unwrap();
+        let histories = Histories { ctx: &ctx, published: &published, from };
+        let by_values = histories.by_values(&all, 99).await.unwrap();
+        let by_sums = histories.by_sums(&all, 99).await.unwrap();
         assert_eq!(by_values, by_sums);
         let corrected: Vec<&str> = by_sums.0.iter().map(String::as_str).filter(|id| id.len() == 1).collect();
         assert_eq!(corrected, if from == START { vec!["a", "c"] } else { vec!["a"] });
     }
-    assert_eq!(find::by_sums(&ctx, &published, START, &all, 1).await.unwrap(), (vec!["a".to_owned()], 3));
+    let histories = Histories { ctx: &ctx, published: &published, from: START };
+    assert_eq!(histories.by_sums(&all, 1).await.unwrap(), (vec!["a".to_owned()], 3));
     // A version that is not there any more leaves it to the next run.
-    let gone = Published { intervals_version: 9_999, ..published };
-    assert_eq!(find::differing(&ctx, &gone, START, &all, 99).await.unwrap(), (Vec::new(), 7));
+    let gone = Published { intervals_version: 9_999, ..published.clone() };
+    let histories = Histories { published: &gone, ..histories };
+    assert_eq!(histories.differing(&all, 99).await.unwrap(), (Vec::new(), 7));
 }

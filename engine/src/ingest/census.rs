@@ -2,7 +2,8 @@
 //! last intervals; those of each label policy apart. Watermarks, model groups and their completeness are read from it.
 //!
 //! Each series stands for a few [`Fact`]s, which follow from its state, and from what files of labels said at the start
-//! where there are label policies. Workers say which facts came and went; the dataflow counts them. So what a commit costs depends on what changed, not on how many series there are.
+//! where there are label policies. Workers say which facts came and went; the dataflow counts them. So what a commit costs
+//! depends on what changed, not on how many series there are.
 
 #[cfg(test)]
 mod tests;

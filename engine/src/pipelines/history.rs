@@ -388,8 +388,11 @@ pub fn within(
     if let Some(series) = series {
         condition.push_str(&format!(" AND series_id IN ({})", sql::literals(series)));
     }
-    if !others.is_empty() {
-        condition.push_str(&format!(" AND feed NOT IN ({})", sql::literals(others)));
-    }
+    condition.push_str(&but(others));
     condition
+}
+
+/// What a condition, in SQL, has behind it to leave out feeds of another calendar ([`other_feeds`]).
+pub fn but(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!(" AND feed NOT IN ({})", sql::literals(others)) }
 }

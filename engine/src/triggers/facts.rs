@@ -97,8 +97,8 @@ impl FactSource {
         self.scores.go_on();
     }
 
-    /// The facts of every group and pipeline as of a commit, ordered by group, and within one as triggers are evaluated. `now` is what
-    /// the clock says.
+    /// The facts of every group and pipeline as of a commit, ordered by group, and within one as triggers are evaluated.
+    /// `now` is what the clock says.
     ///
     /// # Errors
     ///

@@ -438,6 +438,9 @@ mod tests {
         let wql = |accuracy: &Accuracy| accuracy.all.wql().unwrap();
         assert!(wql(&told) < 0.9 * wql(&untold), "{} {}", wql(&told), wql(&untold));
         assert_eq!(learner.models.len(), 2, "one of each policy");
+        let (_, shorter) =
+            replayed_from(60 * 24, &mut learner, &without.replace("horizon = \"1d\"", "horizon = \"6h\""));
+        assert!(shorter.naive.points < untold.naive.points, "seasonal naive looks as far ahead as the policy");
         // The weather ends within the horizon of a forecast.
         learner.show(weathered(65 * 24));
         let (replay, _) = replayed_from(60 * 24, &mut learner, &with);

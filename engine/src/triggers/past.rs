@@ -19,7 +19,7 @@ use crate::ingest::load_committed;
 use crate::metadata::MetadataError;
 use crate::metadata::records::{DecisionRecord, Pipeline, RunRecord, SeenRuns, Standing, Status};
 use crate::pipelines::{StepError, covariates, history, members};
-use crate::sql::{SqlError, TableVersions, literals, query_batches};
+use crate::sql::{SqlError, TableVersions, query_batches};
 
 /// What a run is taken to last of which none was ever measured.
 const LASTS: Micros = MINUTE;
@@ -251,14 +251,14 @@ async fn rebuilt(
     recorded: &[Evaluation],
 ) -> Result<Vec<Evaluation>, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
-    let others = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
     let members = members::of_group(env, &group.group_id, group.frequency, group.origin).await?;
     let of_label = members.condition();
     let sql = format!(
-        "SELECT \"end\", count(*) FROM intervals WHERE frequency = '{}' AND \"end\" <= '{}' {others} AND {of_label} \
+        "SELECT \"end\", count(*) FROM intervals WHERE frequency = '{}' AND \"end\" <= '{}'{} AND {of_label} \
          GROUP BY \"end\" ORDER BY \"end\"",
         group.frequency,
-        format_micros(group.origin)
+        format_micros(group.origin),
+        history::but(&others)
     );
     let mut counts: Vec<(Micros, i64)> = Vec::new();
     for batch in query_batches(env, &sql, TableVersions::default()).await? {
@@ -459,6 +459,10 @@ pub(super) mod tests {
         };
         assert_eq!(stood(0), [(Pipeline::Build, Some(0)), (Pipeline::Infer, Some(0))]);
         assert_eq!(stood(2), [(Pipeline::Infer, Some(1))]);
+        // A decision of an earlier release did not keep it, and that of a later one is another.
+        let earlier =
+            [DecisionRecord { before: None, ..decision(1, Pipeline::Infer, 9) }, decision(2, Pipeline::Infer, 9)];
+        assert_eq!(before(&earlier), BTreeMap::new());
         let found = recorded(&decisions, 1);
         let shown: Vec<_> = found.iter().map(|of| (of.at, of.resumed, of.facts.len())).collect();
         assert_eq!(shown, [(1, true, 2), (2, false, 2)]);

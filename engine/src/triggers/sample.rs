@@ -15,10 +15,10 @@ use crate::pipelines::error::Doing;
 use crate::pipelines::history::HistoryBuilder;
 use crate::pipelines::{StepError, covariates, history, labels, members};
 use crate::series_labels;
-use crate::sql::{TableVersions, literals, query_batches};
+use crate::sql::{TableVersions, query_batches};
 
-/// The history of at most `most` series of a group, evenly chosen by their names, as models of a policy are shown it: with the
-/// covariates and labels that it names, by the configuration `of_policy`. What they say now counts for all of the past.
+/// The history of at most `most` series of a group, evenly chosen by their names, as models of a policy are shown it: with
+/// the covariates and labels that it names, by the configuration `of_policy`. What they say now counts for all of the past.
 ///
 /// # Errors
 ///
@@ -75,8 +75,8 @@ async fn series(
 ) -> Result<Panel, PastError> {
     let others = history::other_feeds(&env.config, group.frequency, &group.group_id);
     let frequency = group.frequency;
-    let but = if others.is_empty() { String::new() } else { format!("AND feed NOT IN ({})", literals(&others)) };
-    let sql = format!("SELECT series_id FROM series WHERE frequency = '{frequency}' {but} ORDER BY series_id");
+    let but = history::but(&others);
+    let sql = format!("SELECT series_id FROM series WHERE frequency = '{frequency}'{but} ORDER BY series_id");
     let mut names: Vec<String> = Vec::new();
     for batch in query_batches(env, &sql, TableVersions::default()).await? {
         if let Some(ids) = batch.column(0).as_string_opt::<i32>() {

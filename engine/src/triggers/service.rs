@@ -420,8 +420,8 @@ fn number(facts: &FactValues, counts: &[bool; FACTS.len()]) -> u64 {
     hasher.finish()
 }
 
-/// Which facts tell one evaluation of a trigger from another. Little is ever corrected: what the predicates of that do not look at
-/// is told with the other triggers.
+/// Which facts tell one evaluation of a trigger from another. Little is ever corrected: what the predicates of that do not
+/// look at is told with the other triggers.
 fn counts(trigger: &CompiledTrigger, pipeline: Pipeline) -> [bool; FACTS.len()] {
     let mut counts = [false; FACTS.len()];
     for (fact, counts) in FACTS.iter().zip(&mut counts) {

@@ -76,13 +76,16 @@ fn settle(sandbox: &Sandbox) {
     });
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// The newest forecasts: series, group, model, steps.
 fn forecasts(sandbox: &Sandbox) -> Vec<(String, String, String, i64)> {
     let rows = sandbox.sql(
         "SELECT series_id, group_id, model_version, count(*) AS steps FROM forecasts_latest \
          GROUP BY series_id, group_id, model_version ORDER BY series_id",
     );
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     rows.iter()
         .map(|row| {
             let [series, group, model] = ["series_id", "group_id", "model_version"].map(|column| text(&row[column]));
@@ -108,7 +111,7 @@ fn last_run(sandbox: &Sandbox, group: &str) -> (Vec<String>, i64) {
     let rows = sandbox.sql(&format!(
         "SELECT DISTINCT series_id FROM forecasts WHERE run_id = (SELECT max(run_id) {of}) ORDER BY series_id"
     ));
-    let series = rows.iter().map(|row| row["series_id"].as_str().unwrap_or_default().to_owned());
+    let series = rows.iter().map(|row| text(&row["series_id"]));
     (series.collect(), sandbox.number(&format!("SELECT count(*) {of}")).unwrap_or_default())
 }
 
@@ -229,7 +232,6 @@ fn corrected(sandbox: &Sandbox) -> Vec<(String, String)> {
          LEFT JOIN (SELECT DISTINCT run_id, series_id FROM forecasts) f ON f.run_id = r.run_id \
          WHERE r.pipeline = 'correct' AND r.status = 'succeeded' ORDER BY r.group_id, r.run_id, f.series_id",
     );
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     rows.iter().map(|row| (text(&row["group_id"]), text(&row["series_id"]))).collect()
 }
 

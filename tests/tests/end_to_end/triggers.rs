@@ -9,7 +9,7 @@ use meterline_tests::wait;
 use serde_json::Value;
 
 use crate::checks;
-use crate::harness::{MINUTE, hours, kafka};
+use crate::harness::{MINUTE, hours, kafka, of_meter};
 
 const TOPIC: &str = "triggered";
 
@@ -193,4 +193,80 @@ fn triggers_start_what_they_should_say_why_and_follow_the_configuration() {
     let both = sandbox.run(&["triggers", "simulate", "--each-interval", "--policy", "other.toml"]).succeeded().stdout;
     assert!(both.contains("other.toml (policy.hours)") && both.contains("one at each interval that closed"), "{both}");
     assert_eq!(engine.stop().code(), Some(0));
+}
+
+const WORKERS_TOPIC: &str = "triggered-by-workers";
+const METERS: [&str; 5] = ["a", "b", "c", "d", "e"];
+const FOR_ANY_WORKERS: &str = r#"
+frequency = "PT1H"
+lateness = "0s"
+
+[ingest]
+commit_interval = "200ms"
+idle_timeout = "1s"
+catch_up_records = 0
+workers = 1
+
+[policy.hours]
+frequency = "PT1H"
+horizon = "12h"
+context = "24 intervals"
+[policy.hours.reforecast]
+when = "new_intervals >= 12"
+catch_up = "all"
+[policy.hours.retrain]
+when = "new_intervals >= 24"
+require = "not backfilling"
+cooldown = "0s"
+catch_up = "all"
+[policy.hours.gate]
+accept_if = "true"
+[policy.hours.model]
+kind = "seasonal_naive"
+"#;
+
+/// What was started, in its order, by pipeline.
+fn started(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let rows =
+        sandbox.sql("SELECT pipeline, origin FROM trigger_decisions WHERE fired ORDER BY pipeline, at, decision_id");
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    rows.iter().map(|row| (text(&row["pipeline"]), text(&row["origin"]))).collect()
+}
+
+#[test]
+fn any_number_of_workers_decides_the_same() {
+    let Some(kafka) = kafka("triggers by workers") else { return };
+    let brokers = kafka.brokers();
+    kafka.create_topic(WORKERS_TOPIC, 2);
+    let send = |first: usize, count: usize| {
+        let hour = |n: usize| METERS.into_iter().flat_map(move |meter| of_meter(meter, n, 1));
+        topic::send(&brokers, WORKERS_TOPIC, &(first..first + count).flat_map(hour).collect::<Vec<_>>());
+    };
+    send(0, 124);
+    let sandboxes = [1, 2, 4].map(|workers| {
+        let sandbox = Sandbox::reading(&brokers, WORKERS_TOPIC, FOR_ANY_WORKERS);
+        sandbox.replace("workers = 1", &format!("workers = {workers}"));
+        sandbox
+    });
+    // All begin at the same hour, and then read the same.
+    let mut engines = sandboxes.each_ref().map(Sandbox::engine);
+    for more in [0, 60, 1, 11, 40] {
+        if more > 0 {
+            let sent: usize = topic::end_offsets(&brokers, WORKERS_TOPIC).iter().sum::<i64>() as usize / METERS.len();
+            send(sent, more);
+        }
+        for (sandbox, engine) in sandboxes.iter().zip(&mut engines) {
+            checks::await_committed(sandbox, engine, &brokers, WORKERS_TOPIC);
+            settle(sandbox);
+        }
+    }
+    let [one, others @ ..] = sandboxes.each_ref().map(started);
+    assert!(one.iter().filter(|(pipeline, _)| pipeline == "reforecast").count() >= 9, "{one:?}");
+    assert!(one.iter().filter(|(pipeline, _)| pipeline == "retrain").count() >= 4, "{one:?}");
+    for other in others {
+        assert_eq!(one, other);
+    }
+    for engine in engines {
+        assert_eq!(engine.stop().code(), Some(0));
+    }
 }

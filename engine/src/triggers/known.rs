@@ -15,6 +15,10 @@ use crate::pipelines::SEASONAL_NAIVE;
 /// Builds that the retrain ledger looks back at.
 const LEDGER: usize = 5;
 
+/// Facts that each pipeline has a value of its own of; the others are the same for all of a group.
+pub(super) const OF_PIPELINE: [&str; 5] =
+    ["new_intervals", "new_corrections", "hours_since_run", "device_busy", "failures_in_row"];
+
 /// What is known of one model group when its triggers are evaluated.
 pub(super) struct Known<'a> {
     pub(super) group: &'a GroupSummary,
@@ -43,7 +47,8 @@ struct Ledger {
 }
 
 impl Known<'_> {
-    /// The values of [`meterline_schemas::facts::FACTS`] that all pipelines have in common; the others are missing.
+    /// The values of [`meterline_schemas::facts::FACTS`] that all pipelines have in common; those of [`OF_PIPELINE`] are
+    /// missing.
     pub(super) fn shared(&self) -> FactValues {
         let Known { group, champion, scores, .. } = self;
         let registered_mase = champion.and_then(|c| c.metrics.get("mase")).and_then(Value::as_f64).filter(|m| *m > 0.0);
@@ -437,6 +442,44 @@ mod tests {
         let news = |pipeline| shown(&known, pipeline)["new_corrections"].clone();
         assert_eq!((news(Pipeline::Correct), news(Pipeline::Infer)), (json!(3), json!(5)));
         assert_eq!(known.history(Pipeline::Infer).published, None);
+    }
+
+    #[test]
+    fn every_fact_has_its_value_of_its_kind_where_all_is_known() {
+        let group = GroupSummary { newest_record: Some(99 * HOUR), ..hourly(100) };
+        let mut last = run("r1", &group, 90 * HOUR, Status::Succeeded);
+        last.spec.corrections = Some(0);
+        let score = Some(0.5);
+        let scores = Scores {
+            mase: score,
+            coverage: score,
+            coverage_near: score,
+            coverage_far: score,
+            substituted_share: score,
+            input_shift: score,
+        };
+        let mut champion = champion(76 * HOUR, json!(0.8));
+        champion.metrics.extend([("wql".to_owned(), json!(0.9)), ("champion_wql".to_owned(), json!(1.0))]);
+        champion.run_id = last.spec.run_id.clone();
+        let runs = [RunRecord { device_seconds: 10.0, ..last }];
+        let known = Known {
+            champion: Some(&champion),
+            builds: &runs,
+            models: std::slice::from_ref(&champion),
+            ..known(&group, &scores, &runs)
+        };
+        let shared = known.shared();
+        let missing = |values: &FactValues| -> Vec<&str> {
+            values.iter().filter(|(_, value)| value.is_none()).map(|(fact, _)| fact.name).collect()
+        };
+        assert_eq!(missing(&shared), OF_PIPELINE);
+        for pipeline in Pipeline::ALL {
+            let values = known.values(&shared, pipeline, false);
+            assert!(missing(&values).is_empty(), "{:?}", missing(&values));
+            // What is read goes by the kinds that are declared.
+            let written = serde_json::to_string(&values).unwrap();
+            assert_eq!(serde_json::from_str::<FactValues>(&written).unwrap(), values);
+        }
     }
 
     #[test]

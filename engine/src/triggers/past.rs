@@ -12,6 +12,7 @@ use meterline_schemas::facts::{FACTS, FactValues};
 use meterline_schemas::time::{MINUTE, format_micros};
 
 use super::facts::{FactsError, history_needed};
+use super::known::OF_PIPELINE;
 use super::simulate::{Cost, Evaluation, Past, Subject};
 use crate::environment::Environment;
 use crate::ingest::groups::{GroupSummary, group_id, groups};
@@ -189,10 +190,6 @@ pub(super) fn typical(runs: &[RunRecord], group_id: &str) -> BTreeMap<Pipeline, 
     };
     Pipeline::ALL.into_iter().map(|pipeline| (pipeline, cost(pipeline))).collect()
 }
-
-/// Facts that a row of another pipeline has another value of.
-const OF_PIPELINE: [&str; 6] =
-    ["new_intervals", "new_corrections", "hours_since_run", "champion_is_new", "device_busy", "failures_in_row"];
 
 // How each trigger stood before the first of these decisions about it.
 fn before(decisions: &[DecisionRecord]) -> BTreeMap<Pipeline, Standing> {

@@ -11,13 +11,15 @@
 //!   M4 competition measures by;
 //! * [`figures`]: metrics, checks and rows of peers; [`published`]: what others reached, as data.
 //!
-//! * [`models`]: ours by name, fitted; [`competitions`]: what they reach under the protocols of others.
+//! * [`models`]: ours by name, fitted; [`competitions`]: what they reach under the protocols of others;
+//! * `earlier`: the same with windows before those of the tests, to choose by.
 //!
 //! [`Protocol`] is what the sources with rolling origins share. A harness that does not get every figure of
 //! [`Protocol::check_all`] to its last digit measures something else than what is published.
 
 pub mod baselines;
 pub mod competitions;
+mod earlier;
 pub mod ett;
 pub mod figures;
 pub mod gefcom;

@@ -15,8 +15,7 @@ use super::structure::Structure;
 /// the variance of a node's error, so a spread that was right is right still, or a little wide. Narrowing it by the
 /// ratio of the variances that W promises would trust W for more than it knows: a diagonal W takes errors for
 /// independent and promises far too much where they go together. (There, even the moved values can be worse than
-/// before; a [`super::ShrunkCovariance`] is the remedy.) Nodes without a forecast of their own have no spread: see
-/// [`super::RankCopula`].
+/// before; a [`super::ShrunkCovariance`] is the remedy.)
 ///
 /// # Errors
 /// When lengths differ, a mean is not finite, or quantiles are not finite or descend. `quantiles` are then unchanged.
@@ -30,8 +29,8 @@ pub fn shift_quantiles<const L: usize>(
     structure.check_length("base means", base.len())?;
     structure.check_length("reconciled means", reconciled.len())?;
     structure.check_length("quantiles", quantiles.len())?;
-    super::single_level::check_finite(structure, base)?;
-    super::single_level::check_finite(structure, reconciled)?;
+    super::bottom_up::check_finite(structure, base)?;
+    super::bottom_up::check_finite(structure, reconciled)?;
     check_quantiles(structure, quantiles)?;
     for ((base, reconciled), quantiles) in base.iter().zip(reconciled).zip(quantiles) {
         let shift = reconciled - base;

@@ -89,19 +89,7 @@ pub enum ReconcileError {
         /// That of the first node.
         expected: usize,
     },
-    /// Top-down needs one way down.
-    #[error("top-down needs a tree: \"{node}\" is a part of two nodes")]
-    NotATree {
-        /// A node with two parents.
-        node: String,
-    },
-    /// Parts of opposite signs that cancel each other leave no proportions.
-    #[error("the forecasts of the parts of \"{node}\" cancel each other; they give no proportions")]
-    Proportions {
-        /// The node.
-        node: String,
-    },
-    /// Quantiles that descend, or levels that do.
+    /// Quantiles that descend, or are not finite.
     #[error("node \"{node}\": {reason}")]
     Quantiles {
         /// The node.

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::Range;
+use super::bottom_up::check_result;
 use super::error::ReconcileError;
 use super::gram::gram;
 use super::least_squares::LeastSquares;
 use super::non_negative::non_negative;
-use super::single_level::check_result;
 use super::structure::Structure;
 use super::weights::ShrunkCovariance;
 use crate::dense::{Cholesky, dot};
@@ -112,7 +112,7 @@ impl<'a> MinTrace<'a> {
         // What is not read must be a number all the same, to be multiplied by 0.
         let read = |node: usize| self.variances.get(node).is_some_and(|v| v.is_finite());
         let y: Vec<f64> = base.iter().enumerate().map(|(node, y)| if read(node) { *y } else { 0.0 }).collect();
-        super::single_level::check_finite(self.structure, &y)?;
+        super::bottom_up::check_finite(self.structure, &y)?;
 
         let mut values = self.solver.fit(&y)?;
         if let Some(low_rank) = &self.low_rank {

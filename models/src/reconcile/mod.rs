@@ -5,18 +5,17 @@
 //! that every roll-up is exactly the sum of its leaves.
 //!
 //! * [`Structure`]: which node is the sum of which; a tree of any depth, or any other set of sums;
-//! * [`bottom_up`], [`top_down`]: the values of one level decide (the older, simpler ways);
+//! * [`bottom_up`]: the values of the leaves decide (the older, simpler way);
 //! * [`MinTrace`]: all values decide, each as far as its past errors deserve, given by
 //! * [`ErrorVariances`] or [`ShrunkCovariance`];
-//! * [`shift_quantiles`]: what becomes of the quantiles around a value that moved;
-//! * [`RankCopula`]: quantiles of sums for nodes that have no forecast of their own.
+//! * [`shift_quantiles`]: what becomes of the quantiles around a value that moved.
 //!
 //! Vectors over nodes have one order everywhere: the leaves as they were given, then the other nodes as they were given
 //! ([`Structure::names`]). A value that is missing is NaN.
 //!
 //! Everything works on the edges of the structure; nothing of size nodes × nodes is ever formed.
 
-mod copula;
+mod bottom_up;
 mod distributions;
 mod error;
 mod forest;
@@ -24,17 +23,15 @@ mod gram;
 mod least_squares;
 mod min_trace;
 mod non_negative;
-mod single_level;
 mod structure;
 #[cfg(test)]
 mod tests;
 mod weights;
 
-pub use copula::RankCopula;
+pub use bottom_up::bottom_up;
 pub use distributions::shift_quantiles;
 pub use error::{ReconcileError, StructureError};
 pub use min_trace::MinTrace;
-pub use single_level::{bottom_up, top_down};
 pub use structure::Structure;
 pub use weights::{ErrorVariances, ShrunkCovariance};
 

@@ -110,11 +110,6 @@ impl Structure {
         counts
     }
 
-    /// Nodes that are not leaves, parts before wholes.
-    pub(super) fn bottom_up(&self) -> &[usize] {
-        &self.bottom_up
-    }
-
     pub(super) fn forest(&self) -> &Forest {
         &self.forest
     }
@@ -162,11 +157,6 @@ impl Structure {
         self.forest = Forest::new(self.leaves, vec![None; self.names.len()], Vec::new());
         self.outside_forest = self.bottom_up.clone();
         self
-    }
-
-    /// The name of a node with two parents, where there is one.
-    pub(super) fn shared_node(&self) -> Option<String> {
-        self.shared.map(|node| self.name(node))
     }
 
     /// Topological order of the nodes that are not leaves (Kahn 1962): a node follows when its last part has.

@@ -45,6 +45,18 @@ impl Stamp {
             }
         }
     }
+
+    /// The other instant of a local time that a clock of `zone` shows twice; of one that it never shows, that of
+    /// [`Stamp::instant`]. `None`: the stamp means one instant.
+    pub fn other(self, zone: &TimeZone) -> Option<Micros> {
+        match self {
+            Stamp::Local(local) if *zone != TimeZone::UTC => {
+                let ambiguous = zone.to_ambiguous_timestamp(civil(local)?);
+                ambiguous.is_ambiguous().then(|| ambiguous.later().ok()).flatten().map(|at| at.as_microsecond())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Date and time of a local stamp.
@@ -283,6 +295,19 @@ mod tests {
         ] {
             assert_eq!(parse(text, &berlin), Some(at(instant)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_local_time_of_a_change_has_another_instant() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let other = |text: &str, zone: &TimeZone| Stamp::parse(text).unwrap().other(zone);
+        assert_eq!(other("2024-10-27 02:30", &berlin), Some(at("2024-10-27T01:30:00Z")));
+        // Never shown: there is no second one.
+        assert_eq!(other("2024-03-31 02:30", &berlin), parse("2024-03-31 02:30", &berlin));
+        for text in ["2024-10-27 01:59:59", "2024-10-27 03:00", "2024-03-31 03:00", "2024-10-27T02:30:00+02:00"] {
+            assert_eq!(other(text, &berlin), None, "{text}");
+        }
+        assert_eq!(other("2024-10-27 02:30", &TimeZone::UTC), None);
     }
 
     #[test]

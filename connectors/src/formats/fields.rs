@@ -3,6 +3,7 @@
 use compact_str::{CompactString, format_compact};
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
+use meterline_schemas::config::ClockChange;
 use meterline_schemas::labels::ROLLUP_PREFIX;
 
 use super::{Refusal, SERIES_BYTES_MAX, Scalar, reason, reserved, shortened};
@@ -31,12 +32,24 @@ pub(super) fn series(scalar: &Scalar<'_>, field: &str, prefix: &str) -> Result<C
     Ok(id)
 }
 
-/// An instant in any form of [`Stamp`], or a number since the epoch. A field that is absent is refused with what is
-/// [missing].
-pub(super) fn instant(scalar: &Scalar<'_>, field: &str, zone: &TimeZone) -> Result<Micros, Refusal> {
+/// An instant in any form of [`Stamp`], or a number since the epoch; `change` says which one it is where a clock shows it
+/// twice. A field that is absent is refused with what is [missing].
+pub(super) fn instant(
+    scalar: &Scalar<'_>,
+    field: &str,
+    zone: &TimeZone,
+    change: ClockChange,
+) -> Result<Micros, Refusal> {
     let at = match scalar {
         Scalar::Missing => return Err(missing(reason::TIME_MISSING, "time", field)),
-        Scalar::Text(text) => Stamp::parse(text).and_then(|stamp| stamp.instant(zone)),
+        Scalar::Text(text) => match Stamp::parse(text) {
+            None => None,
+            Some(stamp) => match (stamp.other(zone), change) {
+                (None, _) | (Some(_), ClockChange::First) => stamp.instant(zone),
+                (other @ Some(_), ClockChange::Second) => other,
+                (Some(_), ClockChange::Refuse) => return Err(ambiguous(scalar, field, zone)),
+            },
+        },
         Scalar::Integer(value) => stamp::from_integer(*value),
         Scalar::Float(value) => stamp::from_float(*value),
         Scalar::Other(_) => None,
@@ -50,6 +63,15 @@ pub(super) fn instant(scalar: &Scalar<'_>, field: &str, zone: &TimeZone) -> Resu
         return Err(Refusal::new(reason::TIME_OUT_OF_RANGE, detail));
     }
     Ok(at)
+}
+
+fn ambiguous(scalar: &Scalar<'_>, field: &str, zone: &TimeZone) -> Refusal {
+    let detail = format!(
+        "time field `{field}` is {scalar}, which a clock of {} shows twice, or never, because it is put back or forward: \
+         send stamps with their offset, or say by `clock_change` of the feed which one is meant",
+        zone.iana_name().unwrap_or("the feed's zone")
+    );
+    Refusal::new(reason::TIME_AMBIGUOUS, detail)
 }
 
 /// A field is absent or null.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
-use meterline_schemas::config::LabelsConfig;
+use meterline_schemas::config::{ClockChange, LabelsConfig};
 use meterline_schemas::labels::{LABEL_BYTES_MAX, LabelValues};
 
 use super::json::Paths;
@@ -150,7 +150,7 @@ impl LabelDecoder {
         let valid_from = match &valid_from {
             Scalar::Missing => stamped,
             Scalar::Text(text) if text.trim().is_empty() => stamped,
-            scalar => fields::instant(scalar, &self.config.valid_from, &self.zone)?,
+            scalar => fields::instant(scalar, &self.config.valid_from, &self.zone, ClockChange::First)?,
         };
         self.sets.take(&labels)?;
         let labels = self.sets.last().cloned().unwrap_or_else(|| [].into());

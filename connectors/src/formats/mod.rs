@@ -19,7 +19,7 @@ use std::str::FromStr;
 use compact_str::CompactString;
 use jiff::tz::TimeZone;
 use meterline_schemas::Micros;
-use meterline_schemas::config::{FeedConfig, Format};
+use meterline_schemas::config::{ClockChange, FeedConfig, Format};
 use meterline_schemas::labels::{LabelValues, ROLLUP_PREFIX};
 use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
 use meterline_schemas::time::format_micros;
@@ -41,6 +41,8 @@ pub mod reason {
     pub const TIME_MISSING: &str = "time_missing";
     /// The time is in no known form.
     pub const TIME_INVALID: &str = "time_invalid";
+    /// The time has no offset, and the clock of the feed's zone shows it twice, or never.
+    pub const TIME_AMBIGUOUS: &str = "time_ambiguous";
     /// The time is before 1900 or after 2199.
     pub const TIME_OUT_OF_RANGE: &str = "time_out_of_range";
     /// The value field is absent or null.
@@ -163,6 +165,7 @@ pub struct Decoder {
     names: [String; FIELDS],
     series_prefix: String,
     zone: TimeZone,
+    clock_change: ClockChange,
     unit: Unit,
     kind: ValueKind,
     units: Vec<(String, Unit)>,
@@ -197,6 +200,7 @@ impl Decoder {
             ],
             series_prefix: feed.series_prefix.clone(),
             zone: TimeZone::get(&feed.zone)?,
+            clock_change: feed.clock_change,
             unit: feed.unit.clone(),
             kind: feed.kind,
             units: Vec::new(),
@@ -233,7 +237,7 @@ impl Decoder {
             Scalar::Text(text) if !text.is_empty() && self.last_time.0 == text => return Ok(self.last_time.1),
             _ => {}
         }
-        let at = fields::instant(field, &self.names[1], &self.zone)?;
+        let at = fields::instant(field, &self.names[1], &self.zone, self.clock_change)?;
         if let Scalar::Text(text) = field {
             // The string is used again: stamps with an offset are longer than what it holds without memory of its own.
             let (last, instant) = &mut self.last_time;
@@ -317,6 +321,35 @@ mod tests {
 
     fn decode(record: &str) -> Result<Reading, Refusal> {
         decoder().decode(Some(record.as_bytes()), POSITION)
+    }
+
+    #[test]
+    fn a_time_that_a_clock_shows_twice_is_what_the_feed_says() {
+        let decode = |change, text: &str| {
+            let mut feed = FeedConfig::new("t", "id", "ts", "value");
+            (feed.zone, feed.clock_change) = ("Europe/Berlin".into(), change);
+            let record = format!(r#"{{"id":"a","ts":"{text}","value":1}}"#);
+            Decoder::new(&feed)
+                .unwrap()
+                .decode(Some(record.as_bytes()), POSITION)
+                .map(|reading| format_micros(reading.at))
+        };
+        for (text, first, second) in [
+            ("2024-10-27 02:30", "2024-10-27T00:30:00Z", "2024-10-27T01:30:00Z"),
+            ("2024-03-31 02:30", "2024-03-31T01:30:00Z", "2024-03-31T01:30:00Z"),
+        ] {
+            let refusal = decode(ClockChange::Refuse, text).unwrap_err();
+            assert_eq!(refusal.reason, reason::TIME_AMBIGUOUS);
+            for word in [text, "`ts`", "Europe/Berlin", "clock_change"] {
+                assert!(refusal.detail.contains(word), "{refusal}");
+            }
+            assert_eq!(decode(ClockChange::First, text).as_deref(), Ok(first));
+            assert_eq!(decode(ClockChange::Second, text).as_deref(), Ok(second));
+        }
+        for change in [ClockChange::Refuse, ClockChange::First, ClockChange::Second] {
+            assert_eq!(decode(change, "2024-10-27 03:00").as_deref(), Ok("2024-10-27T02:00:00Z"));
+            assert_eq!(decode(change, "2024-10-27T02:30:00+01:00").as_deref(), Ok("2024-10-27T01:30:00Z"));
+        }
     }
 
     #[test]

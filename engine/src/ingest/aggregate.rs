@@ -37,6 +37,7 @@ pub use self::doubts::{Opening, Reached};
 use self::output::{Context, Known};
 pub use self::output::{Output, Parked};
 pub use self::reopen::Existing;
+use self::rules::OFF_GRID;
 pub use self::rules::{Rules, TIME_AHEAD};
 use super::eras::{self, Slot};
 use super::memory::{Memory, Remembered};
@@ -141,6 +142,9 @@ impl Series {
     fn read_interval(&mut self, frequency: Frequency, reading: PendingReading, context: &mut Context<'_>) {
         let rules = context.rules;
         let slot = Slot::at(&self.state, frequency, rules.label, &rules.zone, reading.at);
+        if let Some(detail) = rules.off_grid(&self.state.id, &slot, reading.at) {
+            return context.bury(&reading, OFF_GRID, detail);
+        }
         if context.known == Known::Remembered && self.is_doubtful(&slot, reading.at, rules) {
             return self.hold(reading, context);
         }

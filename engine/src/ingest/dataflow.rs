@@ -23,6 +23,7 @@ use std::time::Duration;
 use differential_dataflow::AsCollection;
 use differential_dataflow::operators::CountTotal;
 use meterline_connectors::kafka::source::Source;
+use meterline_schemas::Micros;
 use meterline_schemas::config::{BadRecords, KafkaConfig};
 use serde::{Deserialize, Serialize};
 use timely::communication::allocator::zero_copy::initialize::{CommsGuard, initialize_networking_from_sockets};
@@ -143,6 +144,8 @@ pub struct ReadTopic {
     pub topic: Arc<str>,
     /// What happens to records that cannot be read.
     pub bad_records: BadRecords,
+    /// How far a record may be stamped after the wall clock, in microseconds.
+    pub max_ahead: Micros,
 }
 
 /// What is the same for all workers.

@@ -1,7 +1,9 @@
 //! What the configuration says of feeds and what was committed of them: whether the two fit, and how series are
 //! restored.
 
+use meterline_schemas::Micros;
 use meterline_schemas::config::{BadRecords, Config, FeedConfig};
+use meterline_schemas::time::DAY;
 
 use super::aggregate::Rules;
 use super::dataflow::ReadTopic;
@@ -51,16 +53,20 @@ pub(super) fn check_feeds(config: &Config, state: &IngestState) -> Result<(), In
     rollup::coordinate::check(config, state)
 }
 
+/// How far a record of labels may be stamped after the wall clock: as far as readings may by default.
+const LABELS_AHEAD: Micros = DAY;
+
 /// The topics of feeds, and then those of labels, by number.
 pub(super) fn read_topics(config: &Config) -> Vec<ReadTopic> {
     let feeds = config.feed.iter().map(|(name, feed)| ReadTopic {
         name: name.as_str().into(),
         topic: feed.topic.as_str().into(),
         bad_records: feed.bad_records,
+        max_ahead: feed.max_ahead.micros(),
     });
     let labels = config.labels.iter().filter_map(|(name, source)| {
         let (name, topic) = (labels_feed(name).into(), source.topic.as_deref()?.into());
-        Some(ReadTopic { name, topic, bad_records: BadRecords::DeadLetter })
+        Some(ReadTopic { name, topic, bad_records: BadRecords::DeadLetter, max_ahead: LABELS_AHEAD })
     });
     feeds.chain(labels).collect()
 }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use meterline_connectors::formats::{Decoder, LabelDecoder, Refusal};
 use meterline_connectors::kafka::source::{Assignment, RawRecord, Source};
+use meterline_schemas::Micros;
 use meterline_schemas::config::BadRecords;
 use meterline_schemas::reading::Position;
+use meterline_schemas::time::{Span, format_micros};
 
 use super::dataflow::{Common, Event, ReadTopic};
 use super::dead_letters::DeadLetter;
@@ -147,14 +150,16 @@ impl Reader {
         self.waits = None;
         let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, labels, .. } = self;
         let mut failed = None;
+        let now = Timestamp::now().as_microsecond();
         let count = source.poll(BATCH, Duration::ZERO, |record| {
             let (progress, _) = &mut partitions[record.tag];
             progress.read(record.offset);
             let position =
                 Position { timestamp_ms: record.timestamp_ms, partition: progress.partition, offset: record.offset };
             let number = usize::from(progress.feed);
-            let decoded = match decoders.feeds.get_mut(number) {
-                Some(decoder) => decoder.decode(record.payload, position).map(|reading| {
+            let decoded = match (stamped_ahead(position, now, &common.topics[number]), decoders.feeds.get_mut(number)) {
+                (Some(refusal), _) => Err(refusal),
+                (None, Some(decoder)) => decoder.decode(record.payload, position).map(|reading| {
                     batch.push(Routed {
                         feed: progress.feed,
                         route: route(&reading.series),
@@ -170,7 +175,7 @@ impl Reader {
                         labels: decoder.labels().cloned(),
                     });
                 }),
-                None => {
+                (None, None) => {
                     let (of, decoder) = &mut decoders.labels[number - decoders.feeds.len()];
                     let said = decoder.decode(record.key, record.payload, record.timestamp_ms);
                     said.map(|said| {
@@ -267,9 +272,57 @@ impl Reader {
     }
 }
 
+/// Reason of a record that is stamped far ahead of the wall clock. Of all that is known of a feed's progress, record time
+/// stamps are what is believed, and of two readings of an interval the one of the later record counts: one such record
+/// would close all intervals to come, and could never be corrected.
+const RECORD_TIME_AHEAD: &str = "record_time_ahead";
+
+// Why a record cannot be used that is stamped so far after `now`, the wall clock in microseconds.
+fn stamped_ahead(position: Position, now: Micros, topic: &ReadTopic) -> Option<Refusal> {
+    let stamped = position.known_at_ms()?.saturating_mul(1_000);
+    let ahead = stamped.saturating_sub(now);
+    (ahead > topic.max_ahead).then(|| {
+        let detail = format!(
+            "the record is stamped {}, {} after the clock of this machine: the producer's clock is wrong (brokers refuse \
+             such records where `message.timestamp.after.max.ms` of the topic says so), or this machine's is, or \
+             `max_ahead` of the feed ({}) is too short",
+            format_micros(stamped),
+            Span(ahead),
+            Span(topic.max_ahead)
+        );
+        Refusal::new(RECORD_TIME_AHEAD, detail)
+    })
+}
+
 fn dead_letter(feed: &ReadTopic, position: Position, record: &RawRecord<'_>, refusal: Refusal) -> DeadLetter {
     let (feed, topic) = (Arc::clone(&feed.name), Arc::clone(&feed.topic));
     let Refusal { reason, detail } = refusal;
     DeadLetter { feed, topic, position, key: None, payload: None, reason: reason.into(), detail }
         .with_bytes(record.key, record.payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::time::{DAY, HOUR};
+
+    use super::*;
+
+    #[test]
+    fn a_record_from_the_future_cannot_be_used() {
+        let topic =
+            ReadTopic { name: "f".into(), topic: "t".into(), bad_records: BadRecords::DeadLetter, max_ahead: DAY };
+        let now = 1_700_000_000_000_000;
+        let of = |stamped: Micros| {
+            stamped_ahead(Position { timestamp_ms: stamped / 1_000, partition: 0, offset: 0 }, now, &topic)
+        };
+        // Clocks of producers may differ from ours, and without a time stamp there is nothing to be wrong.
+        for stamped in [-1_000, 0, now - 900 * DAY, now, now + HOUR, now + DAY] {
+            assert_eq!(of(stamped), None, "{stamped}");
+        }
+        for stamped in [now + DAY + HOUR, now + 30_000 * DAY, Micros::MAX] {
+            let refusal = of(stamped).unwrap();
+            assert_eq!(refusal.reason, RECORD_TIME_AHEAD);
+            assert!(refusal.detail.contains("max_ahead") && refusal.detail.contains("1d"), "{refusal}");
+        }
+    }
 }

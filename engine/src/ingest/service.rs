@@ -1,7 +1,7 @@
 //! The running stream: starts the workers, discovery and the coordinator, and ends them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::commit::Committer;
 use super::control::Control;
 use super::coordinator::Coordinator;
 use super::crew::Crew;
-use super::dataflow::{self, Common, Event, ReadTopic};
+use super::dataflow::{self, Common, Event, ReadTopic, connect};
 use super::dead_letters;
 use super::discovery::{Channels, Discovery, Wanted};
 use super::epoch::Progress;
@@ -179,6 +179,7 @@ async fn start_linked(
         check_feeds(config, &known)?;
     }
     let bounds = Bounds::of(config, crew);
+    rehearse(config, &options.directory, &bounds).await?;
     let control = Arc::new(Control::new(bounds.share, feeds.len(), Arc::clone(&stopping)));
     let (events, mut received) = channel::unbounded_channel();
     let (give_back, given_back) = mpsc::channel();
@@ -309,6 +310,15 @@ async fn start_linked(
         result
     });
     Ok(Ingest { committed, brokers, requests, pulse, stop, stopping, asked_to_stop, coordinator: Some(coordinator) })
+}
+
+// What workers would fail of once the stream is theirs: settings that the client refuses, and files of labels that cannot
+// be read.
+async fn rehearse(config: &Config, directory: &Path, bounds: &Bounds) -> Result<(), IngestError> {
+    drop(connect(&config.kafka, 0, bounds)?);
+    let (config, directory) = (config.clone(), directory.to_owned());
+    let reading = tokio::task::spawn_blocking(move || rollup::restore::files(&config, &directory).map(|_| ()));
+    reading.await.map_err(|error| IngestError::Fault(format!("reading the files of labels: {error}")))?
 }
 
 impl Ingest {

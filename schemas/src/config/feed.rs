@@ -47,14 +47,20 @@ pub struct FeedConfig {
     /// IANA time zone of stamps without an offset, and of calendar days. Default `UTC`.
     #[serde(default = "utc")]
     pub zone: String,
+    /// What a stamp without an offset means that a clock of `zone` shows twice, because it is put back, or never, because
+    /// it is put forward. Default `refuse`.
+    #[serde(default)]
+    pub clock_change: ClockChange,
     /// How long after its end an interval stays open. Default `15m`.
     #[serde(default = "quarter_hour")]
     pub lateness: Span,
-    /// How far a stamp may lie after the time stamp of its record; beyond it, the meter's clock is wrong and the
-    /// reading is a dead letter (`time_ahead`). Default `1d`.
+    /// How far a stamp may lie after the time stamp of its record, and that after the clock of this machine; beyond it, the
+    /// meter's clock is wrong and the reading is a dead letter (`time_ahead`), or the producer's is and the record is one
+    /// (`record_time_ahead`). Default `1d`.
     #[serde(default = "day")]
     pub max_ahead: Span,
-    /// Native frequency of every series of the feed. Default: detected per series.
+    /// Native frequency of every series of the feed. A reading that is stamped more than five sixteenths of an interval
+    /// beside its boundaries is a dead letter (`off_grid`), but of days and more. Default: detected per series.
     #[serde(default)]
     pub frequency: Option<Frequency>,
     /// Labels of the series (site, feeder, …) with the field that holds each, for roll-ups: texts or whole numbers. An
@@ -110,6 +116,19 @@ pub enum Label {
     End,
 }
 
+/// What a stamp without an offset means when clocks change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockChange {
+    /// Nothing that one could be sure of: the record cannot be read (`time_ambiguous`).
+    #[default]
+    Refuse,
+    /// The first of the two; of one that the clock never shows, the instant with the offset before the change.
+    First,
+    /// The second of the two; of one that the clock never shows, as `first`.
+    Second,
+}
+
 /// What happens to a record that cannot be read. It is counted in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,6 +181,7 @@ impl FeedConfig {
             kind: ValueKind::Interval,
             label: Label::End,
             zone: utc(),
+            clock_change: ClockChange::Refuse,
             lateness: quarter_hour(),
             max_ahead: day(),
             frequency: None,

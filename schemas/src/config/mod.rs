@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cluster::ClusterConfig;
 pub use covariate::{CovariateConfig, Fallback, KnownWhen};
-pub use feed::{BadRecords, FeedConfig, Format, Label, OnExpired, OnRecreated};
+pub use feed::{BadRecords, ClockChange, FeedConfig, Format, Label, OnExpired, OnRecreated};
 pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse, recheck};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};

@@ -41,9 +41,17 @@ fn a_second_engine_fences_the_first() {
     topic::send(&brokers, "fencing", &hours(0, 100));
     let mut first = sandbox.engine();
     checks::await_committed(&sandbox, &mut first, &brokers, "fencing");
+    // One that cannot run harms nobody.
+    let wrong = "[kafka.properties]\n\"no.such.property\" = \"1\"\n[ingest]";
+    sandbox.replace("[ingest]", wrong);
+    assert_eq!(sandbox.engine().wait(MINUTE).code(), Some(1));
+    assert!(sandbox.log().contains("no.such.property"), "it says why:\n{}", sandbox.log());
+    sandbox.replace(wrong, "[ingest]");
+    topic::send(&brokers, "fencing", &hours(100, 10));
+    checks::await_committed(&sandbox, &mut first, &brokers, "fencing");
     let mut second = sandbox.engine();
     // The first finds out at its next commit.
-    let mut sent = 100;
+    let mut sent = 110;
     let ended = wait::until("the first engine is fenced", MINUTE, || {
         topic::send(&brokers, "fencing", &hours(sent, 10));
         sent += 10;

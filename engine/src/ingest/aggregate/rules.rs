@@ -6,10 +6,17 @@ use meterline_schemas::reading::ValueKind;
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
+use super::super::eras::Slot;
 use super::super::series::PendingReading;
 
 /// Reason of a reading from a clock that runs far ahead. One such reading would close intervals for all other meters.
 pub const TIME_AHEAD: &str = "time_ahead";
+
+/// Reason of a reading that is far from the boundaries of its feed's declared frequency. It would overwrite another one.
+pub const OFF_GRID: &str = "off_grid";
+/// Sixteenths of an interval by which a reading may be stamped beside its boundary: clocks differ, but a reading each
+/// third of an interval is three readings.
+const BESIDE: i64 = 5;
 
 /// What the configuration of a feed says of its readings.
 #[derive(Debug, Clone)]
@@ -56,6 +63,31 @@ impl Rules {
         })
     }
 
+    /// What is wrong with a reading of kind `interval`, stamped `at`, of a feed that declares another frequency than it
+    /// has. Days, weeks and months have no length that a part could be taken of: where in a day a meter is read is its
+    /// own business. A frequency that is detected follows its readings.
+    pub fn off_grid(&self, series: &str, slot: &Slot, at: Micros) -> Option<String> {
+        let boundary = match self.label {
+            Label::End => slot.end,
+            Label::Begin => slot.start,
+        };
+        // Most readings.
+        if at == boundary || !slot.is_present {
+            return None;
+        }
+        let Some(declared @ Frequency::Seconds(_)) = self.frequency else { return None };
+        let beside = (at - boundary).abs();
+        (beside * 16 > BESIDE * (slot.end - slot.start)).then(|| {
+            format!(
+                "the reading of series `{series}` at {} is {} beside {}, the nearest boundary at the frequency {declared} that \
+                 its feed declares: declare the frequency at which it reports, or none, so that it is detected",
+                format_micros(at),
+                Span(beside),
+                format_micros(boundary)
+            )
+        })
+    }
+
     // Start of the interval that a sample at `at` is in.
     pub(super) fn slot(&self, frequency: Frequency, at: Micros) -> Micros {
         match self.label {
@@ -77,6 +109,38 @@ impl Rules {
         match self.label {
             Label::End => at > start,
             Label::Begin => at >= start,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meterline_schemas::time::{HOUR, MINUTE};
+
+    use super::*;
+
+    fn rules(label: Label, frequency: Option<Frequency>) -> Rules {
+        let max_ahead = Micros::MAX;
+        Rules { kind: ValueKind::Interval, label, zone: TimeZone::UTC, frequency, max_ahead, remembered: 2 }
+    }
+
+    #[test]
+    fn a_reading_each_third_of_a_declared_interval_is_off_its_grid() {
+        let slot = |start, end, is_present| Slot { frequency: Frequency::QUARTER_HOUR, start, end, is_present };
+        for label in [Label::End, Label::Begin] {
+            let boundary = if label == Label::End { HOUR } else { HOUR - 15 * MINUTE };
+            let quarter = slot(HOUR - 15 * MINUTE, HOUR, true);
+            let declared = rules(label, Some(Frequency::QUARTER_HOUR));
+            for (beside, is_off) in [(0, false), (4, false), (-4, false), (5, true), (-5, true), (7, true)] {
+                let found = declared.off_grid("a", &quarter, boundary + beside * MINUTE);
+                assert_eq!(found.is_some(), is_off, "{beside}");
+                assert!(found.is_none_or(|detail| detail.contains("`a`") && detail.contains("PT15M")));
+            }
+            // What is detected, or was before, has its own rules; and so have days.
+            assert!(rules(label, None).off_grid("a", &quarter, boundary + 7 * MINUTE).is_none());
+            assert!(declared.off_grid("a", &slot(0, HOUR, false), 30 * MINUTE).is_none());
+            let day = Slot { frequency: Frequency::Day, start: 0, end: 24 * HOUR, is_present: true };
+            assert!(rules(label, Some(Frequency::Day)).off_grid("a", &day, 9 * HOUR).is_none());
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Failure {
     pub(super) topic: Option<String>,
     /// Its number.
     pub(super) partition: i32,
+    /// Where what is wrong begins, where the library says so.
+    pub(super) offset: Option<i64>,
     /// What it is; as a number, where this version of the library gives it no name.
     pub(super) code: Result<RDKafkaErrorCode, i32>,
 }
@@ -141,11 +143,11 @@ impl Failure {
     /// SAFETY: the message is alive.
     unsafe fn of(message: *const sys::rd_kafka_message_t, code: i32) -> Failure {
         // SAFETY: see above.
-        let (topic, partition) = unsafe { ((*message).rkt, (*message).partition) };
+        let (topic, partition, offset) = unsafe { ((*message).rkt, (*message).partition, (*message).offset) };
         let code = sys::rd_kafka_resp_err_t::try_from(code).map(RDKafkaErrorCode::from).map_err(|_| code);
         // SAFETY: the message holds its topic, if it has one.
         let topic = (!topic.is_null()).then(|| unsafe { topic_name(topic) }).flatten().map(str::to_owned);
-        Failure { topic, partition, code }
+        Failure { topic, partition, offset: (offset >= 0).then_some(offset), code }
     }
 }
 

@@ -36,6 +36,14 @@ pub enum SourceError {
         /// What the client says, without the value.
         cause: String,
     },
+    /// A property that is not the user's to set.
+    #[error("kafka.properties: `{key}` cannot be set there: {why}; remove it")]
+    Reserved {
+        /// The property.
+        key: String,
+        /// What would go wrong, or where it is set instead.
+        why: &'static str,
+    },
     /// The client cannot be started.
     #[error("cannot start a Kafka client for {brokers}: {cause}; check kafka.brokers and kafka.properties")]
     Client {
@@ -98,6 +106,22 @@ pub enum SourceError {
         /// What tells.
         evidence: String,
     },
+    /// What came of a partition is damaged.
+    #[error(
+        "a batch of records from offset {offset} of {topic}/{partition} on is damaged: {cause}; if a new start finds it \
+         damaged again, it is so on the broker's disk: restore it there, or delete the records up to its end \
+         (kafka-delete-records) and go on without them by on_expired = \"earliest\" in the feed"
+    )]
+    Damaged {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The offset that comes next.
+        offset: i64,
+        /// What the client says.
+        cause: RDKafkaErrorCode,
+    },
     /// A record or the connection is broken in a way that going on would lose readings.
     #[error("reading Kafka failed: {cause}; nothing that was not committed is lost, start again when it is repaired")]
     Broken {
@@ -113,12 +137,45 @@ impl SourceError {
     }
 }
 
-/// Our settings for a consumer, with the user's properties over our defaults and under what correctness needs.
+/// What correctness needs of a consumer.
+const ENFORCED: [(&str, &str, &str); 5] = [
+    ("isolation.level", "read_committed", "records of aborted transactions would be read"),
+    ("enable.auto.commit", "false", POSITIONS),
+    ("enable.auto.offset.store", "false", POSITIONS),
+    ("auto.offset.reset", "error", POSITIONS),
+    ("enable.partition.eof", "false", "ends of partitions come by the client's statistics"),
+];
+
+const POSITIONS: &str = "positions are committed with the data, and never taken from the broker";
+
+/// What is said elsewhere, and other names of what is fixed.
+const ELSEWHERE: [(&str, &str); 5] = [
+    ("bootstrap.servers", "kafka.brokers says it"),
+    ("metadata.broker.list", "kafka.brokers says it"),
+    ("group.id", "kafka.group_id says it"),
+    ("auto.commit.enable", POSITIONS),
+    ("offset.store.method", POSITIONS),
+];
+
+/// A consumer with our settings.
+///
+/// # Errors
+/// A property is refused, or the client cannot be started.
 pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Result<BaseConsumer<Client>, SourceError> {
+    settings(kafka, role, queue_kib)?.create_with_context(Client::default()).map_err(|error| match error {
+        KafkaError::ClientConfig(_, cause, key, _) => SourceError::Property { key, cause },
+        other => SourceError::Client { brokers: kafka.brokers.clone(), cause: other.to_string() },
+    })
+}
+
+/// Our settings for a consumer, with the user's properties over our defaults; one that would change what correctness
+/// needs is refused.
+fn settings(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Result<ClientConfig, SourceError> {
     let mut config = ClientConfig::new();
     for (key, value) in [
         ("client.id", format!("meterline-{role}")),
-        ("isolation.level", "read_committed".into()),
+        // Else a batch that was damaged on its way or on a disk would be read as it is.
+        ("check.crcs", "true".into()),
         ("queued.min.messages", "100000".into()),
         ("queued.max.messages.kbytes", queue_kib.to_string()),
         ("fetch.message.max.bytes", (1 << 20).to_string()),
@@ -130,30 +187,23 @@ pub(super) fn consumer(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Res
     ] {
         config.set(key, value);
     }
+    let reserved = || ENFORCED.iter().map(|(key, _, why)| (*key, *why)).chain(ELSEWHERE);
     for (key, value) in &kafka.properties {
+        if let Some((_, why)) = reserved().find(|(reserved, _)| reserved == key) {
+            return Err(SourceError::Reserved { key: key.clone(), why });
+        }
         match key.as_str() {
             "debug" => config.set(key, format!("{DEBUG},{value}")),
             _ => config.set(key, value),
         };
     }
-    for (key, value) in [
-        ("bootstrap.servers", kafka.brokers.as_str()),
-        ("group.id", kafka.group_id.as_str()),
-        // Positions are ours: they are committed with the data, and never taken from the broker.
-        ("enable.auto.commit", "false"),
-        ("enable.auto.offset.store", "false"),
-        ("auto.offset.reset", "error"),
-        // Ends come by statistics.
-        ("enable.partition.eof", "false"),
-    ] {
+    config.set("bootstrap.servers", kafka.brokers.as_str()).set("group.id", kafka.group_id.as_str());
+    for (key, value, _) in ENFORCED {
         config.set(key, value);
     }
     // What is not of interest is left out by `log`.
     config.set_log_level(RDKafkaLogLevel::Debug);
-    config.create_with_context(Client::default()).map_err(|error| match error {
-        KafkaError::ClientConfig(_, cause, key, _) => SourceError::Property { key, cause },
-        other => SourceError::Client { brokers: kafka.brokers.clone(), cause: other.to_string() },
-    })
+    Ok(config)
 }
 
 /// Runs the callbacks that wait in a consumer's queue until none is left; a poll that does not wait runs one of them.
@@ -317,6 +367,36 @@ impl ConsumerContext for Client {
         self.hear();
         if let Err(error) = result {
             tracing::debug!(%error, "the consumer group's offsets, which are for monitoring only, were not updated");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(key: &str, value: &str) -> Result<ClientConfig, SourceError> {
+        let mut kafka = KafkaConfig::default();
+        kafka.properties.insert(key.into(), value.into());
+        settings(&kafka, "test", 1024)
+    }
+
+    #[test]
+    fn properties_go_over_our_defaults_and_not_over_what_correctness_needs() {
+        let ours = settings(&KafkaConfig::default(), "test", 1024).unwrap();
+        assert_eq!((ours.get("isolation.level"), ours.get("check.crcs")), (Some("read_committed"), Some("true")));
+        assert_eq!(with("check.crcs", "false").unwrap().get("check.crcs"), Some("false"));
+        assert_eq!(with("debug", "fetch").unwrap().get("debug"), Some("topic,fetch"));
+        for key in ENFORCED.map(|(key, ..)| key).into_iter().chain(ELSEWHERE.map(|(key, _)| key)) {
+            let error = with(key, "a secret").unwrap_err().to_string();
+            assert!(error.contains(key) && error.ends_with("; remove it") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_library_knows_all_settings() {
+        for role in ["test", "cluster"] {
+            consumer(&KafkaConfig::default(), role, 1024).unwrap();
         }
     }
 }

@@ -76,7 +76,7 @@ impl Source {
     /// fails only for wrong settings.
     ///
     /// # Errors
-    /// [`SourceError::Property`], [`SourceError::Client`].
+    /// [`SourceError::Property`], [`SourceError::Reserved`], [`SourceError::Client`].
     pub fn connect(kafka: &KafkaConfig, name: &str, queue_kib: usize) -> Result<Source, SourceError> {
         let (kafka, name) = (kafka.clone(), name.to_owned());
         let mut source =
@@ -258,18 +258,36 @@ fn go_back(
     failure: Failure,
     doubt: &mut Option<String>,
 ) -> Result<(), SourceError> {
-    let Failure { topic, partition, code } = failure;
+    let Failure { topic, partition, offset, code } = failure;
+    let of = assigned.iter().find(|a| a.partition == partition && Some(&*a.topic) == topic.as_deref());
+    if let (Ok(cause), Some(of)) = (code, of)
+        && is_damage(cause)
+    {
+        let offset = offset.unwrap_or(of.next_offset);
+        return Err(SourceError::Damaged { topic: of.topic.to_string(), partition, offset, cause });
+    }
     match code {
         Ok(code) => complain(consumer, KafkaError::MessageConsumption(code), doubt)?,
         Err(number) => *doubt = Some(format!("the broker answers with error {number}")),
     }
     if doubt.is_none()
-        && let Some(of) = assigned.iter().find(|a| a.partition == partition && Some(&*a.topic) == topic.as_deref())
+        && let Some(of) = of
         && let Err(error) = consumer.seek(&of.topic, of.partition, Offset::Offset(of.next_offset), SEEK_LIMIT)
     {
         *doubt = Some(format!("reading cannot go on after an error: {error}"));
     }
     Ok(())
+}
+
+// Whether records came that cannot be what was sent. The client goes on after them as if they had not been there.
+fn is_damage(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BadMessage
+            | RDKafkaErrorCode::BadCompression
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidMessageSize
+    )
 }
 
 // Hears all that the client has to say.
@@ -303,13 +321,9 @@ fn complain(consumer: &BaseConsumer<Client>, error: KafkaError, doubt: &mut Opti
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicId,
         ) => *doubt = Some(error.to_string()),
-        Some(
-            RDKafkaErrorCode::BadMessage
-            | RDKafkaErrorCode::BadCompression
-            | RDKafkaErrorCode::InvalidMessage
-            | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::Fatal,
-        ) => return Err(SourceError::Broken { cause: error }),
+        Some(code) if is_damage(code) || code == RDKafkaErrorCode::Fatal => {
+            return Err(SourceError::Broken { cause: error });
+        }
         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
             return Err(SourceError::Broken { cause: error });
         }
@@ -415,6 +429,24 @@ mod tests {
             assert_eq!(source.doubt(), None);
         }
         assert_eq!(offsets, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_damaged_batch_ends_it_and_is_told_where_it_begins() {
+        let broker = MockBroker::start(&[("t", 1)]).unwrap();
+        let mut source = Source::connect(&kafka(&broker), "damaged", 1024).unwrap();
+        source.assign(&[Assignment { next_offset: 5, ..assignment(None) }]).unwrap();
+        let assigned = source.assigned.clone();
+        let consumer = source.connected().unwrap().consumer();
+        let failure = |offset, code| Failure { topic: Some("t".into()), partition: 0, offset, code: Ok(code) };
+        for (offset, told) in [(Some(7), 7), (None, 5)] {
+            let failure = failure(offset, RDKafkaErrorCode::BadMessage);
+            let error = go_back(consumer, &assigned, failure, &mut None).unwrap_err();
+            assert!(matches!(error, SourceError::Damaged { offset, .. } if offset == told), "{error}");
+            assert!(error.to_string().contains("t/0") && !error.passes(), "{error}");
+        }
+        let passes = failure(None, RDKafkaErrorCode::TopicAuthorizationFailed);
+        go_back(consumer, &assigned, passes, &mut None).unwrap();
     }
 
     #[test]

@@ -82,7 +82,9 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// Consumer group under which positions are reported for monitoring; recovery never reads it. Default `meterline`.
     pub group_id: String,
-    /// Further librdkafka properties, passed as they are. Values are never logged. Default none.
+    /// Further librdkafka properties, passed as they are; those that decide which records are read are refused
+    /// (`isolation.level`, `auto.offset.reset`, `enable.auto.commit` and the like). Values are never logged. Default none.
+    /// Checksums of batches are verified unless `"check.crcs" = "false"` is among them.
     pub properties: BTreeMap<String, String>,
 }
 

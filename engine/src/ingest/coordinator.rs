@@ -18,6 +18,7 @@ use super::commit::{Batch, Committer, RollupStates};
 use super::control::{Control, Places};
 use super::dataflow::Event;
 use super::dead_letters::{self, by_reason};
+use super::declined::Declined;
 use super::discovery::{Report, Reported};
 use super::epoch::{self, Parts};
 use super::error::IngestError;
@@ -29,7 +30,7 @@ use super::load::Committed;
 use super::names::Names;
 use super::outlet::Outlet;
 use super::pulse::{Committing, Pulse};
-use super::recall::Recalled;
+use super::recall::{ROWS_MAX, Recalled};
 use super::requests::Request;
 use super::rollup::ask::Asked;
 use super::rollup::coordinate::{Rollups, follow};
@@ -256,7 +257,7 @@ impl Coordinator {
     }
 
     async fn collect(&mut self, epoch: u64) -> Result<Parts, IngestError> {
-        let mut parts = Parts::default();
+        let (mut parts, mut declined) = (Parts::default(), Declined::default());
         if let Some(rollups) = &mut self.rollups {
             rollups.answer_waiting(epoch, &self.committer).await?;
         }
@@ -286,14 +287,18 @@ impl Coordinator {
                 Event::Wanted { worker, wanted } => {
                     let began = Instant::now();
                     let found = self.committer.look_up(&wanted).await?;
-                    let (intervals, samples, declined) = (found.intervals.len(), found.samples.len(), found.declined);
+                    if found.declined {
+                        self.pulse.lookup_declined();
+                        declined.add(&wanted);
+                    }
+                    let (intervals, samples) = (found.intervals.len(), found.samples.len());
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::debug!(
                         epoch,
                         worker,
                         intervals,
                         samples,
-                        declined,
+                        declined = found.declined,
                         took_ms,
                         "looked up what was written earlier"
                     );
@@ -303,6 +308,18 @@ impl Coordinator {
                     return Err(out_of_turn());
                 }
             }
+        }
+        if let Some(feeds) = declined.feeds(&self.names) {
+            tracing::warn!(
+                epoch,
+                feeds,
+                lookups = declined.lookups(),
+                rows_max = ROWS_MAX,
+                "whether readings of old intervals are new or repeat what is there was not looked up: it would have taken \
+                 more rows than rows_max; they are written, and counted as corrected: intervals are right, counts of \
+                 corrections may be too high; load history by `meterline backfill`, which looks up everything, or \
+                 raise ingest.remembered_intervals and ingest.memory_limit"
+            );
         }
         Ok(parts)
     }

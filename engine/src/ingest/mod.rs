@@ -7,7 +7,7 @@
 //! [`memory`] and the [`census`] in between, which tells [`classes`] of series apart, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`];
 //! [`layout`] makes files of rows. What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears),
 //! [`reader`]s read them, [`dataflow`] aggregates their readings in [`shard`]s, [`commit`] is the protocol
-//! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares; [`load`] reads back what it wrote,
+//! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares, `declined` what was not looked up; [`load`] reads back what it wrote,
 //! [`cleaning`] deletes what is no longer needed of that), and [`service`] starts and ends it all, the coordinator
 //! closing epochs in between; housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 //! [`crew`] says which worker is in which process; in each, the coordinator speaks to them by [`control`] and
@@ -27,6 +27,7 @@ mod coordinator;
 pub mod crew;
 pub mod dataflow;
 pub mod dead_letters;
+mod declined;
 pub mod discovery;
 pub mod epoch;
 pub mod eras;

@@ -21,6 +21,7 @@ struct Beat {
     // What it is at.
     doing: &'static str,
     failures: u64,
+    declined: u64,
     // What is tried again.
     failing: Option<String>,
 }
@@ -99,6 +100,16 @@ impl Pulse {
     /// How often the store has failed since the stream began.
     pub fn failures(&self) -> u64 {
         self.beat().failures
+    }
+
+    /// A lookup was declined: it would have taken too long.
+    pub fn lookup_declined(&self) {
+        self.beat().declined += 1;
+    }
+
+    /// How many lookups were declined since the stream began.
+    pub fn declined_lookups(&self) -> u64 {
+        self.beat().declined
     }
 
     /// What the start of the stream is at, in words; `None` once it has begun.

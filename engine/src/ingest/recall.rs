@@ -23,7 +23,7 @@ use super::series::PendingReading;
 /// Rows of the files to be read above which intervals are not looked up: all that is lost then is whether a reading
 /// repeats an interval or corrects it. Samples, registers, what a new era takes away and what one may have taken away
 /// are looked up whatever it takes.
-const ROWS_MAX: u64 = 100_000_000;
+pub(super) const ROWS_MAX: u64 = 100_000_000;
 
 /// A part of a series that is to be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Want {
 /// What one shard has to know before its epoch can end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
+    /// Number of the feed that the intervals or samples are of.
+    pub feed: u16,
     /// Series that are not in memory, in the order of their routes: these, or else what follows.
     pub series: Vec<CompactString>,
     /// Intervals.

@@ -33,6 +33,7 @@
 //! | `meterline_maintenance_errors_total` | job | jobs of it that failed since the start |
 //! | `meterline_commit_in_progress_seconds` | | how long the commit, lookup, rewrite or start that the stream waits for has taken; 0 while there is none |
 //! | `meterline_store_failures_total` | | failures of the store in the middle of a commit, a lookup or the start of the stream, since then |
+//! | `meterline_declined_lookups_total` | | lookups of old intervals that would have taken too long, since the start: what readings concerned them is counted as corrected |
 //! | `meterline_broker_silence_seconds` | | since a broker last said where partitions end |
 
 use std::collections::BTreeSet;
@@ -88,6 +89,9 @@ impl Collector for Scrape {
         let help = "failures of the store in the middle of a commit, a lookup or the start of the stream, since then";
         counter(encoder, "store_failures", help)?
             .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.failures(), None)?;
+        let help = "lookups of old intervals that would have taken too long, since the start";
+        counter(encoder, "declined_lookups", help)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.subject.pulse.declined_lookups(), None)?;
         let mut metric = counter(encoder, "dead_letters", "records that became dead letters since the start")?;
         for ((feed, reason), letters) in self.subject.letters.so_far() {
             count(&mut metric, &[("feed", &*feed), ("reason", &*reason)], letters)?;

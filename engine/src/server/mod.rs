@@ -255,6 +255,7 @@ mod tests {
             "meterline_maintenance_errors_total{job=\"fold\"} 0",
             "meterline_maintenance_errors_total{job=\"merge\"} 2",
             "meterline_commit_in_progress_seconds 0.0",
+            "meterline_declined_lookups_total 0",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
@@ -270,6 +271,7 @@ mod tests {
         // A commit that is stuck, and a partition whose leader is away.
         let commit = pulse.begins(Instant::now());
         pulse.store_failed("writing intervals: no space".into());
+        pulse.lookup_declined();
         let (status, reason) = ask(server.address, "/readyz", "").await;
         assert_eq!((status, reason.contains("no space")), (503, true), "{reason}");
         brokers.unanswered("meters", 1, "no leader".into(), Instant::now());
@@ -278,7 +280,9 @@ mod tests {
         for gone in ["commit_in_progress_seconds 0.0\n", "silence_seconds{feed=\"meters\",partition=\"1\"} 0.0\n"] {
             assert!(!stuck.contains(gone), "{stuck}");
         }
-        assert!(stuck.contains("meterline_store_failures_total 1"), "{stuck}");
+        for told in ["meterline_store_failures_total 1", "meterline_declined_lookups_total 1"] {
+            assert!(stuck.contains(told), "{stuck}");
+        }
         // And one that hangs: nobody says why.
         drop(commit);
         brokers.answered("meters", 1, 5, 9, Instant::now());

@@ -17,7 +17,7 @@ use super::frame;
 use super::membership::{Digest, Membership};
 
 /// What every connection begins with; the last character is the version of all that follows.
-const PREAMBLE: &[u8; 8] = b"MLCLSTR3";
+const PREAMBLE: &[u8; 8] = b"MLCLSTR4";
 /// Bytes of a message of the handshake.
 const MESSAGE_MAX: u64 = 1 << 20;
 /// Longest time for all that a process that is called hears and says.

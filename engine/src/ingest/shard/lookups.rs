@@ -81,6 +81,7 @@ impl Shard {
             return Some(wanted);
         }
         if let Some(feed) = self.outputs.iter().position(|output| !output.parked.is_empty()) {
+            wanted.feed = feed as u16;
             let part = self.next_readings(feed);
             let wants = part.iter().map(|parked| self.want(parked.series, parked.from, parked.to)).collect();
             match self.feeds[feed].rules.kind {
@@ -95,6 +96,7 @@ impl Shard {
             self.lookups.waiting = Some(Waiting::Readings(feed, part));
         } else {
             let (feed, part) = (0..self.outputs.len()).find_map(|feed| Some((feed, self.next_eras(feed)?)))?;
+            wanted.feed = feed as u16;
             let want = |era: &Era| self.want(era.series, era.opening.from, era.opening.to);
             wanted.intervals = part.iter().map(want).collect();
             // What is held would be decided by how large the table is.

@@ -224,6 +224,21 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_stalls_is_seen_beside_others_that_go_on() {
+        let mut config = Config::default();
+        config.feed.insert("f".into(), FeedConfig::new("t", "s", "t", "v"));
+        let census = Census::of(&config, &[series("a", 0, 9), series("b", 0, 9), series("c", 1, 4)]);
+        let mut state = IngestState::default();
+        state.feeds.insert("f".into(), FeedState::default());
+        add(&mut state, &part(vec![progress(0, 0), progress(1, 0)], &[]), &Names::of(&config));
+        let now = Instant::now();
+        Idleness::default().advance(&mut state.feeds, &census, &config, &Brokers::new(now), now);
+        let feed = &state.feeds["f"];
+        let newest = |partition| feed.partitions[&partition].newest;
+        assert_eq!((feed.newest, newest(0), newest(1)), (Some(9 * HOUR), Some(9 * HOUR), Some(4 * HOUR)));
+    }
+
+    #[test]
     fn records_that_are_refused_vouch_for_no_instant() {
         let mut config = Config::default();
         config.feed.insert("f".into(), FeedConfig::new("t", "s", "t", "v"));

@@ -113,6 +113,9 @@ pub struct PartitionState {
     pub end_offset: i64,
     /// Event time reached, less the feed's lateness.
     pub watermark: Option<Micros>,
+    /// End of the newest interval that was committed of the series last seen in it, but for that of one series in twenty
+    /// and of clocks that run ahead.
+    pub newest: Option<Micros>,
     /// The newest time stamp of a record; `None` where records have none.
     pub newest_record: Option<Micros>,
     /// What became of the records.

@@ -89,6 +89,7 @@ pub fn advance(
     for (partition, state) in &mut feed.partitions {
         let told = ends.get(partition).and_then(reached);
         let told = told.map(|told| told.min(state.newest_record.unwrap_or(Micros::MAX)));
+        state.newest = state.newest.max(told);
         state.watermark = state.watermark.max(told.map(|told| told.saturating_sub(rules.lateness)));
     }
     let is_live = |partition: &i32| *partition != Position::BACKFILL_PARTITION;

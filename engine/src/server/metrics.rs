@@ -17,6 +17,7 @@
 //! | `meterline_lag_records` | feed, partition | offsets in Kafka that no commit has reached |
 //! | `meterline_partition_silence_seconds` | feed, partition | how long no broker has been able to say where it ends; 0 while one can |
 //! | `meterline_partition_watermark_timestamp_seconds` | feed, partition | up to where intervals are closed, as far as it is concerned |
+//! | `meterline_partition_freshness_seconds` | feed, partition | age of the end of the newest interval that was committed of the series last seen in it; one in twenty may be ahead; no figure for what is no partition of the topic any more |
 //! | `meterline_watermark_timestamp_seconds` | feed | up to where intervals are closed, Unix time |
 //! | `meterline_watermark_age_seconds` | feed | age of that instant |
 //! | `meterline_freshness_seconds` | feed | age of the end of the newest interval that was committed; one series in twenty may be ahead |
@@ -234,7 +235,8 @@ impl Scrape {
         }
         let closed = "up to where intervals are closed, as far as one partition is concerned; Unix time";
         let silence = "how long no broker has been able to say where the partition ends; 0 while one can";
-        let figures: [(&str, &str, Option<&Unit>, Figure<'_>); 5] = [
+        let fresh = "age of the end of the newest interval that was committed of a partition's series";
+        let figures: [(&str, &str, Option<&Unit>, Figure<'_>); 6] = [
             (
                 "pending_records",
                 "records that wait for their series' frequency to be known, or certain again",
@@ -245,6 +247,10 @@ impl Scrape {
             ("lag_records", "offsets in Kafka that no commit has reached", None, &|p| Some(p.lag() as f64)),
             ("partition_silence", silence, SECONDS, &|p| Some(p.silence())),
             ("partition_watermark_timestamp", closed, SECONDS, &|p| p.read?.watermark.map(seconds)),
+            // Nothing more comes of a backfill, and of what is gone.
+            ("partition_freshness", fresh, SECONDS, &|p| {
+                p.read?.newest.filter(|_| p.known.is_some()).map(|at| self.age(at))
+            }),
         ];
         for (name, help, unit, value) in figures {
             let mut metric = gauge(encoder, name, help, unit)?;

@@ -196,13 +196,15 @@ mod tests {
     fn commit(now: i64) -> Arc<Committed> {
         let counts = Counts { records: 10, accepted: 7, corrected: 1, duplicate: 1, dead: 1, ..Counts::default() };
         let watermark = Some(now - 90 * SECOND);
-        let partition =
-            PartitionState { next_offset: 10, end_offset: 12, watermark, counts, ..PartitionState::default() };
+        let read = PartitionState { next_offset: 10, end_offset: 12, watermark, counts, ..PartitionState::default() };
+        let partition = PartitionState { newest: Some(now - 600 * SECOND), ..read };
+        // What is no partition of the topic: a backfill.
+        let filled = PartitionState { newest: Some(0), ..PartitionState::default() };
         let feed = FeedState {
             topic: "readings".into(),
             watermark,
             newest: watermark,
-            partitions: BTreeMap::from([(0, partition)]),
+            partitions: BTreeMap::from([(0, partition), (-1, filled)]),
             ..FeedState::default()
         };
         let state = IngestState {
@@ -260,10 +262,18 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        let age = |text: &str| {
-            let line = text.lines().find(|l| l.starts_with("meterline_freshness_seconds{feed=\"meters\"}")).unwrap();
-            line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+        let age_of = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.rsplit(' ').next()?.parse::<f64>().ok()
         };
+        let age = |text: &str| age_of(text, "meterline_freshness_seconds{feed=\"meters\"}").unwrap();
+        let of_partition = |number: &str| {
+            let name = format!("meterline_partition_freshness_seconds{{feed=\"meters\",partition=\"{number}\"}}");
+            age_of(&text, &name)
+        };
+        // It stalls, which that of the feed does not say.
+        assert!(of_partition("0").is_some_and(|age| (600.0..700.0).contains(&age)), "{text}");
+        assert_eq!((of_partition("1"), of_partition("-1")), (None, None), "{text}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         let later = ask(server.address, "/metrics", "").await.1;
         assert!(age(&text) >= 90.0 && age(&later) > age(&text), "{} {}", age(&text), age(&later));

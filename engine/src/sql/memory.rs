@@ -147,6 +147,7 @@ pub(super) fn partitions(state: &IngestState) -> Result<RecordBatch, ArrowError>
         integer("end_offset", rows().map(|(.., p)| Some(p.end_offset))),
         integer("lag_records", rows().map(|(.., p)| Some(p.lag()))),
         instant("watermark", rows().map(|(.., p)| p.watermark)),
+        instant("newest_interval", rows().map(|(.., p)| p.newest)),
         instant("newest_record", rows().map(|(.., p)| p.newest_record)),
         count("records", |c| c.records),
         count("accepted", |c| c.accepted),

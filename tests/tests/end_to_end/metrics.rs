@@ -44,6 +44,12 @@ fn seconds(micros: Option<f64>) -> Option<f64> {
 /// Where `/metrics` and SQL differ, in words.
 fn differences(sandbox: &Sandbox) -> Vec<String> {
     let Some(text) = sandbox.http("/metrics") else { return vec!["nobody answers".into()] };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(f64::NAN, |since| since.as_secs_f64());
+    // Ages and instants are asked for within a minute.
+    let close = |age: Option<f64>, at: Option<f64>| match (age, at) {
+        (Some(age), Some(at)) => (now - age - at).abs() < 60.0,
+        (age, at) => age.is_none() && at.is_none(),
+    };
     let told = told(&text);
     let mut differences = Vec::new();
     let mut same = |what: String, found: Option<f64>, wanted: Option<f64>| {
@@ -55,7 +61,9 @@ fn differences(sandbox: &Sandbox) -> Vec<String> {
             differences.push(format!("{what} is {found:?}, and in SQL {wanted:?}"));
         }
     };
-    for row in sandbox.sql("SELECT *, CAST(watermark AS BIGINT) AS watermark_us FROM partitions") {
+    let partitions = "SELECT *, CAST(watermark AS BIGINT) AS watermark_us, \
+                      CAST(newest_interval AS BIGINT) AS newest_us FROM partitions";
+    for row in sandbox.sql(partitions) {
         let labels = format!("feed=\"meters\",partition=\"{}\"", row["partition"]);
         let mut one = |name: &str, more: &str, wanted: Option<f64>| {
             let name = format!("{name}{{{labels}{more}}}");
@@ -75,6 +83,9 @@ fn differences(sandbox: &Sandbox) -> Vec<String> {
             one(name, "", number(&row, column));
         }
         one("meterline_partition_watermark_timestamp_seconds", "", seconds(number(&row, "watermark_us")));
+        let age = told.get(&format!("meterline_partition_freshness_seconds{{{labels}}}")).copied();
+        let fresh = close(age, seconds(number(&row, "newest_us")));
+        same(format!("whether {labels} is as fresh"), Some(f64::from(u8::from(fresh))), Some(1.0));
     }
     let feeds =
         "SELECT *, CAST(watermark AS BIGINT) AS watermark_us, CAST(newest_interval AS BIGINT) AS newest_us FROM feeds";
@@ -97,11 +108,9 @@ fn differences(sandbox: &Sandbox) -> Vec<String> {
             same(format!("{column} of the feed"), sum(&told, name, ""), number(&row, column));
         }
         same("commits".into(), told.get("meterline_commits_total").copied(), number(&row, "commit_seq"));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(f64::NAN, |since| since.as_secs_f64());
-        let newest = of_feed("meterline_freshness_seconds").map(|age| now - age);
-        // Both are asked for within a minute.
-        let close = newest.zip(seconds(number(&row, "newest_us"))).is_some_and(|(a, b)| (a - b).abs() < 60.0);
-        same("whether the newest interval is as fresh".into(), Some(f64::from(u8::from(close))), Some(1.0));
+        let age = of_feed("meterline_freshness_seconds");
+        let fresh = age.is_some() && close(age, seconds(number(&row, "newest_us")));
+        same("whether the newest interval is as fresh".into(), Some(f64::from(u8::from(fresh))), Some(1.0));
     }
     let counted = |table: &str| sandbox.number(&format!("SELECT count(*) FROM {table}")).map(|count| count as f64);
     same("series".into(), told.get("meterline_series{feed=\"meters\"}").copied(), counted("series"));

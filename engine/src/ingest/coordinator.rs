@@ -37,6 +37,7 @@ use super::rollup::coordinate::{Rollups, follow};
 use super::segments::{Frames, rewrite_from};
 use super::shard::Place;
 use super::state::{IngestState, PartitionState};
+use super::told::outcomes;
 
 /// How often the coordinator looks whether an epoch is to be closed.
 const LOOK: Duration = Duration::from_millis(20);
@@ -349,7 +350,8 @@ impl Coordinator {
     async fn commit(&mut self, mut parts: Parts, place: Place) -> Result<(), IngestError> {
         let began = Instant::now();
         let records = parts.records();
-        let mut state = IngestState::clone(&self.committer.committed().state);
+        let known = Arc::clone(&self.committer.committed().state);
+        let mut state = IngestState::clone(&known);
         keep_configured(&self.config, &mut state);
         epoch::add(&mut state, &parts, &self.names);
         let mut census = Census::clone(&self.committer.committed().census);
@@ -384,6 +386,7 @@ impl Coordinator {
             records,
             rows,
             dead_letters = dead,
+            outcomes = outcomes(&known.feeds, &committed.state.feeds),
             lag,
             watermark = watermark.map(format_micros),
             took_ms = began.elapsed().as_millis() as u64,

@@ -7,7 +7,7 @@
 //! [`memory`] and the [`census`] in between, which tells [`classes`] of series apart, within [`bounds`]. On the way: [`rows`], [`outcome`], [`dead_letters`];
 //! [`layout`] makes files of rows. What runs: [`discovery`] finds partitions (and tells [`brokers`] what it hears),
 //! [`reader`]s read them, [`dataflow`] aggregates their readings in [`shard`]s, [`commit`] is the protocol
-//! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares, `declined` what was not looked up; [`load`] reads back what it wrote,
+//! ([`patience`] waits for a store that fails, [`pulse`] tells how it fares, `declined` what was not looked up, `told` what became of records; [`load`] reads back what it wrote,
 //! [`cleaning`] deletes what is no longer needed of that), and [`service`] starts and ends it all, the coordinator
 //! closing epochs in between; housekeeping asks it for commits by [`requests`]. [`backfill`] takes files the same way.
 //! [`crew`] says which worker is in which process; in each, the coordinator speaks to them by [`control`] and
@@ -65,6 +65,7 @@ pub mod service;
 pub mod shard;
 pub mod state;
 mod threads;
+mod told;
 mod topic_watch;
 pub mod watermark;
 mod workers;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::reading::ValueKind;
-use crate::time::{HOUR, Micros};
+use crate::time::{DAY, HOUR, Micros};
 
 /// A unit of measure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,6 +33,11 @@ pub enum Scale {
     AsIs,
 }
 
+/// Greatest magnitude of a value in the stored unit: sums of a hundred million such values are still numbers.
+const STORED_MAX: f64 = 1e300;
+/// At least as long as every interval.
+const LONGEST: Micros = 32 * DAY;
+
 impl Scale {
     /// The unit of power or energy that is scaled so; `None` where the unit is kept.
     pub fn unit(self) -> Option<Unit> {
@@ -50,6 +55,12 @@ impl Scale {
             Scale::Energy(prefix) => prefix.to_kilo(value),
             Scale::AsIs => value,
         }
+    }
+
+    /// Whether `value` can be stored, whatever the length of its interval: it is a number, and stays one where it is
+    /// scaled and summed.
+    pub fn can_store(self, value: f64) -> bool {
+        self.store(value, LONGEST).abs() <= STORED_MAX
     }
 }
 
@@ -187,6 +198,25 @@ mod tests {
             assert_eq!(checked.is_err(), near.is_some(), "{text}");
             assert!(near.is_none_or(|near| checked.is_err_and(|e| e.contains(near))), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_no_number_once_it_is_scaled_cannot_be_stored() {
+        for (unit, value, can) in [
+            ("GW", 1e305, false),
+            ("GW", -1e305, false),
+            ("GW", 1e290, true),
+            ("kW", 1e299, false),
+            ("kWh", -1e299, true),
+            ("degC", 1e301, false),
+            ("degC", f64::NAN, false),
+            ("Wh", f64::INFINITY, false),
+            ("Wh", 0.0, true),
+        ] {
+            let Ok(parsed) = unit.parse::<Unit>();
+            assert_eq!(parsed.scale().can_store(value), can, "{value} {unit}");
+        }
+        assert!(crate::frequency::STANDARD.iter().all(|frequency| frequency.nominal_micros() < LONGEST));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub mod reason {
     pub const TIME_OUT_OF_RANGE: &str = "time_out_of_range";
     /// The value field is absent or null.
     pub const VALUE_MISSING: &str = "value_missing";
-    /// The value is not a finite number.
+    /// The value is not a finite number, or not once it is in the unit that is stored.
     pub const VALUE_INVALID: &str = "value_invalid";
     /// The unit is not a text, or does not fit the feed's kind.
     pub const UNIT_INVALID: &str = "unit_invalid";
@@ -102,8 +102,15 @@ pub fn check(series: &str, at: Micros, value: f64, unit: &Unit, kind: ValueKind)
     if !value.is_finite() {
         return Err(Refusal::new(reason::VALUE_INVALID, format!("{} is not finite", of())));
     }
+    if !unit.scale().can_store(value) {
+        let detail = format!("{} is too large to be stored in {}; {CHECK_UNIT}", of(), unit.stored());
+        return Err(Refusal::new(reason::VALUE_INVALID, detail));
+    }
     unit.check(kind).map_err(|remedy| Refusal::new(reason::UNIT_INVALID, format!("{}: {remedy}", of())))
 }
+
+/// What to do about a value that is too large.
+const CHECK_UNIT: &str = "check the value and its unit";
 
 fn reserved(series: &str) -> Refusal {
     let detail = format!(
@@ -224,6 +231,7 @@ impl Decoder {
         let at = self.time(&time)?;
         let value = self.value(&value)?;
         let unit = self.unit(&unit)?;
+        self.fits(value, &unit)?;
         let quality = self.quality(&quality)?;
         let series = fields::series(&series, &self.names[0], &self.series_prefix)?;
         if let Some(sets) = &mut self.labels {
@@ -262,6 +270,17 @@ impl Decoder {
                 format!("value field `{}` is {field}; it must be a finite number", self.names[2]),
             )
         })
+    }
+
+    // A number may be none any more once it is in the unit that is stored.
+    fn fits(&self, value: f64, unit: &Unit) -> Result<(), Refusal> {
+        if unit.scale().can_store(value) {
+            return Ok(());
+        }
+        let (field, stored) = (&self.names[2], unit.stored());
+        let detail =
+            format!("value field `{field}` is {value:e} {unit}, too large to be stored in {stored}; {CHECK_UNIT}");
+        Err(Refusal::new(reason::VALUE_INVALID, detail))
     }
 
     fn unit(&mut self, field: &Scalar<'_>) -> Result<Unit, Refusal> {
@@ -412,6 +431,8 @@ mod tests {
             (r#"{"meter":{"id":"a"},"ts":900,"value":"n/a"}"#, "value_invalid", "`n/a`"),
             (r#"{"meter":{"id":"a"},"ts":900,"value":"inf"}"#, "value_invalid", "finite"),
             (r#"{"meter":{"id":"a"},"ts":900,"value":true}"#, "value_invalid", "true"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":1e305,"unit":"GW"}"#, "value_invalid", "1e305 GW"),
+            (r#"{"meter":{"id":"a"},"ts":900,"value":"-1e305","unit":"GWh"}"#, "value_invalid", "stored in kWh"),
             (r#"{"meter":{"id":"a"},"ts":900,"value":1,"unit":4}"#, "unit_invalid", "kWh"),
             (r#"{"meter":{"id":"a"},"ts":900,"value":1,"quality":"good"}"#, "quality_invalid", "`good`"),
         ] {
@@ -472,6 +493,16 @@ mod tests {
     }
 
     #[test]
+    fn values_of_files_are_checked_in_the_stored_unit_too() {
+        let of = |value, unit: &str| {
+            let Ok(unit) = unit.parse::<Unit>();
+            check("a", 0, value, &unit, ValueKind::Interval).map_err(|refusal| refusal.reason)
+        };
+        assert_eq!([of(1e305, "GW"), of(f64::NAN, "kW")], [Err("value_invalid"); 2]);
+        assert_eq!(of(1e290, "GW"), Ok(()));
+    }
+
+    #[test]
     fn identifiers_of_roll_ups_are_refused() {
         let mut decoder = Decoder::new(&FeedConfig::new("t", "id", "ts", "v")).unwrap();
         let record = br#"{"id":"rollup.grid:region=a@PT1H","ts":900,"v":1}"#;
@@ -489,6 +520,7 @@ mod tests {
 
         #[test]
         fn any_series_and_value_come_back(id in ".{1,60}", value in proptest::num::f64::NORMAL) {
+            prop_assume!(Unit::KWH.scale().can_store(value));
             let record = serde_json::json!({"meter": {"id": id}, "ts": 900, "value": value}).to_string();
             let reading = decode(&record).unwrap();
             prop_assert_eq!(&*reading.series, id.as_str());

@@ -5,6 +5,7 @@
 //! more memory than its readings did.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,6 +14,7 @@ use arrow::array::{
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use compact_str::CompactString;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use jiff::tz::TimeZone;
 use meterline_connectors::lake::{FileSet, LakeError, Partition};
 use meterline_schemas::tables::{self, INTERVALS_PARTITION, LAYER_BASE, LAYER_REVISION, SAMPLES_PARTITION};
@@ -51,32 +53,75 @@ struct Common {
     unit_text: String,
 }
 
+impl Common {
+    fn of(series: &SeriesState) -> Common {
+        Common {
+            feed: Arc::clone(&series.feed),
+            frequency: series.frequency,
+            frequency_text: series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default(),
+            unit: series.unit.clone(),
+            unit_text: series.unit.to_string(),
+        }
+    }
+
+    fn is_of(&self, series: &SeriesState) -> bool {
+        self.frequency == series.frequency && self.feed == series.feed && self.unit == series.unit
+    }
+
+    fn hashed(&self, by: &DefaultHashBuilder) -> u64 {
+        hash(by, &self.feed, self.frequency, &self.unit)
+    }
+}
+
+fn hash(by: &DefaultHashBuilder, feed: &str, frequency: Option<Frequency>, unit: &Unit) -> u64 {
+    by.hash_one((feed, frequency, unit))
+}
+
+/// What is kept without being asked whether anybody still holds it.
+const COMMON_MAX: usize = 64;
+
 /// Makes [`SeriesTexts`]; what many series have in common is kept once.
 #[derive(Debug, Default)]
 pub struct TextMaker {
-    // There are few feeds, units and frequencies.
-    common: Vec<Arc<Common>>,
+    // Mostly it is that of the series before.
+    last: Option<Arc<Common>>,
+    // There are few feeds, units and frequencies; but where a feed's units are read from a wrong field, each series has
+    // one of its own.
+    common: HashTable<Arc<Common>>,
+    hashes: DefaultHashBuilder,
 }
 
 impl TextMaker {
     /// The texts of a series; its frequency is known where it has rows.
     pub fn texts(&mut self, series: &SeriesState) -> SeriesTexts {
-        let same = |known: &&Arc<Common>| {
-            known.frequency == series.frequency && known.feed == series.feed && known.unit == series.unit
+        let common = match &self.last {
+            Some(last) if last.is_of(series) => Arc::clone(last),
+            _ => self.find(series),
         };
-        let known = self.common.iter().find(same).cloned();
-        let common = known.unwrap_or_else(|| {
-            let made = Arc::new(Common {
-                feed: Arc::clone(&series.feed),
-                frequency: series.frequency,
-                frequency_text: series.frequency.map(|frequency| frequency.to_string()).unwrap_or_default(),
-                unit: series.unit.clone(),
-                unit_text: series.unit.to_string(),
-            });
-            self.common.push(Arc::clone(&made));
-            made
-        });
         SeriesTexts { id: series.id.clone(), common }
+    }
+
+    fn find(&mut self, series: &SeriesState) -> Arc<Common> {
+        let hash = hash(&self.hashes, &series.feed, series.frequency, &series.unit);
+        let common = match self.common.find(hash, |known| known.is_of(series)) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let made = Arc::new(Common::of(series));
+                self.common.insert_unique(hash, Arc::clone(&made), |known| known.hashed(&self.hashes));
+                made
+            }
+        };
+        self.last = Some(Arc::clone(&common));
+        common
+    }
+
+    /// Between two epochs: lets go what no texts hold any more, where it is much.
+    pub fn forget(&mut self) {
+        if self.common.len() > COMMON_MAX {
+            self.last = None;
+            self.common.retain(|common| Arc::strong_count(common) > 1);
+            self.common.shrink_to(COMMON_MAX, |known| known.hashed(&self.hashes));
+        }
     }
 }
 
@@ -450,6 +495,39 @@ mod tests {
         let mut state = SeriesState::new("meters", id, Unit::KWH);
         state.frequency = Some(Frequency::HOUR);
         TextMaker::default().texts(&state)
+    }
+
+    #[test]
+    fn what_series_have_in_common_is_kept_once_and_not_for_ever() {
+        let state = |unit: &str, frequency| {
+            let mut state = SeriesState::new("meters", "a", Unit::Other(unit.into()));
+            state.frequency = Some(frequency);
+            state
+        };
+        let mut maker = TextMaker::default();
+        let m3 = maker.texts(&state("m3", Frequency::HOUR));
+        for (unit, frequency, same) in [
+            ("m3", Frequency::HOUR, true),
+            ("m3", Frequency::Day, false),
+            ("m3", Frequency::HOUR, true),
+            ("l", Frequency::HOUR, false),
+            ("m3", Frequency::HOUR, true),
+        ] {
+            let found = maker.texts(&state(unit, frequency));
+            assert_eq!(Arc::ptr_eq(&found.common, &m3.common), same, "{unit} {frequency}");
+            assert_eq!((&*found.common.unit_text, found.common.frequency), (unit, Some(frequency)));
+        }
+        let mut all = || -> Vec<SeriesTexts> {
+            (0..1_000).map(|n| maker.texts(&state(&n.to_string(), Frequency::HOUR))).collect()
+        };
+        let held = all();
+        assert!(held.iter().zip(all()).all(|(a, b)| Arc::ptr_eq(&a.common, &b.common)));
+        maker.forget();
+        assert_eq!(maker.common.len(), 1_001, "what is held stays");
+        drop(held);
+        maker.forget();
+        assert_eq!(maker.common.len(), 1);
+        assert!(Arc::ptr_eq(&maker.texts(&state("m3", Frequency::HOUR)).common, &m3.common));
     }
 
     #[test]

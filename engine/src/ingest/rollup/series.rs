@@ -86,6 +86,7 @@ impl RollupSeries {
             made.push(Row { series: number, start: row.start, end: row.end, layer, content });
             made_of.push(MadeOf { present: row.sums.present, expected: row.expected, intervals: row.sums.intervals });
         }
+        self.texts.forget();
         let mut series = Vec::with_capacity(before.len());
         for (number, before) in before {
             let Known { rollup, state, .. } = &self.known[number as usize];

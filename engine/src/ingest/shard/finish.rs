@@ -194,6 +194,7 @@ impl Shard {
 
     // Of each feed that has rows or samples: the texts of the series that changed.
     fn texts_of(&mut self, changed: &[u32], outputs: &[Output]) -> Vec<Vec<(u32, SeriesTexts)>> {
+        self.texts.forget();
         let mut series: Vec<Vec<(u32, SeriesTexts)>> = Vec::new();
         // Mostly of one feed.
         series.resize_with(outputs.len(), || Vec::with_capacity(changed.len() / outputs.len()));

@@ -157,6 +157,18 @@ const ELSEWHERE: [(&str, &str); 5] = [
     ("offset.store.method", POSITIONS),
 ];
 
+/// Properties that a user may set and that decide which records are handed out, with what each is unless it is set.
+const DECISIVE: [(&str, &str); 2] = [("check.crcs", CHECKSUMS), ("topic.blacklist", "")];
+
+/// Else a batch that was damaged on its way or on a disk would be read as it is.
+const CHECKSUMS: &str = "true";
+
+/// Those of the properties that decide which records are handed out, with their values: of all who read one stream they
+/// have to be the same. None of them is a secret.
+pub fn decisive(kafka: &KafkaConfig) -> impl Iterator<Item = (&'static str, &str)> {
+    DECISIVE.iter().map(move |(key, default)| (*key, kafka.properties.get(*key).map_or(*default, String::as_str)))
+}
+
 /// A consumer with our settings.
 ///
 /// # Errors
@@ -174,8 +186,7 @@ fn settings(kafka: &KafkaConfig, role: &str, queue_kib: usize) -> Result<ClientC
     let mut config = ClientConfig::new();
     for (key, value) in [
         ("client.id", format!("meterline-{role}")),
-        // Else a batch that was damaged on its way or on a disk would be read as it is.
-        ("check.crcs", "true".into()),
+        ("check.crcs", CHECKSUMS.into()),
         ("queued.min.messages", "100000".into()),
         ("queued.max.messages.kbytes", queue_kib.to_string()),
         ("fetch.message.max.bytes", (1 << 20).to_string()),
@@ -391,6 +402,18 @@ mod tests {
             let error = with(key, "a secret").unwrap_err().to_string();
             assert!(error.contains(key) && error.ends_with("; remove it") && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_decides_which_records_are_read_is_as_set_or_as_it_is_by_itself() {
+        let mut kafka = KafkaConfig::default();
+        kafka.properties.insert("sasl.password".into(), "a secret".into());
+        let of = |kafka: &KafkaConfig, key| decisive(kafka).find(|(known, _)| *known == key).map(|(_, v)| v.to_owned());
+        let ours = settings(&kafka, "test", 1024).unwrap();
+        assert_eq!(of(&kafka, "check.crcs").as_deref(), ours.get("check.crcs"));
+        assert_eq!(of(&kafka, "sasl.password"), None);
+        kafka.properties.insert("topic.blacklist".into(), "^x".into());
+        assert_eq!(of(&kafka, "topic.blacklist").unwrap(), "^x");
     }
 
     #[test]

@@ -12,5 +12,5 @@ pub mod sink;
 pub mod source;
 mod topic_id;
 
-pub use client::SourceError;
+pub use client::{SourceError, decisive};
 pub use topic_id::TopicId;

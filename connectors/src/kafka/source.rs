@@ -26,7 +26,8 @@ use super::client::{self, Client, SourceError, consumer};
 /// How long the client may take to go back to an offset; it does so without asking a broker.
 const SEEK_LIMIT: Duration = Duration::from_secs(5);
 
-const ANOTHER_TOPIC: &str = "a topic is no longer the one that was read";
+const ANOTHER_TOPIC: &str =
+    "a topic is no longer the one that was read, or kafka.brokers of this process names another cluster";
 
 /// One partition to read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,8 +12,9 @@ const PROCESSES_MAX: usize = 64;
 /// `[cluster]`: the processes that share the work of one stream, each started with `meterline run --process N`.
 ///
 /// Process 0 also commits, serves `[http]`, and runs triggers, pipelines and housekeeping; the others only read and
-/// aggregate. All have the same feeds, labels, roll-ups and `ingest.workers`, and reach the same lake. A process that
-/// is lost ends all of them; a supervisor is to start them again.
+/// aggregate. All have the same feeds, labels, roll-ups and `ingest.workers`, and reach the same lake and the same Kafka
+/// cluster, if need be by other addresses; properties that decide which records are read (`check.crcs`) are the same, too.
+/// A process that is lost ends all of them; a supervisor is to start them again.
 ///
 /// What goes between processes is neither encrypted nor signed: their network is to be a private one. The secret keeps
 /// strangers from taking part; it itself is never sent.

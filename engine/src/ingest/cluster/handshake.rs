@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use super::frame;
-use super::membership::{Digest, Membership};
+use super::membership::{BROKERS, Digest, Membership};
 
 /// What every connection begins with; the last character is the version of all that follows.
 const PREAMBLE: &[u8; 8] = b"MLCLSTR4";
@@ -48,7 +48,7 @@ pub struct Hello {
     pub process: usize,
     /// Number of its workers.
     pub workers: usize,
-    /// Of each part of the configuration that has to be the same.
+    /// Of each part of the configuration that has to be the same, and of the brokers.
     pub configuration: Vec<(String, Digest)>,
     /// What the connection is for; of the one that connects.
     pub purpose: Option<Purpose>,
@@ -278,6 +278,15 @@ fn fits(me: &Membership, mine: &Hello, theirs: &Hello) -> Result<(), String> {
     let mut differing: Vec<&str> = parts.filter(|part| of(mine, part) != of(theirs, part)).collect();
     differing.sort_unstable();
     differing.dedup();
+    if differing.contains(&BROKERS) && theirs.purpose == Some(Purpose::Link) {
+        tracing::warn!(
+            process,
+            "its {BROKERS} differs from that of process {}: both have to lead to one Kafka cluster; a topic of another \
+             one is refused by its identifier, where brokers give topics one (Kafka 2.8 and newer)",
+            me.process
+        );
+    }
+    differing.retain(|part| *part != BROKERS);
     match differing.is_empty() {
         true => Ok(()),
         false => Err(format!(

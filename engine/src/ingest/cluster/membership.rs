@@ -1,7 +1,9 @@
 //! What the configuration says of the cluster: where its processes are, and what they have in common.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use meterline_connectors::kafka::decisive;
 use meterline_schemas::config::{ClusterConfig, Config, selectors};
 use ring::{digest, hmac};
 
@@ -10,6 +12,10 @@ use super::ClusterError;
 
 /// The variable of the environment with the secret, where the configuration names no file.
 pub const SECRET_VARIABLE: &str = "METERLINE_CLUSTER_SECRET";
+
+/// The part of the configuration that should be the same and need not be: one broker may be reached under several
+/// addresses.
+pub const BROKERS: &str = "kafka.brokers";
 
 /// SHA-256.
 pub type Digest = [u8; 32];
@@ -44,7 +50,7 @@ pub struct Membership {
     pub addresses: Vec<String>,
     /// Workers of each process.
     pub workers: usize,
-    /// Of each part of the configuration that has to be the same, by its name.
+    /// Of each part of the configuration that has to be the same, by its name; and of [`BROKERS`].
     pub configuration: Vec<(String, Digest)>,
     /// What keeps others away.
     pub secret: Secret,
@@ -100,10 +106,15 @@ fn secret(cluster: &ClusterConfig, directory: &Path) -> Result<Secret, ClusterEr
 
 // What decides what becomes of readings. A file of labels that cannot be read is told when it is needed.
 fn digests(config: &Config, directory: &Path) -> Vec<(String, Digest)> {
+    let brokers: BTreeSet<&str> = config.kafka.brokers.split(',').map(str::trim).collect();
+    // Others may differ: certificates lie elsewhere, and a listener has its own way to prove who one is.
+    let properties = decisive(&config.kafka);
     let mut all = vec![
+        of(BROKERS.into(), &brokers, &[]),
         of("cluster.addresses".into(), &config.cluster.addresses, &[]),
         of("ingest.remembered_intervals".into(), &config.ingest.remembered_intervals, &[]),
     ];
+    all.extend(properties.map(|(key, value)| of(format!("kafka.properties `{key}`"), &value, &[])));
     all.extend(config.feed.iter().map(|(name, feed)| of(format!("[feed.{name}]"), feed, &[])));
     all.extend(config.labels.iter().map(|(name, labels)| {
         let content = labels.file.as_ref().and_then(|file| std::fs::read(directory.join(file)).ok());
@@ -119,4 +130,43 @@ fn of(name: String, part: &impl serde::Serialize, content: &[u8]) -> (String, Di
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest::digest(&digest::SHA256, &[text.as_slice(), content].concat()).as_ref());
     (name, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The parts in which two configurations differ.
+    fn differing(change: impl Fn(&mut Config)) -> Vec<String> {
+        let (mine, mut theirs) = (Config::default(), Config::default());
+        change(&mut theirs);
+        let of = |config: &Config| digests(config, Path::new("")).into_iter();
+        of(&mine).zip(of(&theirs)).filter(|(mine, theirs)| mine != theirs).map(|((name, _), _)| name).collect()
+    }
+
+    #[test]
+    fn properties_that_decide_what_is_read_have_to_be_the_same_and_others_not() {
+        let set =
+            |key: &str, value: &str| differing(|config| _ = config.kafka.properties.insert(key.into(), value.into()));
+        assert_eq!(set("check.crcs", "false"), ["kafka.properties `check.crcs`"]);
+        assert_eq!(set("topic.blacklist", "x"), ["kafka.properties `topic.blacklist`"]);
+        let as_it_is = [("check.crcs", "true"), ("sasl.password", "x"), ("client.rack", "b")];
+        for (key, value) in as_it_is {
+            assert!(set(key, value).is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn brokers_are_the_same_in_any_order() {
+        let differs = |mine: &str, theirs: &str| {
+            let of = |brokers: &str| {
+                let mut config = Config::default();
+                config.kafka.brokers = brokers.into();
+                digests(&config, Path::new(""))
+            };
+            of(mine) != of(theirs)
+        };
+        assert!(!differs("a:1,b:2", " b:2, a:1"));
+        assert!(differs("a:1", "a:2"));
+    }
 }

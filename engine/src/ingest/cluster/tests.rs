@@ -13,7 +13,7 @@ use super::assemble::{gather, join};
 use super::frame;
 use super::handshake::{Failure, Purpose, Timed, answer, call};
 use super::link::Link;
-use super::membership::{Membership, Secret};
+use super::membership::{BROKERS, Membership, Secret};
 use super::message::{Begin, Down, Up};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,6 +85,12 @@ fn whoever_does_not_fit_is_refused_on_both_sides_with_what_differs() {
     assert!(refusal(handshake(caller, called, true).0).starts_with("[rollup.grid] of the configuration"));
     let (caller, called) = fits();
     assert_eq!(refusal(handshake(caller, called, false).0), "not today");
+    // The same broker may be reached under several addresses.
+    let (mut caller, mut called) = fits();
+    caller.configuration.push((BROKERS.to_owned(), [1; 32]));
+    called.configuration.push((BROKERS.to_owned(), [2; 32]));
+    let (caller, called) = handshake(caller, called, true);
+    assert_eq!((caller.unwrap(), called.unwrap()), (0, 1));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::state::PartitionState;
+
 /// Age at which an answer says nothing any more about where a partition ends: some rounds of questions have failed to
 /// come.
 const FRESH: Duration = Duration::from_secs(60);
@@ -40,6 +42,18 @@ pub struct Known {
     pub end: Option<i64>,
     /// How long nobody has been able to say where it ends; `None` while somebody can.
     pub unknown_for: Option<Duration>,
+}
+
+/// Records that are known to be in a partition and that no commit has reached: of what was `read` of it, `None` where
+/// nothing was, and what a broker said.
+pub fn unread(read: Option<&PartitionState>, known: Option<&Known>) -> i64 {
+    let end = known.and_then(|known| known.end);
+    let (next, end) = match read {
+        // Whoever has looked last knows the later end.
+        Some(read) => (Some(read.next_offset), end.max(Some(read.end_offset))),
+        None => (known.and_then(|known| known.first), end),
+    };
+    end.zip(next).map_or(0, |(end, next)| (end - next).max(0))
 }
 
 impl Partition {

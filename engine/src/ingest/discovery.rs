@@ -343,8 +343,8 @@ impl Discovery {
                         watch.silent.insert(partition, now);
                         tracing::warn!(
                             topic = %wanted.topic, partition, limit_s = self.unreachable_timeout.as_secs(),
-                            "no broker says where the partition ends: {reason}; it may have unread records, and holds the \
-                             watermark up to ingest.unreachable_timeout"
+                            "no broker says where the partition ends: {reason}; it may have more than is known, and holds the \
+                             watermark up to ingest.unreachable_timeout (known records do until they are read)"
                         );
                     }
                     self.brokers.unanswered(&wanted.name, partition, reason, now);

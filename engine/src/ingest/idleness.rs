@@ -3,9 +3,12 @@
 //! A partition holds its feed's watermark
 //!
 //! * while readings were read from it within `ingest.idle_timeout`;
-//! * while it has records that were not read, however long that takes (a slow store must not close intervals of which
-//!   the readings wait in Kafka);
-//! * while no broker can say where it ends, for at most `ingest.unreachable_timeout`: unread records may lie there.
+//! * while it is known to have records that were not read, however long that takes and whoever is away (neither a slow
+//!   store nor a broker that is repaired may close intervals of which the readings wait in Kafka);
+//! * while no broker can say where it ends, for at most `ingest.unreachable_timeout`: more unread records may lie there.
+//!
+//! Where a partition has unread records and gave no reading for `ingest.unreachable_timeout` (a minute at least), the log
+//! says so, and again after as long: its intervals stay open until somebody does something about it.
 //!
 //! Every other partition is idle: empty ones, those never read, and those that are gone hold nothing up.
 
@@ -16,12 +19,15 @@ use meterline_schemas::Micros;
 use meterline_schemas::config::{Config, IngestConfig};
 use meterline_schemas::reading::Position;
 
-use super::brokers::{Brokers, Known};
+use super::brokers::{Brokers, Known, unread};
 use super::census::Census;
 use super::epoch::Parts;
 use super::names::Names;
 use super::state::{FeedState, IngestState, PartitionState};
 use super::watermark::{self, Rules};
+
+/// Least time after which the log says that a partition is stuck.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// When partitions were last heard of.
 #[derive(Debug, Default)]
@@ -29,6 +35,40 @@ pub struct Idleness {
     // `None` without a stream: nothing more comes.
     began: Option<Instant>,
     active: HashMap<(String, i32), Instant>,
+    // Of partitions with unread records: since when they have some and give no reading, or when the log last said so.
+    waits: HashMap<(String, i32), Instant>,
+}
+
+/// A partition that holds its feed's watermark and gives no readings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stuck {
+    partition: i32,
+    unread: i64,
+    // Nobody can say where it ends.
+    unknown: bool,
+}
+
+impl Stuck {
+    fn warn(&self, feed: &str) {
+        let Stuck { partition, unread, unknown } = self;
+        match unknown {
+            true => tracing::warn!(
+                feed,
+                partition,
+                unread,
+                "a partition of which no broker says where it ends has unread records and holds the watermark: no \
+                 interval is closed until they are read; bring the broker back that leads it, or, where its records are \
+                 lost for good, create the topic anew (see on_recreated)"
+            ),
+            false => tracing::warn!(
+                feed,
+                partition,
+                unread,
+                "a partition has unread records, has given no reading that can be used for long, and holds the \
+                 watermark: no interval is closed until they are read; the log and dead_letters say what is wrong with it"
+            ),
+        }
+    }
 }
 
 impl Idleness {
@@ -38,7 +78,7 @@ impl Idleness {
             let live = feed.partitions.keys().filter(|partition| **partition != Position::BACKFILL_PARTITION);
             live.map(move |partition| ((name.clone(), *partition), now))
         });
-        Idleness { began: Some(now), active: partitions.collect() }
+        Idleness { began: Some(now), active: partitions.collect(), waits: HashMap::new() }
     }
 
     /// Notes which partitions had readings that could be used. What is refused, by the decoder or by a shard, says
@@ -55,9 +95,9 @@ impl Idleness {
         }
     }
 
-    /// Moves every feed's watermark forward; whether any moved.
+    /// Moves every feed's watermark forward; whether any moved. Warns of partitions that hold one and give no readings.
     pub fn advance(
-        &self,
+        &mut self,
         feeds: &mut BTreeMap<String, FeedState>,
         census: &Census,
         config: &Config,
@@ -73,8 +113,42 @@ impl Idleness {
             let ends = census.ends_by_partition(number as u16);
             watermark::advance(feed, &ends, Rules::of(configured), &holding, self.silence(name, now));
             moved |= feed.watermark != before;
+            for stuck in self.stuck(name, feed, &known, &config.ingest, now) {
+                stuck.warn(name);
+            }
         }
         moved
+    }
+
+    // Those of a feed that have had unread records and gave no reading for as long as a partition may be unreachable; each
+    // again after as long.
+    fn stuck(
+        &mut self,
+        name: &str,
+        feed: &FeedState,
+        known: &BTreeMap<i32, Known>,
+        config: &IngestConfig,
+        now: Instant,
+    ) -> Vec<Stuck> {
+        let limit = config.unreachable_timeout.to_std().max(REMINDER);
+        let mut stuck = Vec::new();
+        self.waits.retain(|(feed, partition), _| feed != name || known.contains_key(partition));
+        for (partition, known) in known {
+            let key = (name.to_owned(), *partition);
+            let unread = unread(feed.partitions.get(partition), Some(known));
+            if unread == 0 {
+                self.waits.remove(&key);
+                continue;
+            }
+            let read = self.active.get(&key).copied();
+            let since = self.waits.entry(key).or_insert(now);
+            *since = (*since).max(read.unwrap_or(*since));
+            if now.saturating_duration_since(*since) >= limit {
+                *since = now;
+                stuck.push(Stuck { partition: *partition, unread, unknown: known.unknown_for.is_some() });
+            }
+        }
+        stuck
     }
 
     fn holding(
@@ -117,15 +191,8 @@ fn may_have_more(
     if quiet.is_some_and(|quiet| quiet < config.idle_timeout.to_std()) {
         return true;
     }
-    let unread = match read {
-        // Whoever has looked last knows the later end.
-        Some(read) => known.end.max(Some(read.end_offset)) > Some(read.next_offset),
-        None => known.end.zip(known.first).is_some_and(|(end, first)| end > first),
-    };
-    match known.unknown_for {
-        Some(unknown_for) => unknown_for < config.unreachable_timeout.to_std(),
-        None => unread,
-    }
+    unread(read, Some(known)) > 0
+        || known.unknown_for.is_some_and(|unknown_for| unknown_for < config.unreachable_timeout.to_std())
 }
 
 #[cfg(test)]
@@ -262,10 +329,37 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_whose_end_nobody_knows_holds_up_to_a_limit() {
+    fn a_partition_whose_end_nobody_knows_holds_up_to_a_limit_and_what_is_known_of_it_for_ever() {
         assert!(holds(0, 60, Some(10)), "its leader went away after it was idle: something may have come before");
         assert!(holds(0, 3_599, Some(3_599)) && holds(5, 3_599, Some(3_599)));
-        assert!(!holds(0, 3_600, Some(3_600)) && !holds(5, 3_700, Some(3_600)));
+        assert!(!holds(0, 3_600, Some(3_600)));
+        assert!(holds(5, 3_700, Some(3_600)) && holds(5, 1_000_000, Some(1_000_000)));
+    }
+
+    #[test]
+    fn a_partition_that_holds_and_gives_nothing_is_told_once_in_a_while() {
+        let (config, start) = (IngestConfig::default(), Instant::now());
+        let read = PartitionState { next_offset: 3, end_offset: 8, ..PartitionState::default() };
+        let feed = FeedState { partitions: BTreeMap::from([(0, read)]), ..FeedState::default() };
+        let at = |end, unknown_for| Known { first: Some(0), end: Some(end), unknown_for };
+        let mut idleness = Idleness::new(&IngestState::default(), start);
+        let mut stuck = |known: &[(i32, Known)], read: Option<u32>, seconds| {
+            if let Some(read) = read {
+                idleness.active.insert(("f".into(), 0), start + SECOND * read);
+            }
+            let known = known.iter().copied().collect();
+            idleness.stuck("f", &feed, &known, &config, start + SECOND * seconds)
+        };
+        let of = |unread, unknown| vec![Stuck { partition: 0, unread, unknown }];
+        let all = [(0, at(8, None)), (1, at(0, None))];
+        assert_eq!(stuck(&all[1..], None, 70_000), [], "there is nothing to read");
+        assert_eq!(stuck(&all, Some(0), 80_000), [], "a day without readings is none with something to read");
+        assert_eq!(stuck(&all, None, 83_599), []);
+        assert_eq!(stuck(&all, None, 83_600), of(5, false));
+        assert_eq!(stuck(&all, None, 87_199), [], "it was told");
+        assert_eq!(stuck(&[(0, at(9, Some(SECOND)))], None, 87_200), of(6, true));
+        assert_eq!(stuck(&all, Some(90_000), 93_599), [], "it gave a reading");
+        assert_eq!(stuck(&all, None, 93_600), of(5, false));
     }
 
     #[test]
@@ -284,10 +378,14 @@ mod tests {
     proptest! {
         /// Unread records are never passed, whatever else is known.
         #[test]
-        fn what_is_in_flight_holds(quiet in 0..9_000u64, next in 0..50i64, unread in 1..50i64, end in 0..99i64) {
+        fn what_is_in_flight_holds(
+            quiet in 0..9_000u64, next in 0..50i64, unread in 1..50i64, end in 0..99i64,
+            away in proptest::option::of(0..9_000u64),
+        ) {
             let config = IngestConfig::default();
             let read = PartitionState { next_offset: next, end_offset: end, ..PartitionState::default() };
-            let known = Known { first: Some(0), end: Some(next + unread), unknown_for: None };
+            let unknown_for = away.map(Duration::from_secs);
+            let known = Known { first: Some(0), end: Some(next + unread), unknown_for };
             prop_assert!(may_have_more(Some(Duration::from_secs(quiet)), Some(&read), Some(&known), &config));
         }
     }

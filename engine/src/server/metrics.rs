@@ -50,7 +50,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Subject;
 use crate::ingest::Committed;
-use crate::ingest::brokers::Known;
+use crate::ingest::brokers::{Known, unread};
 use crate::ingest::census::Census;
 use crate::ingest::state::{FeedState, IngestState, PartitionState};
 use crate::maintenance::report::Kind;
@@ -142,12 +142,7 @@ impl Partition<'_> {
     }
 
     fn lag(&self) -> i64 {
-        let end = self.known.and_then(|known| known.end);
-        let (next, end) = match self.read {
-            Some(read) => (Some(read.next_offset), end.max(Some(read.end_offset))),
-            None => (self.known.and_then(|known| known.first), end),
-        };
-        end.zip(next).map_or(0, |(end, next)| (end - next).max(0))
+        unread(self.read, self.known.as_ref())
     }
 
     fn silence(&self) -> f64 {

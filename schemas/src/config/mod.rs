@@ -138,8 +138,9 @@ pub struct IngestConfig {
     /// A partition without a record for this long no longer holds the watermark, if everything in it was read. Default
     /// `30s`.
     pub idle_timeout: Span,
-    /// A partition of which no broker can say where it ends (its leader is away) may have unread records and holds the
-    /// watermark for this long. Default `1h`.
+    /// A partition of which no broker can say where it ends (its leader is away) may have more records than are known and
+    /// holds the watermark for this long. Those that are known hold it until they are read; where none could be for this
+    /// long, the log says of which partition, and how many they are. Default `1h`.
     pub unreachable_timeout: Span,
     /// Lag in records above which the stream counts as catching up. Default 20,000.
     pub catch_up_records: u64,

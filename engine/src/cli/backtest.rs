@@ -9,10 +9,10 @@ use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
-use meterline_models::rolling::{Delayed, Rolling};
-use meterline_schemas::Micros;
+use meterline_models::rolling::{Delayed, Rolling, Schedule};
 use meterline_schemas::quantiles::LEVELS;
 use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
 use super::offline::{OfflineArgs, steps};
@@ -40,6 +40,11 @@ pub struct Args {
     /// Fit to so much before each fit alone, such as 365d [default: to everything]
     #[arg(long, value_name = "TIME")]
     history: Option<Span>,
+    /// Leave so much out between the end of what a model is fitted to and the first origin that it forecasts from, such as
+    /// 7d for models that are a week old. At an origin all is known, but for --delay: the longer of the two is left out
+    /// [default: nothing]
+    #[arg(long, value_name = "TIME")]
+    gap: Option<Span>,
     /// How late readings come: what is younger than this at an origin is not known there
     #[arg(long, value_name = "TIME")]
     delay: Option<Span>,
@@ -67,10 +72,23 @@ struct Scored {
     frequency: String,
     model: String,
     origins: Vec<String>,
+    /// Native intervals that are left out between the end of each fit and the first origin that it forecasts from, at least.
+    gap: usize,
+    /// Native intervals before each origin that are not known there.
+    delay: usize,
+    /// End of what each fit knew, the oldest first; nothing for what is not fitted.
+    fitted_until: Vec<String>,
     fit_seconds: f64,
     report: Report,
     #[serde(skip)]
     series: Vec<String>,
+}
+
+/// A model that is compared with others.
+struct Compared {
+    model: Box<dyn Forecaster>,
+    fitted_until: Vec<String>,
+    fit_seconds: f64,
 }
 
 /// Fits the models before the origins, and says what they scored.
@@ -94,34 +112,36 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     for OfflinePanel { mut panel, estimated } in args.offline.read()?.panels {
         let step = args.step.map(|step| steps(step, panel.frequency));
         let task = args.offline.task_of_origins(panel.frequency, step);
-        // What is younger than the delay in part is not known either.
-        let delay = args.delay.map_or(0, |delay| {
-            let step = panel.frequency.nominal_micros();
-            usize::try_from(delay.micros().div_euclid(step) + i64::from(delay.micros().rem_euclid(step) > 0))
-                .unwrap_or(0)
-        });
+        let schedule = schedule(args, panel.frequency);
+        let delay = schedule.delay;
         let origins = origins(args, &panel, task.horizon)?;
         let last = origins.last().copied().unwrap_or(Micros::MIN);
         args.offline.complete_after(&mut panel, last, task.horizon)?;
         let naive = SeasonalNaive::for_frequency(panel.frequency);
-        let mut models: Vec<(Box<dyn Forecaster>, f64)> = vec![(Box::new(Delayed { model: naive, delay }), 0.0)];
+        let model = Box::new(Delayed { model: naive, delay });
+        let mut models = vec![Compared { model, fitted_until: Vec::new(), fit_seconds: 0.0 }];
         for kind in &kinds {
             let begun = Instant::now();
-            let rolling = rolling(args, kind, &panel, &task, &origins, delay)?;
-            models.push((Box::new(Delayed { model: rolling, delay }), begun.elapsed().as_secs_f64()));
+            let rolling = rolling(args, kind, &panel, &task, &origins, &schedule)?;
+            let fit_seconds = begun.elapsed().as_secs_f64();
+            let fitted_until = rolling.fits().map(|fit| format_micros(fit.until)).collect();
+            models.push(Compared { model: Box::new(Delayed { model: rolling, delay }), fitted_until, fit_seconds });
         }
-        let all: Vec<&dyn Forecaster> = models.iter().map(|(model, _)| &**model).collect();
+        let all: Vec<&dyn Forecaster> = models.iter().map(|compared| &*compared.model).collect();
         let quality = |series: usize, interval: usize| match estimated[series].get(interval) {
             Some(true) => "estimated",
             _ => "measured",
         };
         let reports = score(&all, &panel, &origins, task.horizon, &rule, &quality);
-        for ((model, fit_seconds), report) in models.iter().zip(reports) {
+        for (compared, report) in models.into_iter().zip(reports) {
             scored.push(Scored {
                 frequency: panel.frequency.to_string(),
-                model: model.name().to_owned(),
+                model: compared.model.name().to_owned(),
                 origins: origins.iter().copied().map(format_micros).collect(),
-                fit_seconds: *fit_seconds,
+                gap: schedule.gap,
+                delay,
+                fitted_until: compared.fitted_until,
+                fit_seconds: compared.fit_seconds,
                 report,
                 series: panel.series.iter().map(|series| series.id.clone()).collect(),
             });
@@ -151,31 +171,41 @@ fn origins(args: &Args, panel: &Panel, horizon: usize) -> Result<Vec<Micros>, Co
     }
 }
 
+// When models are fitted, and to what.
+fn schedule(args: &Args, frequency: Frequency) -> Schedule {
+    // What is too young in part counts as too young.
+    let whole = |time: Option<Span>| {
+        let (time, step) = (time.unwrap_or_default().micros(), frequency.nominal_micros());
+        usize::try_from(time.div_euclid(step) + i64::from(time.rem_euclid(step) > 0)).unwrap_or(0)
+    };
+    Schedule {
+        every: args.refit_every,
+        history: args.history.map(|history| steps(history, frequency)),
+        gap: whole(args.gap),
+        delay: whole(args.delay),
+    }
+}
+
 fn rolling(
     args: &Args,
     kind: &Kind,
     panel: &Panel,
     task: &Task,
     origins: &[Micros],
-    delay: usize,
+    schedule: &Schedule,
 ) -> Result<Rolling, CommandError> {
-    let every = args.refit_every.unwrap_or(usize::MAX).max(1);
-    let due: Vec<Micros> = origins.iter().step_by(every).copied().collect();
+    let due = schedule.fits(panel, origins);
     let mut fits = Vec::new();
-    let task = Task { horizon: task.horizon + delay, ..task.clone() };
-    for (number, origin) in due.iter().enumerate() {
-        let end = panel.frequency.advance(*origin, -(delay as i64), &panel.zone);
-        let mut known = panel.cut(end);
-        if let Some(history) = args.history {
-            known = known.newest(steps(history, panel.frequency));
-        }
+    let task = Task { horizon: task.horizon + schedule.delay, ..task.clone() };
+    for (number, fit) in due.iter().enumerate() {
+        let known = schedule.known(panel, fit);
         let mut shown =
             args.offline.shown(format!("{}, {}, fit {} of {}", kind.name, panel.frequency, number + 1, due.len()));
         let fitted = kind.model().fit(&known, &task, &mut |done| shown.step(done))?;
         if let Some(report) = fitted.report() {
-            eprintln!("{} until {}: {report}", kind.name, format_micros(end));
+            eprintln!("{} until {}: {report}", kind.name, format_micros(fit.until));
         }
-        fits.push((end, fitted));
+        fits.push((*fit, fitted));
     }
     Rolling::new(fits).ok_or_else(|| CommandError::failed("there is no origin"))
 }
@@ -292,6 +322,9 @@ mod tests {
                 frequency: "PT1H".into(),
                 model: "m".into(),
                 origins: Vec::new(),
+                gap: 0,
+                delay: 0,
+                fitted_until: Vec::new(),
                 fit_seconds: 0.0,
                 report,
                 series: Vec::new(),
@@ -299,6 +332,28 @@ mod tests {
             let text = table(&[one], None);
             assert!(shown.iter().all(|word| text.contains(word)), "{text}");
             assert!(!hidden.iter().any(|word| text.contains(word)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_left_out_of_each_fit_and_told() {
+        let directory = written(usize::MAX);
+        let fits = |more: &[&str]| {
+            let found = scored(&directory, more).unwrap();
+            let document = serde_json::to_value(&found).unwrap();
+            assert_eq!(document[0]["fitted_until"], serde_json::json!([]), "what is not fitted");
+            (document[1]["gap"].clone(), document[1]["origins"].clone(), document[1]["fitted_until"].clone())
+        };
+        let origins = ["1970-01-29T00:00:00Z", "1970-01-30T00:00:00Z"];
+        let days = |days: &[&str]| days.iter().map(|day| format!("1970-01-{day}:00:00Z")).collect::<Vec<_>>();
+        for (more, gap, until) in [
+            (&[][..], 0, days(&["29T00"])),
+            (&["--gap", "5d"][..], 120, days(&["24T00"])),
+            (&["--gap", "5d", "--delay", "6h", "--refit-every", "1"][..], 120, days(&["24T00", "25T00"])),
+            // What the gap covers in part is left out, too; and more comes late than that.
+            (&["--gap", "90m", "--delay", "6h"][..], 2, days(&["28T18"])),
+        ] {
+            assert_eq!(fits(more), (gap.into(), origins.as_slice().into(), until.into()), "{more:?}");
         }
     }
 

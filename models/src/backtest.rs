@@ -92,10 +92,21 @@ pub fn compare_at_cost(
     models.iter().zip(scores).map(|(model, scores)| scores.finish(model.name(), left_out)).collect()
 }
 
+/// What [`score`] says of one model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scoring {
+    /// The figures of the scored points.
+    pub report: Report,
+    /// Scored (series, origin) windows: those with an actual value for which every compared model has a forecast.
+    pub windows: usize,
+    /// Windows with an actual value for which this model has no forecast. They are scored for none of the models.
+    pub windows_missed: usize,
+}
+
 /// Scores several models by every figure of `rule`, on identical points, in the order of `models`: those of windows for
-/// which each of them has a forecast. Series have the numbers of their places in the panel; a series' scale is that of
-/// MASE in [`compare`]. `group` names the group of a point, such as the quality of its value, by that place and the
-/// interval of the series.
+/// which each of them has a forecast of every step; how many windows a model has none for is counted. Series have the
+/// numbers of their places in the panel; a series' scale is that of MASE in [`compare`]. `group` names the group of a
+/// point, such as the quality of its value, by that place and the interval of the series.
 pub fn score(
     models: &[&dyn Forecaster],
     panel: &Panel,
@@ -103,30 +114,74 @@ pub fn score(
     horizon: usize,
     rule: &Rule,
     group: &dyn Fn(usize, usize) -> &'static str,
-) -> Vec<Report> {
+) -> Vec<Scoring> {
     let scales = Scores::new(panel, origins, horizon, None).scales;
     let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
+    let (mut windows, mut missed) = (0, vec![0; models.len()]);
     for origin in origins {
-        let known = panel.cut(*origin);
-        let forecasts: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
-        for (i, series) in panel.series.iter().enumerate() {
-            let from = known.series[i].values.len();
-            let actuals = series.values.get(from..).unwrap_or_default();
-            let found = forecasts.iter().map(|f| f.get(i).and_then(|f| f.as_ref().ok()));
-            let Some(found) = found.collect::<Option<Vec<&SeriesForecast>>>() else { continue };
+        each_window(models, panel, *origin, horizon, &mut |window| {
+            let Window { series, from, actuals, forecasts } = window;
+            let is_whole = |f: &&SeriesForecast| f.mean.len().min(f.quantiles.len()) >= actuals.len();
+            let found: Vec<_> = forecasts.into_iter().map(|forecast| forecast.filter(is_whole)).collect();
+            let counts = usize::from(has_values(actuals));
+            for (missed, _) in missed.iter_mut().zip(&found).filter(|(_, forecast)| forecast.is_none()) {
+                *missed += counts;
+            }
+            let Some(found) = found.into_iter().collect::<Option<Vec<&SeriesForecast>>>() else { return };
+            windows += counts;
             for (board, forecast) in boards.iter_mut().zip(found) {
-                for (step, actual) in actuals.iter().take(horizon).enumerate() {
-                    let (Some(mean), Some(quantiles)) = (forecast.mean.get(step), forecast.quantiles.get(step)) else {
-                        continue;
-                    };
-                    let place = Place { series: i as u64, step: step as u32 + 1, groups: &[group(i, from + step)] };
+                let steps = actuals.iter().zip(&forecast.mean).zip(&forecast.quantiles).enumerate();
+                for (step, ((actual, mean), quantiles)) in steps {
+                    let groups = &[group(series, from + step)];
+                    let place = Place { series: series as u64, step: step as u32 + 1, groups };
                     let actual = f64::from(*actual);
-                    board.add(&place, &Point { actual, mean: *mean, quantiles, scale: scales[i] });
+                    board.add(&place, &Point { actual, mean: *mean, quantiles, scale: scales[series] });
                 }
             }
-        }
+        });
     }
-    boards.iter().map(Scoreboard::report).collect()
+    let scoring =
+        |(board, windows_missed): (&Scoreboard, usize)| Scoring { report: board.report(), windows, windows_missed };
+    boards.iter().zip(missed).map(scoring).collect()
+}
+
+/// What came true of one series from one origin on, and what models said.
+struct Window<'a> {
+    /// The series' place in the panel.
+    series: usize,
+    /// Its interval that the window begins with.
+    from: usize,
+    /// The values of at most a horizon, one at least; NaN where one is missing.
+    actuals: &'a [f32],
+    /// Of each model, where it has one.
+    forecasts: Vec<Option<&'a SeriesForecast>>,
+}
+
+fn has_values(actuals: &[f32]) -> bool {
+    actuals.iter().any(|actual| actual.is_finite())
+}
+
+// Every window from an origin, of the series that have begun by then.
+fn each_window(
+    models: &[&dyn Forecaster],
+    panel: &Panel,
+    origin: Micros,
+    horizon: usize,
+    visit: &mut dyn FnMut(Window<'_>),
+) {
+    let known = panel.cut(origin);
+    let all: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
+    for (i, series) in panel.series.iter().enumerate() {
+        let from = known.series[i].values.len();
+        let actuals = series.values.get(from..).unwrap_or_default();
+        let actuals = &actuals[..horizon.min(actuals.len())];
+        let starts_later = panel.frequency.steps_between(series.start, origin, &panel.zone) < 0;
+        if starts_later || actuals.is_empty() {
+            continue;
+        }
+        let forecasts = all.iter().map(|of_model| of_model.get(i).and_then(|forecast| forecast.as_ref().ok()));
+        visit(Window { series: i, from, actuals, forecasts: forecasts.collect() });
+    }
 }
 
 fn score_origin(
@@ -136,27 +191,21 @@ fn score_origin(
     horizon: usize,
     scores: &mut [Scores],
 ) -> usize {
-    let known = panel.cut(origin);
-    let forecasts: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
     let mut left_out = 0;
-    for (i, series) in panel.series.iter().enumerate() {
-        let Some(actuals) = series.values.get(known.series[i].values.len()..) else { continue };
-        let starts_later = panel.frequency.steps_between(series.start, origin, &panel.zone) < 0;
-        let actuals = &actuals[..horizon.min(actuals.len())];
-        if starts_later || !actuals.iter().any(|a| a.is_finite()) {
-            continue;
+    each_window(models, panel, origin, horizon, &mut |window| {
+        let Window { series, from, actuals, forecasts } = window;
+        if !has_values(actuals) {
+            return;
         }
-        let found: Option<Vec<&SeriesForecast>> =
-            forecasts.iter().map(|f| f.get(i).and_then(|f| f.as_ref().ok())).collect();
-        let Some(found) = found else {
+        let Some(found) = forecasts.into_iter().collect::<Option<Vec<&SeriesForecast>>>() else {
             left_out += 1;
-            continue;
+            return;
         };
-        let from = known.series[i].values.len();
+        let weights = &panel.series[series];
         for (scores, forecast) in scores.iter_mut().zip(found) {
-            scores.add(i, actuals, |step| series.weight(from + step) < 1.0, forecast);
+            scores.add(series, actuals, |step| weights.weight(from + step) < 1.0, forecast);
         }
-    }
+    });
     left_out
 }
 
@@ -286,7 +335,9 @@ mod tests {
         let (short, long) = (SeasonalNaive::short(panel.frequency), SeasonalNaive::long(panel.frequency));
         let models: [&dyn Forecaster; 2] = [&short, &long];
         let compared = compare(&models, &panel, &origins, 24);
-        for (evaluation, report) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule, &quality)) {
+        for (evaluation, scoring) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule, &quality)) {
+            let Scoring { report, windows, windows_missed } = scoring;
+            assert_eq!((windows, windows_missed), (evaluation.windows, 0));
             assert_eq!(report.overall.points, evaluation.points);
             for (one, other) in [(report.overall.wql, evaluation.wql), (report.overall.mase, evaluation.mase)] {
                 assert!((one.unwrap() - other.unwrap()).abs() < 1e-9, "{one:?} {other:?}");
@@ -310,7 +361,7 @@ mod tests {
         let of = |under: f64, over: f64| {
             let cost = Cost::new(under, over).unwrap();
             let rule = Rule::new(&LEVELS).unwrap().with_cost(cost);
-            let reported = score(&[&naive], &panel, &origins, 24, &rule, &|_, _| "all")[0].overall.cost.unwrap();
+            let reported = score(&[&naive], &panel, &origins, 24, &rule, &|_, _| "all")[0].report.overall.cost.unwrap();
             let compared = compare_at_cost(&[&naive], &panel, &origins, 24, Some(cost))[0].cost.unwrap();
             assert!((compared - reported).abs() < 1e-9, "{compared} {reported}");
             compared
@@ -366,6 +417,37 @@ mod tests {
         assert_eq!((found[0].nd, found[0].points), (found[1].nd, found[1].points));
         assert_eq!(found[1].model, "picky");
         assert_eq!(evaluate(&naive, &panel, &origins, 24).windows, 6);
+    }
+
+    // Forgets the last step.
+    struct Short;
+
+    impl Forecaster for Short {
+        fn name(&self) -> &str {
+            "short"
+        }
+
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            SeasonalNaive::short(panel.frequency).forecast(panel, horizon - 1)
+        }
+    }
+
+    #[test]
+    fn each_model_s_missing_forecasts_are_counted_and_no_model_is_scored_there() {
+        let mut panel = panel(20);
+        // One window has nothing to be scored, and lacks no forecast.
+        panel.series[1].values[19 * 24..].fill(f32::NAN);
+        let naive = SeasonalNaive::short(Frequency::HOUR);
+        let (origins, rule) = ([17 * DAY, 18 * DAY, 19 * DAY], Rule::new(&LEVELS).unwrap());
+        let found = |models: &[&dyn Forecaster]| {
+            let found = score(models, &panel, &origins, 24, &rule, &|_, _| "all");
+            let of = |of: &Scoring| (of.windows, of.windows_missed, of.report.overall.points);
+            found.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[&naive]), [(8, 0, 8 * 24)]);
+        assert_eq!(found(&[&naive, &Picky]), [(6, 0, 6 * 24), (6, 2, 6 * 24)]);
+        // A forecast that ends before the window is none.
+        assert_eq!(found(&[&Short, &naive]), [(0, 8, 0), (0, 0, 0)]);
     }
 
     #[test]

@@ -79,6 +79,10 @@ struct Scored {
     /// End of what each fit knew, the oldest first; nothing for what is not fitted.
     fitted_until: Vec<String>,
     fit_seconds: f64,
+    /// Windows (a series from an origin on) that are scored: those that every model has a forecast for.
+    windows: usize,
+    /// Windows that this model has no forecast for, which are scored for none.
+    windows_missed: usize,
     report: Report,
     #[serde(skip)]
     series: Vec<String>,
@@ -132,8 +136,8 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
             Some(true) => "estimated",
             _ => "measured",
         };
-        let reports = score(&all, &panel, &origins, task.horizon, &rule, &quality);
-        for (compared, report) in models.into_iter().zip(reports) {
+        let scorings = score(&all, &panel, &origins, task.horizon, &rule, &quality);
+        for (compared, scoring) in models.into_iter().zip(scorings) {
             scored.push(Scored {
                 frequency: panel.frequency.to_string(),
                 model: compared.model.name().to_owned(),
@@ -142,7 +146,9 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
                 delay,
                 fitted_until: compared.fitted_until,
                 fit_seconds: compared.fit_seconds,
-                report,
+                windows: scoring.windows,
+                windows_missed: scoring.windows_missed,
+                report: scoring.report,
                 series: panel.series.iter().map(|series| series.id.clone()).collect(),
             });
         }
@@ -234,9 +240,12 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
     header.extend(["points", "fit s"].map(String::from));
     let with_cost = scored.iter().any(|one| one.report.overall.cost.is_some());
     header.extend(with_cost.then(|| "cost".to_owned()));
+    let with_missed = scored.iter().any(|one| one.windows_missed > 0);
+    header.extend(with_missed.then(|| "missed".to_owned()));
     let mut rows = Vec::new();
     for one in scored {
-        let row = |group_value: Option<String>, figures: &Figures, seconds: String| {
+        let row = |group_value: Option<String>, figures: &Figures, of_all: Option<[String; 2]>| {
+            let [seconds, missed] = of_all.unwrap_or_default();
             let shown = |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.4}"));
             let mut cells = vec![one.frequency.clone(), one.model.clone()];
             cells.extend(group.map(|_| group_value.unwrap_or_else(|| "all".to_owned())));
@@ -246,20 +255,21 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
             cells.extend(covered.iter().map(|nominal| shown(figures.interval(*nominal).and_then(|i| i.coverage))));
             cells.extend([figures.points.to_string(), seconds]);
             cells.extend(with_cost.then(|| shown(figures.cost)));
+            cells.extend(with_missed.then_some(missed));
             cells
         };
-        rows.push(row(None, &one.report.overall, format!("{:.1}", one.fit_seconds)));
+        let missed = if one.windows_missed > 0 { one.windows_missed.to_string() } else { String::new() };
+        rows.push(row(None, &one.report.overall, Some([format!("{:.1}", one.fit_seconds), missed])));
         match by {
             Some(By::Series) => rows.extend(one.report.by_series.iter().map(|(number, figures)| {
                 let id = usize::try_from(*number).ok().and_then(|number| one.series.get(number)).cloned();
-                row(id, figures, String::new())
+                row(id, figures, None)
             })),
-            Some(By::Step) => rows.extend(
-                one.report.by_step.iter().map(|(step, figures)| row(Some(step.to_string()), figures, String::new())),
-            ),
-            Some(By::Quality) => rows.extend(
-                one.report.by_group.iter().map(|(quality, figures)| row(Some(quality.clone()), figures, String::new())),
-            ),
+            Some(By::Step) => {
+                rows.extend(one.report.by_step.iter().map(|(step, figures)| row(Some(step.to_string()), figures, None)))
+            }
+            Some(By::Quality) => rows
+                .extend(one.report.by_group.iter().map(|(quality, figures)| row(Some(quality.clone()), figures, None))),
             None => {}
         }
     }
@@ -326,6 +336,8 @@ mod tests {
                 delay: 0,
                 fitted_until: Vec::new(),
                 fit_seconds: 0.0,
+                windows: 0,
+                windows_missed: 0,
                 report,
                 series: Vec::new(),
             };
@@ -333,6 +345,27 @@ mod tests {
             assert!(shown.iter().all(|word| text.contains(word)), "{text}");
             assert!(!hidden.iter().any(|word| text.contains(word)), "{text}");
         }
+    }
+
+    #[test]
+    fn windows_without_a_forecast_are_counted_by_model_and_shown_where_there_are_some() {
+        let directory = written(usize::MAX);
+        let path = directory.path().join("f.csv");
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        // A second series that begins a few hours before the last origin.
+        for hour in 28 * 24 + 20..30 * 24 {
+            text.push_str(&format!("b,{},1,,\n", format_micros(hour * meterline_schemas::time::HOUR)));
+        }
+        let whole = scored(&directory, &[]).unwrap();
+        assert!(whole.iter().all(|one| (one.windows, one.windows_missed) == (2, 0)));
+        assert!(!table(&whole, None).contains("missed"));
+        std::fs::write(&path, text).unwrap();
+        // Which asks for eight values.
+        let found = scored(&directory, &["--models", "harmonic", "--frequency", "PT1H"]).unwrap();
+        assert!(found.iter().all(|one| one.windows == 2), "{found:?}");
+        assert_eq!((found[2].model.as_str(), found[2].windows_missed), ("harmonic", 1), "{found:?}");
+        assert!(table(&found, None).lines().next().unwrap().ends_with("missed"));
+        assert_eq!(serde_json::to_value(&found).unwrap()[2]["windows_missed"], 1);
     }
 
     #[test]

@@ -83,9 +83,25 @@ struct Scored {
     windows: usize,
     /// Windows that this model has no forecast for, which are scored for none.
     windows_missed: usize,
-    report: Report,
-    #[serde(skip)]
-    series: Vec<String>,
+    report: Told,
+}
+
+/// The figures of a [`Report`], those of a series by its identifier.
+#[derive(Debug, Serialize)]
+struct Told {
+    overall: Figures,
+    by_series: Vec<(String, Figures)>,
+    by_step: Vec<(u32, Figures)>,
+    by_group: Vec<(String, Figures)>,
+}
+
+impl Told {
+    fn of(report: Report, panel: &Panel) -> Told {
+        let Report { overall, by_series, by_step, by_group } = report;
+        let id = |number: u64| usize::try_from(number).ok().and_then(|number| panel.series.get(number));
+        let named = by_series.into_iter().filter_map(|(number, figures)| Some((id(number)?.id.clone(), figures)));
+        Told { overall, by_series: named.collect(), by_step, by_group }
+    }
 }
 
 /// A model that is compared with others.
@@ -148,8 +164,7 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
                 fit_seconds: compared.fit_seconds,
                 windows: scoring.windows,
                 windows_missed: scoring.windows_missed,
-                report: scoring.report,
-                series: panel.series.iter().map(|series| series.id.clone()).collect(),
+                report: Told::of(scoring.report, &panel),
             });
         }
     }
@@ -261,10 +276,9 @@ fn table(scored: &[Scored], by: Option<By>) -> String {
         let missed = if one.windows_missed > 0 { one.windows_missed.to_string() } else { String::new() };
         rows.push(row(None, &one.report.overall, Some([format!("{:.1}", one.fit_seconds), missed])));
         match by {
-            Some(By::Series) => rows.extend(one.report.by_series.iter().map(|(number, figures)| {
-                let id = usize::try_from(*number).ok().and_then(|number| one.series.get(number)).cloned();
-                row(id, figures, None)
-            })),
+            Some(By::Series) => {
+                rows.extend(one.report.by_series.iter().map(|(id, figures)| row(Some(id.clone()), figures, None)));
+            }
             Some(By::Step) => {
                 rows.extend(one.report.by_step.iter().map(|(step, figures)| row(Some(step.to_string()), figures, None)))
             }
@@ -321,6 +335,27 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_a_series_have_its_identifier() {
+        let directory = written(usize::MAX);
+        let path = directory.path().join("f.csv");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let other: String = text.lines().skip(1).map(|line| format!("house 7{}\n", &line[1..])).collect();
+        std::fs::write(&path, text + &other).unwrap();
+        let found = scored(&directory, &[]).unwrap();
+        let document = serde_json::to_value(&found).unwrap();
+        for (place, id) in ["a", "house 7"].iter().enumerate() {
+            let [named, figures] =
+                &document[1]["report"]["by_series"].as_array().unwrap()[place].as_array().unwrap()[..]
+            else {
+                panic!("{document}")
+            };
+            assert_eq!((named, &figures["points"]), (&(*id).into(), &48.into()), "{document}");
+        }
+        let shown = table(&found, Some(By::Series));
+        assert_eq!(shown.matches("house 7").count(), 2, "{shown}");
+    }
+
+    #[test]
     fn the_intervals_that_the_levels_have_are_shown() {
         for (levels, shown, hidden) in [
             (&[0.1, 0.5, 0.9][..], vec!["MSIS 80 %", "coverage 80 %"], vec!["coverage 90 %"]),
@@ -338,8 +373,7 @@ mod tests {
                 fit_seconds: 0.0,
                 windows: 0,
                 windows_missed: 0,
-                report,
-                series: Vec::new(),
+                report: Told::of(report, &Panel::new(Frequency::HOUR, jiff::tz::TimeZone::UTC, Vec::new())),
             };
             let text = table(&[one], None);
             assert!(shown.iter().all(|word| text.contains(word)), "{text}");

@@ -11,7 +11,7 @@ use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind, Sees};
-use meterline_schemas::config::{Config, Fallback, LabelsConfig, resolve_policy};
+use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
@@ -58,8 +58,8 @@ pub struct OfflineArgs {
     /// Country whose public holidays count as days off, such as Netherlands
     #[arg(long, value_name = "NAME")]
     holidays: Option<String>,
-    /// How much values count in training that were estimated or substituted, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    /// How much values count in training that were estimated or substituted, 0 to 1: by default as in policies
+    #[arg(long, value_name = "SHARE", default_value_t = ESTIMATED_WEIGHT as f32)]
     pub estimated_weight: f32,
     /// Longest time of one fit; the best until then is kept
     #[arg(long, value_name = "TIME")]
@@ -304,6 +304,8 @@ mod tests {
         let found: Vec<(&str, Known)> = columns.iter().map(|column| (column.name.as_str(), column.known)).collect();
         assert_eq!(found, [("temperature", Known::Ahead), ("tariff", Known::Ahead), ("voltage", Known::Past)]);
         assert_eq!(named.covariate_fallback, None);
+        let policy = resolve_policy(Frequency::HOUR, &Default::default());
+        assert_eq!(f64::from(named.estimated_weight), policy.estimated_weight, "as in a policy");
         let twice = parsed(&["--covariates", "a,b", "--past-covariates", "b", "f.csv"]).unwrap().columns().unwrap_err();
         assert!(twice.status() == 2 && twice.message().contains("`b` is named twice"), "{}", twice.message());
         let week = parsed(&["--covariates", "a", "--covariate-fallback", "last_week", "f.csv"]).unwrap();

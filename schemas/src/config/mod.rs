@@ -26,7 +26,8 @@ pub use lake::{LakeConfig, S3_SCHEME, S3Config};
 pub use load::{ConfigError, parse, recheck};
 pub use maintenance::{Every, Keep, MaintenanceConfig, RetentionConfig};
 pub use policy::{
-    Approval, Costs, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, resolve_group_policy, resolve_policy,
+    Approval, Costs, ESTIMATED_WEIGHT, GateConfig, ModelConfig, PolicyConfig, ResolvedPolicy, resolve_group_policy,
+    resolve_policy,
 };
 pub use rollup::{LabelsConfig, Reconcile, RollupConfig, RollupFrequency, RollupValue};
 pub use selector::{SELECTORS_MAX, Selector, is_of_label, selectors, without_label};

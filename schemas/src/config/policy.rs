@@ -137,6 +137,9 @@ pub struct ModelConfig {
     pub estimated_weight: Option<f64>,
 }
 
+/// Default of [`ModelConfig::estimated_weight`].
+pub const ESTIMATED_WEIGHT: f64 = 0.5;
+
 /// What the policy's `cost_under` and `cost_over` say, where it has them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Costs {
@@ -201,7 +204,7 @@ pub struct ResolvedPolicy {
     #[serde(default)]
     pub workdays: Vec<Date>,
     /// See [`ModelConfig::estimated_weight`].
-    #[serde(default = "half")]
+    #[serde(default = "estimated_weight")]
     pub estimated_weight: f64,
     /// See [`ModelConfig::origins_a_day`].
     #[serde(default = "four")]
@@ -240,8 +243,8 @@ fn correct_defaults() -> TriggerDefaults {
     }
 }
 
-fn half() -> f64 {
-    0.5
+fn estimated_weight() -> f64 {
+    ESTIMATED_WEIGHT
 }
 
 fn four() -> usize {
@@ -383,7 +386,7 @@ fn resolve(frequency: Frequency, source: String, policy: &PolicyConfig) -> Resol
         holidays: policy.model.holidays.clone(),
         days_off: policy.model.days_off.clone(),
         workdays: policy.model.workdays.clone(),
-        estimated_weight: policy.model.estimated_weight.unwrap_or_else(half),
+        estimated_weight: policy.model.estimated_weight.unwrap_or(ESTIMATED_WEIGHT),
         origins_a_day: policy.model.origins_a_day.unwrap_or_else(four),
         source,
         frequency,

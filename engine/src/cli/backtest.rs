@@ -124,6 +124,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 
 fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     let kinds: Vec<&Kind> = args.models.iter().map(|name| args.offline.kind(name)).collect::<Result<_, _>>()?;
+    args.offline.check_inputs(&kinds)?;
     let mut rule = Rule::new(&LEVELS).map_err(|error| CommandError::failed(error.to_string()))?;
     if let Some((under, over)) = args.cost_under.zip(args.cost_over) {
         rule = rule.with_cost(Cost::new(under, over).map_err(|error| CommandError::usage(error.to_string()))?);
@@ -426,12 +427,12 @@ mod tests {
 
     #[test]
     fn what_is_known_ahead_is_asked_for_at_the_last_origin() {
-        let named = ["--covariates", "temperature"];
+        let named = ["--models", "harmonic", "--covariates", "temperature"];
         let refused = scored(&written(29 * 24 + 3), &named).unwrap_err();
         assert!(refused.message().contains("1970-01-30T03:00:00Z"), "{}", refused.message());
         let filled = [&named[..], &["--covariate-fallback", "last_week"]].concat();
-        assert_eq!(scored(&written(29 * 24 + 3), &filled).unwrap().len(), 2);
+        assert_eq!(scored(&written(29 * 24 + 3), &filled).unwrap().len(), 3);
         // A gap before it is one for the models.
-        assert_eq!(scored(&written(20 * 24), &named).unwrap().len(), 2);
+        assert_eq!(scored(&written(20 * 24), &named).unwrap().len(), 3);
     }
 }

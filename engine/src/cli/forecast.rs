@@ -77,6 +77,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 
 fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Result<Written, CommandError> {
     let kind = offline.kind(model)?;
+    offline.check_inputs(&[kind])?;
     let mut texts = Vec::new();
     let mut documents = Vec::new();
     let mut explanations = Vec::new();

@@ -10,7 +10,7 @@ use meterline_connectors::files::labels::{self, LabelFileError};
 use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Task};
 use meterline_models::holidays::Holidays;
-use meterline_models::registry::{self, Kind, Sees};
+use meterline_models::registry::{self, Kind};
 use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
@@ -22,6 +22,7 @@ use crate::ingest::rollup::LabelChange;
 use crate::ingest::rollup::plan::Label;
 use crate::offline::{Offline, OfflineOptions, complete, read};
 use crate::series_labels::{at_instant, set};
+use crate::triggers::inputs::Input;
 use crate::triggers::no_such_kind;
 
 /// Progress is said at most this often.
@@ -187,11 +188,34 @@ impl OfflineArgs {
 
     /// The kind of model of this name.
     pub fn kind(&self, name: &str) -> Result<&'static Kind, CommandError> {
-        let kind = registry::find(name).ok_or_else(|| CommandError::usage(no_such_kind(name)))?;
-        if self.labels.is_some() && kind.sees < Sees::All {
-            eprintln!("{name} makes no use of --labels; `meterline models kinds` says which models do");
+        registry::find(name).ok_or_else(|| CommandError::usage(no_such_kind(name)))
+    }
+
+    /// Refuses what none of these kinds makes use of, and says of which of them makes no use of what the others do: so
+    /// models can be compared with and without it.
+    pub fn check_inputs(&self, kinds: &[&Kind]) -> Result<(), CommandError> {
+        for (option, input, is_given) in self.inputs() {
+            let without: Vec<&Kind> =
+                kinds.iter().copied().filter(|kind| is_given && !input.is_seen_by(kind)).collect();
+            match without.first() {
+                Some(first) if without.len() == kinds.len() => {
+                    let why = format!("{option}: {}; {}", input.of_no_use(first), input.remedy());
+                    return Err(CommandError::usage(why));
+                }
+                _ => without.iter().for_each(|kind| eprintln!("{option}: {}", input.of_no_use(kind))),
+            }
         }
-        Ok(kind)
+        Ok(())
+    }
+
+    // What models can be given, with its option, and whether it is.
+    fn inputs(&self) -> [(&'static str, Input, bool); 4] {
+        [
+            ("--labels", Input::Labels, self.labels.is_some()),
+            ("--covariates", Input::Covariates, !self.covariates.is_empty()),
+            ("--past-covariates", Input::PastCovariates, !self.past_covariates.is_empty()),
+            ("--holidays", Input::Holidays, self.holidays.is_some()),
+        ]
     }
 
     /// Says how far something is, and ends it once its time is over.
@@ -295,6 +319,36 @@ mod tests {
     fn parsed(arguments: &[&str]) -> Result<OfflineArgs, clap::Error> {
         let line = Line::try_parse_from(["meterline"].iter().chain(arguments));
         line.map(|line| line.offline)
+    }
+
+    #[test]
+    fn what_no_model_makes_use_of_is_refused_as_in_a_configuration() {
+        let check = |kinds: &[&str], given: &[&str]| {
+            let offline = parsed(&[given, &["f.csv"]].concat()).unwrap();
+            let kinds: Vec<&Kind> = kinds.iter().map(|kind| offline.kind(kind).unwrap()).collect();
+            offline.check_inputs(&kinds).map_err(|error| (error.status(), error.message().to_owned()))
+        };
+        for (kind, given, words) in [
+            (
+                "quantile_mlp",
+                ["--covariates", "t"],
+                "--covariates: the model `quantile_mlp` makes no use of covariates;",
+            ),
+            ("prophet", ["--past-covariates", "v"], "no use of covariates that are known of the past alone; choose"),
+            (
+                "harmonic",
+                ["--holidays", "Portugal"],
+                "--holidays: the model `harmonic` makes no use of days off; choose",
+            ),
+            ("linear_quantile", ["--labels", "l.csv"], "no use of labels; choose a kind that does (adjusted_mlp, "),
+        ] {
+            let (status, message) = check(&[kind], &given).unwrap_err();
+            assert!(status == 2 && message.contains(words), "{message}");
+            // One that does may be compared with one that does not.
+            assert_eq!(check(&[kind, "auto"], &given), Ok(()), "{kind}");
+        }
+        assert_eq!(check(&["harmonic"], &["--covariates", "t"]), Ok(()));
+        assert_eq!(check(&["ets"], &[]), Ok(()));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod compiled;
 pub mod decide;
 pub mod facts;
+pub(crate) mod inputs;
 mod known;
 pub mod learn;
 pub mod next;
@@ -29,7 +30,7 @@ pub mod words;
 use arrow::datatypes::SchemaRef;
 use meterline_models::cost::Cost;
 use meterline_models::holidays::{Holidays, UnknownCountry};
-use meterline_models::registry::{self, Sees};
+use meterline_models::registry;
 use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{
     Config, ConfigError, KnownWhen, PolicyConfig, Predicates, ResolvedPolicy, ResolvedTrigger, resolve_group_policy,
@@ -40,6 +41,7 @@ use meterline_schemas::names;
 
 pub use facts::{FactsError, facts_table};
 
+use self::inputs::Input;
 use self::predicate::{Predicate, gate_schema};
 
 use crate::metadata::records::Pipeline;
@@ -155,27 +157,18 @@ fn check_inputs(text: &str, name: &str, config: &Config, policy: &ResolvedPolicy
     let Some(kind) = registry::find(&policy.model) else { return Ok(()) };
     let is_ahead = |name: &String| config.covariate.get(name).is_some_and(|of| of.known() == KnownWhen::Ahead);
     let are_ahead = policy.covariates.iter().all(is_ahead);
-    let of_no_use = [
-        ("labels", "labels", !policy.labels.is_empty() && kind.sees < Sees::All),
-        ("covariates", "covariates", !policy.covariates.is_empty() && kind.sees == Sees::Values),
-        ("covariates", "covariates that are known of the past alone", !are_ahead && kind.sees == Sees::Ahead),
-        ("holidays", "days off", policy.holidays.is_some() && kind.sees < Sees::Covariates),
-        ("days_off", "days off", !policy.days_off.is_empty() && kind.sees < Sees::Covariates),
-        ("workdays", "days off", !policy.workdays.is_empty() && kind.sees < Sees::Covariates),
+    let given = [
+        (Input::Labels, !policy.labels.is_empty()),
+        (Input::Covariates, !policy.covariates.is_empty()),
+        (Input::PastCovariates, !are_ahead),
+        (Input::Holidays, policy.holidays.is_some()),
+        (Input::DaysOff, !policy.days_off.is_empty()),
+        (Input::Workdays, !policy.workdays.is_empty()),
     ];
-    for (key, what, is_of_no_use) in of_no_use {
-        if is_of_no_use {
-            let least = if key == "labels" { Sees::All } else { Sees::Covariates };
-            let others = registry::KINDS.iter().filter(|kind| kind.sees >= least).map(|kind| kind.name);
-            let message = format!(
-                "the model `{}` makes no use of {what}; choose a kind that does ({}), or leave them out",
-                kind.name,
-                others.collect::<Vec<_>>().join(", ")
-            );
-            return wrong(key, &message);
-        }
+    match given.into_iter().find(|(input, is_given)| *is_given && !input.is_seen_by(kind)) {
+        Some((input, _)) => wrong(input.key(), &format!("{}; {}", input.of_no_use(kind), input.remedy())),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What is wrong with the costs of a policy, with the key.

@@ -88,6 +88,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 
 fn tune(args: &Args) -> Result<Found, CommandError> {
     let kind = args.offline.kind(&args.model)?;
+    args.offline.check_inputs(&[kind])?;
     let tuning = tuning(kind)?;
     let space = Space::new((tuning.parameters)()).map_err(|error| CommandError::failed(error.to_string()))?;
     let mut whole = only(args.offline.panels()?)?;

@@ -1,0 +1,64 @@
+//! What a model is given beside the values of its series, and which kinds make use of it: one rule for policies and for
+//! commands on plain files.
+
+use meterline_models::registry::{self, Kind, Sees};
+
+/// Something that a model is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Labels of series.
+    Labels,
+    /// Covariates, of which some at least are known ahead.
+    Covariates,
+    /// Covariates that are known once their interval has ended.
+    PastCovariates,
+    /// Holidays of a country.
+    Holidays,
+    /// Dates that are days off.
+    DaysOff,
+    /// Dates that are worked on.
+    Workdays,
+}
+
+impl Input {
+    /// The key that gives it in the table `model` of a policy.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Input::Labels => "labels",
+            Input::Covariates | Input::PastCovariates => "covariates",
+            Input::Holidays => "holidays",
+            Input::DaysOff => "days_off",
+            Input::Workdays => "workdays",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Input::Labels => "labels",
+            Input::Covariates => "covariates",
+            Input::PastCovariates => "covariates that are known of the past alone",
+            Input::Holidays | Input::DaysOff | Input::Workdays => "days off",
+        }
+    }
+
+    /// Whether a kind makes use of it.
+    pub fn is_seen_by(self, kind: &Kind) -> bool {
+        match self {
+            Input::Labels => kind.sees == Sees::All,
+            Input::Covariates => kind.sees > Sees::Values,
+            _ => kind.sees >= Sees::Covariates,
+        }
+    }
+
+    /// That a kind makes no use of it.
+    pub fn of_no_use(self, kind: &Kind) -> String {
+        format!("the model `{}` makes no use of {}", kind.name, self.what())
+    }
+
+    /// What to do about that.
+    pub fn remedy(self) -> String {
+        let least = if self == Input::Labels { Sees::All } else { Sees::Covariates };
+        let others = registry::KINDS.iter().filter(|kind| kind.sees >= least).map(|kind| kind.name);
+        format!("choose a kind that does ({}), or leave them out", others.collect::<Vec<_>>().join(", "))
+    }
+}

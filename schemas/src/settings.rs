@@ -1,7 +1,9 @@
 //! Settings of a kind of model, as configuration files and records of searches have them.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +34,17 @@ impl fmt::Display for Value {
     }
 }
 
+/// As it is written in TOML, but that a text needs no quotes, which a shell takes away.
+impl FromStr for Value {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Value, Infallible> {
+        let read = toml::from_str::<Settings>(&format!("value = {text}")).ok();
+        let alone = read.filter(|read| read.len() == 1).and_then(|mut read| read.remove("value"));
+        Ok(alone.unwrap_or_else(|| Value::Choice(text.to_owned())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +54,10 @@ mod tests {
         for value in [Value::Integer(-3), Value::Float(2.0), Value::Float(1e-5), Value::Choice("a \"b\"".into())] {
             let read: Settings = toml::from_str(&format!("x = {value}\n")).unwrap();
             assert_eq!(read["x"], value);
+            assert_eq!(value.to_string().parse(), Ok(value));
+        }
+        for name in ["huber", "true", "1 2", "1\ny = 2", ""] {
+            assert_eq!(name.parse(), Ok(Value::Choice(name.to_owned())), "{name}");
         }
         let error = toml::from_str::<Settings>("x = true").unwrap_err().to_string();
         assert!(error.contains("expected a number or a text"), "{error}");

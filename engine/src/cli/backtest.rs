@@ -5,7 +5,7 @@ use std::time::Instant;
 use meterline_models::backtest::score;
 use meterline_models::cost::Cost;
 use meterline_models::data::Panel;
-use meterline_models::forecaster::{Forecaster, Task};
+use meterline_models::forecaster::{Forecaster, Model, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
 use meterline_models::registry::Kind;
@@ -125,6 +125,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     let kinds: Vec<&Kind> = args.models.iter().map(|name| args.offline.kind(name)).collect::<Result<_, _>>()?;
     args.offline.check_inputs(&kinds)?;
+    let unfitted: Vec<Box<dyn Model>> = kinds.iter().map(|kind| args.offline.model(kind)).collect::<Result<_, _>>()?;
     let mut rule = Rule::new(&LEVELS).map_err(|error| CommandError::failed(error.to_string()))?;
     if let Some((under, over)) = args.cost_under.zip(args.cost_over) {
         rule = rule.with_cost(Cost::new(under, over).map_err(|error| CommandError::usage(error.to_string()))?);
@@ -141,9 +142,9 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
         let naive = SeasonalNaive::for_frequency(panel.frequency);
         let model = Box::new(Delayed { model: naive, delay });
         let mut models = vec![Compared { model, fitted_until: Vec::new(), fit_seconds: 0.0 }];
-        for kind in &kinds {
+        for model in &unfitted {
             let begun = Instant::now();
-            let rolling = rolling(args, kind, &panel, &task, &origins, &schedule)?;
+            let rolling = rolling(args, &**model, &panel, &task, &origins, &schedule)?;
             let fit_seconds = begun.elapsed().as_secs_f64();
             let fitted_until = rolling.fits().map(|fit| format_micros(fit.until)).collect();
             models.push(Compared { model: Box::new(Delayed { model: rolling, delay }), fitted_until, fit_seconds });
@@ -210,7 +211,7 @@ fn schedule(args: &Args, frequency: Frequency) -> Schedule {
 
 fn rolling(
     args: &Args,
-    kind: &Kind,
+    model: &dyn Model,
     panel: &Panel,
     task: &Task,
     origins: &[Micros],
@@ -222,10 +223,10 @@ fn rolling(
     for (number, fit) in due.iter().enumerate() {
         let known = schedule.known(panel, fit);
         let mut shown =
-            args.offline.shown(format!("{}, {}, fit {} of {}", kind.name, panel.frequency, number + 1, due.len()));
-        let fitted = kind.model().fit(&known, &task, &mut |done| shown.step(done))?;
+            args.offline.shown(format!("{}, {}, fit {} of {}", model.name(), panel.frequency, number + 1, due.len()));
+        let fitted = model.fit(&known, &task, &mut |done| shown.step(done))?;
         if let Some(report) = fitted.report() {
-            eprintln!("{} until {}: {report}", kind.name, format_micros(fit.until));
+            eprintln!("{} until {}: {report}", model.name(), format_micros(fit.until));
         }
         fits.push((*fit, fitted));
     }

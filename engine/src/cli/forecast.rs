@@ -78,6 +78,7 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Result<Written, CommandError> {
     let kind = offline.kind(model)?;
     offline.check_inputs(&[kind])?;
+    let unfitted = offline.model(kind)?;
     let mut texts = Vec::new();
     let mut documents = Vec::new();
     let mut explanations = Vec::new();
@@ -86,7 +87,7 @@ fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Re
         let task = offline.task(panel.frequency);
         offline.complete(&mut panel, |series| series.values.len()..series.values.len() + task.horizon)?;
         let mut shown = offline.shown(format!("{model}, {}", panel.frequency));
-        let fitted = kind.model().fit(&panel, &task, &mut |done| shown.step(done))?;
+        let fitted = unfitted.fit(&panel, &task, &mut |done| shown.step(done))?;
         if let Some(report) = fitted.report() {
             eprintln!("{model}: {report}");
         }

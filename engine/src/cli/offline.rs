@@ -8,22 +8,24 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use meterline_connectors::files::labels::{self, LabelFileError};
 use meterline_models::data::{Covariate, Known, Panel, Series};
-use meterline_models::forecaster::{Done, Task};
+use meterline_models::forecaster::{Done, Model, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind};
+use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
+use meterline_schemas::settings::{Settings, Value};
 use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
 use super::CommandError;
 use super::transfer::{FileArgs, FilesArg};
-use super::values::fallback;
+use super::values::{fallback, setting};
 use crate::ingest::rollup::LabelChange;
 use crate::ingest::rollup::plan::Label;
 use crate::offline::{Offline, OfflineOptions, complete, read};
 use crate::series_labels::{at_instant, set};
 use crate::triggers::inputs::Input;
-use crate::triggers::no_such_kind;
+use crate::triggers::{no_such_kind, wrong_setting};
 
 /// Progress is said at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(2);
@@ -62,6 +64,10 @@ pub struct OfflineArgs {
     /// How much values count in training that were estimated or substituted, 0 to 1: by default as in policies
     #[arg(long, value_name = "SHARE", default_value_t = ESTIMATED_WEIGHT as f32)]
     pub estimated_weight: f32,
+    /// A setting of the model, as `[policy.NAME.model.settings]` has it; more than one may be given. A backtest sets it of
+    /// each of its models, a search keeps to it and varies the others [default: the usual ones]
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, Value)>,
     /// Longest time of one fit; the best until then is kept
     #[arg(long, value_name = "TIME")]
     time_limit: Option<Span>,
@@ -208,6 +214,22 @@ impl OfflineArgs {
         Ok(())
     }
 
+    /// The settings that are given.
+    pub fn settings(&self) -> Result<Settings, CommandError> {
+        let mut settings = Settings::new();
+        for (name, value) in &self.settings {
+            if settings.insert(name.clone(), value.clone()).is_some() {
+                return Err(CommandError::usage(format!("--set names `{name}` twice: once is enough")));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// A model of a kind with the settings that are given.
+    pub fn model(&self, kind: &Kind) -> Result<Box<dyn Model>, CommandError> {
+        kind.with(&self.settings()?).map_err(|wrong| no_such_setting(&wrong))
+    }
+
     // What models can be given, with its option, and whether it is.
     fn inputs(&self) -> [(&'static str, Input, bool); 4] {
         [
@@ -222,6 +244,11 @@ impl OfflineArgs {
     pub fn shown(&self, what: String) -> Shown {
         Shown { what, limit: self.time_limit.map(Span::to_std), begun: Instant::now(), said: None }
     }
+}
+
+/// Why a setting is refused.
+pub fn no_such_setting(wrong: &SettingsError) -> CommandError {
+    CommandError::usage(format!("--set: {}", wrong_setting(wrong)))
 }
 
 /// What a file of labels says.
@@ -349,6 +376,28 @@ mod tests {
         }
         assert_eq!(check(&["harmonic"], &["--covariates", "t"]), Ok(()));
         assert_eq!(check(&["ets"], &[]), Ok(()));
+    }
+
+    #[test]
+    fn settings_are_those_of_a_configuration_and_checked_alike() {
+        let model = |kind: &str, given: &[&str]| {
+            let offline = parsed(&[given, &["f.csv"]].concat()).unwrap();
+            let made = offline.model(offline.kind(kind).unwrap());
+            made.map(|model| model.name().to_owned()).map_err(|error| (error.status(), error.message().to_owned()))
+        };
+        let given = ["--set", "leaves_max=31", "--set", "learning_rate = 0.02"];
+        assert_eq!(model("boosted_trees", &given), Ok("boosted_trees".to_owned()));
+        assert_eq!(model("ets", &[]), Ok("ets".to_owned()));
+        for (kind, given, words) in [
+            ("boosted_trees", &["--set", "leaves_maxx=31"][..], "--set: `boosted_trees` has no setting `leaves_maxx`"),
+            ("boosted_trees", &["--set", "leaves_maxx=31"], "did you mean `leaves_max`?"),
+            ("boosted_trees", &["--set", "leaves_max=many"], "leaves_max is \"many\"; it must be a whole number"),
+            ("boosted_trees", &["--set", "leaves_max=31", "--set", "leaves_max=8"], "names `leaves_max` twice"),
+            ("auto", &["--set", "leaves_max=31"], "--set: `auto` has no settings: leave them out"),
+        ] {
+            let (status, message) = model(kind, given).unwrap_err();
+            assert!(status == 2 && message.contains(words), "{message}");
+        }
     }
 
     #[test]

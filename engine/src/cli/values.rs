@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 use meterline_connectors::stamp::Stamp;
 use meterline_schemas::Micros;
 use meterline_schemas::config::{Fallback, Label};
+use meterline_schemas::settings::Value;
 
 /// An instant in any form that readings have. Without an offset it is UTC, and a date alone is its midnight.
 ///
@@ -40,6 +41,21 @@ pub fn fallback(text: &str) -> Result<Fallback, String> {
     }
 }
 
+/// `NAME=VALUE`: a setting of a model, as a configuration has it. A text needs no quotes.
+///
+/// # Errors
+/// It has no name or no value.
+pub fn setting(text: &str) -> Result<(String, Value), String> {
+    let whole = text.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+    match whole.filter(|(name, value)| !name.is_empty() && !value.is_empty()) {
+        Some((name, value)) => {
+            let Ok(value) = value.parse();
+            Ok((name.to_owned(), value))
+        }
+        None => Err("write it as NAME=VALUE".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +80,21 @@ mod tests {
     fn a_label_is_one_of_two_words() {
         assert_eq!((label("begin"), label("end")), (Ok(Label::Begin), Ok(Label::End)));
         assert!(label("middle").is_err());
+    }
+
+    #[test]
+    fn a_setting_is_written_as_in_the_configuration() {
+        let named = |value| Ok(("leaves_max".to_owned(), value));
+        for text in ["leaves_max=31", "leaves_max = 31"] {
+            assert_eq!(setting(text), named(Value::Integer(31)), "{text}");
+        }
+        assert_eq!(setting("leaves_max=2.5e-1"), named(Value::Float(0.25)));
+        for text in ["leaves_max=many", "leaves_max = \"many\""] {
+            assert_eq!(setting(text), named(Value::Choice("many".into())), "{text}");
+        }
+        for text in ["leaves_max", "=31", "leaves_max="] {
+            assert_eq!(setting(text).unwrap_err(), "write it as NAME=VALUE", "{text}");
+        }
     }
 
     #[test]

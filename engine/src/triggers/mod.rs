@@ -186,7 +186,7 @@ fn wrong_cost(policy: &PolicyConfig) -> Option<(&'static str, String)> {
 }
 
 /// What is wrong with a setting, with the known one that was meant where its name is wrong.
-fn wrong_setting(wrong: &SettingsError) -> String {
+pub(crate) fn wrong_setting(wrong: &SettingsError) -> String {
     let SettingsError::Unknown { name, known, .. } = wrong else { return wrong.to_string() };
     let nearest = names::nearest(name, known.iter().map(String::as_str));
     let meant = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();

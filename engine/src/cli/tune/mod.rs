@@ -11,15 +11,16 @@ use meterline_models::forecaster::{Forecaster, Model, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
 use meterline_models::registry::{KINDS, Kind};
 use meterline_models::search::{
-    Configuration, Decision, Ended, Outcome, Pruning, Settings, Space, Stop, Study, Trial, minimise,
+    Configuration, Decision, Ended, Outcome, Pruning, Settings as SearchSettings, Space, Stop, Study, Trial, minimise,
 };
 use meterline_models::tuning::{Tuning, Validation, WithStandIn};
 use meterline_schemas::Micros;
+use meterline_schemas::settings::Settings;
 use meterline_schemas::time::{Span, format_micros};
 use serde::Serialize;
 
 use self::record::{Header, Record};
-use super::offline::{OfflineArgs, steps};
+use super::offline::{OfflineArgs, no_such_setting, steps};
 use super::table::render;
 use super::{CommandError, CommandResult, Context};
 
@@ -56,6 +57,8 @@ struct Found {
     horizon: usize,
     /// End of what the search knew.
     until: String,
+    /// Settings that were given: the search kept to them.
+    fixed: Configuration,
     /// Loss of the usual settings; `None` where time was up before.
     usual: Option<f64>,
     /// The best trial.
@@ -89,8 +92,8 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 fn tune(args: &Args) -> Result<Found, CommandError> {
     let kind = args.offline.kind(&args.model)?;
     args.offline.check_inputs(&[kind])?;
-    let tuning = tuning(kind)?;
-    let space = Space::new((tuning.parameters)()).map_err(|error| CommandError::failed(error.to_string()))?;
+    let searched = Searched::of(kind, &args.offline.settings()?)?;
+    let space = searched.space()?;
     let mut whole = only(args.offline.panels()?)?;
     let task = args.offline.task_of_origins(whole.frequency, None);
     let cut = cut(args, &whole, task.horizon)?;
@@ -114,11 +117,11 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
             format_micros(cut)
         ))
     })?;
-    let settings = Settings {
+    let settings = SearchSettings {
         trials_max: args.trials,
         seed: task.seed,
         pruning: Pruning::Median { trials_min: PRUNED_AFTER, warmup_steps: 1 },
-        ..Settings::default()
+        ..SearchSettings::default()
     };
     let header = Header {
         model: kind.name.to_owned(),
@@ -131,6 +134,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
         values: panel.series.iter().map(|series| series.values.len()).sum(),
         until: format_micros(cut),
         pruning: settings.pruning,
+        fixed: searched.fixed.clone(),
         space: space.clone(),
     };
     let (mut record, recorded) = match &args.record {
@@ -140,9 +144,9 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let begun = Instant::now();
     let limit = args.time.map(Span::to_std);
     let is_over = move || limit.is_some_and(|limit: Duration| begun.elapsed() >= limit);
-    let usual = usual(args, tuning, &validation, &is_over)?;
+    let usual = usual(args, &searched, &validation, &is_over)?;
     let mut objective = |configuration: &Configuration, report: &mut dyn FnMut(u64, f64) -> Decision| {
-        loss(args, &*(tuning.model)(configuration), &validation, &is_over, report)
+        loss(args, &*searched.model(configuration), &validation, &is_over, report)
     };
     let mut failure = None;
     let mut on_trial = |trial: &Trial| {
@@ -158,7 +162,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     }
     let best = study.best().cloned();
     let held_out = match (&args.hold_out, &best) {
-        (Some(_), Some(best)) => Some(held_out(args, tuning, (&whole, cut), &task, &best.configuration)?),
+        (Some(_), Some(best)) => Some(held_out(args, &searched, (&whole, cut), &task, &best.configuration)?),
         _ => None,
     };
     let is_better = best.as_ref().and_then(Trial::loss).zip(usual).is_some_and(|(best, usual)| best < usual);
@@ -168,6 +172,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
         frequency: whole.frequency.to_string(),
         horizon: task.horizon,
         until: format_micros(cut),
+        fixed: searched.fixed,
         usual,
         best,
         is_better,
@@ -175,6 +180,39 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
         ended,
         trials,
     })
+}
+
+/// What is searched: the settings of a kind but for those that are given.
+struct Searched {
+    tuning: &'static Tuning,
+    fixed: Configuration,
+}
+
+impl Searched {
+    fn of(kind: &'static Kind, given: &Settings) -> Result<Searched, CommandError> {
+        let tuning = tuning(kind)?;
+        let fixed = tuning.configuration(kind.name, given).map_err(|wrong| no_such_setting(&wrong))?;
+        Ok(Searched { tuning, fixed })
+    }
+
+    fn space(&self) -> Result<Space, CommandError> {
+        let mut parameters = (self.tuning.parameters)();
+        parameters.retain(|parameter| !self.fixed.0.contains_key(&parameter.name));
+        if parameters.is_empty() {
+            return Err(CommandError::usage("--set leaves no setting to search for: give fewer"));
+        }
+        Space::new(parameters).map_err(|error| CommandError::failed(error.to_string()))
+    }
+
+    fn model(&self, configuration: &Configuration) -> Box<dyn Model> {
+        (self.tuning.model)(&merged(&self.fixed, configuration))
+    }
+}
+
+// Settings of a trial, with those that all have.
+fn merged(fixed: &Configuration, trial: &Configuration) -> Configuration {
+    let all = fixed.0.iter().chain(&trial.0);
+    Configuration(all.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 fn tuning(kind: &'static Kind) -> Result<&'static Tuning, CommandError> {
@@ -237,11 +275,11 @@ fn loss(
 // The loss of the usual settings; `None` where time was up before.
 fn usual(
     args: &Args,
-    tuning: &Tuning,
+    searched: &Searched,
     validation: &Validation<'_>,
     is_over: &dyn Fn() -> bool,
 ) -> Result<Option<f64>, CommandError> {
-    let model = (tuning.model)(&Configuration::default());
+    let model = searched.model(&Configuration::default());
     let mut go_on = |_: u64, _: f64| if is_over() { Decision::Prune } else { Decision::Continue };
     match loss(args, &*model, validation, is_over, &mut go_on) {
         Ok(loss) => {
@@ -256,7 +294,7 @@ fn usual(
 // What the usual and the best settings score on the time that the search did not know, fitted once before it.
 fn held_out(
     args: &Args,
-    tuning: &Tuning,
+    searched: &Searched,
     (panel, cut): (&Panel, Micros),
     task: &Task,
     best: &Configuration,
@@ -266,7 +304,7 @@ fn held_out(
     let naive = SeasonalNaive::for_frequency(panel.frequency);
     let fit = |what: &str, configuration: &Configuration| {
         let mut shown = args.offline.shown(format!("fitting the {what} settings before what is held out"));
-        let model = (tuning.model)(configuration).fit(&known, task, &mut |done| shown.step(done))?;
+        let model = searched.model(configuration).fit(&known, task, &mut |done| shown.step(done))?;
         Ok::<_, CommandError>(WithStandIn { model, naive: naive.clone() })
     };
     let (usual, best) = (fit("usual", &Configuration::default())?, fit("best", best)?);
@@ -330,7 +368,7 @@ fn text(found: &Found) -> String {
         Some(best) if found.is_better || found.usual.is_none() => parts.push(format!(
             "[policy.NAME.model]\nkind = \"{}\"\n\n[policy.NAME.model.settings]\n{}",
             found.model,
-            written(&best.configuration, "\n")
+            written(&merged(&found.fixed, &best.configuration), "\n")
         )),
         Some(_) => parts.push("no trial was better than the usual settings: leave them".to_owned()),
         None => parts.push("no trial was made to its end".to_owned()),
@@ -357,6 +395,7 @@ mod tests {
             frequency: "PT1H".into(),
             horizon: 24,
             until: "2024".into(),
+            fixed: Configuration([("parts".to_owned(), Value::Integer(4))].into_iter().collect()),
             usual,
             is_better: best.as_ref().and_then(Trial::loss).zip(usual).is_some_and(|(best, usual)| best < usual),
             best,
@@ -410,6 +449,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_is_kept_to_and_the_rest_is_searched() {
+        let found = tuned(&[], &["--set", "penalty=20", "--set", "parts=2"]).unwrap();
+        let names = |configuration: &Configuration| configuration.0.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(
+            (names(&found.fixed), names(&found.best.unwrap().configuration)),
+            (vec!["parts".to_owned(), "penalty".to_owned()], vec!["half_life_days".to_owned()],)
+        );
+        let all = ["--set", "penalty=20", "--set", "parts=2", "--set", "half_life_days=90"];
+        assert!(tuned(&[], &all).err().unwrap().contains("leaves no setting to search for"));
+        let unknown = tuned(&[], &["--set", "penaltie=20"]).err().unwrap();
+        assert!(unknown.contains("did you mean `penalty`?"), "{unknown}");
+    }
+
+    #[test]
     fn what_was_found_is_written_as_a_configuration_takes_it() {
         let shown = text(&found(&[3.0, 2.0], Some(2.5)));
         assert!(shown.starts_with("trial  wQL      settings\n1      2.00000  penalty = 2.0\n0"), "{shown}");
@@ -417,7 +470,8 @@ mod tests {
         let config = format!("[policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]{}", config.replace("NAME", "a"));
         let parsed = meterline_schemas::config::parse(&config).unwrap();
         crate::triggers::check_policies(&config, &parsed).unwrap();
-        assert_eq!(parsed.policy["a"].model.settings["penalty"], Value::Float(2.0));
+        let settings = &parsed.policy["a"].model.settings;
+        assert_eq!((&settings["penalty"], &settings["parts"]), (&Value::Float(2.0), &Value::Integer(4)));
         assert!(text(&found(&[3.0], Some(2.5))).ends_with("leave them"));
         assert!(text(&found(&[], None)).ends_with("no trial was made to its end"));
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use meterline_models::data::Covariate;
 use meterline_models::forecaster::Task;
-use meterline_models::search::{Pruning, Space, Trial};
+use meterline_models::search::{Configuration, Pruning, Space, Trial};
 use serde::{Deserialize, Serialize};
 
 use super::CommandError;
@@ -37,6 +37,9 @@ pub struct Header {
     pub until: String,
     /// When trials end early.
     pub pruning: Pruning,
+    /// Settings that all trials have.
+    #[serde(default)]
+    pub fixed: Configuration,
     /// What can be chosen.
     pub space: Space,
 }
@@ -116,7 +119,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use meterline_models::search::{Configuration, Outcome, Parameter};
+    use meterline_models::search::{Outcome, Parameter, Value};
 
     use super::*;
 
@@ -133,6 +136,7 @@ mod tests {
             values: 10,
             until: "2024".into(),
             pruning: Pruning::Never,
+            fixed: Configuration::default(),
             space: Space::new(vec![parameter]).unwrap(),
         }
     }
@@ -162,6 +166,8 @@ mod tests {
         let temperature = Covariate { name: "temperature".into(), known: meterline_models::data::Known::Ahead };
         let other = Header { covariates: vec![temperature], ..header(24) };
         assert!(Record::open(&path, &other).err().unwrap().message().contains("with 0 covariates"));
+        let fixed = Configuration([("y".to_owned(), Value::Integer(1))].into());
+        assert!(Record::open(&path, &Header { fixed, ..header(24) }).is_err(), "other settings that all trials have");
         std::fs::write(&path, "time,value\n").unwrap();
         let error = Record::open(&path, &header(24)).err().unwrap().message().to_owned();
         assert!(error.contains("no record of a search"), "{error}");

@@ -14,7 +14,7 @@ use meterline_models::registry::{self, Kind};
 use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::settings::{Settings, Value};
-use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::time::{Date, Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
 use super::CommandError;
@@ -25,7 +25,7 @@ use crate::ingest::rollup::plan::Label;
 use crate::offline::{Offline, OfflineOptions, complete, read};
 use crate::series_labels::{at_instant, set};
 use crate::triggers::inputs::Input;
-use crate::triggers::{no_such_kind, wrong_setting};
+use crate::triggers::{days_off, no_such_kind, wrong_setting};
 
 /// Progress is said at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(2);
@@ -61,6 +61,12 @@ pub struct OfflineArgs {
     /// Country whose public holidays count as days off, such as Netherlands
     #[arg(long, value_name = "NAME")]
     holidays: Option<String>,
+    /// Dates, separated by commas, that are days off beside those, such as 2026-05-05
+    #[arg(long, value_delimiter = ',', value_name = "DATE")]
+    days_off: Vec<Date>,
+    /// Dates, separated by commas, that are among the country's holidays but are worked on
+    #[arg(long, value_delimiter = ',', value_name = "DATE")]
+    workdays: Vec<Date>,
     /// How much values count in training that were estimated or substituted, 0 to 1: by default as in policies
     #[arg(long, value_name = "SHARE", default_value_t = ESTIMATED_WEIGHT as f32)]
     pub estimated_weight: f32,
@@ -95,7 +101,7 @@ impl OfflineArgs {
             return Err(CommandError::usage("--estimated-weight is a share from 0 to 1"));
         }
         // A wrong name is found out before the files are read.
-        self.days_off()?;
+        self.calendar()?;
         let options = OfflineOptions {
             file,
             frequency: self.frequency,
@@ -170,7 +176,7 @@ impl OfflineArgs {
     pub fn task(&self, frequency: Frequency) -> Task {
         let policy = resolve_policy(frequency, &Default::default());
         let horizon = self.horizon.map_or(policy.horizon, |horizon| steps(horizon, frequency));
-        let holidays = self.days_off().unwrap_or_default();
+        let holidays = self.calendar().unwrap_or_default();
         Task { holidays, ..Task::new(horizon, policy.context.max(horizon), self.seed) }
     }
 
@@ -185,11 +191,13 @@ impl OfflineArgs {
         }
     }
 
-    fn days_off(&self) -> Result<Holidays, CommandError> {
-        match &self.holidays {
-            Some(country) => Holidays::of(country).map_err(|error| CommandError::usage(format!("--holidays: {error}"))),
-            None => Ok(Holidays::none()),
+    fn calendar(&self) -> Result<Holidays, CommandError> {
+        if let Some(day) = self.workdays.iter().find(|day| self.days_off.contains(day)) {
+            let why = format!("--workdays: {day} is among --days-off, too: keep it in one of them");
+            return Err(CommandError::usage(why));
         }
+        days_off(self.holidays.as_deref(), &self.days_off, &self.workdays)
+            .map_err(|error| CommandError::usage(format!("--holidays: {error}")))
     }
 
     /// The kind of model of this name.
@@ -231,12 +239,14 @@ impl OfflineArgs {
     }
 
     // What models can be given, with its option, and whether it is.
-    fn inputs(&self) -> [(&'static str, Input, bool); 4] {
+    fn inputs(&self) -> [(&'static str, Input, bool); 6] {
         [
             ("--labels", Input::Labels, self.labels.is_some()),
             ("--covariates", Input::Covariates, !self.covariates.is_empty()),
             ("--past-covariates", Input::PastCovariates, !self.past_covariates.is_empty()),
             ("--holidays", Input::Holidays, self.holidays.is_some()),
+            ("--days-off", Input::DaysOff, !self.days_off.is_empty()),
+            ("--workdays", Input::Workdays, !self.workdays.is_empty()),
         ]
     }
 
@@ -367,6 +377,8 @@ mod tests {
                 ["--holidays", "Portugal"],
                 "--holidays: the model `harmonic` makes no use of days off; choose",
             ),
+            ("mstl", ["--workdays", "2026-12-26"], "--workdays: the model `mstl` makes no use of days off; choose"),
+            ("ets", ["--days-off", "2026-05-05"], "--days-off: the model `ets` makes no use of days off; choose"),
             ("linear_quantile", ["--labels", "l.csv"], "no use of labels; choose a kind that does (adjusted_mlp, "),
         ] {
             let (status, message) = check(&[kind], &given).unwrap_err();
@@ -398,6 +410,21 @@ mod tests {
             let (status, message) = model(kind, given).unwrap_err();
             assert!(status == 2 && message.contains(words), "{message}");
         }
+    }
+
+    #[test]
+    fn days_off_are_those_of_a_policy() {
+        let given = ["--holidays", "Netherlands", "--days-off", "2026-05-05,2026-05-15", "--workdays", "2026-12-26"];
+        let days = parsed(&[&given[..], &["f.csv"]].concat()).unwrap().task(Frequency::HOUR).holidays;
+        for (day, is_off) in [("2026-05-05", true), ("2026-05-15", true), ("2026-12-25", true), ("2026-12-26", false)] {
+            assert_eq!(days.contains(day.parse().unwrap()), is_off, "{day}");
+        }
+        let both = parsed(&["--days-off", "2026-05-05", "--workdays", "2026-05-05", "f.csv"]).unwrap();
+        let refused = both.calendar().unwrap_err();
+        assert!(refused.status() == 2 && refused.message().contains("2026-05-05 is among --days-off"), "{refused:?}");
+        assert!(
+            parsed(&["--days-off", "5.5.2026", "f.csv"]).unwrap_err().to_string().contains("write it like 2026-05-05")
+        );
     }
 
     #[test]

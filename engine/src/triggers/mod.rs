@@ -38,6 +38,7 @@ use meterline_schemas::config::{
 };
 use meterline_schemas::facts::fact_schema;
 use meterline_schemas::names;
+use meterline_schemas::time::Date;
 
 pub use facts::{FactsError, facts_table};
 
@@ -61,11 +62,20 @@ pub fn trigger_of(policy: &ResolvedPolicy, pipeline: Pipeline) -> &ResolvedTrigg
 ///
 /// [`UnknownCountry`].
 pub fn holidays(policy: &ResolvedPolicy) -> Result<Holidays, UnknownCountry> {
-    let all = match &policy.holidays {
+    days_off(policy.holidays.as_deref(), &policy.days_off, &policy.workdays)
+}
+
+/// The holidays of a country, with further days off and without those that are worked on.
+///
+/// # Errors
+///
+/// [`UnknownCountry`].
+pub fn days_off(country: Option<&str>, further: &[Date], worked_on: &[Date]) -> Result<Holidays, UnknownCountry> {
+    let all = match country {
         Some(country) => Holidays::of(country)?,
         None => Holidays::none(),
     };
-    Ok(all.with(policy.days_off.iter().map(|day| day.0)).without(policy.workdays.iter().map(|day| day.0)))
+    Ok(all.with(further.iter().map(|day| day.0)).without(worked_on.iter().map(|day| day.0)))
 }
 
 /// Checks every predicate, model, setting and cost that the configuration `text` has in its policies, and whether there

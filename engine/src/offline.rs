@@ -101,7 +101,7 @@ pub struct OfflineOptions {
 }
 
 /// What files hold.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Offline {
     /// The series of each frequency, the shortest first.
     pub panels: Vec<OfflinePanel>,
@@ -109,6 +109,8 @@ pub struct Offline {
     pub skipped: u64,
     /// Identifiers of which the files have covariates but no reading; they are left out.
     pub without_readings: Vec<String>,
+    /// Why other series are left out, each with its identifier.
+    pub left_out: Vec<OfflineError>,
 }
 
 /// The series of one frequency.
@@ -122,10 +124,10 @@ pub struct OfflinePanel {
 
 type Stamped = BTreeMap<Micros, (f64, Quality, Label)>;
 
-/// Reads files into panels.
+/// Reads files into panels. A series that cannot be one is left out, where others can.
 ///
 /// # Errors
-/// A file cannot be read, or what is in it makes no series.
+/// A file cannot be read, or nothing that is in it makes a series.
 pub fn read(paths: &[PathBuf], options: &OfflineOptions) -> Result<Offline, OfflineError> {
     let mut all: BTreeMap<Arc<str>, Stamped> = BTreeMap::new();
     let mut beside: BTreeMap<Arc<str>, CovariateRows> = BTreeMap::new();
@@ -150,19 +152,22 @@ pub fn read(paths: &[PathBuf], options: &OfflineOptions) -> Result<Offline, Offl
         return Err(OfflineError::Empty(names.join(", ")));
     }
     let mut by_frequency: BTreeMap<Frequency, (Vec<Series>, Vec<Vec<bool>>)> = BTreeMap::new();
+    let mut left_out = Vec::new();
     for (id, stamped) in all {
-        let frequency = match options.frequency {
-            Some(frequency) => frequency,
-            None => frequency_of(&id, &stamped, &options.zone)?,
+        let rows = (!names.is_empty()).then(|| beside.remove(&id).unwrap_or_default());
+        let (frequency, series, estimated) = match series_of(&id, &stamped, rows.as_ref(), options) {
+            Ok(found) => found,
+            Err(error) => {
+                left_out.push(error);
+                continue;
+            }
         };
-        let (mut series, estimated) = on_grid(&id, &stamped, frequency, options)?;
-        if !names.is_empty() {
-            let rows = beside.remove(&id).unwrap_or_default();
-            series.covariates = columns_of(&series, &rows, frequency, options)?;
-        }
         let of_frequency = by_frequency.entry(frequency).or_default();
         of_frequency.0.push(series);
         of_frequency.1.push(estimated);
+    }
+    if by_frequency.is_empty() && !left_out.is_empty() {
+        return Err(left_out.swap_remove(0));
     }
     let panel = |(frequency, (series, estimated))| OfflinePanel {
         panel: Panel { covariates: options.covariates.clone(), ..Panel::new(frequency, options.zone.clone(), series) },
@@ -173,7 +178,26 @@ pub fn read(paths: &[PathBuf], options: &OfflineOptions) -> Result<Offline, Offl
         panels: by_frequency.into_iter().map(panel).collect(),
         skipped,
         without_readings: without_readings.collect(),
+        left_out,
     })
+}
+
+// A series on the grid of its frequency, with what is beside it, and which of its values were estimated or substituted.
+fn series_of(
+    id: &str,
+    stamped: &Stamped,
+    rows: Option<&CovariateRows>,
+    options: &OfflineOptions,
+) -> Result<(Frequency, Series, Vec<bool>), OfflineError> {
+    let frequency = match options.frequency {
+        Some(frequency) => frequency,
+        None => frequency_of(id, stamped, &options.zone)?,
+    };
+    let (mut series, estimated) = on_grid(id, stamped, frequency, options)?;
+    if let Some(rows) = rows {
+        series.covariates = columns_of(&series, rows, frequency, options)?;
+    }
+    Ok((frequency, series, estimated))
 }
 
 // The newest stamps say what the frequency is now.
@@ -362,6 +386,24 @@ mod tests {
         let (_dir, path) = written(&format!("{text}a,9024-01-01T00:00:00Z,,2\n"));
         let error = read(&[path], &with("temperature")).unwrap_err().to_string();
         assert!(error.contains("series `a`") && error.contains("9024-01-01") && error.contains("correct"), "{error}");
+    }
+
+    #[test]
+    fn a_series_that_cannot_be_one_does_not_keep_the_others_from_it() {
+        let mut text = "series_id,timestamp,value,temperature\n".to_owned();
+        for id in ["a", "far"] {
+            (1..30)
+                .for_each(|at| text.push_str(&format!("{id},2024-01-{:02}T{:02}:00:00Z,1,2\n", 1 + at / 24, at % 24)));
+        }
+        text.push_str("far,9024-01-01T00:00:00Z,,2\nodd,2024-01-01T00:00:00Z,1,2\nodd,2024-01-09T00:00:00Z,1,2\n");
+        let (_dir, path) = written(&text);
+        let with = OfflineOptions { covariates: vec![covariate("temperature", Known::Ahead)], ..options() };
+        let found = read(&[path], &with).unwrap();
+        let ids: Vec<&str> = found.panels.iter().flat_map(|of| &of.panel.series).map(|of| of.id.as_str()).collect();
+        assert_eq!(ids, ["a"]);
+        let [far, odd] = &found.left_out[..] else { panic!("{:?}", found.left_out) };
+        assert!(far.to_string().contains("series `far`") && far.to_string().contains("9024-01-01"), "{far}");
+        assert!(odd.to_string().contains("frequency of series `odd`"), "{odd}");
     }
 
     #[test]

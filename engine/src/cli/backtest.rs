@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use meterline_models::backtest::score;
+use meterline_models::backtest::{Scoring, score};
 use meterline_models::cost::Cost;
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Model, Task};
@@ -15,7 +15,7 @@ use meterline_schemas::time::{Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 use serde::Serialize;
 
-use super::offline::{OfflineArgs, steps};
+use super::offline::{OfflineArgs, check_horizon, each, steps};
 use super::table::render;
 use super::{CommandError, CommandResult, Context};
 use crate::offline::OfflinePanel;
@@ -130,47 +130,55 @@ fn backtest(args: &Args) -> Result<Vec<Scored>, CommandError> {
     if let Some((under, over)) = args.cost_under.zip(args.cost_over) {
         rule = rule.with_cost(Cost::new(under, over).map_err(|error| CommandError::usage(error.to_string()))?);
     }
-    let mut scored = Vec::new();
-    for OfflinePanel { mut panel, estimated } in args.offline.read()?.panels {
-        let step = args.step.map(|step| steps(step, panel.frequency));
-        let task = args.offline.task_of_origins(panel.frequency, step);
-        let schedule = schedule(args, panel.frequency);
-        let delay = schedule.delay;
-        let origins = origins(args, &panel, task.horizon)?;
-        let last = origins.last().copied().unwrap_or(Micros::MIN);
-        args.offline.complete_after(&mut panel, last, task.horizon)?;
-        let naive = SeasonalNaive::for_frequency(panel.frequency);
-        let model = Box::new(Delayed { model: naive, delay });
-        let mut models = vec![Compared { model, fitted_until: Vec::new(), fit_seconds: 0.0 }];
-        for model in &unfitted {
-            let begun = Instant::now();
-            let rolling = rolling(args, &**model, &panel, &task, &origins, &schedule)?;
-            let fit_seconds = begun.elapsed().as_secs_f64();
-            let fitted_until = rolling.fits().map(|fit| format_micros(fit.until)).collect();
-            models.push(Compared { model: Box::new(Delayed { model: rolling, delay }), fitted_until, fit_seconds });
-        }
-        let all: Vec<&dyn Forecaster> = models.iter().map(|compared| &*compared.model).collect();
-        let quality = |series: usize, interval: usize| match estimated[series].get(interval) {
-            Some(true) => "estimated",
-            _ => "measured",
-        };
-        let scorings = score(&all, &panel, &origins, task.horizon, &rule, &quality);
-        for (compared, scoring) in models.into_iter().zip(scorings) {
-            scored.push(Scored {
-                frequency: panel.frequency.to_string(),
-                model: compared.model.name().to_owned(),
-                origins: origins.iter().copied().map(format_micros).collect(),
-                gap: schedule.gap,
-                delay,
-                fitted_until: compared.fitted_until,
-                fit_seconds: compared.fit_seconds,
-                windows: scoring.windows,
-                windows_missed: scoring.windows_missed,
-                report: Told::of(scoring.report, &panel),
-            });
-        }
+    let scored = each(args.offline.read()?.panels, |found| of_frequency(args, &unfitted, &rule, found))?;
+    Ok(scored.into_iter().flatten().collect())
+}
+
+// What the models score on the series of one frequency.
+fn of_frequency(
+    args: &Args,
+    unfitted: &[Box<dyn Model>],
+    rule: &Rule,
+    found: OfflinePanel,
+) -> Result<Vec<Scored>, CommandError> {
+    let OfflinePanel { mut panel, estimated } = found;
+    let step = args.step.map(|step| steps(step, panel.frequency));
+    let task = args.offline.task_of_origins(panel.frequency, step)?;
+    let schedule = schedule(args, panel.frequency);
+    let delay = schedule.delay;
+    check_horizon("--horizon and --delay", task.horizon.saturating_add(delay), panel.frequency)?;
+    let origins = origins(args, &panel, task.horizon)?;
+    let last = origins.last().copied().unwrap_or(Micros::MIN);
+    args.offline.complete_after(&mut panel, last, task.horizon)?;
+    let naive = SeasonalNaive::for_frequency(panel.frequency);
+    let model = Box::new(Delayed { model: naive, delay });
+    let mut models = vec![Compared { model, fitted_until: Vec::new(), fit_seconds: 0.0 }];
+    for model in unfitted {
+        let begun = Instant::now();
+        let rolling = rolling(args, &**model, &panel, &task, &origins, &schedule)?;
+        let fit_seconds = begun.elapsed().as_secs_f64();
+        let fitted_until = rolling.fits().map(|fit| format_micros(fit.until)).collect();
+        models.push(Compared { model: Box::new(Delayed { model: rolling, delay }), fitted_until, fit_seconds });
     }
-    Ok(scored)
+    let all: Vec<&dyn Forecaster> = models.iter().map(|compared| &*compared.model).collect();
+    let quality = |series: usize, interval: usize| match estimated[series].get(interval) {
+        Some(true) => "estimated",
+        _ => "measured",
+    };
+    let scorings = score(&all, &panel, &origins, task.horizon, rule, &quality);
+    let scored = |(compared, scoring): (Compared, Scoring)| Scored {
+        frequency: panel.frequency.to_string(),
+        model: compared.model.name().to_owned(),
+        origins: origins.iter().copied().map(format_micros).collect(),
+        gap: schedule.gap,
+        delay,
+        fitted_until: compared.fitted_until,
+        fit_seconds: compared.fit_seconds,
+        windows: scoring.windows,
+        windows_missed: scoring.windows_missed,
+        report: Told::of(scoring.report, &panel),
+    };
+    Ok(models.into_iter().zip(scorings).map(scored).collect())
 }
 
 // The newest origins whose whole horizon has happened, oldest first.
@@ -355,6 +363,24 @@ mod tests {
         }
         let shown = table(&found, Some(By::Series));
         assert_eq!(shown.matches("house 7").count(), 2, "{shown}");
+    }
+
+    #[test]
+    fn a_frequency_that_is_too_short_is_left_out() {
+        let directory = written(usize::MAX);
+        let path = directory.path().join("f.csv");
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        for quarter in 0..40 {
+            let at = format_micros(quarter * 15 * meterline_schemas::time::MINUTE);
+            text.push_str(&format!("quarters,{at},1,,\n"));
+        }
+        std::fs::write(&path, text).unwrap();
+        let found = scored(&directory, &[]).unwrap();
+        assert!(found.len() == 2 && found.iter().all(|one| one.frequency == "PT1H"), "{found:?}");
+        let refused = scored(&directory, &["--windows", "400"]).unwrap_err();
+        assert!(refused.status() == 2 && refused.message().contains("use fewer --windows"), "{refused:?}");
+        let far = scored(&directory, &["--delay", "200000h"]).unwrap_err();
+        assert!(far.message().contains("--horizon and --delay: 800096 intervals of PT15M"), "{far:?}");
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use meterline_models::data::Panel;
 use meterline_models::explain::{Explanation, bounded};
-use meterline_models::forecaster::{NoForecast, SeriesForecast};
+use meterline_models::forecaster::{Model, NoForecast, SeriesForecast};
 use meterline_schemas::Micros;
 use meterline_schemas::quantiles::{COLUMNS, LEVELS};
 use meterline_schemas::time::format_micros;
 use serde::Serialize;
 
-use super::offline::OfflineArgs;
+use super::offline::{OfflineArgs, each};
 use super::{CommandError, CommandResult, Context, explanation};
 
 /// Arguments of `meterline forecast`.
@@ -75,37 +75,30 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     }
 }
 
+/// What is written of the series of one frequency.
+#[derive(Default)]
+struct Found {
+    // Rows of CSV, or with --json documents.
+    texts: Vec<String>,
+    documents: Vec<serde_json::Value>,
+    explanations: Vec<Explanation>,
+    // Series without a forecast.
+    without: usize,
+}
+
 fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Result<Written, CommandError> {
     let kind = offline.kind(model)?;
     offline.check_inputs(&[kind])?;
     let unfitted = offline.model(kind)?;
-    let mut texts = Vec::new();
-    let mut documents = Vec::new();
-    let mut explanations = Vec::new();
-    let mut without = 0;
-    for mut panel in offline.panels()? {
-        let task = offline.task(panel.frequency);
-        offline.complete(&mut panel, |series| series.values.len()..series.values.len() + task.horizon)?;
-        let mut shown = offline.shown(format!("{model}, {}", panel.frequency));
-        let fitted = unfitted.fit(&panel, &task, &mut |done| shown.step(done))?;
-        if let Some(report) = fitted.report() {
-            eprintln!("{model}: {report}");
-        }
-        let forecasts = fitted.forecast(&panel, task.horizon);
-        if explain {
-            explanations.extend(bounded(fitted.explain()));
-            explanations.extend(bounded(fitted.explain_forecast(&panel, task.horizon)));
-        }
-        let refused = forecasts.iter().zip(&panel.series).filter_map(|(f, series)| Some((series, f.as_ref().err()?)));
-        for (series, reason) in refused {
-            eprintln!("series `{}` has no forecast: {reason}", series.id);
-            without += 1;
-        }
-        match json {
-            true => documents.extend(rows(&panel, &forecasts).iter().filter_map(|row| serde_json::to_value(row).ok())),
-            false => texts.extend(rows(&panel, &forecasts).iter().map(csv)),
-        }
-    }
+    let found = each(offline.read()?.panels, |found| of_frequency(offline, &*unfitted, found.panel, json, explain))?;
+    let all = found.into_iter().fold(Found::default(), |mut all, of| {
+        all.texts.extend(of.texts);
+        all.documents.extend(of.documents);
+        all.explanations.extend(of.explanations);
+        all.without += of.without;
+        all
+    });
+    let Found { texts, documents, explanations, without } = all;
     if texts.is_empty() && documents.is_empty() {
         return Err(CommandError::failed(format!("none of the {without} series has a forecast")));
     }
@@ -123,6 +116,39 @@ fn forecast(offline: &OfflineArgs, model: &str, json: bool, explain: bool) -> Re
         (true, false) => explanation::table(&explanations),
     };
     Ok(Written { forecasts, explanations })
+}
+
+fn of_frequency(
+    offline: &OfflineArgs,
+    model: &dyn Model,
+    mut panel: Panel,
+    json: bool,
+    explain: bool,
+) -> Result<Found, CommandError> {
+    let mut found = Found::default();
+    let task = offline.task(panel.frequency)?;
+    offline.complete(&mut panel, |series| series.values.len()..series.values.len() + task.horizon)?;
+    let mut shown = offline.shown(format!("{}, {}", model.name(), panel.frequency));
+    let fitted = model.fit(&panel, &task, &mut |done| shown.step(done))?;
+    if let Some(report) = fitted.report() {
+        eprintln!("{}: {report}", model.name());
+    }
+    let forecasts = fitted.forecast(&panel, task.horizon);
+    if explain {
+        found.explanations.extend(bounded(fitted.explain()));
+        found.explanations.extend(bounded(fitted.explain_forecast(&panel, task.horizon)));
+    }
+    let refused = forecasts.iter().zip(&panel.series).filter_map(|(f, series)| Some((series, f.as_ref().err()?)));
+    for (series, reason) in refused {
+        eprintln!("series `{}` has no forecast: {reason}", series.id);
+        found.without += 1;
+    }
+    let rows = rows(&panel, &forecasts);
+    match json {
+        true => found.documents.extend(rows.iter().filter_map(|row| serde_json::to_value(row).ok())),
+        false => found.texts.extend(rows.iter().map(csv)),
+    }
+    Ok(found)
 }
 
 fn rows<'p>(panel: &'p Panel, forecasts: &[Result<SeriesForecast, NoForecast>]) -> Vec<Row<'p>> {
@@ -226,5 +252,31 @@ mod tests {
         }
         let filled = forecast_of(60 * 24 + 5, &["--covariates", "temperature", "--covariate-fallback", "last_day"]);
         assert_eq!(filled.unwrap().lines().count(), 25);
+    }
+
+    #[test]
+    fn what_cannot_be_forecast_does_not_keep_the_rest_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f.csv");
+        let forecast_of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let line = ["", "--horizon", "24h", "--label", "begin", path.to_str().unwrap()];
+            let args = <Line as clap::Parser>::try_parse_from(line).unwrap().args;
+            let written = forecast(&args.offline, "linear_quantile", false, false);
+            written.map(|written| written.forecasts).map_err(|error| error.message().to_owned())
+        };
+        // Two stamps a week apart have no frequency; forty quarter hours are too few to fit anything to.
+        let odd = "odd,1970-01-01T00:00:00Z,1\nodd,1970-01-09T00:00:00Z,1\n";
+        let quarter = |quarter: i64| format_micros(quarter * 15 * meterline_schemas::time::MINUTE);
+        let quarters: String = (0..40).map(|at| format!("quarters,{},1\n", quarter(at))).collect();
+        let names = "series_id,timestamp,value\n";
+        let hour = |hour: i64| format_micros(hour * meterline_schemas::time::HOUR);
+        let good: String = (0..60 * 24).map(|at| format!("good,{},{}\n", hour(at), at * 13 % 24)).collect();
+        let found = forecast_of(&format!("{names}{odd}{quarters}{good}")).unwrap();
+        assert!(found.lines().skip(1).all(|line| line.starts_with("good,")) && found.lines().count() == 25, "{found}");
+        let refused = forecast_of(&format!("{names}{odd}{quarters}")).unwrap_err();
+        assert!(refused.contains("intervals of history"), "{refused}");
+        let refused = forecast_of(&format!("{names}{odd}")).unwrap_err();
+        assert!(refused.contains("frequency of series `odd`"), "{refused}");
     }
 }

@@ -11,6 +11,7 @@ use meterline_models::data::{Covariate, Known, Panel, Series};
 use meterline_models::forecaster::{Done, Model, Task};
 use meterline_models::holidays::Holidays;
 use meterline_models::registry::{self, Kind};
+use meterline_models::statistics::HORIZON_MAX;
 use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
 use meterline_schemas::settings::{Settings, Value};
@@ -22,7 +23,7 @@ use super::transfer::{FileArgs, FilesArg};
 use super::values::{fallback, setting};
 use crate::ingest::rollup::LabelChange;
 use crate::ingest::rollup::plan::Label;
-use crate::offline::{Offline, OfflineOptions, complete, read};
+use crate::offline::{Offline, OfflineOptions, OfflinePanel, complete, read};
 use crate::series_labels::{at_instant, set};
 use crate::triggers::inputs::Input;
 use crate::triggers::{days_off, no_such_kind, wrong_setting};
@@ -121,6 +122,7 @@ impl OfflineArgs {
             let count = found.without_readings.len();
             eprintln!("covariates of {count} series without a reading are left out, such as of `{first}`");
         }
+        found.left_out.iter().for_each(|error| eprintln!("left out: {error}"));
         if let Some(labels) = &labels {
             let given = found.panels.iter_mut().fold(0, |given, of| given + labels.give(&mut of.panel));
             if given == 0 {
@@ -173,22 +175,29 @@ impl OfflineArgs {
     }
 
     /// What models are fitted for.
-    pub fn task(&self, frequency: Frequency) -> Task {
+    ///
+    /// # Errors
+    /// The horizon is longer than models forecast.
+    pub fn task(&self, frequency: Frequency) -> Result<Task, CommandError> {
         let policy = resolve_policy(frequency, &Default::default());
         let horizon = self.horizon.map_or(policy.horizon, |horizon| steps(horizon, frequency));
-        let holidays = self.calendar().unwrap_or_default();
-        Task { holidays, ..Task::new(horizon, policy.context.max(horizon), self.seed) }
+        check_horizon("--horizon", horizon, frequency)?;
+        let holidays = self.calendar()?;
+        Ok(Task { holidays, ..Task::new(horizon, policy.context.max(horizon), self.seed) })
     }
 
     /// The same for origins that are so many intervals apart, or a horizon: at one time of day, or at as many as pipelines
     /// have.
-    pub fn task_of_origins(&self, frequency: Frequency, apart: Option<usize>) -> Task {
-        let task = self.task(frequency);
+    ///
+    /// # Errors
+    /// As [`OfflineArgs::task`].
+    pub fn task_of_origins(&self, frequency: Frequency, apart: Option<usize>) -> Result<Task, CommandError> {
+        let task = self.task(frequency)?;
         let apart = apart.unwrap_or(task.horizon);
-        match apart.is_multiple_of(frequency.season().max(1)) {
+        Ok(match apart.is_multiple_of(frequency.season().max(1)) {
             true => task,
             false => Task { origins_a_day: resolve_policy(frequency, &Default::default()).origins_a_day, ..task },
-        }
+        })
     }
 
     fn calendar(&self) -> Result<Holidays, CommandError> {
@@ -314,6 +323,39 @@ impl Labels {
     }
 }
 
+/// Does something with the series of each frequency, and says on standard error of which it cannot be done, and why.
+///
+/// # Errors
+/// It can be done of none: the first of the errors. The others are said.
+pub fn each<T>(
+    panels: Vec<OfflinePanel>,
+    mut what: impl FnMut(OfflinePanel) -> Result<T, CommandError>,
+) -> Result<Vec<T>, CommandError> {
+    let mut done = Vec::new();
+    let mut failed = Vec::new();
+    for found in panels {
+        let of = format!("{} series of {}", found.panel.series.len(), found.panel.frequency);
+        match what(found) {
+            Ok(result) => done.push(result),
+            Err(error) => failed.push((of, error)),
+        }
+    }
+    let first = if done.is_empty() && !failed.is_empty() { Some(failed.remove(0).1) } else { None };
+    failed.iter().for_each(|(of, error)| eprintln!("{of} left out: {}", error.message()));
+    first.map_or(Ok(done), Err)
+}
+
+/// Refuses more intervals ahead than models forecast.
+pub fn check_horizon(what: &str, horizon: usize, frequency: Frequency) -> Result<(), CommandError> {
+    match horizon > HORIZON_MAX {
+        true => Err(CommandError::usage(format!(
+            "{what}: {horizon} intervals of {frequency} ahead are more than the {HORIZON_MAX} that models forecast: make \
+             it shorter"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// A time in intervals, at least one.
 pub fn steps(time: Span, frequency: Frequency) -> usize {
     (time.micros() / frequency.nominal_micros()).max(1) as usize
@@ -415,7 +457,7 @@ mod tests {
     #[test]
     fn days_off_are_those_of_a_policy() {
         let given = ["--holidays", "Netherlands", "--days-off", "2026-05-05,2026-05-15", "--workdays", "2026-12-26"];
-        let days = parsed(&[&given[..], &["f.csv"]].concat()).unwrap().task(Frequency::HOUR).holidays;
+        let days = parsed(&[&given[..], &["f.csv"]].concat()).unwrap().task(Frequency::HOUR).unwrap().holidays;
         for (day, is_off) in [("2026-05-05", true), ("2026-05-15", true), ("2026-12-25", true), ("2026-12-26", false)] {
             assert_eq!(days.contains(day.parse().unwrap()), is_off, "{day}");
         }
@@ -425,6 +467,38 @@ mod tests {
         assert!(
             parsed(&["--days-off", "5.5.2026", "f.csv"]).unwrap_err().to_string().contains("write it like 2026-05-05")
         );
+    }
+
+    #[test]
+    fn a_frequency_that_cannot_be_served_does_not_keep_the_others_from_it() {
+        let panels = || {
+            let panel = |frequency| OfflinePanel {
+                panel: Panel::new(frequency, TimeZone::UTC, vec![Series::new("a", 0, vec![1.0])]),
+                estimated: vec![Vec::new()],
+            };
+            [Frequency::QUARTER_HOUR, Frequency::HOUR].map(panel).into()
+        };
+        let refuse = |refused: &[Frequency]| {
+            each(panels(), |found| match refused.contains(&found.panel.frequency) {
+                true => Err(CommandError::usage(format!("nothing of {}", found.panel.frequency))),
+                false => Ok(found.panel.frequency),
+            })
+        };
+        assert_eq!(refuse(&[Frequency::QUARTER_HOUR]).unwrap(), [Frequency::HOUR]);
+        let error = refuse(&[Frequency::QUARTER_HOUR, Frequency::HOUR]).unwrap_err();
+        assert_eq!((error.status(), error.message()), (2, "nothing of PT15M"));
+        assert!(each(Vec::new(), |_| Ok(())).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_horizon_has_an_end() {
+        let task = |horizon: &str| parsed(&["--horizon", horizon, "f.csv"]).unwrap().task(Frequency::HOUR);
+        assert_eq!(task("100000h").unwrap().horizon, 100_000);
+        let refused = task("100001h").unwrap_err();
+        assert_eq!(refused.status(), 2);
+        for words in ["--horizon", "100001 intervals of PT1H", "100000", "shorter"] {
+            assert!(refused.message().contains(words), "{refused:?}");
+        }
     }
 
     #[test]

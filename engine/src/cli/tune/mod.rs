@@ -95,7 +95,7 @@ fn tune(args: &Args) -> Result<Found, CommandError> {
     let searched = Searched::of(kind, &args.offline.settings()?)?;
     let space = searched.space()?;
     let mut whole = only(args.offline.panels()?)?;
-    let task = args.offline.task_of_origins(whole.frequency, None);
+    let task = args.offline.task_of_origins(whole.frequency, None)?;
     let cut = cut(args, &whole, task.horizon)?;
     let mut panel = whole.cut(cut);
     // What is known ahead must be there before hours are spent on a search, and each part is asked for its own: what is

@@ -1,6 +1,7 @@
-//! `bench/run quality [--json]`: our models beside both seasonal naives and published peers, on the load protocols P1 to
+//! `bench/run quality`: our models beside both seasonal naives and published peers, on the load protocols P1 to
 //! P4, on M4 Hourly, and on ETT over long horizons.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use clap::Parser;
 use meterline_bench::quality::competitions::{Table, long_horizon, m4_hourly};
 use meterline_bench::quality::ett::HORIZONS;
 use meterline_bench::quality::models::{Fitted, fit};
+use meterline_bench::quality::rows::row;
 use meterline_bench::quality::{Checked, LongHorizon, M4Hourly, Metric, Protocol, p1, p2, p3, p4};
 use meterline_models::backtest::{Evaluation, compare};
 use meterline_models::forecaster::{Forecaster, Task};
@@ -46,6 +48,10 @@ struct Arguments {
     /// the tests; origins of P4 are Sundays, so take weeks. Not for ETT.
     #[arg(long, value_name = "DAYS")]
     before: Option<u32>,
+    /// Of ETT, how many steps the windows are apart. With 1, as in what is published, they begin at each step of the test
+    /// part.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    ett_stride: NonZeroUsize,
     /// Seed of whatever is random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -111,7 +117,12 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
         rows.extend(measure_protocol(protocol, arguments)?);
     }
     if arguments.json {
-        println!("{}", json!({ "bench": "quality", "days_before": arguments.before, "rows": rows }));
+        println!(
+            "{}",
+            json!({
+                "bench": "quality", "days_before": arguments.before, "ett_stride": arguments.ett_stride, "rows": rows
+            })
+        );
     }
     Ok(())
 }
@@ -137,13 +148,14 @@ fn measure_ett(data: &LongHorizon, arguments: &Arguments) -> Result<Vec<Value>, 
     hold(data.name, data.check_all())?;
     let mut rows = Vec::new();
     for horizon in HORIZONS {
-        let table = long_horizon(data, horizon, &arguments.models_for(&MODELS_ETT), arguments.seed)?;
+        let models = arguments.models_for(&MODELS_ETT);
+        let table = long_horizon(data, horizon, &models, arguments.seed, arguments.ett_stride)?;
         rows.extend(shown(&table, arguments));
     }
     Ok(rows)
 }
 
-/// Prints a table, where that is asked for, and gives its rows as JSON: one a model, figure and peer.
+/// Prints a table, where that is asked for, and gives its rows of the document.
 fn shown(table: &Table, arguments: &Arguments) -> Vec<Value> {
     let metrics: Vec<Metric> = table.rows.first().map_or(Vec::new(), |row| row.figures.iter().map(|f| f.0).collect());
     let line = |model: &str, of: &dyn Fn(Metric) -> Option<f64>, seconds: Option<f64>| {
@@ -153,7 +165,7 @@ fn shown(table: &Table, arguments: &Arguments) -> Vec<Value> {
     };
     if !arguments.json {
         println!("{}: {}{}", table.name, table.title, arguments.moved());
-        let header: Vec<String> = metrics.iter().map(|metric| format!("{:>9}", metric.name())).collect();
+        let header: Vec<String> = metrics.iter().map(|metric| format!("{:>9}", metric.heading())).collect();
         println!("{:<36} {} {:>8}", "model", header.join(" "), "train s");
         for row in &table.rows {
             let of = |metric| row.figures.iter().find(|(known, _)| *known == metric).map(|(_, figure)| *figure);
@@ -162,23 +174,7 @@ fn shown(table: &Table, arguments: &Arguments) -> Vec<Value> {
         table.peers.iter().for_each(|peer| line(&format!("{} (published)", peer.model), &|m| peer.get(m), None));
         println!();
     }
-    let mut rows = Vec::new();
-    for row in &table.rows {
-        let name = |what: &str| format!("{}_{}_{what}", table.name.to_lowercase(), row.model);
-        for (metric, ours) in &row.figures {
-            for peer in &table.peers {
-                let theirs = peer.get(*metric);
-                rows.push(json!({
-                    "name": name(metric.name()), "ours": ours, "against": format!("{}, published", peer.model),
-                    "theirs": theirs, "unit": "1", "ratio": theirs.map(|theirs| theirs / ours)
-                }));
-            }
-        }
-        rows.push(json!({
-            "name": name("train"), "ours": row.seconds, "against": null, "theirs": null, "unit": "s", "ratio": null
-        }));
-    }
-    rows
+    table.document()
 }
 
 fn measure_protocol(protocol: Protocol, arguments: &Arguments) -> Result<Vec<Value>, String> {
@@ -233,7 +229,7 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>
         println!("{model:<36} {} {:>8}", figures.join(" "), shown(seconds, 1));
     };
     println!("{}: {}{moved}, {} points", protocol.name, protocol.title, found.first().map_or(0, |e| e.points));
-    let header = ["ND", "wQL", "MASE", "80 %", "90 %"].map(|name| format!("{name:>9}"));
+    let header = SHOWN.map(|(metric, _)| format!("{:>9}", metric.heading()));
     println!("{:<36} {} {:>8}", "model", header.join(" "), "train s");
     for (evaluation, seconds) in found.iter().zip(seconds) {
         line(&evaluation.model, &|metric| figure(evaluation, metric), *seconds);
@@ -254,22 +250,13 @@ fn json_rows(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>])
             let naive = found.iter().take(2).map(|naive| (naive.model.clone(), figure(naive, metric)));
             let peers = protocol.peers.iter().map(|peer| (format!("{}, published", peer.model), peer.get(metric)));
             for (against, theirs) in naive.chain(peers) {
-                let ratio = theirs.map(|theirs| theirs / ours);
-                rows.push(json!({
-                    "name": name(metric.name()), "ours": ours, "against": against, "theirs": theirs, "unit": "1",
-                    "ratio": ratio
-                }));
+                rows.push(row(&name(metric.key()), Some(ours), &metric.unit(), Some((against.as_str(), theirs))));
             }
         }
-        for (what, value, unit) in [
-            ("coverage_q10_q90", evaluation.coverage, "share, 0.8 is right"),
-            ("coverage_q5_q95", evaluation.coverage_90, "share, 0.9 is right"),
-            ("train", *seconds, "s"),
-        ] {
-            rows.push(json!({
-                "name": name(what), "ours": value, "against": null, "theirs": null, "unit": unit, "ratio": null
-            }));
+        for metric in [Metric::Coverage, Metric::Coverage90] {
+            rows.push(row(&name(metric.key()), figure(evaluation, metric), &metric.unit(), None));
         }
+        rows.push(row(&name("train"), *seconds, "s", None));
     }
     rows
 }

@@ -20,6 +20,8 @@ pub enum Metric {
     Coverage,
     /// Share of the actual values within [q0.05, q0.95]: 0.9 is right.
     Coverage90,
+    /// Share of the actual values within [q0.025, q0.975]: 0.95 is right.
+    Coverage95,
     /// Symmetric mean absolute percentage error in percent, 200 |y − ŷ| / (|y| + |ŷ|); per series, then the mean
     /// (Makridakis et al. 2020).
     Smape,
@@ -46,6 +48,7 @@ impl Metric {
             Metric::Mase => "MASE",
             Metric::Coverage => "coverage",
             Metric::Coverage90 => "coverage of 90 %",
+            Metric::Coverage95 => "coverage of 95 %",
             Metric::Smape => "sMAPE",
             Metric::Owa => "OWA",
             Metric::Msis => "MSIS",
@@ -53,6 +56,36 @@ impl Metric {
             Metric::Mse => "MSE",
             Metric::Mae => "MAE",
         }
+    }
+
+    /// The share of actual values that is right, where it is one.
+    pub const fn nominal(self) -> Option<f64> {
+        match self {
+            Metric::Coverage => Some(0.8),
+            Metric::Coverage90 => Some(0.9),
+            Metric::Coverage95 => Some(0.95),
+            _ => None,
+        }
+    }
+
+    /// Heading of its column in a table.
+    pub fn heading(self) -> String {
+        self.nominal().map_or_else(|| self.name().to_owned(), |nominal| format!("{:.0} %", 100.0 * nominal))
+    }
+
+    /// Its name in a document.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Metric::Coverage => "coverage_q10_q90",
+            Metric::Coverage90 => "coverage_q5_q95",
+            Metric::Coverage95 => "coverage_q2_5_q97_5",
+            _ => self.name(),
+        }
+    }
+
+    /// Its unit in a document.
+    pub fn unit(self) -> String {
+        self.nominal().map_or_else(|| "1".to_owned(), |nominal| format!("share, {nominal} is right"))
     }
 }
 
@@ -153,6 +186,18 @@ mod tests {
         }
         assert_eq!(check.beside(Some(1.2)).to_string(), "repeat last: MSE: known 1.214, found 1.20000");
         assert_eq!(check.beside(None).to_string(), "repeat last: MSE: known 1.214, found nothing");
+    }
+
+    #[test]
+    fn a_share_says_what_is_right() {
+        for (metric, heading, unit) in [
+            (Metric::Coverage, "80 %", "share, 0.8 is right"),
+            (Metric::Coverage90, "90 %", "share, 0.9 is right"),
+            (Metric::Coverage95, "95 %", "share, 0.95 is right"),
+            (Metric::Owa, "OWA", "1"),
+        ] {
+            assert_eq!((metric.heading().as_str(), metric.unit().as_str()), (heading, unit));
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //!   M4 competition measures by;
 //! * [`figures`]: metrics, checks and rows of peers; [`published`]: what others reached, as data.
 //!
-//! * [`models`]: ours by name, fitted; [`competitions`]: what they reach under the protocols of others;
+//! * [`models`]: ours by name, fitted; [`competitions`]: what they reach under the protocols of others; [`rows`]: as a
+//!   document has it;
 //! * `earlier`: the same with windows before those of the tests, to choose by.
 //!
 //! [`Protocol`] is what the sources with rolling origins share. A harness that does not get every figure of
@@ -29,6 +30,7 @@ pub mod models;
 pub mod naive2;
 pub mod openstef;
 pub mod published;
+pub mod rows;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -27,8 +27,6 @@ pub type Key = (String, i64);
 pub struct Expected {
     /// Every interval.
     pub intervals: BTreeMap<Key, Interval>,
-    /// Intervals of registers that ran backwards: whether there is a value depends on what came first.
-    pub unsettled: BTreeSet<Key>,
     /// Partition and offset of every record that cannot be read.
     pub dead: BTreeSet<(i32, i64)>,
     /// Partition and offset of every sample that intervals are made of, where they are kept.
@@ -50,7 +48,7 @@ pub fn intervals(records: &[Record]) -> Expected {
 }
 
 /// Recomputes what must be in the lake of readings that are cumulative registers: the difference between the
-/// registers at the two ends of an interval.
+/// registers at the two ends of an interval. Where that is negative there is none, whatever came first.
 pub fn registers(records: &[Record]) -> Expected {
     let Topic { readings, lengths, dead } = parse(records);
     let registers = winners(&readings, &lengths);
@@ -61,7 +59,6 @@ pub fn registers(records: &[Record]) -> Expected {
         let Some(from) = registers.get(&key) else { continue };
         let value = to.energy(seconds) - from.energy(seconds);
         if value < 0.0 {
-            expected.unsettled.insert(key);
             continue;
         }
         let worse = if rank(&to.quality) > rank(&from.quality) { to } else { from };
@@ -94,7 +91,7 @@ pub fn samples(records: &[Record], seconds: i64) -> Expected {
         Interval { seconds, value: total / samples.len() as f64, quality }
     };
     let intervals = of_interval.into_iter().map(|(key, samples)| (key, mean(samples))).collect();
-    Expected { intervals, dead, samples, ..Expected::default() }
+    Expected { intervals, dead, samples }
 }
 
 /// The greater, the less it can be trusted.
@@ -261,11 +258,10 @@ mod tests {
     }
 
     #[test]
-    fn a_register_gives_differences_between_neighbours() {
+    fn a_register_gives_differences_between_neighbours_and_none_where_it_runs_backwards() {
         let records = [record(1, 0, 0, 10.0), record(2, 1, 15, 12.5), record(3, 2, 30, 11.0), record(4, 3, 59, 20.0)];
         let found = registers(&records);
         let values: Vec<(i64, f64)> = found.intervals.iter().map(|((_, start), i)| (*start, i.value)).collect();
         assert_eq!(values, [(0, 2.5)]);
-        assert_eq!(found.unsettled, BTreeSet::from([("a".to_owned(), 900)]));
     }
 }

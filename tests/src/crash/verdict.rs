@@ -86,7 +86,6 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3], rolls_
         verdict.add(|v| &mut v.lost, missing.map(|at| format!("sample {at:?} of {} is missing", kind.name())));
         let ends = ends_of(&records, kind.partitions() as usize);
         counts(kind, &of_feed(kind, &partitions), &of_feed(kind, &feeds), &expected, &ends, &mut verdict)?;
-        // A register that runs backwards makes no interval, whatever came first: nothing is unsettled.
         all.intervals.append(&mut expected.intervals);
     }
     let found = Found::of(&rows(sandbox, &found::query("feed NOT LIKE 'rollup.%'"))?);

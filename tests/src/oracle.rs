@@ -2,9 +2,13 @@
 //!
 //! It shares nothing with the engine: a hash map of the winning reading per series and interval.
 
+mod outcomes;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
+
+pub use outcomes::Outcomes;
 
 use crate::topic::Record;
 
@@ -31,6 +35,8 @@ pub struct Expected {
     pub dead: BTreeSet<(i32, i64)>,
     /// Partition and offset of every sample that intervals are made of, where they are kept.
     pub samples: BTreeSet<(i32, i64)>,
+    /// What the readings must have been counted as.
+    pub outcomes: Outcomes,
 }
 
 /// Recomputes what must be in the lake of readings that are mean power or energy of an interval, stamped at its end.
@@ -44,7 +50,8 @@ pub fn intervals(records: &[Record]) -> Expected {
             ((series, end - seconds), interval)
         })
         .collect();
-    Expected { intervals, dead, ..Expected::default() }
+    let outcomes = outcomes::of(readings.iter().map(|reading| (boundary(reading, &lengths), reading)));
+    Expected { intervals, dead, outcomes, ..Expected::default() }
 }
 
 /// Recomputes what must be in the lake of readings that are cumulative registers: the difference between the
@@ -52,7 +59,8 @@ pub fn intervals(records: &[Record]) -> Expected {
 pub fn registers(records: &[Record]) -> Expected {
     let Topic { readings, lengths, dead } = parse(records);
     let registers = winners(&readings, &lengths);
-    let mut expected = Expected { dead, ..Expected::default() };
+    let outcomes = outcomes::of(readings.iter().map(|reading| (boundary(reading, &lengths), reading)));
+    let mut expected = Expected { dead, outcomes, ..Expected::default() };
     for ((series, end), to) in &registers {
         let seconds = lengths[series];
         let key = (series.clone(), end - seconds);
@@ -91,7 +99,8 @@ pub fn samples(records: &[Record], seconds: i64) -> Expected {
         Interval { seconds, value: total / samples.len() as f64, quality }
     };
     let intervals = of_interval.into_iter().map(|(key, samples)| (key, mean(samples))).collect();
-    Expected { intervals, dead, samples }
+    let outcomes = outcomes::of(readings.iter().map(|reading| ((reading.series.clone(), reading.at_ms), reading)));
+    Expected { intervals, dead, samples, outcomes }
 }
 
 /// The greater, the less it can be trusted.
@@ -138,15 +147,19 @@ fn native_length(stamps: &BTreeSet<i64>) -> i64 {
 fn winners<'a>(readings: &'a [Reading], lengths: &HashMap<String, i64>) -> BTreeMap<Key, &'a Reading> {
     let mut winners: BTreeMap<Key, &Reading> = BTreeMap::new();
     for reading in readings {
-        let seconds = lengths[&reading.series];
-        // The nearest boundary: meter clocks are a little off.
-        let boundary = (reading.at_ms + seconds * 500).div_euclid(seconds * 1000) * seconds;
-        let held = winners.entry((reading.series.clone(), boundary)).or_insert(reading);
+        let held = winners.entry(boundary(reading, lengths)).or_insert(reading);
         if reading.position > held.position {
             *held = reading;
         }
     }
     winners
+}
+
+/// The series of a reading and the boundary that is nearest to it: meter clocks are a little off.
+fn boundary(reading: &Reading, lengths: &HashMap<String, i64>) -> Key {
+    let seconds = lengths[&reading.series];
+    let boundary = (reading.at_ms + seconds * 500).div_euclid(seconds * 1000) * seconds;
+    (reading.series.clone(), boundary)
 }
 
 struct Reading {

@@ -9,7 +9,7 @@ use super::feed::{Kind, SECONDS, topic};
 use super::sums;
 use crate::accounts;
 use crate::found::{self, Found};
-use crate::oracle::{self, Expected};
+use crate::oracle::{self, Expected, Outcomes};
 use crate::sandbox::Sandbox;
 use crate::topic::{Record, drain_delivered};
 
@@ -164,9 +164,19 @@ fn counts(
     }
     equal("dead records are", total("dead")?, expected.dead.len() as i64);
     equal("pending records are", total("pending")?, 0);
-    if kind == Kind::Energy {
-        equal("accepted readings are", total("accepted")?, expected.intervals.len() as i64);
-    }
+    // What corrects and what is a duplicate is determined as far as `Outcomes` says. What is late is not: that depends
+    // on how far the other partitions were read when a reading came, and after a crash it comes another time.
+    let Outcomes { readings, accepted, corrected_min, corrected_max } = expected.outcomes;
+    let (corrected, duplicate) = (total("corrected")?, total("duplicate")?);
+    equal("accepted readings are", total("accepted")?, accepted as i64);
+    equal("corrected and duplicate readings are", corrected + duplicate, (readings - accepted) as i64);
+    equal(
+        &format!("corrected readings, of which there are from {corrected_min} to {corrected_max}, are"),
+        corrected,
+        corrected.clamp(corrected_min as i64, corrected_max as i64),
+    );
+    let late = total("late")?;
+    equal("late readings, all of them accepted or corrected, are", late, late.min(total("accepted")? + corrected));
     for row in partitions {
         let faults = accounts::faults(row)?.into_iter().map(|fault| format!("{}: {fault}", kind.name()));
         verdict.add(|v| &mut v.miscounted, faults);

@@ -40,6 +40,10 @@ pub enum Step {
     Segment,
     /// The states of series that leave memory.
     EvictedFile,
+    /// What roll-ups remember of the series that changed.
+    MembersFile,
+    /// The labels that hold from the next commit on: those that records of the epoch said.
+    SaidFile,
     /// The state.
     State,
     /// The log entry of `intervals`: the commit itself.
@@ -86,12 +90,14 @@ pub struct Requests {
 
 impl Step {
     /// Those of a commit, in its order.
-    pub const OF_COMMIT: [Step; 10] = [
+    pub const OF_COMMIT: [Step; 12] = [
         Step::IntervalFile,
         Step::SampleFile,
         Step::DeadLetterFile,
         Step::Segment,
         Step::EvictedFile,
+        Step::MembersFile,
+        Step::SaidFile,
         Step::State,
         Step::Commit,
         Step::SampleCommit,
@@ -109,6 +115,8 @@ impl Step {
             Step::DeadLetterFile => "dead-letter-file",
             Step::Segment => "segment",
             Step::EvictedFile => "evicted-file",
+            Step::MembersFile => "members-file",
+            Step::SaidFile => "said-file",
             Step::State => "state",
             Step::Commit => "commit",
             Step::SampleCommit => "sample-commit",
@@ -130,6 +138,8 @@ impl Step {
             Step::DeadLetterFile => (&["dead_letters"], "0", ".parquet"),
             Step::Segment => (&["state"], "series-", ".zst"),
             Step::EvictedFile => (&["state"], "evicted-", ".zst"),
+            Step::MembersFile => (&["state"], "members-", ".zst"),
+            Step::SaidFile => (&["state"], "said-", ".zst"),
             Step::State => (&["state"], "ingest-", ".zst"),
             Step::Commit => (&["intervals", "_delta_log"], "", ".json"),
             Step::SampleCommit => (&["samples", "_delta_log"], "", ".json"),
@@ -146,6 +156,11 @@ impl Step {
     /// Whether its files are deleted. All others are written.
     pub fn deletes(self) -> bool {
         matches!(self, Step::ExpiredLog | Step::LeftOver)
+    }
+
+    /// Whether it comes only where there is a roll-up.
+    pub fn is_of_rollup(self) -> bool {
+        matches!(self, Step::MembersFile | Step::SaidFile)
     }
 
     /// Whether it comes only once fifty commits are made.
@@ -348,11 +363,13 @@ mod tests {
         let seeds: BTreeSet<u64> = cells.iter().map(|cell| cell.seed(7)).collect();
         assert_eq!((names.len(), seeds.len()), (cells.len(), cells.len()));
         // As many as bench/README.md says.
-        assert_eq!(cells.len(), 342);
+        assert_eq!(cells.len(), 382);
         for name in [
             "kill-at/commit/during/s3/w4/p1",
             "kill-at/rewrite/after/local/w2/p2",
             "kill-at/left-over/before/s3/w1/p1",
+            "kill-at/members-file/before/s3/w2/p2",
+            "kill-at/said-file/during/local/w2/p1",
             "full-disk/local/w1/p1",
         ] {
             assert!(names.contains(name), "{name}");

@@ -1,5 +1,6 @@
 //! The readings of one run, endless and the same for the same seed: repetitions, stragglers, corrections (also of the
-//! first ones, when they have long been forgotten), records that nobody can read, and time stamps that go back.
+//! first ones, when they have long been forgotten), records that nobody can read, and time stamps that go back; and
+//! beside them where meters are, which moves, and is said too late or otherwise again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,10 @@ pub const SECONDS: i64 = 900;
 const BEGIN: i64 = 1_706_659_200;
 /// Between two hours of readings, where nothing else is wanted.
 pub const PACE: Duration = Duration::from_millis(60);
+/// Sites that meters may be at.
+const SITES: i64 = 3;
+/// Kinds whose sites [`Topic::Sites`] says.
+const SAID: [Kind; 2] = [Kind::Power, Kind::Register];
 /// A broker may be away for a while.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -100,11 +105,66 @@ impl Kind {
     }
 }
 
+/// A topic of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// Readings of a kind.
+    Of(Kind),
+    /// At which site the meters are whose readings do not tell it: the label `site`.
+    Sites,
+}
+
+impl Topic {
+    /// All of them; the last one is read where there is a roll-up.
+    pub const ALL: [Topic; 4] =
+        [Topic::Of(Kind::Energy), Topic::Of(Kind::Power), Topic::Of(Kind::Register), Topic::Sites];
+
+    /// Those that a run reads.
+    pub fn read(rolls_up: bool) -> &'static [Topic] {
+        if rolls_up { &Topic::ALL } else { &Topic::ALL[..Kind::ALL.len()] }
+    }
+
+    /// Its place among all of them.
+    pub fn number(self) -> usize {
+        match self {
+            Topic::Of(kind) => kind as usize,
+            Topic::Sites => Kind::ALL.len(),
+        }
+    }
+
+    /// Its partitions.
+    pub fn partitions(self) -> i32 {
+        match self {
+            Topic::Of(kind) => kind.partitions(),
+            Topic::Sites => 2,
+        }
+    }
+
+    /// Its name in a run.
+    pub fn name(self, run: &str) -> String {
+        match self {
+            Topic::Of(kind) => format!("{run}-{}", kind.name()),
+            Topic::Sites => format!("{run}-sites"),
+        }
+    }
+
+    /// What tables call the feed that reads it.
+    pub fn feed(self) -> &'static str {
+        match self {
+            Topic::Of(kind) => kind.name(),
+            Topic::Sites => "labels.sites",
+        }
+    }
+}
+
+/// Records of each topic, by [`Topic::number`].
+pub type Counts = [u64; Topic::ALL.len()];
+
 /// One record to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sent {
     /// Which topic.
-    pub kind: Kind,
+    pub topic: Topic,
     /// Partition.
     pub partition: i32,
     /// Time stamp of the record, in milliseconds since the epoch.
@@ -139,7 +199,29 @@ impl Feed {
 
     /// The next hour of all meters.
     pub fn hour(&mut self) -> Vec<Sent> {
-        (0..4).flat_map(|_| self.next_quarter()).collect()
+        let mut sent = self.sites();
+        sent.extend((0..4).flat_map(|_| self.next_quarter()));
+        sent
+    }
+
+    /// Where meters are: of each from the first hour on, and then of one of them, from any quarter on up to now, so that
+    /// much of it comes late or instead of what was said before.
+    fn sites(&mut self) -> Vec<Sent> {
+        let said = |kind: Kind| (0..kind.meters()).map(move |meter| (kind, meter));
+        let meters: Vec<(Kind, i64)> = SAID.into_iter().flat_map(said).collect();
+        if self.quarter == 0 {
+            return meters.into_iter().map(|(kind, meter)| self.site(kind, meter, BEGIN)).collect();
+        }
+        let (kind, meter) = meters[self.random.random_range(0..meters.len())];
+        let from = BEGIN + self.random.random_range(0..=self.quarter) * SECONDS;
+        vec![self.site(kind, meter, from)]
+    }
+
+    fn site(&mut self, kind: Kind, meter: i64, from: i64) -> Sent {
+        let (name, from, site) = (kind.name(), stamp(from), self.random.random_range(0..SITES));
+        let payload = format!(r#"{{"series_id":"{name}-{meter}","valid_from":"{from}","site":"s{site}"}}"#);
+        let by = self.random.random_range(0..10);
+        self.sent(Topic::Sites, by, payload)
     }
 
     fn next_quarter(&mut self) -> Vec<Sent> {
@@ -205,17 +287,21 @@ impl Feed {
         let (name, ts, unit) = (kind.name(), stamp(at), kind.unit(meter));
         // Only these have it: intervals of the others are made of several readings.
         let site = match kind {
-            Kind::Energy => format!(r#","site":"{}""#, site(kind, meter, at - SECONDS)),
+            Kind::Energy => format!(r#","site":"{}""#, site(meter, at - SECONDS)),
             Kind::Power | Kind::Register => String::new(),
         };
         let payload = format!(
             r#"{{"meter_id":"{name}-{meter}","ts":"{ts}","value":{value},"unit":"{unit}","quality":"{quality}"{site}}}"#
         );
+        self.sent(Topic::Of(kind), by, payload)
+    }
+
+    fn sent(&mut self, topic: Topic, by: i64, payload: String) -> Sent {
         // Now and then the order of time stamps is not that of offsets.
         let jitter = self.random.random_range(-4_000..4_000);
         let timestamp_ms = (BEGIN + self.quarter * SECONDS) * 1000 + jitter;
-        let partition = (by % i64::from(kind.partitions())) as i32;
-        Sent { kind, partition, timestamp_ms, payload: payload.into_bytes() }
+        let partition = (by % i64::from(topic.partitions())) as i32;
+        Sent { topic, partition, timestamp_ms, payload: payload.into_bytes() }
     }
 }
 
@@ -228,13 +314,10 @@ pub fn region(kind: Kind, meter: i64) -> &'static str {
     }
 }
 
-/// The site of a meter in the interval that starts at an instant: those of [`Kind::Energy`] move every day.
-pub fn site(kind: Kind, meter: i64, start: i64) -> String {
-    let moves = match kind {
-        Kind::Energy => start.div_euclid(86_400),
-        Kind::Power | Kind::Register => 0,
-    };
-    format!("s{}", (meter + moves) % 3)
+/// The site of a meter of [`Kind::Energy`] in the interval that starts at an instant: it moves every day. Of the others
+/// [`Topic::Sites`] says it.
+pub fn site(meter: i64, start: i64) -> String {
+    format!("s{}", (meter + start.div_euclid(86_400)) % SITES)
 }
 
 /// `2024-01-31T00:15:00Z` of seconds since the epoch, up to the end of March 2024.
@@ -257,11 +340,11 @@ const HOURS_MAX: u32 = 24 * 60;
 pub struct Feeder {
     ending: Arc<AtomicBool>,
     // Until it has come to its end.
-    thread: Option<JoinHandle<Result<[u64; 3], Failure>>>,
+    thread: Option<JoinHandle<Result<Counts, Failure>>>,
 }
 
 impl Feeder {
-    /// Begins to send to topics whose names [`topic`] gives, an hour of readings every `pace`. Once it is to end, it
+    /// Begins to send to all topics of a run, an hour of readings every `pace`. Once it is to end, it
     /// sends `after` more hours.
     pub fn start(brokers: &str, run: &str, seed: u64, pace: Duration, after: u32) -> Feeder {
         let ending = Arc::new(AtomicBool::new(false));
@@ -270,8 +353,8 @@ impl Feeder {
         Feeder { ending, thread: Some(thread) }
     }
 
-    /// Lets it come to an end; returns the number of records that it sent of each kind.
-    pub fn finish(mut self) -> Result<[u64; 3], Failure> {
+    /// Lets it come to an end; returns the number of records that it sent to each topic.
+    pub fn finish(mut self) -> Result<Counts, Failure> {
         self.ending.store(true, Ordering::Release);
         let thread = self.thread.take().ok_or("the feed has ended")?;
         thread.join().map_err(|_| "the thread that sends the feed panicked".to_owned())?
@@ -285,11 +368,6 @@ impl Drop for Feeder {
     }
 }
 
-/// The topic of a kind in a run.
-pub fn topic(run: &str, kind: Kind) -> String {
-    format!("{run}-{}", kind.name())
-}
-
 fn send(
     brokers: &str,
     run: &str,
@@ -297,13 +375,13 @@ fn send(
     pace: Duration,
     after: u32,
     ending: &AtomicBool,
-) -> Result<[u64; 3], Failure> {
+) -> Result<Counts, Failure> {
     let mut config = client(brokers);
     // A broker that is away must lead to no duplicates and to no other order.
     config.set("enable.idempotence", "true").set("linger.ms", "5").set("message.timeout.ms", "300000");
     let producer: BaseProducer = config.create().map_err(|error| format!("create a producer: {error}"))?;
     let mut feed = Feed::new(seed);
-    let mut sent = [0; 3];
+    let mut sent = Counts::default();
     let mut left = after;
     for _ in 0..HOURS_MAX {
         if ending.load(Ordering::Acquire) {
@@ -313,8 +391,8 @@ fn send(
             left -= 1;
         }
         for record in feed.hour() {
-            sent[record.kind as usize] += 1;
-            queue(&producer, &topic(run, record.kind), &record)?;
+            sent[record.topic.number()] += 1;
+            queue(&producer, &record.topic.name(run), &record)?;
         }
         let until = Instant::now() + pace;
         while Instant::now() < until {
@@ -356,11 +434,14 @@ mod tests {
         let one = records(5);
         assert_eq!(one, records(5));
         assert_ne!(one, records(6));
-        for kind in Kind::ALL {
+        for topic in Topic::ALL {
             let partitions: std::collections::BTreeSet<i32> =
-                one.iter().filter(|r| r.kind == kind).map(|r| r.partition).collect();
-            assert_eq!(partitions.len() as i32, kind.partitions());
+                one.iter().filter(|r| r.topic == topic).map(|r| r.partition).collect();
+            assert_eq!(partitions.len() as i32, topic.partitions());
         }
+        assert_eq!(Topic::ALL.map(Topic::number), [0, 1, 2, 3]);
+        let sites = one.iter().filter(|r| r.topic == Topic::Sites).count() as i64;
+        assert_eq!(sites, Kind::Power.meters() + Kind::Register.meters() + 39, "all at first, and then one an hour");
         let count = |what: &str| one.iter().filter(|r| String::from_utf8_lossy(&r.payload).contains(what)).count();
         assert!(count("estimated") > 100 && count("substituted") > 100);
         assert!(one.iter().filter(|r| !r.payload.ends_with(b"}")).count() > 20);

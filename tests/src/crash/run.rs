@@ -11,7 +11,7 @@ use super::cell::{Cell, Fault, Step, Store};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::engines::{self, Engines};
-use super::feed::{Feeder, Kind, PACE, topic};
+use super::feed::{Counts, Feeder, Kind, PACE, Topic};
 use super::strike::Stage;
 use super::sums;
 use super::verdict::{Verdict, judge};
@@ -83,7 +83,7 @@ impl World {
     /// Leaves the servers as the next run needs them: others, where they do not come back.
     fn tidy(&mut self, run: &str) {
         self.kafka.resume();
-        let gone = caught(|| Kind::ALL.iter().for_each(|kind| self.kafka.delete_topic(&topic(run, *kind))));
+        let gone = caught(|| Topic::ALL.iter().for_each(|topic| self.kafka.delete_topic(&topic.name(run))));
         if gone.is_err()
             && caught(|| self.kafka.restart()).is_err()
             && let Ok(Ok(other)) = caught(Kafka::start)
@@ -100,15 +100,16 @@ impl World {
     }
 }
 
-/// Records that the topics hold: what was sent, and what came twice because a broker forgot in a power cut that it had
-/// it already.
-fn there(brokers: &str, run: &str, sent: [u64; 3]) -> Result<[u64; 3], Failure> {
-    let mut there = [0; 3];
-    for kind in Kind::ALL {
-        let (topic, sent) = (topic(run, kind), sent[kind as usize]);
-        there[kind as usize] = drain_delivered(brokers, &topic, sent).len() as u64;
-        if there[kind as usize] < sent {
-            return Err(format!("{sent} records were sent to {topic}, which has {}", there[kind as usize]));
+/// Records that topics hold which are read: what was sent, and what came twice because a broker forgot in a power cut that
+/// it had it already.
+fn there(brokers: &str, run: &str, sent: Counts, read: &[Topic]) -> Result<Counts, Failure> {
+    let mut there = Counts::default();
+    for topic in read {
+        let (number, name) = (topic.number(), topic.name(run));
+        let sent = sent[number];
+        there[number] = drain_delivered(brokers, &name, sent).len() as u64;
+        if there[number] < sent {
+            return Err(format!("{sent} records were sent to {name}, which has {}", there[number]));
         }
     }
     Ok(there)
@@ -136,7 +137,7 @@ struct Ground {
 impl Ground {
     fn prepare(world: &World, cell: &Cell, run: &str, seed: u64) -> Result<Ground, Skip> {
         let (brokers, settings) = (world.kafka.brokers(), settings(cell, run, seed));
-        let first = topic(run, Kind::Energy);
+        let first = Topic::Of(Kind::Energy).name(run);
         let (sandbox, proxy) = match cell.store {
             Store::Local => (Sandbox::reading(&brokers, &first, &settings), None),
             Store::S3 => {
@@ -162,8 +163,8 @@ impl Ground {
         if rolls_up(cell, seed) {
             sums::write_labels(self.sandbox.path())?;
         }
-        for kind in Kind::ALL {
-            world.kafka.create_topic(&topic(run, kind), kind.partitions());
+        for topic in Topic::ALL {
+            world.kafka.create_topic(&topic.name(run), topic.partitions());
         }
         let mut random = StdRng::seed_from_u64(seed);
         let mut stage = Stage {
@@ -183,10 +184,11 @@ impl Ground {
             return Err(format!("the engine made no commits within {START_LIMIT:?}, or ended by itself"));
         }
         engine = stage.strike(cell.fault, cell.store, engine)?;
-        let there = there(&brokers, run, feeder.finish()?)?;
+        let rolls_up = rolls_up(cell, seed);
+        let there = there(&brokers, run, feeder.finish()?, Topic::read(rolls_up))?;
         self.await_committed(&mut engine, there.iter().sum())?;
         engine.stop()?;
-        judge(&self.sandbox, &brokers, run, there, rolls_up(cell, seed))
+        judge(&self.sandbox, &brokers, run, there, rolls_up)
     }
 
     /// Until all that was delivered is committed: a broker that was just started again may say that there is less.
@@ -225,9 +227,13 @@ fn pace(cell: &Cell) -> Duration {
 }
 
 /// Whether there is too little memory for all series in a run, so that they leave it and come back all the time: in every
-/// second one, and where that is what is tried.
+/// second one, and where that is what is tried; but not where a roll-up is.
 fn is_scarce(cell: &Cell, seed: u64) -> bool {
-    matches!(cell.fault, Fault::KillAt(Step::EvictedFile, _)) || seed.is_multiple_of(2)
+    match cell.fault {
+        Fault::KillAt(Step::EvictedFile, _) => true,
+        Fault::KillAt(step, _) if step.is_of_rollup() => false,
+        _ => seed.is_multiple_of(2),
+    }
 }
 
 /// Whether a run has a roll-up: in the others. What roll-ups know of series does not leave memory, and less is looked up
@@ -241,7 +247,7 @@ fn settings(cell: &Cell, run: &str, seed: u64) -> String {
     let rolls_up = rolls_up(cell, seed);
     let mut feeds = String::new();
     for kind in Kind::ALL {
-        let (name, topic, configured) = (kind.name(), topic(run, kind), kind.configured());
+        let (name, topic, configured) = (kind.name(), Topic::Of(kind).name(run), kind.configured());
         // The first one continues the section that is there.
         if kind != Kind::Energy {
             feeds += &format!(
@@ -260,7 +266,7 @@ fn settings(cell: &Cell, run: &str, seed: u64) -> String {
     let memory = if is_scarce(cell, seed) { 32 * 1024 / cell.processes } else { 2 << 30 };
     let mut more = engines::section(cell.processes) + &Sandbox::no_pipelines("PT15M");
     if rolls_up {
-        more += &(sums::section().to_owned() + &Sandbox::no_pipelines("PT1H"));
+        more += &(sums::section(run) + &Sandbox::no_pipelines("PT1H"));
     }
     format!(
         "{feeds}\n[ingest]\ncommit_interval = \"150ms\"\nworkers = {workers}\nremembered_intervals = 4\n\

@@ -121,6 +121,9 @@ mod tests {
         assert!(!sees(Step::Commit, Moment::After, "intervals/_delta_log/00000000000000000050.checkpoint.parquet"));
         assert!(sees(Step::Segment, Moment::After, "state/series-000000000001-1.zst"));
         assert!(!sees(Step::State, Moment::After, "state/series-000000000002-1.zst"));
+        assert!(sees(Step::MembersFile, Moment::After, "state/members-000000000003-1.zst"));
+        assert!(!sees(Step::MembersFile, Moment::After, "state/said-000000000003-1.zst"));
+        assert!(sees(Step::SaidFile, Moment::During, "state/said-000000000004-1.zst#9"));
         assert!(sees(Step::FoldedFile, Moment::During, "intervals/month=2024-01/layer=old/d.parquet#56"));
         assert!(!sees(Step::FoldedFile, Moment::After, "intervals/month=2024-01/layer=base/e.parquet"));
         for (version, moment, behind) in [(2, Moment::After, ""), (3, Moment::During, "#78")] {

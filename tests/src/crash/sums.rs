@@ -1,5 +1,6 @@
 //! A roll-up of all meters of a run, by region and site, and what it must hold: sums of the intervals that the oracle
-//! says its members have. Regions and sites come from files, but sites of [`Kind::Energy`] from readings, and move.
+//! says its members have. Regions come from a file, and sites, which move, from the readings of [`Kind::Energy`] and of
+//! the others from a topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,9 +9,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Failure;
-use super::feed::{Kind, SECONDS, region, site};
+use super::feed::{Kind, SECONDS, Topic, region, site};
 use super::verdict::{Row, integer};
-use crate::oracle::Expected;
+use crate::oracle::{Expected, instant_ms};
+use crate::topic::Record;
 
 /// Lengths of the roll-up's intervals, with their names: that of the meters, and a longer one.
 const LENGTHS: [(i64, &str); 2] = [(SECONDS, "PT15M"), (3600, "PT1H")];
@@ -18,19 +20,22 @@ const LENGTHS: [(i64, &str); 2] = [(SECONDS, "PT15M"), (3600, "PT1H")];
 const QUALITIES: [&str; 3] = ["measured", "estimated", "substituted"];
 
 /// The roll-up; little of it is remembered, so that stragglers and corrections find it in the lake.
-pub fn section() -> &'static str {
-    r#"
+pub fn section(run: &str) -> String {
+    let sites = Topic::Sites.name(run);
+    format!(
+        r#"
 [labels.regions]
 file = "regions.csv"
-labels = { region = "region" }
+labels = {{ region = "region" }}
 [labels.sites]
-file = "sites.csv"
-labels = { site = "site" }
+topic = "{sites}"
+labels = {{ site = "site" }}
 [rollup.grid]
 by = ["region", "site"]
 frequencies = ["native", "PT1H"]
 remembered = "2h"
 "#
+    )
 }
 
 /// What the feed of a kind says of labels.
@@ -41,25 +46,40 @@ pub fn labels_of(kind: Kind) -> &'static str {
     }
 }
 
-/// Writes the files that [`section`] names.
+/// Writes the file that [`section`] names.
 ///
 /// # Errors
 /// The disk refuses.
 pub fn write_labels(folder: &Path) -> Result<(), Failure> {
-    let (mut regions, mut sites) = ("series_id,region\n".to_owned(), "series_id,site\n".to_owned());
+    let mut regions = "series_id,region\n".to_owned();
     for kind in Kind::ALL {
         for meter in 0..kind.meters() {
-            let name = kind.name();
-            regions += &format!("{name}-{meter},{}\n", region(kind, meter));
-            if kind != Kind::Energy {
-                sites += &format!("{name}-{meter},{}\n", site(kind, meter, 0));
-            }
+            regions += &format!("{}-{meter},{}\n", kind.name(), region(kind, meter));
         }
     }
-    for (name, text) in [("regions.csv", regions), ("sites.csv", sites)] {
-        fs::write(folder.join(name), text).map_err(|error| format!("writing {name}: {error}"))?;
+    fs::write(folder.join("regions.csv"), regions).map_err(|error| format!("writing regions.csv: {error}"))
+}
+
+/// By series the sites that were said of it, and from when on each holds, in seconds since the epoch.
+pub type Sites = BTreeMap<String, BTreeMap<i64, String>>;
+
+/// What the records of [`Topic::Sites`] say: of two about one series and instant the one with the greater position
+/// counts.
+///
+/// # Errors
+/// A record says nothing.
+pub fn sites(records: &[Record]) -> Result<Sites, Failure> {
+    let mut records: Vec<&Record> = records.iter().collect();
+    records.sort_by_key(|record| (record.timestamp_ms, record.partition, record.offset));
+    let mut sites = Sites::new();
+    for record in records {
+        let said: Option<Value> = record.payload.as_deref().and_then(|payload| serde_json::from_slice(payload).ok());
+        let text = |name: &str| Some(said.as_ref()?.get(name)?.as_str()?.to_owned());
+        let place = || Some((text("series_id")?, instant_ms(&text("valid_from")?)? / 1000, text("site")?));
+        let (series, from, site) = place().ok_or_else(|| format!("a record of sites is {record:?}"))?;
+        sites.entry(series).or_default().insert(from, site);
     }
-    Ok(())
+    Ok(sites)
 }
 
 /// What one interval of the roll-up adds up to.
@@ -80,11 +100,11 @@ pub struct Sum {
 /// By series of the roll-up and start in seconds since the epoch.
 pub type Sums = BTreeMap<(String, i64), Sum>;
 
-/// The roll-up of the intervals of meters.
+/// The roll-up of the intervals of meters that are at these sites.
 ///
 /// # Errors
-/// A series is no meter of the feed.
-pub fn expected(of: &Expected) -> Result<Sums, Failure> {
+/// A series is no meter of the feed, or nothing is said of where it is.
+pub fn expected(of: &Expected, sites: &Sites) -> Result<Sums, Failure> {
     let mut series: BTreeMap<&str, BTreeMap<i64, (i64, usize)>> = BTreeMap::new();
     for ((name, start), interval) in &of.intervals {
         let micros = (interval.value * 1e6).round() as i64;
@@ -98,12 +118,18 @@ pub fn expected(of: &Expected) -> Result<Sums, Failure> {
     for (name, intervals) in &series {
         let (kind, meter) = meter(name).ok_or_else(|| format!("no meter of the feed is called {name}"))?;
         let Some(first) = intervals.keys().next().copied() else { continue };
-        let (region, mut place) = (region(kind, meter), site(kind, meter, first));
+        let (region, mut place) = (region(kind, meter), site(meter, first));
         for start in (first..end).step_by(SECONDS as usize) {
             let interval = intervals.get(&start);
-            // Between two intervals it stays where the one before was.
-            if interval.is_some() {
-                place = site(kind, meter, start);
+            match kind {
+                // Between two intervals it stays where the one before was.
+                Kind::Energy if interval.is_some() => place = site(meter, start),
+                Kind::Energy => {}
+                Kind::Power | Kind::Register => {
+                    let said = sites.get(*name).and_then(|said| said.range(..=start).next_back());
+                    place =
+                        said.map(|(_, site)| site.clone()).ok_or_else(|| format!("nothing says where {name} is"))?;
+                }
             }
             for (number, (length, _)) in LENGTHS.iter().enumerate() {
                 for of_site in [None, Some(place.clone())] {
@@ -218,15 +244,44 @@ mod tests {
         Expected { intervals: intervals.collect(), ..Expected::default() }
     }
 
+    /// All of them at one site.
+    fn at_s0() -> Sites {
+        let meters =
+            [Kind::Power, Kind::Register].map(|kind| (0..2).map(move |meter| format!("{}-{meter}", kind.name())));
+        meters.into_iter().flatten().map(|name| (name, BTreeMap::from([(0, "s0".to_owned())]))).collect()
+    }
+
+    #[test]
+    fn of_what_is_said_of_an_instant_the_greatest_position_counts() {
+        let said = |timestamp_ms, offset, from: &str, site: &str| Record {
+            timestamp_ms,
+            partition: 0,
+            offset,
+            payload: Some(format!(r#"{{"series_id":"power-0","valid_from":"{from}","site":"{site}"}}"#).into()),
+        };
+        let (first, then) = ("1970-01-01T00:00:00Z", "1970-01-01T00:15:00Z");
+        let found = sites(&[said(5, 0, first, "s1"), said(9, 1, then, "s2"), said(4, 2, first, "s0")]).unwrap();
+        assert_eq!(found["power-0"], BTreeMap::from([(0, "s1".to_owned()), (900, "s2".to_owned())]));
+        assert!(sites(&[said(5, 0, "soon", "s1")]).is_err());
+        let of = of_meters(&[("power-0", 0, 1.0, "measured"), ("power-0", 900, 2.0, "measured")]);
+        let sums = expected(&of, &found).unwrap();
+        let at = |site: &str, start| &sums[&(format!("rollup.grid:region=north/site={site}@PT15M"), start)];
+        assert_eq!((at("s1", 0).micros, at("s2", 900).micros), (1_000_000, 2_000_000));
+        assert!(expected(&of, &Sites::new()).is_err());
+    }
+
     #[test]
     fn a_sum_has_its_members_their_worst_quality_and_what_is_missing() {
-        let sums = expected(&of_meters(&[
-            ("meters-0", DAY - SECONDS, 1.0, "measured"),
-            ("meters-0", DAY, 2.0, "measured"),
-            ("power-1", DAY, 0.5, "estimated"),
-            ("power-1", DAY + 2 * SECONDS, 0.25, "measured"),
-            ("register-1", DAY, 4.0, "measured"),
-        ]))
+        let sums = expected(
+            &of_meters(&[
+                ("meters-0", DAY - SECONDS, 1.0, "measured"),
+                ("meters-0", DAY, 2.0, "measured"),
+                ("power-1", DAY, 0.5, "estimated"),
+                ("power-1", DAY + 2 * SECONDS, 0.25, "measured"),
+                ("register-1", DAY, 4.0, "measured"),
+            ]),
+            &at_s0(),
+        )
         .unwrap();
         let north = |start, name: &str| sums[&(format!("rollup.grid:region=north@{name}"), start)].clone();
         let (quarter, hour) = (north(DAY, "PT15M"), north(DAY, "PT1H"));
@@ -238,7 +293,7 @@ mod tests {
         // The meter has moved at midnight, and is gone from where it was.
         let sites: Vec<&str> = sums.keys().filter_map(|(series, _)| Some(series.split_once("/site=")?.1)).collect();
         assert!(sites.contains(&"s1@PT15M"), "{sites:?}");
-        let (before, after) = (site(Kind::Energy, 0, DAY - SECONDS), site(Kind::Energy, 0, DAY));
+        let (before, after) = (site(0, DAY - SECONDS), site(0, DAY));
         assert_ne!(before, after);
         let at = |site: &str, start| sums.get(&(format!("rollup.grid:region=north/site={site}@PT15M"), start));
         assert_eq!(at(&after, DAY).map(|sum| sum.micros >= 2_000_000), Some(true));
@@ -250,7 +305,8 @@ mod tests {
     #[test]
     fn a_difference_is_told_but_not_in_what_is_not_judged() {
         let wanted =
-            expected(&of_meters(&[("power-0", DAY, 1.0, "measured"), ("register-0", DAY, 2.0, "measured")])).unwrap();
+            expected(&of_meters(&[("power-0", DAY, 1.0, "measured"), ("register-0", DAY, 2.0, "measured")]), &at_s0())
+                .unwrap();
         let mut found = wanted.clone();
         assert!(differences(&wanted, &found).is_empty());
         for sum in found.values_mut() {

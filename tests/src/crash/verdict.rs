@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::Failure;
-use super::feed::{Kind, SECONDS, topic};
+use super::feed::{Counts, Kind, SECONDS, Topic};
 use super::sums;
 use crate::accounts;
 use crate::found::{self, Found};
@@ -58,40 +58,46 @@ impl Verdict {
 ///
 /// # Errors
 /// A query fails, or the topics do not hold what was sent.
-pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: [u64; 3], rolls_up: bool) -> Result<Verdict, Failure> {
+pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, rolls_up: bool) -> Result<Verdict, Failure> {
     let mut verdict = Verdict::default();
-    let mut all = Expected::default();
+    let (mut all, mut sites) = (Expected::default(), sums::Sites::new());
     let letters = rows(sandbox, "SELECT feed, partition, \"offset\" FROM dead_letters")?;
     let samples = rows(sandbox, "SELECT DISTINCT feed, partition, \"offset\" FROM samples")?;
     let partitions = rows(sandbox, "SELECT * FROM partitions ORDER BY feed, partition")?;
     let feeds = "SELECT f.*, coalesce(s.corrections, 0) AS of_series FROM feeds f LEFT JOIN \
                  (SELECT feed, sum(corrections) AS corrections FROM series GROUP BY feed) s ON s.feed = f.feed";
     let feeds = rows(sandbox, feeds)?;
-    for kind in Kind::ALL {
-        let topic = topic(run, kind);
-        let records = drain_delivered(brokers, &topic, sent[kind as usize]);
-        if records.len() as u64 != sent[kind as usize] {
-            return Err(format!("{} records were sent to {topic}, which has {}", sent[kind as usize], records.len()));
+    for topic in Topic::read(rolls_up) {
+        let (name, feed, sent) = (topic.name(run), topic.feed(), sent[topic.number()]);
+        let records = drain_delivered(brokers, &name, sent);
+        if records.len() as u64 != sent {
+            return Err(format!("{sent} records were sent to {name}, which has {}", records.len()));
         }
-        let mut expected = match kind {
-            Kind::Energy => oracle::intervals(&records),
-            Kind::Power => oracle::samples(&records, SECONDS),
-            Kind::Register => oracle::registers(&records),
+        let mut expected = match topic {
+            Topic::Of(Kind::Energy) => oracle::intervals(&records),
+            Topic::Of(Kind::Power) => oracle::samples(&records, SECONDS),
+            Topic::Of(Kind::Register) => oracle::registers(&records),
+            Topic::Sites => {
+                sites = sums::sites(&records)?;
+                // All of them are taken as they come.
+                let outcomes = Outcomes { readings: sent, accepted: sent, ..Outcomes::default() };
+                Expected { outcomes, ..Expected::default() }
+            }
         };
         verdict.records += records.len() as u64;
         verdict.intervals += expected.intervals.len() as u64;
-        dead_letters(kind, &of_feed(kind, &letters), &expected, &mut verdict)?;
-        let kept = of_feed(kind, &samples).into_iter().map(place).collect::<Result<BTreeSet<_>, _>>()?;
+        dead_letters(feed, &of_feed(feed, &letters), &expected, &mut verdict)?;
+        let kept = of_feed(feed, &samples).into_iter().map(place).collect::<Result<BTreeSet<_>, _>>()?;
         let missing = expected.samples.difference(&kept);
-        verdict.add(|v| &mut v.lost, missing.map(|at| format!("sample {at:?} of {} is missing", kind.name())));
-        let ends = ends_of(&records, kind.partitions() as usize);
-        counts(kind, &of_feed(kind, &partitions), &of_feed(kind, &feeds), &expected, &ends, &mut verdict)?;
+        verdict.add(|v| &mut v.lost, missing.map(|at| format!("sample {at:?} of {feed} is missing")));
+        let ends = ends_of(&records, topic.partitions() as usize);
+        counts(feed, &of_feed(feed, &partitions), &of_feed(feed, &feeds), &expected, &ends, &mut verdict)?;
         all.intervals.append(&mut expected.intervals);
     }
     let found = Found::of(&rows(sandbox, &found::query("feed NOT LIKE 'rollup.%'"))?);
     verdict.add(|v| &mut v.lost, found.differences(&all));
     verdict.add(|v| &mut v.doubled, found.twice.iter().map(|key| format!("{key:?} is there twice")));
-    let expected = if rolls_up { sums::expected(&all)? } else { sums::Sums::new() };
+    let expected = if rolls_up { sums::expected(&all, &sites)? } else { sums::Sums::new() };
     verdict.sums = expected.len() as u64;
     // Where there is to be none, there is none.
     let (found, doubled) = sums::found(&rows(sandbox, &sums::query())?)?;
@@ -114,12 +120,11 @@ fn ends_of(records: &[Record], partitions: usize) -> Vec<i64> {
 
 pub(super) type Row = Map<String, Value>;
 
-fn of_feed(kind: Kind, rows: &[Row]) -> Vec<&Row> {
-    rows.iter().filter(|row| row.get("feed").and_then(Value::as_str) == Some(kind.name())).collect()
+fn of_feed<'r>(feed: &str, rows: &'r [Row]) -> Vec<&'r Row> {
+    rows.iter().filter(|row| row.get("feed").and_then(Value::as_str) == Some(feed)).collect()
 }
 
-fn dead_letters(kind: Kind, rows: &[&Row], expected: &Expected, verdict: &mut Verdict) -> Result<(), Failure> {
-    let feed = kind.name();
+fn dead_letters(feed: &str, rows: &[&Row], expected: &Expected, verdict: &mut Verdict) -> Result<(), Failure> {
     let mut found = BTreeSet::new();
     for row in rows {
         let at = place(row)?;
@@ -133,7 +138,7 @@ fn dead_letters(kind: Kind, rows: &[&Row], expected: &Expected, verdict: &mut Ve
 }
 
 fn counts(
-    kind: Kind,
+    feed: &str,
     partitions: &[&Row],
     feeds: &[&Row],
     expected: &Expected,
@@ -142,15 +147,14 @@ fn counts(
 ) -> Result<(), Failure> {
     let mut equal = |what: &str, found: i64, wanted: i64| {
         if found != wanted {
-            verdict.add(|v| &mut v.miscounted, [format!("{}: {what} {found}, not {wanted}", kind.name())]);
+            verdict.add(|v| &mut v.miscounted, [format!("{feed}: {what} {found}, not {wanted}")]);
         }
     };
     equal("number of partitions is", partitions.len() as i64, ends.len() as i64);
     equal("number of rows in feeds is", feeds.len() as i64, 1);
     for (row, end) in partitions.iter().zip(ends) {
-        let of = |column: &str| integer(row, column);
-        let (partition, records) = (of("partition")?, of("records")?);
-        equal(&format!("next offset of partition {partition} is"), of("next_offset")?, *end);
+        let (partition, records) = (integer(row, "partition")?, integer(row, "records")?);
+        equal(&format!("next offset of partition {partition} is"), integer(row, "next_offset")?, *end);
         equal(&format!("records of partition {partition} are"), records, *end);
     }
     let total = |column: &str| partitions.iter().map(|row| integer(row, column)).sum::<Result<i64, Failure>>();
@@ -178,7 +182,7 @@ fn counts(
     let late = total("late")?;
     equal("late readings, all of them accepted or corrected, are", late, late.min(total("accepted")? + corrected));
     for row in partitions {
-        let faults = accounts::faults(row)?.into_iter().map(|fault| format!("{}: {fault}", kind.name()));
+        let faults = accounts::faults(row)?.into_iter().map(|fault| format!("{feed}: {fault}"));
         verdict.add(|v| &mut v.miscounted, faults);
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The readings of one run, endless and the same for the same seed: repetitions, stragglers, corrections (also of the
 //! first ones, when they have long been forgotten), records that nobody can read, and time stamps that go back; and
-//! beside them where meters are, which moves, and is said too late or otherwise again.
+//! beside them where meters are, which moves, and is said too late or otherwise again. Where frequencies are detected,
+//! there is always a meter of which few readings are there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,8 @@ pub const SECONDS: i64 = 900;
 const BEGIN: i64 = 1_706_659_200;
 /// Between two hours of readings, where nothing else is wanted.
 pub const PACE: Duration = Duration::from_millis(60);
+/// Hours for which a meter sends that is not there from the first one on: there are never many of these at a time.
+const OTHERS_LAST: i64 = 24;
 /// Sites that meters may be at.
 const SITES: i64 = 3;
 /// Kinds whose sites [`Topic::Sites`] says.
@@ -78,12 +81,39 @@ impl Kind {
         }
     }
 
-    /// Number of its meters.
+    /// Number of its meters that are there from the first hour to the last.
     pub fn meters(self) -> i64 {
         match self {
             Kind::Energy => 16,
             Kind::Power | Kind::Register => 5,
         }
+    }
+
+    /// Whether the engine can be left to find out the frequency itself. What it finds in a day's readings does not
+    /// depend on their order; but samples come three times in an interval, and their own frequency would be found.
+    pub fn is_detectable(self) -> bool {
+        self != Kind::Power
+    }
+
+    /// Hours after which another meter begins, where others do.
+    fn begins_every(self) -> Option<i64> {
+        match self {
+            Kind::Energy => Some(4),
+            Kind::Register => Some(8),
+            Kind::Power => None,
+        }
+    }
+
+    /// Whether one of its meters sends in an hour; one that begins later ends a day after that.
+    fn sends(self, meter: i64, hour: i64) -> bool {
+        let other = meter - self.meters();
+        let begins = self.begins_every().map_or(0, |every| (other + 1) * every);
+        other < 0 || (begins..begins + OTHERS_LAST).contains(&hour)
+    }
+
+    /// The most meters that there can be.
+    pub fn meters_max(self) -> i64 {
+        self.meters() + self.begins_every().map_or(0, |hours| i64::from(HOURS_MAX) / hours)
     }
 
     /// Samples come every five minutes.
@@ -189,25 +219,41 @@ pub struct Feed {
     known: Vec<Reading>,
     // Held back, with the quarter at which each is sent.
     stragglers: Vec<(i64, Reading)>,
+    // Meters of each kind that have begun, and whether others begin.
+    meters: [i64; Kind::ALL.len()],
+    others_begin: bool,
 }
 
 impl Feed {
-    /// That of a seed.
-    pub fn new(seed: u64) -> Feed {
-        Feed { random: StdRng::seed_from_u64(seed), quarter: 0, known: Vec::new(), stragglers: Vec::new() }
+    /// That of a seed; `others_begin`: other meters begin one after the other, until [`Feed::complete`].
+    pub fn new(seed: u64, others_begin: bool) -> Feed {
+        Feed {
+            random: StdRng::seed_from_u64(seed),
+            quarter: 0,
+            known: Vec::new(),
+            stragglers: Vec::new(),
+            meters: Kind::ALL.map(Kind::meters),
+            others_begin,
+        }
+    }
+
+    /// From now on no other meter begins. Some hours later there is enough of each to tell its frequency.
+    pub fn complete(&mut self) {
+        self.others_begin = false;
     }
 
     /// The next hour of all meters.
     pub fn hour(&mut self) -> Vec<Sent> {
         let mut sent = self.sites();
+        sent.extend(self.begin_others());
         sent.extend((0..4).flat_map(|_| self.next_quarter()));
         sent
     }
 
-    /// Where meters are: of each from the first hour on, and then of one of them, from any quarter on up to now, so that
-    /// much of it comes late or instead of what was said before.
+    /// Where meters are: of each from the first hour on, and then of one of them, from any quarter on up to now, so
+    /// that much of it comes late or instead of what was said before.
     fn sites(&mut self) -> Vec<Sent> {
-        let said = |kind: Kind| (0..kind.meters()).map(move |meter| (kind, meter));
+        let said = |kind: Kind| (0..self.meters[kind as usize]).map(move |meter| (kind, meter));
         let meters: Vec<(Kind, i64)> = SAID.into_iter().flat_map(said).collect();
         if self.quarter == 0 {
             return meters.into_iter().map(|(kind, meter)| self.site(kind, meter, BEGIN)).collect();
@@ -215,6 +261,21 @@ impl Feed {
         let (kind, meter) = meters[self.random.random_range(0..meters.len())];
         let from = BEGIN + self.random.random_range(0..=self.quarter) * SECONDS;
         vec![self.site(kind, meter, from)]
+    }
+
+    /// Other meters that begin in this hour; where they are is said, if their readings do not tell it.
+    fn begin_others(&mut self) -> Vec<Sent> {
+        let hour = self.quarter / 4;
+        let mut sent = Vec::new();
+        for kind in Kind::ALL {
+            let begins = |every| self.others_begin && hour > 0 && hour % every == 0;
+            if kind.begins_every().is_some_and(begins) {
+                let meter = self.meters[kind as usize];
+                self.meters[kind as usize] += 1;
+                sent.extend(SAID.contains(&kind).then(|| self.site(kind, meter, BEGIN)));
+            }
+        }
+        sent
     }
 
     fn site(&mut self, kind: Kind, meter: i64, from: i64) -> Sent {
@@ -225,11 +286,11 @@ impl Feed {
     }
 
     fn next_quarter(&mut self) -> Vec<Sent> {
-        let begin = BEGIN + self.quarter * SECONDS;
+        let (begin, hour) = (BEGIN + self.quarter * SECONDS, self.quarter / 4);
         self.quarter += 1;
         let mut sent = Vec::new();
         for kind in Kind::ALL {
-            for meter in 0..kind.meters() {
+            for meter in (0..self.meters[kind as usize]).filter(|meter| kind.sends(*meter, hour)) {
                 for minute in kind.minutes() {
                     let value = self.value(kind);
                     let reading = Reading { kind, meter, at: begin + minute * 60, value };
@@ -269,8 +330,10 @@ impl Feed {
             0..4 => sent.push(self.record(known, known.meter, "measured")),
             4..8 => {
                 let value = known.value + self.random.random_range(-12..12i64).max(-known.value);
-                // It may come by another partition.
-                let by = self.random.random_range(0..10);
+                // It may come by another partition. But a few corrections from all over the day, read before all that
+                // they correct, might look like a frequency: a meter that begins when others have been read has one.
+                let any = self.random.random_range(0..10);
+                let by = if known.meter < known.kind.meters() { any } else { known.meter };
                 sent.push(self.record(Reading { value, ..known }, by, "substituted"));
             }
             8 => {
@@ -344,12 +407,12 @@ pub struct Feeder {
 }
 
 impl Feeder {
-    /// Begins to send to all topics of a run, an hour of readings every `pace`. Once it is to end, it
-    /// sends `after` more hours.
-    pub fn start(brokers: &str, run: &str, seed: u64, pace: Duration, after: u32) -> Feeder {
+    /// Begins to send `feed` to all topics of a run, an hour of readings every `pace`. Once it is to end, it sends
+    /// `after` more hours, in which no other meter begins.
+    pub fn start(brokers: &str, run: &str, feed: Feed, pace: Duration, after: u32) -> Feeder {
         let ending = Arc::new(AtomicBool::new(false));
         let (told, brokers, run) = (Arc::clone(&ending), brokers.to_owned(), run.to_owned());
-        let thread = std::thread::spawn(move || send(&brokers, &run, seed, pace, after, &told));
+        let thread = std::thread::spawn(move || send(&brokers, &run, feed, pace, after, &told));
         Feeder { ending, thread: Some(thread) }
     }
 
@@ -371,7 +434,7 @@ impl Drop for Feeder {
 fn send(
     brokers: &str,
     run: &str,
-    seed: u64,
+    mut feed: Feed,
     pace: Duration,
     after: u32,
     ending: &AtomicBool,
@@ -380,7 +443,6 @@ fn send(
     // A broker that is away must lead to no duplicates and to no other order.
     config.set("enable.idempotence", "true").set("linger.ms", "5").set("message.timeout.ms", "300000");
     let producer: BaseProducer = config.create().map_err(|error| format!("create a producer: {error}"))?;
-    let mut feed = Feed::new(seed);
     let mut sent = Counts::default();
     let mut left = after;
     for _ in 0..HOURS_MAX {
@@ -389,6 +451,7 @@ fn send(
                 break;
             }
             left -= 1;
+            feed.complete();
         }
         for record in feed.hour() {
             sent[record.topic.number()] += 1;
@@ -428,7 +491,7 @@ mod tests {
     #[test]
     fn a_seed_gives_one_feed_with_all_that_happens_to_readings() {
         let records = |seed| {
-            let mut feed = Feed::new(seed);
+            let mut feed = Feed::new(seed, false);
             (0..40).flat_map(|_| feed.hour()).collect::<Vec<_>>()
         };
         let one = records(5);
@@ -446,6 +509,31 @@ mod tests {
         assert!(count("estimated") > 100 && count("substituted") > 100);
         assert!(one.iter().filter(|r| !r.payload.ends_with(b"}")).count() > 20);
         assert!(one.windows(2).any(|pair| pair[0].timestamp_ms > pair[1].timestamp_ms));
+    }
+
+    #[test]
+    fn other_meters_begin_and_no_partition_but_their_own_has_readings_of_them() {
+        let mut feed = Feed::new(5, true);
+        let mut all: Vec<Sent> = (0..41).flat_map(|_| feed.hour()).collect();
+        feed.complete();
+        all.extend((0..40).flat_map(|_| feed.hour()));
+        let of = |kind: Kind, meter: i64| {
+            let name = format!(r#"{{"meter_id":"{}-{meter}","#, kind.name());
+            all.iter().filter(move |r| r.payload.starts_with(name.as_bytes()))
+        };
+        for (kind, others) in [(Kind::Energy, 10), (Kind::Power, 0), (Kind::Register, 5)] {
+            let last = kind.meters() + others;
+            assert_eq!(of(kind, last).count(), 0, "{kind:?}");
+            assert!(last <= kind.meters_max());
+            for meter in kind.meters()..last {
+                let own = (meter % i64::from(kind.partitions())) as i32;
+                assert!(of(kind, meter).all(|r| r.partition == own), "{kind:?} {meter}");
+                // A day of quarter hours, and a few repetitions.
+                assert!((80..150).contains(&of(kind, meter).count()), "{kind:?} {meter}");
+            }
+        }
+        let said = |name: &str| all.iter().any(|r| String::from_utf8_lossy(&r.payload).contains(name));
+        assert!(said(r#""series_id":"register-9""#));
     }
 
     #[test]

@@ -11,10 +11,10 @@ use super::cell::{Cell, Fault, Step, Store};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::engines::{self, Engines};
-use super::feed::{Counts, Feeder, Kind, PACE, Topic};
+use super::feed::{Counts, Feed, Feeder, Kind, PACE, Topic};
 use super::strike::Stage;
 use super::sums;
-use super::verdict::{Verdict, judge};
+use super::verdict::{Plan, Verdict, judge};
 use crate::fault_proxy::FaultProxy;
 use crate::kafka::Kafka;
 use crate::s3::S3;
@@ -100,8 +100,8 @@ impl World {
     }
 }
 
-/// Records that topics hold which are read: what was sent, and what came twice because a broker forgot in a power cut that
-/// it had it already.
+/// Records that topics hold which are read: what was sent, and what came twice because a broker forgot in a power cut
+/// that it had it already.
 fn there(brokers: &str, run: &str, sent: Counts, read: &[Topic]) -> Result<Counts, Failure> {
     let mut there = Counts::default();
     for topic in read {
@@ -177,7 +177,7 @@ impl Ground {
             clock: self.clock.as_ref(),
             random: &mut random,
         };
-        let feeder = Feeder::start(&brokers, run, seed, pace(cell), AFTERWARDS);
+        let feeder = Feeder::start(&brokers, run, Feed::new(seed, detects(seed)), pace(cell), AFTERWARDS);
         let mut engine = stage.start();
         wait::found(START_LIMIT, || (!engine.run() || self.sandbox.commits() >= COMMITS_BEFORE).then_some(()));
         if !engine.run() || self.sandbox.commits() < COMMITS_BEFORE {
@@ -188,7 +188,8 @@ impl Ground {
         let there = there(&brokers, run, feeder.finish()?, Topic::read(rolls_up))?;
         self.await_committed(&mut engine, there.iter().sum())?;
         engine.stop()?;
-        judge(&self.sandbox, &brokers, run, there, rolls_up)
+        let plan = Plan { rolls_up, detects: detects(seed) };
+        judge(&self.sandbox, &brokers, run, there, plan)
     }
 
     /// Until all that was delivered is committed: a broker that was just started again may say that there is less.
@@ -226,8 +227,8 @@ fn pace(cell: &Cell) -> Duration {
     }
 }
 
-/// Whether there is too little memory for all series in a run, so that they leave it and come back all the time: in every
-/// second one, and where that is what is tried; but not where a roll-up is.
+/// Whether there is too little memory for all series in a run, so that they leave it and come back all the time: in
+/// every second one, and where that is what is tried; but not where a roll-up is.
 fn is_scarce(cell: &Cell, seed: u64) -> bool {
     match cell.fault {
         Fault::KillAt(Step::EvictedFile, _) => true,
@@ -240,6 +241,12 @@ fn is_scarce(cell: &Cell, seed: u64) -> bool {
 /// without them.
 pub fn rolls_up(cell: &Cell, seed: u64) -> bool {
     !is_scarce(cell, seed)
+}
+
+/// Whether frequencies are detected in a run, of the kinds of readings of which they can be: in every fourth one, with
+/// a roll-up or without. As meters go on to begin there, it is mostly under way when the fault comes.
+fn detects(seed: u64) -> bool {
+    (seed / 2).is_multiple_of(4)
 }
 
 /// Many small commits, little memory of what was read, no pipelines; time-outs that a pause of the broker exceeds.
@@ -256,7 +263,10 @@ fn settings(cell: &Cell, run: &str, seed: u64) -> String {
             );
         }
         let unit = kind.usual_unit();
-        feeds += &format!("kind = \"{configured}\"\nunit = \"{unit}\"\nfrequency = \"PT15M\"\n");
+        feeds += &format!("kind = \"{configured}\"\nunit = \"{unit}\"\n");
+        if !(detects(seed) && kind.is_detectable()) {
+            feeds += "frequency = \"PT15M\"\n";
+        }
         if rolls_up {
             feeds += sums::labels_of(kind);
         }
@@ -273,4 +283,27 @@ fn settings(cell: &Cell, run: &str, seed: u64) -> String {
          memory_limit = \"{memory}B\"\nidle_timeout = \"1s\"\n[maintenance]\nevery = \"10s\"\n[http]\nlisten = \"off\"\n\
          [kafka.properties]\n\"socket.timeout.ms\" = \"2000\"\n\"session.timeout.ms\" = \"3000\"\n{more}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::cell::matrix;
+
+    #[test]
+    fn frequencies_are_detected_in_a_quarter_of_the_matrix_with_roll_ups_and_without() {
+        let (mut with, mut without) = (0, 0);
+        let cells = matrix(1);
+        for cell in &cells {
+            let seed = cell.seed(1);
+            let declared = settings(cell, "run-1", seed).matches("frequency = \"PT15M\"").count();
+            // A policy says it, too.
+            assert_eq!(declared, if detects(seed) { 2 } else { 4 }, "{cell}");
+            if detects(seed) {
+                *(if rolls_up(cell, seed) { &mut with } else { &mut without }) += 1;
+            }
+        }
+        let share = f64::from(with + without) / cells.len() as f64;
+        assert!((0.15..0.35).contains(&share) && with > 20 && without > 20, "{with} and {without}");
+    }
 }

@@ -53,7 +53,7 @@ pub fn labels_of(kind: Kind) -> &'static str {
 pub fn write_labels(folder: &Path) -> Result<(), Failure> {
     let mut regions = "series_id,region\n".to_owned();
     for kind in Kind::ALL {
-        for meter in 0..kind.meters() {
+        for meter in 0..kind.meters_max() {
             regions += &format!("{}-{meter},{}\n", kind.name(), region(kind, meter));
         }
     }

@@ -53,12 +53,20 @@ impl Verdict {
     }
 }
 
-/// Compares the lake with what is in the topics; `sent` is what the producer has delivered, `rolls_up` whether there is
-/// the roll-up of [`sums`].
+/// What a run has that changes what is to be expected.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The roll-up of [`sums`].
+    pub rolls_up: bool,
+    /// Feeds whose frequency is detected.
+    pub detects: bool,
+}
+
+/// Compares the lake with what is in the topics; `sent` is what the producer has delivered.
 ///
 /// # Errors
 /// A query fails, or the topics do not hold what was sent.
-pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, rolls_up: bool) -> Result<Verdict, Failure> {
+pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, plan: Plan) -> Result<Verdict, Failure> {
     let mut verdict = Verdict::default();
     let (mut all, mut sites) = (Expected::default(), sums::Sites::new());
     let letters = rows(sandbox, "SELECT feed, partition, \"offset\" FROM dead_letters")?;
@@ -67,7 +75,7 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, rolls_up
     let feeds = "SELECT f.*, coalesce(s.corrections, 0) AS of_series FROM feeds f LEFT JOIN \
                  (SELECT feed, sum(corrections) AS corrections FROM series GROUP BY feed) s ON s.feed = f.feed";
     let feeds = rows(sandbox, feeds)?;
-    for topic in Topic::read(rolls_up) {
+    for topic in Topic::read(plan.rolls_up) {
         let (name, feed, sent) = (topic.name(run), topic.feed(), sent[topic.number()]);
         let records = drain_delivered(brokers, &name, sent);
         if records.len() as u64 != sent {
@@ -84,6 +92,9 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, rolls_up
                 Expected { outcomes, ..Expected::default() }
             }
         };
+        if plan.detects && matches!(topic, Topic::Of(kind) if kind.is_detectable()) {
+            expected.outcomes = expected.outcomes.having_waited();
+        }
         verdict.records += records.len() as u64;
         verdict.intervals += expected.intervals.len() as u64;
         dead_letters(feed, &of_feed(feed, &letters), &expected, &mut verdict)?;
@@ -97,7 +108,7 @@ pub fn judge(sandbox: &Sandbox, brokers: &str, run: &str, sent: Counts, rolls_up
     let found = Found::of(&rows(sandbox, &found::query("feed NOT LIKE 'rollup.%'"))?);
     verdict.add(|v| &mut v.lost, found.differences(&all));
     verdict.add(|v| &mut v.doubled, found.twice.iter().map(|key| format!("{key:?} is there twice")));
-    let expected = if rolls_up { sums::expected(&all, &sites)? } else { sums::Sums::new() };
+    let expected = if plan.rolls_up { sums::expected(&all, &sites)? } else { sums::Sums::new() };
     verdict.sums = expected.len() as u64;
     // Where there is to be none, there is none.
     let (found, doubled) = sums::found(&rows(sandbox, &sums::query())?)?;
@@ -167,6 +178,7 @@ fn counts(
         equal("corrections of its series are", integer(row, "of_series")?, total("corrected")?);
     }
     equal("dead records are", total("dead")?, expected.dead.len() as i64);
+    // No meter has so few readings in the end that its frequency cannot be told.
     equal("pending records are", total("pending")?, 0);
     // What corrects and what is a duplicate is determined as far as `Outcomes` says. What is late is not: that depends
     // on how far the other partitions were read when a reading came, and after a crash it comes another time.

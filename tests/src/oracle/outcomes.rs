@@ -24,6 +24,14 @@ pub struct Outcomes {
     pub corrected_max: u64,
 }
 
+impl Outcomes {
+    /// Those where some readings may have waited for the frequency of their series: of readings with one stamp that
+    /// wait only the one that counts is kept, and the others are duplicates, also those that would have been corrected.
+    pub fn having_waited(self) -> Outcomes {
+        Outcomes { corrected_min: 0, ..self }
+    }
+}
+
 /// Those of readings of which the ones with equal keys compete.
 pub(super) fn of<'a, K: Ord>(readings: impl Iterator<Item = (K, &'a Reading)>) -> Outcomes {
     let mut competing: BTreeMap<K, Vec<&Reading>> = BTreeMap::new();
@@ -115,6 +123,12 @@ mod tests {
         // What counts in the end comes after another one in its partition.
         assert_eq!(bounds(&[((1, 0, 0), 1.0), ((3, 0, 1), 3.0), ((2, 1, 0), 2.0)]), (1, 2));
         assert_eq!(bounds(&[((1, 0, 0), 1.0), ((2, 1, 0), 2.0), ((3, 2, 0), 3.0)]), (0, 2));
+    }
+
+    #[test]
+    fn what_waits_may_be_a_duplicate_instead_of_a_correction() {
+        let outcomes = Outcomes { readings: 9, accepted: 4, corrected_min: 2, corrected_max: 3 };
+        assert_eq!(outcomes.having_waited(), Outcomes { corrected_min: 0, ..outcomes });
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum NoForecast {
     /// A covariate that the model looks at is not known over the horizon.
     #[error("the covariate `{0}` has missing values within its horizon")]
     MissingCovariate(String),
+    /// A model of demand, and a value below zero.
+    #[error("the series has a value below zero, and the model is one of demand: choose another kind")]
+    BelowZero,
     /// The model's output was not finite.
     #[error("the model's output is not finite")]
     NotFinite,

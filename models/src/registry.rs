@@ -183,6 +183,15 @@ pub const KINDS: &[Kind] = &[
         }),
         sees: Sees::All,
     },
+    classical(
+        "croston",
+        "sizes of demands and the time between them, smoothed; for demand that is mostly zero",
+        Sees::Values,
+        || Box::new(Classical { method: Method::Croston }),
+    ),
+    classical("drift", "the line through the first and the last value goes on", Sees::Values, || {
+        Box::new(Classical { method: Method::Drift })
+    }),
     classical("ets", "exponential smoothing", Sees::Values, || Box::new(Classical { method: Method::Ets })),
     Kind {
         name: feature_mlp::NAME,
@@ -232,6 +241,7 @@ pub const KINDS: &[Kind] = &[
     classical("mstl", "decomposition into several seasons, trend and rest", Sees::Values, || {
         Box::new(Classical { method: Method::Mstl })
     }),
+    classical("naive", "the last value comes again", Sees::Values, || Box::new(Classical { method: Method::Naive })),
     classical("prophet", "piecewise linear trend and Fourier terms", Sees::Ahead, || {
         Box::new(Classical { method: Method::Prophet })
     }),
@@ -249,6 +259,9 @@ pub const KINDS: &[Kind] = &[
         }),
         sees: Sees::Values,
     },
+    classical("sba", "as croston, without the bias of its ratio", Sees::Values, || {
+        Box::new(Classical { method: Method::Sba })
+    }),
     Kind {
         name: seasonal_naive::NAME,
         about: "what was one season ago comes again: the baseline",
@@ -260,6 +273,9 @@ pub const KINDS: &[Kind] = &[
         sees: Sees::Values,
     },
     classical("theta", "dynamic optimised Theta", Sees::Values, || Box::new(Classical { method: Method::Theta })),
+    classical("tsb", "as croston, by the probability of a demand, which fades once demand ends", Sees::Values, || {
+        Box::new(Classical { method: Method::Tsb })
+    }),
     Kind {
         name: window_linear::NAME,
         about: "one linear map from the newest values to all steps, for all series; from any time of day",
@@ -324,6 +340,7 @@ mod tests {
 
     use super::*;
     use crate::data::{Column, Covariate, Known, Series};
+    use crate::forecaster::NoForecast;
 
     // Days that a kind is fitted to: more than a year, where it needs one.
     fn days(kind: &Kind) -> i64 {
@@ -407,6 +424,24 @@ mod tests {
             assert_eq!(fit(needs), None, "{} {needs}", kind.name);
             // Those that need no more than two days make do with less.
             assert!(needs == 2 * 24 || fit(needs / 2).is_some(), "{} {needs}", kind.name);
+        }
+    }
+
+    #[test]
+    fn kinds_for_demand_that_is_mostly_zero_forecast_its_rate_and_refuse_what_is_below_zero() {
+        let demand = |hour: usize| if hour % 5 == 0 { 10.0 } else { 0.0 };
+        let demands = Series::new("a", 0, (0..70 * 24).map(demand).collect());
+        let mut below = demands.clone();
+        below.values[7] = -1.0;
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![demands, below]);
+        let task = Task::new(HORIZON, 7 * 24, 1);
+        for name in ["croston", "sba", "tsb"] {
+            let fitted = find(name).unwrap().model().fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
+            let forecasts = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap().forecast(&panel, HORIZON);
+            let forecast = forecasts[0].as_ref().unwrap();
+            assert!(forecast.mean.iter().all(|mean| (mean - 2.0).abs() < 0.6), "{name} {:?}", forecast.mean);
+            assert!(forecast.quantiles.iter().all(|row| row[MEDIAN] == 0.0), "{name}");
+            assert_eq!(forecasts[1], Err(NoForecast::BelowZero), "{name}");
         }
     }
 

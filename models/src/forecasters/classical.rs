@@ -140,6 +140,7 @@ fn no_forecast(error: &StatisticsError, values: &[f64]) -> NoForecast {
     let present = values.iter().filter(|value| value.is_finite()).count();
     match error {
         StatisticsError::TooShort { needed, .. } => NoForecast::MissingContext { present, needed: *needed },
+        StatisticsError::NegativeDemand { .. } => NoForecast::BelowZero,
         _ => NoForecast::NotFinite,
     }
 }

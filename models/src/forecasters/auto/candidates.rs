@@ -1,17 +1,20 @@
 //! The models among which `auto` chooses, the cheapest first.
 
 use crate::booster::Params;
-use crate::data::Panel;
+use crate::data::{Panel, Series};
 use crate::forecaster::{FitError, Forecaster, Model, Progress, Task};
 use crate::forecasters::adjusted::Adjusted;
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
-use crate::forecasters::classical::Classical;
+use crate::forecasters::classical::{self, Classical};
 use crate::forecasters::feature_mlp::FeatureMlp;
 use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec, NAME_OF_SHARED};
 use crate::forecasters::quantile_mlp::Mlp;
 use crate::forecasters::seasonal_naive::Naive;
 use crate::forecasters::window_linear::WindowLinear;
-use crate::statistics::Method;
+use crate::statistics::{Method, croston};
+
+/// The model of demand that comes seldom: of the three that forecast it alike, the one without bias.
+const OF_SELDOM_DEMAND: Method = Method::Sba;
 
 /// All of them.
 pub(super) fn standard() -> Vec<Box<dyn Model>> {
@@ -25,6 +28,7 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
     let deep_residuals = BoostedSpec { residuals_of: Some(linear.clone()), ..deep.clone() };
     vec![
         Box::new(Naive),
+        Box::new(Classical { method: OF_SELDOM_DEMAND }),
         Box::new(Classical { method: Method::Mstl }),
         Box::new(WindowLinear),
         Box::new(LinearQuantile { spec: LinearSpec::shared() }),
@@ -45,10 +49,27 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
     ]
 }
 
-/// Those among these that say something of their own of a panel: lines that series share are its own where there is one.
+/// Those among these that say something of their own of a panel: lines that series share are its own where there is one,
+/// and demand that is hardly ever zero needs no model of how often it comes.
 pub(super) fn of_use<'c>(all: &'c [Box<dyn Model>], panel: &Panel) -> Vec<&'c dyn Model> {
-    let is_of_use = |model: &&dyn Model| model.name() != NAME_OF_SHARED || panel.series.len() > 1 || all.len() == 1;
+    let is_of_use = |model: &&dyn Model| {
+        let name = model.name();
+        all.len() == 1
+            || (name != NAME_OF_SHARED || panel.series.len() > 1)
+                && (name != OF_SELDOM_DEMAND.name() || is_mostly_seldom(panel))
+    };
     all.iter().map(|model| &**model).filter(is_of_use).collect()
+}
+
+/// Whether at least half of the series are a demand that comes seldom, by as much of their end as the model of it looks at.
+fn is_mostly_seldom(panel: &Panel) -> bool {
+    let lookback = classical::lookback(panel.frequency);
+    let is_seldom = |series: &&Series| {
+        let newest = &series.values[series.values.len().saturating_sub(lookback)..];
+        let values: Vec<f64> = newest.iter().map(|value| f64::from(*value)).collect();
+        !values.iter().any(|value| *value < 0.0) && croston::is_intermittent(&values)
+    };
+    !panel.series.is_empty() && 2 * panel.series.iter().filter(is_seldom).count() >= panel.series.len()
 }
 
 /// A model under another name: with other settings it is another candidate.
@@ -64,5 +85,44 @@ impl<M: Model> Model for Named<M> {
 
     fn fit(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         self.model.fit(panel, task, progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+
+    use super::*;
+    use crate::forecasters::auto::Auto;
+
+    #[test]
+    fn a_model_of_seldom_demand_is_tried_where_half_of_the_series_are_one() {
+        let seldom = |hour: usize| if hour.is_multiple_of(4) { 2.0 } else { 0.0 };
+        let smooth = |hour: usize| 5.0 + (hour % 24) as f32;
+        // It was seldom once, before what the model looks at.
+        let begun = |hour: usize| if hour < 5000 { seldom(hour) } else { smooth(hour) };
+        let below = |hour: usize| if hour == 8000 { -1.0 } else { seldom(hour) };
+        let all: [&dyn Fn(usize) -> f32; 4] = [&seldom, &smooth, &begun, &below];
+        let all = all.map(|value| Series::new("a", 0, (0..9000).map(value).collect()));
+        let candidates = standard();
+        for (places, expected) in [
+            (&[0][..], true),
+            (&[1], false),
+            (&[2], false),
+            (&[3], false),
+            (&[0, 1], true),
+            (&[0, 1, 2], false),
+            (&[], false),
+        ] {
+            let series = places.iter().map(|place| all[*place].clone()).collect();
+            let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
+            let found = of_use(&candidates, &panel);
+            assert_eq!(found.iter().any(|model| model.name() == "sba"), expected, "{places:?}");
+            let shared = found.iter().any(|model| model.name() == NAME_OF_SHARED);
+            assert_eq!((shared, found[0].name()), (places.len() > 1, "seasonal_naive"), "{places:?}");
+        }
+        let alone = Auto::calibrated(Classical { method: OF_SELDOM_DEMAND });
+        assert_eq!(of_use(&alone.candidates, &Panel::new(Frequency::HOUR, TimeZone::UTC, all[1..2].to_vec())).len(), 1);
     }
 }

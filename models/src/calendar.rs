@@ -3,9 +3,12 @@
 use std::f32::consts::TAU;
 
 use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use meterline_schemas::time::DAY;
 use meterline_schemas::{Frequency, Micros};
+
+use crate::data::{Panel, Series};
 
 /// Features that [`CalendarStep::write`] gives.
 pub const CALENDAR_FEATURES: usize = 15;
@@ -70,10 +73,25 @@ impl Calendar {
     }
 }
 
+/// What the clock on the wall says; `None` outside the years -9999 to 9999, where no calendar helps.
+pub fn local(at: Micros, zone: &TimeZone) -> Option<DateTime> {
+    Some(zone.to_datetime(Timestamp::from_microsecond(at).ok()?))
+}
+
+/// All local dates from the first interval of a panel to the end of the `horizon` after it, once each: what takes long to
+/// look up is looked up once for all series.
+pub fn dates(panel: &Panel, horizon: usize) -> impl Iterator<Item = Date> {
+    let date = |at| local(at, &panel.zone).map(|local| local.date());
+    let end =
+        |series: &Series| panel.frequency.advance(series.start, (series.values.len() + horizon) as i64, &panel.zone);
+    let first = panel.series.iter().map(|series| series.start).min().and_then(date);
+    let last = panel.series.iter().map(end).max().and_then(date);
+    let days = |first: Date| std::iter::successors(Some(first), |day| day.tomorrow().ok());
+    first.zip(last).into_iter().flat_map(move |(first, last)| days(first).take_while(move |day| *day <= last))
+}
+
 fn calendar_step(at: Micros, zone: &TimeZone) -> CalendarStep {
-    // Outside the years -9999 to 9999 no calendar helps; every interval is the same there.
-    let Ok(stamp) = Timestamp::from_microsecond(at) else { return CalendarStep::default() };
-    let local = zone.to_datetime(stamp);
+    let Some(local) = local(at, zone) else { return CalendarStep::default() };
     let midnight = local.time().duration_since(jiff::civil::Time::midnight()).as_micros() as f64;
     CalendarStep {
         day_fraction: (midnight / DAY as f64) as f32,
@@ -96,6 +114,19 @@ mod tests {
         assert_eq!(calendar.step(1).day_fraction, 1.0 / 24.0);
         assert_eq!(calendar.step(-5), calendar.step(0));
         assert_eq!(calendar.step(99), calendar.step(2));
+    }
+
+    #[test]
+    fn the_dates_of_a_panel_are_those_of_its_series_and_of_the_horizon() {
+        let zone = TimeZone::get("Europe/Lisbon").unwrap();
+        let at = |stamp: &str| stamp.parse::<Timestamp>().unwrap().as_microsecond();
+        // From Monday 00:00 in Lisbon on, and from Tuesday on.
+        let one = Series::new("a", at("2024-06-30T23:00:00Z"), vec![1.0; 24]);
+        let other = Series::new("b", at("2024-07-02T12:00:00Z"), vec![1.0; 2]);
+        let panel = Panel::new(Frequency::HOUR, zone, vec![one, other]);
+        let found: Vec<String> = dates(&panel, 24).map(|day| day.to_string()).collect();
+        assert_eq!(found, ["2024-07-01", "2024-07-02", "2024-07-03"]);
+        assert_eq!(dates(&panel.with(Vec::new()), 24).count(), 0);
     }
 
     #[test]

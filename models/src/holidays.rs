@@ -125,6 +125,16 @@ impl Holidays {
         self.added.contains(&date) || self.country.is_some_and(|country| is_holiday(country, date))
     }
 
+    /// Whether there are none at all.
+    pub fn is_none(&self) -> bool {
+        self.country.is_none() && self.added.is_empty()
+    }
+
+    /// Whether a date would be worked on, were it no holiday.
+    pub fn is_workday_off(&self, date: Date) -> bool {
+        !matches!(date.weekday(), Weekday::Saturday | Weekday::Sunday) && self.contains(date)
+    }
+
     /// What kind of day a date is.
     pub fn day_type(&self, date: Date) -> DayType {
         match date.weekday() {
@@ -139,10 +149,7 @@ impl Holidays {
     /// week away hardly: between Christmas and the new year even a workday is none.
     pub fn near(&self, date: Date) -> f32 {
         let weight = |days: i64| {
-            let near = date
-                .checked_add(days.days())
-                .ok()
-                .filter(|near| !matches!(near.weekday(), Weekday::Saturday | Weekday::Sunday) && self.contains(*near));
+            let near = date.checked_add(days.days()).ok().filter(|near| self.is_workday_off(*near));
             near.map_or(0.0, |_| 1.0 - days.abs() as f32 / 8.0)
         };
         (-7..=7).filter(|days| *days != 0).map(weight).sum()
@@ -185,6 +192,10 @@ mod tests {
         let here = portugal.with([date(2014, 6, 13)]).without([date(2014, 12, 8)]);
         assert!(here.contains(date(2014, 6, 13)) && !here.contains(date(2014, 12, 8)));
         assert_eq!(Holidays::none().day_type(date(2014, 12, 25)), DayType::Workday);
+        assert!(Holidays::none().is_none() && !here.is_none() && !Holidays::none().with([date(2014, 6, 13)]).is_none());
+        // The 25th of April 2015 is a Saturday, on which few work anyway.
+        assert!(here.contains(date(2015, 4, 25)) && !here.is_workday_off(date(2015, 4, 25)));
+        assert!(here.is_workday_off(date(2014, 6, 13)) && !here.is_workday_off(date(2014, 6, 12)));
     }
 
     #[test]

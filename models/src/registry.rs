@@ -12,7 +12,7 @@ use crate::forecaster::{Forecaster, Model, Task};
 use crate::forecasters::adjusted::{Adjusted, FittedAdjusted};
 use crate::forecasters::auto::{Auto, FittedAuto, follow};
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
-use crate::forecasters::classical::{self, Classical};
+use crate::forecasters::classical::{self, Classical, FittedClassical};
 use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
@@ -33,7 +33,7 @@ pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
 pub enum Sees {
     /// Nothing.
     Values,
-    /// Covariates that are known ahead, of series that have them without a gap.
+    /// Covariates that are known ahead, of series that have them without a gap, and days off.
     Ahead,
     /// All covariates, and days off.
     Covariates,
@@ -46,7 +46,7 @@ impl Sees {
     pub const fn words(self) -> &'static str {
         match self {
             Sees::Values => "",
-            Sees::Ahead => "covariates known ahead",
+            Sees::Ahead => "covariates known ahead, days off",
             Sees::Covariates => "covariates, days off",
             Sees::All => "covariates, days off, labels",
         }
@@ -303,7 +303,7 @@ const fn classical(name: &'static str, about: &'static str, sees: Sees, model: f
         name,
         about,
         model,
-        load: |bytes, _| Ok(Box::new(Classical::from_bytes(bytes)?)),
+        load: |bytes, _| Ok(Box::new(FittedClassical::from_bytes(bytes)?)),
         lookback: |frequency, _| classical::lookback(frequency),
         needs: of_seasons,
         tuning: None,

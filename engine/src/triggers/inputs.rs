@@ -41,13 +41,18 @@ impl Input {
         }
     }
 
+    /// What a kind sees at least that makes use of it.
+    const fn least(self) -> Sees {
+        match self {
+            Input::Labels => Sees::All,
+            Input::PastCovariates => Sees::Covariates,
+            Input::Covariates | Input::Holidays | Input::DaysOff | Input::Workdays => Sees::Ahead,
+        }
+    }
+
     /// Whether a kind makes use of it.
     pub fn is_seen_by(self, kind: &Kind) -> bool {
-        match self {
-            Input::Labels => kind.sees == Sees::All,
-            Input::Covariates => kind.sees > Sees::Values,
-            _ => kind.sees >= Sees::Covariates,
-        }
+        kind.sees >= self.least()
     }
 
     /// That a kind makes no use of it.
@@ -57,8 +62,7 @@ impl Input {
 
     /// What to do about that.
     pub fn remedy(self) -> String {
-        let least = if self == Input::Labels { Sees::All } else { Sees::Covariates };
-        let others = registry::KINDS.iter().filter(|kind| kind.sees >= least).map(|kind| kind.name);
+        let others = registry::KINDS.iter().filter(|kind| self.is_seen_by(kind)).map(|kind| kind.name);
         format!("choose a kind that does ({}), or leave them out", others.collect::<Vec<_>>().join(", "))
     }
 }

@@ -312,7 +312,11 @@ mod tests {
                 "kind = \"linear_quantile\"\nlabels = [\"tariff\"]\n",
                 "no use of labels; choose a kind that does (adjusted_mlp, adjusted_trees, auto, ",
             ),
-            ("kind = \"prophet\"\nholidays = \"Portugal\"\n", "line 11: policy.a.model.holidays: the model `prophet`"),
+            ("kind = \"ets\"\nholidays = \"Portugal\"\n", "line 11: policy.a.model.holidays: the model `ets`"),
+            (
+                "kind = \"theta\"\nworkdays = [\"2026-05-05\"]\n",
+                ", harmonic, linear_quantile, prophet), or leave them out",
+            ),
             (
                 "kind = \"harmonic\"\ncovariates = [\"temperature\", \"wind\"]\n",
                 "no use of covariates that are known of the past alone",
@@ -322,6 +326,10 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         check("kind = \"harmonic\"\ncovariates = [\"temperature\"]\n").unwrap();
+        for kind in ["harmonic", "prophet"] {
+            let days = "holidays = \"Portugal\"\ndays_off = [\"2026-05-05\"]\nworkdays = [\"2026-06-10\"]\n";
+            check(&format!("kind = \"{kind}\"\n{days}")).unwrap();
+        }
         check("kind = \"linear_quantile\"\ncovariates = [\"wind\"]\nholidays = \"Portugal\"\n").unwrap();
         check("kind = \"auto\"\nlabels = [\"tariff\"]\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n")
             .unwrap();

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use meterline_schemas::time::DAY;
 
 use super::seen::Seen;
 use super::smooth::{PARTS_OF_SEASON, Smooth, exact_mean_of, sums};
+use crate::calendar::local;
 use crate::data::{Column, Known, Panel, Series};
 use crate::fill::fill_missing;
 use crate::holidays::{DayType, Holidays};
@@ -101,7 +101,7 @@ fn calendar(
     let mut last: Option<Date> = None;
     for interval in 0..count {
         let at = panel.frequency.advance(series.start, interval as i64, &panel.zone);
-        let local = Timestamp::from_microsecond(at).map(|stamp| panel.zone.to_datetime(stamp)).unwrap_or_default();
+        let local = local(at, &panel.zone).unwrap_or_default();
         if last != Some(local.date()) {
             last = Some(local.date());
             days.push(*known.entry(local.date()).or_insert_with(|| Day {

@@ -60,8 +60,8 @@ pub struct Request<'a> {
     pub values: &'a [f64],
     /// Seasonal periods in steps, for example `[24, 168]` for hours. Periods below 2 mean nothing and are left out.
     pub periods: &'a [usize],
-    /// Columns that are known over the past and the horizon: each as long as `values` plus `horizon`. Only
-    /// [`harmonic`] and [`prophet`] use them.
+    /// Columns that are known over the past and the horizon: each as long as `values` plus `horizon`. Only some methods
+    /// use them ([`Method::takes_regressors`]).
     pub regressors: &'a [Vec<f64>],
     /// Steps to forecast, at most [`HORIZON_MAX`].
     pub horizon: usize,
@@ -230,6 +230,11 @@ impl Method {
             Method::Sba => "sba",
             Method::Tsb => "tsb",
         }
+    }
+
+    /// Whether it looks at [`Request::regressors`].
+    pub fn takes_regressors(self) -> bool {
+        matches!(self, Method::Harmonic | Method::Prophet)
     }
 
     /// Forecast of one series with the method's usual settings.

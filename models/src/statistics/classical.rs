@@ -50,6 +50,64 @@ impl Indices {
     }
 }
 
+/// Seasons of several periods, the shortest first, each found in what those before it leave; or none.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seasons(Vec<Indices>);
+
+impl FromIterator<Indices> for Seasons {
+    fn from_iter<I: IntoIterator<Item = Indices>>(indices: I) -> Seasons {
+        Seasons(indices.into_iter().collect())
+    }
+}
+
+impl Seasons {
+    /// Those of the `periods`, in their order, that [`is_seasonal`] finds: multiplicative where all values are positive
+    /// and the indices allow it, else additive.
+    pub fn find(values: &[f64], periods: &[usize]) -> Seasons {
+        let positive = values.iter().all(|v| v.is_nan() || *v > 0.0);
+        let mut seasons = Seasons::default();
+        let mut rest = values.to_vec();
+        for period in periods {
+            if !is_seasonal(&rest, *period) {
+                continue;
+            }
+            // Indices near zero would turn noise into an adjusted level of any size.
+            let steady = |i: &Indices| i.values.iter().all(|v| *v > 0.05);
+            let multiplicative = || indices(&rest, *period, Kind::Multiplicative).filter(steady);
+            let found = if positive { multiplicative() } else { None };
+            if let Some(found) = found.or_else(|| indices(&rest, *period, Kind::Additive)) {
+                rest.iter_mut().enumerate().for_each(|(step, value)| *value = found.remove(step, *value));
+                seasons.0.push(found);
+            }
+        }
+        seasons
+    }
+
+    /// `values`, from the first step on, without them.
+    pub fn remove(&self, values: &[f64]) -> Vec<f64> {
+        let without = |(step, value): (usize, &f64)| self.0.iter().fold(*value, |v, season| season.remove(step, v));
+        values.iter().enumerate().map(without).collect()
+    }
+
+    /// `value` of `step` with them.
+    pub fn apply(&self, step: usize, value: f64) -> f64 {
+        self.0.iter().rev().fold(value, |v, season| season.apply(step, v))
+    }
+
+    /// `deviation` of `step` with them.
+    pub fn apply_deviation(&self, step: usize, deviation: f64) -> f64 {
+        self.0.iter().rev().fold(deviation, |d, season| season.apply_deviation(step, d))
+    }
+
+    /// Mean and standard deviation of the steps from `first` on, with them.
+    pub fn put_back(&self, first: usize, mean: &mut [f64], deviation: &mut [f64]) {
+        for (ahead, (mean, deviation)) in mean.iter_mut().zip(deviation).enumerate() {
+            *mean = self.apply(first + ahead, *mean);
+            *deviation = self.apply_deviation(first + ahead, *deviation);
+        }
+    }
+}
+
 /// Trend by a moving average over one period, centred (an even period: its ends weigh half); NaN where it does not fit.
 pub fn centred_moving_average(values: &[f64], period: usize) -> Vec<f64> {
     let half = period / 2;
@@ -156,6 +214,27 @@ mod tests {
         assert_eq!(indices(&alternating, 2, Kind::Multiplicative), None);
         assert!(indices(&alternating, 2, Kind::Additive).is_some());
         assert_eq!(indices(&[f64::NAN; 9], 2, Kind::Additive), None);
+    }
+
+    #[test]
+    fn seasons_of_two_periods_are_found_taken_out_and_put_back() {
+        let (short, long) = ([2.0, -2.0, 0.0], [5.0, 0.0, -5.0, 1.0, -1.0, 0.0]);
+        // Below zero in part, and always above.
+        for level in [1.0, 100.0] {
+            let values: Vec<f64> = (0..90).map(|t| level + short[t % 3] + long[t % 6]).collect();
+            let seasons = Seasons::find(&values, &[3, 6, 60]);
+            assert_eq!(seasons.0.len(), 2);
+            let kind = if level > 50.0 { Kind::Multiplicative } else { Kind::Additive };
+            assert!(seasons.0.iter().all(|season| season.kind == kind));
+            let mut rest = seasons.remove(&values);
+            assert!(rest.iter().all(|v| (v - level).abs() < 0.7), "{rest:?}");
+            let mut deviation = vec![1.0; 30];
+            seasons.put_back(60, &mut rest[60..], &mut deviation);
+            assert!(rest[60..].iter().zip(&values[60..]).all(|(found, value)| (found - value).abs() < 1e-9));
+            let spread = deviation[0] - deviation[2];
+            assert!(if kind == Kind::Additive { spread == 0.0 } else { spread > 0.05 }, "{deviation:?}");
+        }
+        assert_eq!(Seasons::find(&[4.0; 60], &[3, 6]), Seasons::default());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! * [`drift`]: naive, seasonal naive, mean and drift; the yardsticks;
 //! * [`ets`]: exponential smoothing of a series without season or with a short one (a year of months, a day of hours);
+//!   a longer one is taken out before;
 //! * [`theta`]: the M4 competition's `Naive2` and the dynamic optimised Theta model;
 //! * [`decompose`]: STL and MSTL for several or long periods, their rest forecast by [`ets`];
 //! * [`harmonic`]: Fourier terms and known regressors with autoregressive errors;
@@ -16,7 +17,7 @@
 //! [`Method::components`] says what the forecasts of some of them are the sums of.
 //!
 //! What they share: [`linear`] (least squares), [`autoregression`], [`optimise`] (Nelder-Mead), [`classical`] (seasonal
-//! indices), [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
+//! indices, and what a series is without them), [`fourier`], [`gaps`] and [`quantiles`] (predictive distributions).
 //!
 //! A value that is not finite is missing. Smoothing and regression skip it; nothing that was filled in counts as a
 //! residual. Each kernel runs on one thread and every random number comes from a fixed seed, so the same request gives

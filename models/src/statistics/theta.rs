@@ -1,6 +1,6 @@
 //! The Theta family: the M4 competition's `Naive2`, and the dynamic optimised Theta model.
 
-use super::classical::{self, Indices, Kind};
+use super::classical::{self, Kind, Seasons};
 use super::optimise::golden_section;
 use super::{Predicted, Prepared, Request, StatisticsError, gaps};
 
@@ -27,28 +27,22 @@ pub fn naive2(request: &Request) -> Result<Predicted, StatisticsError> {
     let prepared = Prepared::new(MODEL, request, 1)?;
     let season = prepared.periods.first().copied().filter(|p| classical::is_seasonal(&prepared.values, *p));
     let season = season.and_then(|period| classical::indices(&prepared.values, period, Kind::Multiplicative));
-    let adjusted = remove(&prepared.values, season.as_slice());
+    let season: Seasons = season.into_iter().collect();
+    let adjusted = season.remove(&prepared.values);
     let walk = Request { values: &adjusted, periods: &[], regressors: &[], ..*request };
     let walk = super::drift::naive(&walk)?;
     let from = prepared.values.len();
-    let apply = |step: usize, v: f64| season.as_ref().map_or(v, |s| s.apply(from + step, v));
+    let apply = |step: usize, v: f64| season.apply(from + step, v);
     let mean = walk.mean.iter().enumerate().map(|(step, v)| apply(step, *v)).collect();
     let quantiles = walk.quantiles.iter().enumerate();
     let quantiles = quantiles.map(|(step, q)| q.iter().map(|v| apply(step, *v)).collect()).collect();
     prepared.finish(MODEL, mean, quantiles)
 }
 
-/// `values` without the seasons, removed in their order.
-fn remove(values: &[f64], seasons: &[Indices]) -> Vec<f64> {
-    let without = |(step, value): (usize, &f64)| seasons.iter().fold(*value, |v, season| season.remove(step, v));
-    values.iter().enumerate().map(without).collect()
-}
-
 /// The dynamic optimised Theta model (Fiorucci, Pellegrini, Louzada, Petropoulos and Koehler 2016): simple smoothing
 /// plus a share of the line through the past, both re-estimated with every value.
 ///
-/// Seasons are removed by classical decomposition where the M4 test finds them, the shortest period first and the next
-/// from what is left; multiplicative for positive series with indices that allow it, else additive. The smoothing
+/// Seasons are removed by classical decomposition where the M4 test finds them ([`Seasons::find`]). The smoothing
 /// parameter is found by a search in one dimension: given it, the initial level and the share of the line enter the
 /// errors linearly and follow from a regression. Quantiles are those of a normal distribution; its variance comes from
 /// the response of the forecast to an error in its first step, which the recursion gives exactly, taken for the errors
@@ -65,42 +59,15 @@ impl Theta {
     pub fn forecast(&self, request: &Request) -> Result<Predicted, StatisticsError> {
         const MODEL: &str = "theta";
         let prepared = Prepared::new(MODEL, request, VALUES_MIN)?;
-        let seasons = seasons(&prepared.values, &prepared.periods);
-        let adjusted = remove(&prepared.values, &seasons);
+        let seasons = Seasons::find(&prepared.values, &prepared.periods);
+        let adjusted = seasons.remove(&prepared.values);
         let Some(fitted) = Fitted::new(&adjusted) else {
             return Err(StatisticsError::TooShort { model: MODEL, needed: VALUES_MIN, present: prepared.present });
         };
         let (mut mean, mut deviation) = fitted.forecast(request.horizon);
-        for (step, (mean, deviation)) in mean.iter_mut().zip(&mut deviation).enumerate() {
-            let at = prepared.values.len() + step;
-            for season in seasons.iter().rev() {
-                *mean = season.apply(at, *mean);
-                *deviation = season.apply_deviation(at, *deviation);
-            }
-        }
+        seasons.put_back(prepared.values.len(), &mut mean, &mut deviation);
         prepared.gaussian(MODEL, request.levels, mean, &deviation)
     }
-}
-
-/// Indices of each period that the test finds in what the shorter ones leave.
-fn seasons(values: &[f64], periods: &[usize]) -> Vec<Indices> {
-    let positive = values.iter().all(|v| v.is_nan() || *v > 0.0);
-    let mut seasons: Vec<Indices> = Vec::new();
-    let mut rest = values.to_vec();
-    for period in periods {
-        if !classical::is_seasonal(&rest, *period) {
-            continue;
-        }
-        // Indices near zero would turn noise into an adjusted level of any size.
-        let steady = |i: &Indices| i.values.iter().all(|v| *v > 0.05);
-        let multiplicative = || classical::indices(&rest, *period, Kind::Multiplicative).filter(steady);
-        let found = if positive { multiplicative() } else { None };
-        if let Some(indices) = found.or_else(|| classical::indices(&rest, *period, Kind::Additive)) {
-            rest = remove(&rest, std::slice::from_ref(&indices));
-            seasons.push(indices);
-        }
-    }
-    seasons
 }
 
 /// Level by smoothing, and the least-squares line through all values so far: intercept `a`, slope `b` over steps that

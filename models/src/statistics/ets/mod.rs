@@ -5,8 +5,9 @@
 //! errors is the smallest sum of squares) within the usual bounds; AICc chooses among them. Quantiles are those of a
 //! normal distribution with the models' own variances, known in closed form (their table 6.1): no simulation is needed.
 //!
-//! A season has a parameter a phase here, so only periods up to [`PERIOD_MAX`] are tried; [`super::decompose`] is for
-//! longer ones.
+//! A season has a parameter a phase here, so only periods up to [`PERIOD_MAX`] are tried. Where the shortest is longer (a
+//! day of quarter hours, a year of weeks), seasons are taken out before by classical decomposition, as the Theta model
+//! does, and put back; [`super::decompose`] is for seasons that change.
 
 mod recursion;
 
@@ -14,7 +15,7 @@ pub use recursion::{Smoothing, State, filter};
 
 use serde::{Deserialize, Serialize};
 
-use super::classical::{self, Kind};
+use super::classical::{self, Kind, Seasons};
 use super::linear::aicc;
 use super::optimise::nelder_mead;
 use super::{Predicted, Prepared, Request, StatisticsError};
@@ -49,7 +50,7 @@ pub enum Trend {
 pub struct Ets {
     /// Trends to choose from.
     pub trends: Vec<Trend>,
-    /// Whether an additive season is tried where a period allows.
+    /// Whether an additive season is tried where a period allows, and longer ones are taken out before.
     pub season: bool,
 }
 
@@ -110,16 +111,23 @@ impl Ets {
         best.ok_or(too_short)
     }
 
-    /// Forecast of the model that AICc prefers; of the request's periods, the shortest counts.
+    /// Forecast of the model that AICc prefers. Of the request's periods the shortest counts, or all, taken out before,
+    /// where it is above [`PERIOD_MAX`]. The uncertainty of what is taken out is not in the quantiles.
     ///
     /// # Errors
     ///
     /// As for [`Ets::fit`] and [`Request`].
     pub fn forecast(&self, request: &Request) -> Result<Predicted, StatisticsError> {
         let prepared = Prepared::new(MODEL, request, VALUES_MIN)?;
-        let fitted = self.fit(&prepared.values, prepared.periods.first().copied().unwrap_or(1))?;
-        let deviation = fitted.deviation(request.horizon);
-        prepared.gaussian(MODEL, request.levels, fitted.mean(request.horizon), &deviation)
+        let shortest = prepared.periods.first().copied().unwrap_or(1);
+        let long = match self.season && shortest > PERIOD_MAX {
+            true => Seasons::find(&prepared.values, &prepared.periods),
+            false => Seasons::default(),
+        };
+        let fitted = self.fit(&long.remove(&prepared.values), shortest)?;
+        let (mut mean, mut deviation) = (fitted.mean(request.horizon), fitted.deviation(request.horizon));
+        long.put_back(prepared.values.len(), &mut mean, &mut deviation);
+        prepared.gaussian(MODEL, request.levels, mean, &deviation)
     }
 }
 
@@ -318,6 +326,29 @@ mod tests {
         let found = Ets::default().forecast(&request(&values, &[12], 24)).unwrap();
         let actual: Vec<f64> = (72..96).map(month).collect();
         assert!(mean_absolute_error(&found.mean, &actual) < 0.5, "{:?}", found.mean);
+    }
+
+    #[test]
+    fn a_season_that_is_too_long_for_the_state_is_taken_out_and_put_back() {
+        // Quarter hours of a load with a day and a week, and of one that is negative at times.
+        let (day, days) = (96, 35);
+        let noise = gaussian_noise(6, day * days);
+        let value = |t: usize, least: f64| {
+            let of_day = 10.0 * (std::f64::consts::TAU * (t % day) as f64 / day as f64).sin();
+            let of_week = if t / day % 7 >= 5 { -4.0 } else { 0.0 };
+            least + of_day + of_week
+        };
+        for least in [30.0, 0.0] {
+            let whole: Vec<f64> = (0..day * days).map(|t| value(t, least) + 0.3 * noise[t]).collect();
+            let (past, actual) = whole.split_at(day * 33);
+            let forecast = |ets: Ets| ets.forecast(&request(past, &[7 * day, day], actual.len())).unwrap();
+            let (with, without) = (forecast(Ets::default()), forecast(Ets { season: false, ..Ets::default() }));
+            let error = |found: &Predicted| mean_absolute_error(&found.mean, actual);
+            assert!(error(&with) < 0.6 && error(&without) > 5.0, "{} {}", error(&with), error(&without));
+            let inside = with.quantiles.iter().zip(actual).filter(|(q, actual)| (q[0]..=q[2]).contains(actual)).count();
+            assert!((0.6..1.0).contains(&(inside as f64 / actual.len() as f64)), "{inside} of {}", actual.len());
+            assert!(ascending(&with));
+        }
     }
 
     #[test]

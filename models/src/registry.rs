@@ -16,7 +16,7 @@ use crate::forecasters::classical::{self, Classical, FittedClassical};
 use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
-use crate::forecasters::seasonal_naive::{Naive, SeasonalNaive};
+use crate::forecasters::seasonal_naive::{ByDayType, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
 use crate::forecasters::{
     adjusted, auto, boosted_trees, direct, feature_mlp, linear_quantile, quantile_mlp, seasonal_naive, window_linear,
@@ -33,6 +33,8 @@ pub type Load = fn(&[u8], Device) -> Result<Box<dyn Forecaster>, ArtifactError>;
 pub enum Sees {
     /// Nothing.
     Values,
+    /// Days off.
+    DaysOff,
     /// Covariates that are known ahead, of series that have them without a gap, and days off.
     Ahead,
     /// All covariates, and days off.
@@ -46,6 +48,7 @@ impl Sees {
     pub const fn words(self) -> &'static str {
         match self {
             Sees::Values => "",
+            Sees::DaysOff => "days off",
             Sees::Ahead => "covariates known ahead, days off",
             Sees::Covariates => "covariates, days off",
             Sees::All => "covariates, days off, labels",
@@ -264,13 +267,13 @@ pub const KINDS: &[Kind] = &[
     }),
     Kind {
         name: seasonal_naive::NAME,
-        about: "what was one season ago comes again: the baseline",
-        model: || Box::new(Naive),
+        about: "what was one season ago comes again: the baseline; with days off, what was on the newest day of the same type",
+        model: || Box::new(ByDayType),
         load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
         lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
         needs: of_seasons,
         tuning: None,
-        sees: Sees::Values,
+        sees: Sees::DaysOff,
     },
     classical("theta", "dynamic optimised Theta", Sees::Values, || Box::new(Classical { method: Method::Theta })),
     classical("tsb", "as croston, by the probability of a demand, which fades once demand ends", Sees::Values, || {
@@ -469,8 +472,8 @@ mod tests {
             assert_eq!(then(poisoned(later)), fitted.forecast(&panel(later).cut(origin + 2 * 24 * HOUR), HORIZON));
             let is_moved = kept.forecast(&colder(days).cut(origin), HORIZON) != forecasts;
             // Of several models, those may have been chosen that make no use of it.
-            let may_be_still = kind.sees == Sees::Values || kind.name == auto::NAME;
-            assert!(if is_moved { kind.sees != Sees::Values } else { may_be_still }, "{}", kind.name);
+            let may_be_still = kind.sees < Sees::Ahead || kind.name == auto::NAME;
+            assert!(if is_moved { kind.sees >= Sees::Ahead } else { may_be_still }, "{}", kind.name);
             // As much history as it says it needs is enough.
             let newest = panel(days).cut(origin).newest(kind.lookback(Frequency::HOUR, &task));
             for (all, some) in forecasts.iter().zip(kept.forecast(&newest, HORIZON)) {

@@ -46,7 +46,8 @@ impl Input {
         match self {
             Input::Labels => Sees::All,
             Input::PastCovariates => Sees::Covariates,
-            Input::Covariates | Input::Holidays | Input::DaysOff | Input::Workdays => Sees::Ahead,
+            Input::Covariates => Sees::Ahead,
+            Input::Holidays | Input::DaysOff | Input::Workdays => Sees::DaysOff,
         }
     }
 

@@ -312,10 +312,14 @@ mod tests {
                 "kind = \"linear_quantile\"\nlabels = [\"tariff\"]\n",
                 "no use of labels; choose a kind that does (adjusted_mlp, adjusted_trees, auto, ",
             ),
+            (
+                "kind = \"seasonal_naive\"\ncovariates = [\"temperature\"]\n",
+                "line 11: policy.a.model.covariates: the model `seasonal_naive` makes no",
+            ),
             ("kind = \"ets\"\nholidays = \"Portugal\"\n", "line 11: policy.a.model.holidays: the model `ets`"),
             (
                 "kind = \"theta\"\nworkdays = [\"2026-05-05\"]\n",
-                ", harmonic, linear_quantile, prophet), or leave them out",
+                ", harmonic, linear_quantile, prophet, seasonal_naive), or leave them out",
             ),
             (
                 "kind = \"harmonic\"\ncovariates = [\"temperature\", \"wind\"]\n",
@@ -326,7 +330,7 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         check("kind = \"harmonic\"\ncovariates = [\"temperature\"]\n").unwrap();
-        for kind in ["harmonic", "prophet"] {
+        for kind in ["harmonic", "prophet", "seasonal_naive"] {
             let days = "holidays = \"Portugal\"\ndays_off = [\"2026-05-05\"]\nworkdays = [\"2026-06-10\"]\n";
             check(&format!("kind = \"{kind}\"\n{days}")).unwrap();
         }

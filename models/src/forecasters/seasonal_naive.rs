@@ -1,14 +1,23 @@
-//! Seasonal naive: what was one season ago comes again, as uncertain as that used to be.
+//! Seasonal naive: what was one season ago comes again, as uncertain as that used to be; and the same by types of days
+//! (`day_types`).
 
+mod day_types;
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
 use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::LEVELS;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::day_types::Days;
 use crate::artifact::{self, ArtifactError};
+use crate::calendar;
 use crate::data::Panel;
 use crate::fill::fill_missing;
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::holidays::{DayType, Holidays};
 use crate::metrics::empirical_quantile;
 
 /// With fewer errors than this at one phase of the season, the errors of all phases are pooled.
@@ -18,17 +27,18 @@ const ERRORS_MAX: usize = 400;
 
 /// Name of the kind.
 pub(crate) const NAME: &str = "seasonal_naive";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
-/// Which season is meant.
+/// What comes again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Rule {
     Short,
     Long,
     Usual,
+    DayTypes,
 }
 
-/// The kind of model: the usual baseline.
+/// The usual baseline as a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Naive;
 
@@ -39,6 +49,20 @@ impl Model for Naive {
 
     fn fit(&self, panel: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
         Ok(Box::new(SeasonalNaive::for_frequency(panel.frequency)))
+    }
+}
+
+/// The kind of model: [`SeasonalNaive::by_day_type`] with the days off that it is fitted with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByDayType;
+
+impl Model for ByDayType {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn fit(&self, panel: &Panel, task: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+        Ok(Box::new(SeasonalNaive::by_day_type(panel.frequency, &task.holidays)))
     }
 }
 
@@ -54,20 +78,23 @@ pub struct SeasonalNaive {
     phases: usize,
     /// Seasons in intervals, the preferred one first; a series uses the first of which it has two, else the last.
     seasons: Vec<usize>,
+    /// Days off; none where the rule is not by types of days.
+    holidays: Holidays,
 }
 
 impl SeasonalNaive {
     /// The season of one day below a day, of a week for days, of a year for weeks and months.
     pub fn short(frequency: Frequency) -> SeasonalNaive {
         let season = frequency.season();
-        SeasonalNaive { rule: Rule::Short, phases: season, seasons: vec![season] }
+        SeasonalNaive { rule: Rule::Short, phases: season, seasons: vec![season], holidays: Holidays::none() }
     }
 
     /// The season of one week below a day, where the series has at least one week; otherwise as
     /// [`SeasonalNaive::short`].
     pub fn long(frequency: Frequency) -> SeasonalNaive {
         let season = frequency.season();
-        SeasonalNaive { rule: Rule::Long, phases: season, seasons: seasons(frequency) }
+        let rule = Rule::Long;
+        SeasonalNaive { rule, phases: season, seasons: seasons(frequency), holidays: Holidays::none() }
     }
 
     /// The usual baseline: below a day, each series with at least two weeks of values uses the season of one week (load
@@ -76,9 +103,23 @@ impl SeasonalNaive {
         SeasonalNaive { rule: Rule::Usual, ..SeasonalNaive::long(frequency) }
     }
 
+    /// Where days off are known and intervals are shorter than a day, each step is what was at the same local time of the
+    /// newest day of the same type (workday, Saturday, Sunday or day off) before the origin, with the errors that this rule
+    /// made on days of the type in the newest eight weeks; as [`SeasonalNaive::for_frequency`] otherwise.
+    pub fn by_day_type(frequency: Frequency, holidays: &Holidays) -> SeasonalNaive {
+        let usual = SeasonalNaive::for_frequency(frequency);
+        match frequency {
+            Frequency::Seconds(_) if !holidays.is_none() => {
+                SeasonalNaive { rule: Rule::DayTypes, holidays: holidays.clone(), ..usual }
+            }
+            _ => usual,
+        }
+    }
+
     /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step
     /// looks, and two of the longest season more, so that it chooses that season and knows enough of its errors. It
-    /// sees a difference in longer history only in more errors.
+    /// sees a difference in longer history only in more errors; so does the rule by types of days, but where a gap or a
+    /// run of holidays leaves it no day of a type in three weeks.
     pub fn history(frequency: Frequency, horizon: usize) -> usize {
         let longest = seasons(frequency).first().copied().unwrap_or(1);
         longest * (horizon.div_ceil(longest).max(1) + 2)
@@ -113,12 +154,23 @@ impl SeasonalNaive {
             };
             let errors = errors_at_phase(values, &filled, step, self.phases, distance);
             let errors = if errors.len() >= ERRORS_MIN { &errors } else { pooled.get(values, &filled, distance) };
-            let quantiles = LEVELS.map(|level| value + centred_quantile(errors, level));
-            forecast.mean.push(value + mean(errors) - centre(errors));
-            forecast.quantiles.push(quantiles);
+            add(&mut forecast, value, errors);
         }
         Ok(forecast)
     }
+
+    fn forecast_days(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+        let panel = &panel.newest(day_types::looked_at(panel.frequency));
+        let types: BTreeMap<Date, DayType> =
+            calendar::dates(panel, horizon).map(|day| (day, self.holidays.day_type(day))).collect();
+        panel.series.par_iter().map(|series| Days::of(panel, series, &types, horizon).forecast()).collect()
+    }
+}
+
+/// Adds the step whose value is likely this one, as uncertain as these sorted errors are around their median.
+fn add(forecast: &mut SeriesForecast, value: f64, errors: &[f64]) {
+    forecast.mean.push(value + mean(errors) - centre(errors));
+    forecast.quantiles.push(LEVELS.map(|level| value + centred_quantile(errors, level)));
 }
 
 /// Seasons of a frequency in intervals, the longest first.
@@ -187,6 +239,7 @@ impl Forecaster for SeasonalNaive {
             Rule::Short => "seasonal_naive_short",
             Rule::Long => "seasonal_naive_long",
             Rule::Usual => NAME,
+            Rule::DayTypes => "seasonal_naive_day_types",
         }
     }
 
@@ -197,7 +250,10 @@ impl Forecaster for SeasonalNaive {
     /// Fails only for a series without a single value. A series without any past error has quantiles that are all
     /// equal.
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        panel.series.par_iter().map(|series| self.forecast_series(&series.values, horizon)).collect()
+        match self.rule {
+            Rule::DayTypes => self.forecast_days(panel, horizon),
+            _ => panel.series.par_iter().map(|series| self.forecast_series(&series.values, horizon)).collect(),
+        }
     }
 }
 

@@ -27,30 +27,22 @@ const CHANGE_MIN: f64 = 1e-7;
 /// Rounds of regression, and the change of the coefficients that ends them sooner.
 const ROUNDS_MAX: usize = 50;
 const TOLERANCE: f64 = 1e-6;
-/// Hours of a day, days of a week and of a year: the seasons of Prophet with their harmonics.
-const DAY: (f64, usize) = (1.0, 4);
-const WEEK: (f64, usize) = (7.0, 3);
-const YEAR: (f64, usize) = (365.25, 10);
-/// Harmonics of a period that is known only by its length.
+/// Harmonics of a season, at most: as many as Prophet gives the longest of its own.
 const ORDER: usize = 10;
 /// Most simulated numbers: long horizons have fewer paths.
 const DRAWS_MAX: usize = 10_000_000;
 
 /// A season by Fourier terms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Seasonality {
-    /// Steps after which it repeats; need not be whole.
-    pub period: f64,
+struct Seasonality {
+    /// Steps after which it repeats.
+    period: f64,
     /// Harmonics.
-    pub order: usize,
+    order: usize,
 }
 
-/// Settings.
+/// Settings. Seasons are the request's periods that the series covers twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prophet {
-    /// Seasons; of those, the ones that the series covers twice are used. Empty: the request's periods, each with up to
-    /// ten harmonics.
-    pub seasonalities: Vec<Seasonality>,
     /// Points at which the slope may change.
     pub changepoints: usize,
     /// Share of the past, from its start, that they are spread over.
@@ -70,7 +62,6 @@ pub struct Prophet {
 impl Default for Prophet {
     fn default() -> Prophet {
         Prophet {
-            seasonalities: Vec::new(),
             changepoints: 25,
             changepoint_range: 0.8,
             changepoint_scale: 0.05,
@@ -118,16 +109,6 @@ struct Design {
 }
 
 impl Prophet {
-    /// Settings with the daily, weekly and yearly season of Prophet; those that a step is too long for are left out.
-    pub fn for_steps_per_day(steps_per_day: f64) -> Prophet {
-        let season = |(days, order): (f64, usize)| {
-            let period = days * steps_per_day;
-            Seasonality { period, order: order.min((period / 2.0).max(0.0) as usize) }
-        };
-        let seasonalities = [DAY, WEEK, YEAR].map(season).into_iter().filter(|s| s.order > 0).collect();
-        Prophet { seasonalities, ..Prophet::default() }
-    }
-
     /// Forecast of one series.
     ///
     /// # Errors
@@ -178,26 +159,15 @@ impl Prophet {
                 return Err(StatisticsError::Parameter { model: MODEL, name, value });
             }
         }
-        for Seasonality { period, order } in &self.seasonalities {
-            if !(*period >= 2.0 && period.is_finite()) {
-                return Err(StatisticsError::Parameter { model: MODEL, name: "period", value: *period });
-            }
-            if *order == 0 || *order as f64 > period / 2.0 {
-                return Err(StatisticsError::Parameter { model: MODEL, name: "order", value: *order as f64 });
-            }
-        }
         check_regressors(request)?;
         Prepared::new(MODEL, request, VALUES_MIN)
     }
 
     fn design(&self, prepared: &Prepared, request: &Request) -> Design {
         let past = prepared.values.len();
-        let given = !self.seasonalities.is_empty();
-        let of_request = prepared
-            .periods
-            .iter()
-            .map(|period| Seasonality { period: *period as f64, order: fourier::order_max(*period as f64, ORDER) });
-        let all: Vec<Seasonality> = if given { self.seasonalities.clone() } else { of_request.collect() };
+        let seasonalities = prepared.periods.iter().map(|period| *period as f64);
+        let seasonalities =
+            seasonalities.map(|period| Seasonality { period, order: fourier::order_max(period, ORDER) });
         // As in Prophet, no more than one change for each step of the range.
         let steps = (past as f64 * self.changepoint_range).floor() as usize;
         let changepoints = self.changepoints.min(steps.saturating_sub(1));
@@ -206,7 +176,7 @@ impl Prophet {
             past,
             steps: past + request.horizon,
             changepoints: (1..=changepoints).map(|i| spread * i as f64 / changepoints as f64).collect(),
-            seasonalities: all.into_iter().filter(|s| 2.0 * s.period < past as f64).collect(),
+            seasonalities: seasonalities.filter(|s| 2.0 * s.period < past as f64).collect(),
             regressors: request.regressors.iter().map(|column| standardised(column, past)).collect(),
         }
     }
@@ -468,15 +438,9 @@ mod tests {
     }
 
     #[test]
-    fn seasons_come_with_the_steps_of_a_day_and_need_two_periods() {
-        for (steps, expected) in
-            [(96.0, vec![4, 3, 10]), (24.0, vec![4, 3, 10]), (1.0, vec![3, 10]), (1.0 / 7.0, vec![10])]
-        {
-            let seasons = Prophet::for_steps_per_day(steps).seasonalities;
-            assert_eq!(seasons.iter().map(|s| s.order).collect::<Vec<_>>(), expected, "{steps}");
-        }
+    fn seasons_need_two_periods() {
         let values = gaussian_noise(2, 24 * 15);
-        let parts = Prophet::for_steps_per_day(24.0).components(&request(&values, &[], 3)).unwrap();
+        let parts = Prophet::default().components(&request(&values, &[24, 168, 24 * 8], 3)).unwrap();
         assert_eq!(parts.seasonalities.iter().map(|(p, _)| *p).collect::<Vec<_>>(), vec![24.0, 168.0]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`data`]: series on a regular grid, with what is known beside them, cut at their origins;
 //! * [`forecaster`]: the traits that every model implements, and what it returns;
-//! * [`fill`], [`scaling`], [`calendar`], [`holidays`], [`features`], [`design`]: what a model sees;
+//! * [`fill`], [`scaling`], [`calendar`], [`holidays`], [`sun`], [`features`], [`design`]: what a model sees;
 //! * [`forecasters`]: one file or folder a model; [`registry`]: all of them by name; [`artifact`]: fitted ones as bytes;
 //! * [`statistics`]: classical models of one series; [`linear`]: linear quantile regression;
 //! * [`metrics`], [`backtest`], [`rolling`]: rolling-origin evaluation;
@@ -41,6 +41,7 @@ pub mod rolling;
 pub mod scaling;
 pub mod search;
 pub mod statistics;
+pub mod sun;
 pub mod tuning;
 
 pub use metrics::seasonal_scale;

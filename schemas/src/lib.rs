@@ -5,7 +5,7 @@
 //! * [`config`] says which topics are read, how a record is understood, and when pipelines run;
 //! * [`reading`] is one message, with the [`reading::Position`] that decides which of two readings wins;
 //! * [`frequency`] is the arithmetic of native intervals: flooring, rounding, stepping;
-//! * [`length`] and [`cron`] are how long and when, as operators write them;
+//! * [`length`], [`cron`] and [`location`] are how long, when and where, as operators write them;
 //! * [`mod@unit`] turns power into the energy of an interval;
 //! * [`tables`] are the Arrow schemas of the lake's tables;
 //! * [`settings`] are those of a kind of model;
@@ -22,6 +22,7 @@ pub mod facts;
 pub mod frequency;
 pub mod labels;
 pub mod length;
+pub mod location;
 pub mod names;
 pub mod quantiles;
 pub mod reading;

@@ -1,10 +1,10 @@
 //! What models of features see: a row of named numbers for one step of one forecast.
 //!
 //! A row says what is known at the origin about one interval after it: values at the same time of earlier days and weeks,
-//! means of what came last, the calendar of the interval, and covariates, where those are known that far. Values are
-//! given relative to the level of the last week and to the spread of the series, so that one model can serve meters of
-//! every size. What is not known is NaN. Labels of the series come last, the same in each of its rows: a model of one series
-//! alone leaves them out ([`Design::own_width`]).
+//! means of what came last, the calendar of the interval, where the sun stands then (of a task that has a place), and
+//! covariates, where those are known that far. Values are given relative to the level of the last week and to the spread of
+//! the series, so that one model can serve meters of every size. What is not known is NaN. Labels of the series come last,
+//! the same in each of its rows: a model of one series alone leaves them out ([`Design::own_width`]).
 //!
 //! Lags are those of Hong, Wang, White (2015) and of the winners of GEFCom2014 in spirit: same hour, earlier days; for
 //! weather also its own past, smoothed, as buildings feel it ("recency effect": Wang, Liu, Hong 2016).
@@ -18,18 +18,17 @@ mod smooth;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-
 use meterline_schemas::Frequency;
 use meterline_schemas::time::HOUR;
 
 pub use self::parts::{DesignPart, Wanted};
-use self::prepared::Prepared;
+use self::prepared::{Found, Prepared};
 use self::put::Put;
 pub use self::seen::{Seen, year};
 use self::smooth::{exact_mean_of, mean_of};
 use crate::data::{Known, Panel};
-use crate::holidays::{DayType, Holidays};
+use crate::forecaster::Task;
+use crate::holidays::DayType;
 
 /// Days back, at the time of day of the target; the first is the newest that is known.
 const DAY_LAGS: usize = 7;
@@ -46,6 +45,11 @@ const YEAR_HARMONICS: usize = 2;
 const SMOOTHED_HOURS: [i64; 3] = [3, 24, 72];
 /// Days before the origin that the spread is taken from, the most that a row looks back.
 const SPREAD_DAYS: usize = 56;
+/// What is told of the sun in an interval: see [`Sunlight`](crate::sun::Sunlight).
+const SUN: [&str; 2] = ["sun", "sun_elevation"];
+/// How much more light there is than at the newest lags, and its mean of the week that the level is of: what feeds in by
+/// the sun differs from its lags and its level as the light does.
+const SUN_SINCE: [&str; 3] = ["sun_since_lag_1d", "sun_since_lag_1w", "sun_last_week"];
 /// Hours in which what the newest values tell fades.
 const FADING_HOURS: [f64; 2] = [3.0, 12.0];
 
@@ -63,6 +67,8 @@ pub struct Design {
     // By covariate: whether it is known over the horizon.
     ahead: Vec<bool>,
     hour: f64,
+    // Whether rows know where the sun stands.
+    with_sun: bool,
     prepared: Vec<Prepared>,
 }
 
@@ -87,32 +93,24 @@ pub const fn first_origin(season: usize) -> usize {
 }
 
 impl Design {
-    /// The rows that forecasts of `horizon` steps of the series of a panel need. The panel may end after the origins that
-    /// rows are asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead.
-    pub fn new(panel: &Panel, horizon: usize, holidays: &Holidays) -> Design {
-        Design::with(panel, horizon, holidays, &Seen::of(panel))
+    /// The rows that the forecasts of a task need of the series of a panel. The panel may end after the origins that rows are
+    /// asked for: a row knows nothing of what comes after its own, but for covariates that are known ahead and the sun.
+    pub fn new(panel: &Panel, task: &Task) -> Design {
+        Design::with(panel, Wanted::to_learn(task), &Seen::of(panel))
     }
 
-    /// The rows of one forecast, as [`Design::new`] for the panel that a model was fitted to would have them
-    /// ([`Seen::of`]). The newest [`lookback`] values of the panel are enough.
-    pub fn with(panel: &Panel, horizon: usize, holidays: &Holidays, seen: &Seen) -> Design {
-        let mut days = HashMap::new();
-        let prepared = panel.series.iter().map(|series| {
-            // A series without a value has no row.
-            Prepared::new(panel, series, seen, (holidays, &mut days), horizon).unwrap_or_else(|| Prepared {
-                filled: Vec::new(),
-                sums: vec![0.0],
-                squares: vec![0.0],
-                days: Vec::new(),
-                of_day: Vec::new(),
-                covariates: Vec::new(),
-                labels: Vec::new(),
-            })
-        });
+    /// The rows that are wanted of all series, as [`Design::new`] for the panel that a model was fitted to would have them
+    /// ([`Seen::of`]). Of one forecast, the newest [`lookback`] values of the panel are enough.
+    pub fn with(panel: &Panel, wanted: Wanted<'_>, seen: &Seen) -> Design {
+        let mut found = Found::default();
+        let prepared = panel
+            .series
+            .iter()
+            .map(|series| Prepared::new(panel, series, seen, wanted, &mut found).unwrap_or_else(Prepared::none));
         let weather = panel.covariates.iter().filter(|covariate| covariate.known == Known::Ahead);
         let mut design = Design {
             season: panel.frequency.season(),
-            horizon,
+            horizon: wanted.horizon,
             names: Vec::new(),
             of_labels: 0,
             bent: Vec::new(),
@@ -120,6 +118,7 @@ impl Design {
             seen: seen.clone(),
             ahead: panel.covariates.iter().map(|covariate| covariate.known == Known::Ahead).collect(),
             hour: panel.frequency.nominal_micros() as f64 / HOUR as f64,
+            with_sun: wanted.location.is_some(),
             prepared: prepared.collect(),
         };
         design.names = design.names_of(panel);
@@ -189,6 +188,9 @@ impl Design {
         names.extend(FADING_HOURS.map(|hours| format!("newest_fading_{hours}h")));
         names.extend(calendar_names());
         names.extend(["lead", "days_ahead"].map(String::from));
+        if self.with_sun {
+            names.extend(SUN.iter().chain(&SUN_SINCE).copied().map(String::from));
+        }
         for (covariate, knots) in panel.covariates.iter().zip(self.seen.knots()) {
             let name = &covariate.name;
             names.extend(match covariate.known {
@@ -249,6 +251,10 @@ impl Design {
         self.put_calendar(prepared, target, &mut put);
         put.push(step as f32 / self.horizon as f32);
         put.push(ahead as f32 - 1.0);
+        if self.with_sun {
+            self.put_sun(prepared, target, &mut put);
+            self.sun_since(prepared, origin, target).iter().for_each(|value| put.push(*value));
+        }
         self.put_covariates(prepared, origin, target, &mut put);
         prepared.labels.iter().for_each(|feature| put.push(*feature));
         Some(normal)
@@ -257,6 +263,7 @@ impl Design {
     /// Names of what [`Design::conditions`] writes, and the places of those whose effect need not be linear.
     pub fn condition_names(&self) -> (Vec<String>, Vec<usize>) {
         let mut names = calendar_names();
+        names.extend(SUN.iter().filter(|_| self.with_sun).copied().map(String::from));
         let calendar = names.len();
         for covariate in &self.weather {
             names.push(covariate.clone());
@@ -266,12 +273,15 @@ impl Design {
         (names, bent)
     }
 
-    /// Writes what is known of an interval of a series but for values of series: calendar, and covariates that are known
+    /// Writes what is known of an interval of a series but for values of series: calendar, sun, and covariates that are known
     /// ahead. An interval may lie within the horizon after the last value.
     pub fn conditions(&self, series: usize, interval: usize, out: &mut [f32]) {
         let mut put = Put { out, at: 0 };
         let Some(prepared) = self.prepared.get(series) else { return };
         self.put_calendar(prepared, interval, &mut put);
+        if self.with_sun {
+            self.put_sun(prepared, interval, &mut put);
+        }
         let ahead = prepared.covariates.iter().zip(&self.ahead).filter(|(_, ahead)| **ahead);
         for (covariate, _) in ahead {
             put.push(covariate.at(interval as i64));
@@ -334,6 +344,25 @@ impl Design {
         put.push(day.holidays_near);
         put.harmonics(if self.seen.with_year { day.of_year } else { 0.0 }, YEAR_HARMONICS);
         day.year_end.iter().for_each(|of| put.push(if self.seen.with_year { *of } else { 0.0 }));
+    }
+
+    // What is known of the sun: one value for each of `SUN`.
+    fn put_sun(&self, prepared: &Prepared, target: usize, put: &mut Put<'_>) {
+        let Some(sun) = &prepared.sun else { return put.skip(SUN.len()) };
+        put.push(sun.on_ground.at(target as i64));
+        put.push(sun.elevation.get(target).copied().unwrap_or(f32::NAN));
+    }
+
+    // How the sun has changed since what the row knows: one value for each of `SUN_SINCE`.
+    fn sun_since(&self, prepared: &Prepared, origin: usize, target: usize) -> [f32; SUN_SINCE.len()] {
+        let Some(sun) = &prepared.sun else { return [f32::NAN; SUN_SINCE.len()] };
+        let (now, season) = (sun.on_ground.at(target as i64), self.season);
+        let lag = |length: usize| {
+            let back = ((target - origin) / length + 1) * length;
+            sun.on_ground.at(target as i64 - back as i64)
+        };
+        let last_week = sun.on_ground.mean(origin as i64 - 1, 7 * season);
+        [now - lag(season), now - lag(7 * season), last_week]
     }
 
     fn put_covariates(&self, prepared: &Prepared, origin: usize, target: usize, put: &mut Put<'_>) {

@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 
+use meterline_schemas::location::Location;
 use meterline_schemas::quantiles::LEVELS;
 use serde::{Deserialize, Serialize};
 
@@ -126,14 +127,41 @@ pub struct Task {
     pub seed: u64,
     /// Days off.
     pub holidays: Holidays,
+    /// Where the series are, if models are to know where the sun stands there. Artifacts have it in their first line
+    /// ([`encode_at`](crate::artifact::encode_at)), not here.
+    #[serde(default, with = "in_first_line")]
+    pub location: Option<Location>,
     /// Where networks are trained, and where they forecast.
     pub device: Device,
 }
 
 impl Task {
-    /// A task on the processors, without holidays, for forecasts that begin at the time of day at which the panel ends.
+    /// A task on the processors, without holidays and place, for forecasts that begin at the time of day at which the panel
+    /// ends.
     pub fn new(horizon: usize, context: usize, seed: u64) -> Task {
-        Task { horizon, context, origins_a_day: 1, seed, holidays: Holidays::none(), device: Device::Cpu }
+        Task {
+            horizon,
+            context,
+            origins_a_day: 1,
+            seed,
+            holidays: Holidays::none(),
+            location: None,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// A place takes no byte of an artifact, which is what it was before tasks had one; of a text it is a part.
+mod in_first_line {
+    use meterline_schemas::location::Location;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(location: &Option<Location>, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() { location.serialize(to) } else { ().serialize(to) }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Location>, D::Error> {
+        if from.is_human_readable() { Option::deserialize(from) } else { <()>::deserialize(from).map(|()| None) }
     }
 }
 
@@ -162,4 +190,26 @@ pub enum FitError {
         /// What went wrong, and with which input.
         reason: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_takes_no_byte_of_an_artifact_and_is_a_part_of_a_text() {
+        let task = Task::new(24, 168, 1);
+        let placed = Task { location: Location::new(52.1, 5.3).ok(), ..task.clone() };
+        let bytes = bincode::serialize(&task).unwrap();
+        assert_eq!(bincode::serialize(&placed).unwrap(), bytes);
+        assert_eq!(bincode::deserialize::<Task>(&bytes).unwrap(), task);
+        for task in [&task, &placed] {
+            let text = serde_json::to_string(task).unwrap();
+            assert_eq!(serde_json::from_str::<Task>(&text).unwrap(), *task);
+        }
+        // As it was written before there were places.
+        let mut text = serde_json::to_value(&task).unwrap();
+        text.as_object_mut().unwrap().remove("location").unwrap();
+        assert_eq!(serde_json::from_value::<Task>(text).unwrap(), task);
+    }
 }

@@ -37,9 +37,9 @@ pub enum Sees {
     DaysOff,
     /// Covariates that are known ahead, of series that have them without a gap, and days off.
     Ahead,
-    /// All covariates, and days off.
+    /// All covariates, days off, and where the sun stands.
     Covariates,
-    /// All covariates, days off, and labels of series.
+    /// All covariates, days off, where the sun stands, and labels of series.
     All,
 }
 
@@ -50,8 +50,8 @@ impl Sees {
             Sees::Values => "",
             Sees::DaysOff => "days off",
             Sees::Ahead => "covariates known ahead, days off",
-            Sees::Covariates => "covariates, days off",
-            Sees::All => "covariates, days off, labels",
+            Sees::Covariates => "covariates, days off, sun",
+            Sees::All => "covariates, days off, sun, labels",
         }
     }
 }
@@ -114,7 +114,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(Adjusted::linear())),
         load: |bytes, device| Ok(Box::new(FittedAdjusted::from_bytes(bytes, device)?)),
         lookback: calibrated,
-        needs: |panel, task| design::year(panel.frequency).max(linear_quantile::needs(panel, task.horizon)),
+        needs: |panel, task| design::year(panel.frequency).max(linear_quantile::needs(panel, task)),
         tuning: None,
         sees: Sees::Covariates,
     },
@@ -158,7 +158,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(BoostedTrees::on_residuals())),
         load: |bytes, _| Ok(Box::new(FittedTrees::from_bytes(bytes)?)),
         lookback: calibrated,
-        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
+        needs: |panel, task| linear_quantile::needs(panel, task),
         tuning: Some(Tuning {
             parameters: BoostedSpec::parameters,
             model: |settings| {
@@ -233,7 +233,7 @@ pub const KINDS: &[Kind] = &[
         model: || Box::new(Auto::calibrated(LinearQuantile::default())),
         load: |bytes, _| Ok(Box::new(FittedLinear::from_bytes(bytes)?)),
         lookback: calibrated,
-        needs: |panel, task| linear_quantile::needs(panel, task.horizon),
+        needs: |panel, task| linear_quantile::needs(panel, task),
         tuning: Some(Tuning {
             parameters: LinearSpec::parameters,
             model: |settings| Box::new(LinearQuantile { spec: LinearSpec::default().with(settings) }),

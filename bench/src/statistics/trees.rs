@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 use meterline_models::booster::{BoosterError, Dataset, Matrix, Objective, Params, train};
 use meterline_models::data::{Panel, Series};
 use meterline_models::design::Design;
+use meterline_models::forecaster::Task;
 use meterline_models::forecasters::boosted_trees::BoostedSpec;
-use meterline_models::holidays::Holidays;
 use meterline_models::metrics::pinball;
 use meterline_schemas::Frequency;
 use meterline_schemas::quantiles::LEVELS;
@@ -80,7 +80,7 @@ fn rows(count: usize, points: usize) -> (Rows, Rows) {
     let series = series::loads(count, points).into_iter().enumerate();
     let series = series.map(|(number, values)| Series::new(format!("load-{number}"), 0, values)).collect();
     let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
-    let design = Design::new(&panel, HORIZON, &Holidays::none());
+    let design = Design::new(&panel, &Task::new(HORIZON, HORIZON, 1));
     let empty = || Rows { columns: vec![Vec::new(); design.width() + 1], ..Rows::default() };
     let (mut trained, mut held_out) = (empty(), empty());
     let mut features = vec![0.0; design.width()];

@@ -1,6 +1,7 @@
 //! The rows of large panels, some series at a time: what a design keeps of a series takes ten times its values.
 
 use meterline_schemas::Frequency;
+use meterline_schemas::location::Location;
 
 use super::{Design, Seen, lookback};
 use crate::data::Panel;
@@ -21,6 +22,8 @@ pub struct Wanted<'p> {
     pub horizon: usize,
     /// Days off.
     pub holidays: &'p Holidays,
+    /// Where the sun is looked at.
+    pub location: Option<Location>,
 }
 
 /// Some series of a panel, prepared.
@@ -36,7 +39,8 @@ pub struct DesignPart {
 impl<'p> Wanted<'p> {
     /// Those that models are trained on.
     pub fn to_learn(task: &'p Task) -> Wanted<'p> {
-        Wanted { newest: usize::MAX, at_once: VALUES, horizon: task.horizon, holidays: &task.holidays }
+        let Task { horizon, ref holidays, location, .. } = *task;
+        Wanted { newest: usize::MAX, at_once: VALUES, horizon, holidays, location }
     }
 
     /// Those of the forecasts from the end of the series.
@@ -47,8 +51,8 @@ impl<'p> Wanted<'p> {
 
 impl Seen {
     /// The design of a panel like this one that has no series: names of features, and how many there are.
-    pub fn names(&self, panel: &Panel, horizon: usize) -> Design {
-        Design::with(&panel.with(Vec::new()), horizon, &Holidays::none(), self)
+    pub fn names(&self, panel: &Panel, task: &Task) -> Design {
+        Design::with(&panel.with(Vec::new()), Wanted::to_learn(task), self)
     }
 
     /// The rows of those series of a panel that have these numbers, some series at a time.
@@ -64,7 +68,7 @@ impl Seen {
             let numbers = numbers[first..numbers.len().min(first + at_once)].to_vec();
             let shown = |number: &usize| panel.series[*number].newest(wanted.newest, panel.frequency, &panel.zone);
             let part = panel.with(numbers.iter().map(shown).collect());
-            DesignPart { design: Design::with(&part, wanted.horizon, wanted.holidays, self), numbers, panel: part }
+            DesignPart { design: Design::with(&part, wanted, self), numbers, panel: part }
         })
     }
 }

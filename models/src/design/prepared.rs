@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use jiff::civil::Date;
+use meterline_schemas::Micros;
 use meterline_schemas::time::DAY;
 
+use super::parts::Wanted;
 use super::seen::Seen;
 use super::smooth::{PARTS_OF_SEASON, Smooth, exact_mean_of, sums};
 use crate::calendar::local;
 use crate::data::{Column, Known, Panel, Series};
 use crate::fill::fill_missing;
 use crate::holidays::{DayType, Holidays};
+use crate::sun::{Sunlight, sunlight};
 
 // One series, with what rows need of it.
 pub(super) struct Prepared {
@@ -21,6 +24,7 @@ pub(super) struct Prepared {
     // By interval: its day, and the share of the local day that has passed.
     pub of_day: Vec<(u32, f32)>,
     pub covariates: Vec<Smooth>,
+    pub sun: Option<Sun>,
     // The same in each row.
     pub labels: Vec<f32>,
 }
@@ -37,7 +41,34 @@ pub(super) struct Day {
     pub year_end: [f32; 3],
 }
 
+// What its intervals have of the sun.
+pub(super) struct Sun {
+    pub on_ground: Smooth,
+    pub elevation: Vec<f32>,
+}
+
+/// What other series have had of days and intervals: both take long to look up.
+#[derive(Default)]
+pub(super) struct Found {
+    days: HashMap<Date, Day>,
+    sunlight: HashMap<Micros, Sunlight>,
+}
+
 impl Prepared {
+    // A series without a value has no row.
+    pub fn none() -> Prepared {
+        Prepared {
+            filled: Vec::new(),
+            sums: vec![0.0],
+            squares: vec![0.0],
+            days: Vec::new(),
+            of_day: Vec::new(),
+            covariates: Vec::new(),
+            sun: None,
+            labels: Vec::new(),
+        }
+    }
+
     // Of the `count` values before `end`.
     pub fn spread(&self, end: usize, count: usize) -> f64 {
         let (mean, square) = (exact_mean_of(&self.sums, end, count), exact_mean_of(&self.squares, end, count));
@@ -45,17 +76,24 @@ impl Prepared {
         (square - mean * mean).max(0.0).sqrt().max(0.02 * square.sqrt()).max(1e-6)
     }
 
-    /// `known` are the days that other series have had: holidays take long to look up.
-    pub fn new(
-        panel: &Panel,
-        series: &Series,
-        seen: &Seen,
-        (holidays, known): (&Holidays, &mut HashMap<Date, Day>),
-        horizon: usize,
-    ) -> Option<Prepared> {
+    /// `None` of a series without a value.
+    pub fn new(panel: &Panel, series: &Series, seen: &Seen, wanted: Wanted<'_>, found: &mut Found) -> Option<Prepared> {
+        let Wanted { horizon, holidays, .. } = wanted;
         let season = panel.frequency.season();
         let filled = fill_missing(&series.values, &[7 * season, season])?;
-        let (days, of_day) = calendar(panel, series, (holidays, known), filled.len() + horizon);
+        let (days, of_day) = calendar(panel, series, (holidays, &mut found.days), filled.len() + horizon);
+        let sun = wanted.location.map(|location| {
+            let at = |interval: usize| panel.frequency.advance(series.start, interval as i64, &panel.zone);
+            let of = |interval: usize| {
+                let light = found.sunlight.entry(at(interval));
+                *light.or_insert_with_key(|start| sunlight(location, *start, at(interval + 1)))
+            };
+            let light: Vec<Sunlight> = (0..filled.len() + horizon).map(of).collect();
+            Sun {
+                on_ground: Smooth::new(light.iter().map(|light| light.on_ground).collect(), &[], 1),
+                elevation: light.iter().map(|light| light.elevation).collect(),
+            }
+        });
         let stride = season.div_ceil(PARTS_OF_SEASON).max(1);
         let column = |((known, knots), column): ((Known, &[f32]), &Column)| {
             let end = match known {
@@ -72,6 +110,7 @@ impl Prepared {
             days,
             of_day,
             covariates: known.zip(&series.covariates).map(column).collect(),
+            sun,
             labels: seen.labels.iter().flat_map(|label| label.features(panel, series)).collect(),
             filled,
         })

@@ -206,7 +206,9 @@ impl FittedAdjusted {
         let kind = artifact::kind_of(bytes)?;
         let names = [NAME_OF_LINEAR, NAME_OF_TREES, NAME_OF_MLP];
         let name = names.into_iter().find(|name| *name == kind).ok_or_else(|| ArtifactError::Kind(kind.to_owned()))?;
-        let Stored { task, seen, explained, model } = artifact::decode(bytes, name, FORMAT)?;
+        let (stored, location) = artifact::decode_at(bytes, name, FORMAT)?;
+        let Stored { task, seen, explained, model } = stored;
+        let task = Task { location, ..task };
         Ok(FittedAdjusted { name, task, seen, explained, model: registry::load(&model, device)? })
     }
 }
@@ -223,7 +225,7 @@ impl Forecaster for FittedAdjusted {
             explained: self.explained.clone(),
             model: self.model.artifact()?,
         };
-        Some(artifact::encode(self.name, FORMAT, &stored))
+        Some(artifact::encode_at(self.name, FORMAT, self.task.location, &stored))
     }
 
     /// Series that it was not fitted to have no forecast.

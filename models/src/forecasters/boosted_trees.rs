@@ -154,7 +154,7 @@ struct Rows {
 
 impl BoostedTrees {
     fn rows(&self, panel: &Panel, seen: &Seen, linear: Option<&FittedLinear>, task: &Task) -> Rows {
-        let mut names: Vec<String> = seen.names(panel, task.horizon).names().to_vec();
+        let mut names: Vec<String> = seen.names(panel, task).names().to_vec();
         names.push("series".into());
         names.extend(linear.map(|_| "linear".to_owned()));
         let mut rows = Rows {
@@ -203,7 +203,10 @@ impl FittedTrees {
     /// # Errors
     /// It is none of these.
     pub fn from_bytes(bytes: &[u8]) -> Result<FittedTrees, ArtifactError> {
-        artifact::decode(bytes, artifact::kind_of(bytes)?, FORMAT)
+        let (mut fitted, location) = artifact::decode_at::<FittedTrees>(bytes, artifact::kind_of(bytes)?, FORMAT)?;
+        fitted.task.location = location;
+        fitted.linear = fitted.linear.map(|linear| linear.at(location));
+        Ok(fitted)
     }
 }
 
@@ -213,7 +216,7 @@ impl Forecaster for FittedTrees {
     }
 
     fn artifact(&self) -> Option<Vec<u8>> {
-        Some(artifact::encode(self.name(), FORMAT, self))
+        Some(artifact::encode_at(self.name(), FORMAT, self.task.location, self))
     }
 
     /// A series that they were not fitted to gets what holds for all; but none on the errors of a linear model.

@@ -13,4 +13,6 @@ pub mod linear_quantile;
 mod neural;
 pub mod quantile_mlp;
 pub mod seasonal_naive;
+#[cfg(test)]
+mod sun_tests;
 pub mod window_linear;

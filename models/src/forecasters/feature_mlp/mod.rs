@@ -242,7 +242,7 @@ impl Rows {
     }
 
     fn of(panel: &Panel, seen: &Seen, task: &Task, rows_max: usize) -> Rows {
-        let mut rows = Rows::none(seen.names(panel, task.horizon).width());
+        let mut rows = Rows::none(seen.names(panel, task).width());
         Sample::new(panel, task, rows_max).each_row(panel, seen, task, |number, row| {
             rows.features.extend_from_slice(row.features);
             rows.targets.push(row.target);
@@ -355,7 +355,8 @@ impl FittedFeatureMlp {
     /// # Errors
     /// It is none of these, or damaged, or the device is not there.
     pub fn from_bytes(bytes: &[u8], device: Device) -> Result<FittedFeatureMlp, ArtifactError> {
-        let kept: Kept = artifact::decode(bytes, NAME, FORMAT)?;
+        let (mut kept, location) = artifact::decode_at::<Kept>(bytes, NAME, FORMAT)?;
+        kept.task.location = location;
         #[cfg(not(feature = "cuda"))]
         if let Device::Cuda(index) = device {
             return Err(DeviceError::NotBuilt(index).into());
@@ -413,7 +414,7 @@ impl Forecaster for FittedFeatureMlp {
     }
 
     fn artifact(&self) -> Option<Vec<u8>> {
-        Some(artifact::encode(NAME, FORMAT, &self.kept))
+        Some(artifact::encode_at(NAME, FORMAT, self.kept.task.location, &self.kept))
     }
 
     /// A series that it was not fitted to gets what holds for all.

@@ -14,6 +14,7 @@ mod split;
 
 use std::collections::BTreeMap;
 
+use meterline_schemas::location::Location;
 use meterline_schemas::quantiles::{LEVELS, MEDIAN};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,7 @@ impl LinearQuantile {
     ) -> Result<FittedLinear, FitError> {
         check_length(self.name(), panel, task.horizon)?;
         let lengths = (panel.frequency.season(), task.horizon);
-        let names = seen.names(panel, task.horizon);
+        let names = seen.names(panel, task);
         let (task, seen) = (task.clone(), seen.clone());
         if self.spec.shared {
             let rows = self.rows_of_all(panel, &seen, &task, names.width());
@@ -195,8 +196,8 @@ fn needed(panel: &Panel, design: &Design, horizon: usize) -> usize {
 }
 
 /// Intervals that a series of such a panel needs, about; it may have none.
-pub(crate) fn needs(panel: &Panel, horizon: usize) -> usize {
-    needed(panel, &Seen::of(&panel.with(Vec::new())).names(panel, horizon), horizon)
+pub(crate) fn needs(panel: &Panel, task: &Task) -> usize {
+    needed(panel, &Seen::of(&panel.with(Vec::new())).names(panel, task), task.horizon)
 }
 
 /// A fitted one.
@@ -212,6 +213,12 @@ pub struct FittedLinear {
 }
 
 impl FittedLinear {
+    /// The same for this place, which is not kept within.
+    pub(super) fn at(mut self, location: Option<Location>) -> FittedLinear {
+        self.task.location = location;
+        self
+    }
+
     // Those that a series is forecast with.
     fn parts(&self, series: &str) -> Option<&Parts> {
         self.shared.as_ref().or_else(|| self.fitted.get(series))
@@ -287,7 +294,8 @@ impl FittedLinear {
         if ![NAME, NAME_OF_SHARED].contains(&kind) {
             return Err(ArtifactError::Kind(kind.to_owned()));
         }
-        artifact::decode(bytes, kind, FORMAT)
+        let (fitted, location) = artifact::decode_at::<FittedLinear>(bytes, kind, FORMAT)?;
+        Ok(fitted.at(location))
     }
 }
 
@@ -297,7 +305,7 @@ impl Forecaster for FittedLinear {
     }
 
     fn artifact(&self) -> Option<Vec<u8>> {
-        Some(artifact::encode(self.name(), FORMAT, self))
+        Some(artifact::encode_at(self.name(), FORMAT, self.task.location, self))
     }
 
     /// Series that it was not fitted to have no forecast, but of lines that all share.
@@ -391,7 +399,7 @@ mod tests {
         let fitted = LinearQuantile::default().fit(&panel, &Task::new(24, 24, 1), &mut |_| ControlFlow::Continue(()));
         let fitted = fitted.unwrap();
         let learned = fitted.explain();
-        let design = Design::new(&panel, 24, &Default::default());
+        let design = Design::new(&panel, &Task::new(24, 24, 1));
         assert_eq!(learned.len(), 2 * design.width(), "of all series, and of the one that there is");
         assert!(
             learned.iter().any(|row| row.term == "lag_1w" && row.series.as_deref() == Some("a") && row.value != 0.0)

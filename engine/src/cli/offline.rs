@@ -14,6 +14,7 @@ use meterline_models::registry::{self, Kind};
 use meterline_models::statistics::HORIZON_MAX;
 use meterline_models::tuning::SettingsError;
 use meterline_schemas::config::{Config, ESTIMATED_WEIGHT, Fallback, LabelsConfig, resolve_policy};
+use meterline_schemas::location::Location;
 use meterline_schemas::settings::{Settings, Value};
 use meterline_schemas::time::{Date, Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
@@ -68,6 +69,9 @@ pub struct OfflineArgs {
     /// Dates, separated by commas, that are among the country's holidays but are worked on
     #[arg(long, value_delimiter = ',', value_name = "DATE")]
     workdays: Vec<Date>,
+    /// Where the series are, in degrees, north and east positive, such as 52.1,5.3: models are told where the sun stands
+    #[arg(long, value_name = "LATITUDE,LONGITUDE", allow_hyphen_values = true)]
+    location: Option<Location>,
     /// How much values count in training that were estimated or substituted, 0 to 1: by default as in policies
     #[arg(long, value_name = "SHARE", default_value_t = ESTIMATED_WEIGHT as f32)]
     pub estimated_weight: f32,
@@ -183,7 +187,7 @@ impl OfflineArgs {
         let horizon = self.horizon.map_or(policy.horizon, |horizon| steps(horizon, frequency));
         check_horizon("--horizon", horizon, frequency)?;
         let holidays = self.calendar()?;
-        Ok(Task { holidays, ..Task::new(horizon, policy.context.max(horizon), self.seed) })
+        Ok(Task { holidays, location: self.location, ..Task::new(horizon, policy.context.max(horizon), self.seed) })
     }
 
     /// The same for origins that are so many intervals apart, or a horizon: at one time of day, or at as many as pipelines
@@ -248,7 +252,7 @@ impl OfflineArgs {
     }
 
     // What models can be given, with its option, and whether it is.
-    fn inputs(&self) -> [(&'static str, Input, bool); 6] {
+    fn inputs(&self) -> [(&'static str, Input, bool); 7] {
         [
             ("--labels", Input::Labels, self.labels.is_some()),
             ("--covariates", Input::Covariates, !self.covariates.is_empty()),
@@ -256,6 +260,7 @@ impl OfflineArgs {
             ("--holidays", Input::Holidays, self.holidays.is_some()),
             ("--days-off", Input::DaysOff, !self.days_off.is_empty()),
             ("--workdays", Input::Workdays, !self.workdays.is_empty()),
+            ("--location", Input::Location, self.location.is_some()),
         ]
     }
 
@@ -515,5 +520,14 @@ mod tests {
         let week = parsed(&["--covariates", "a", "--covariate-fallback", "last_week", "f.csv"]).unwrap();
         assert_eq!(week.covariate_fallback, Some(Fallback::LastWeek));
         assert!(parsed(&["--covariate-fallback", "last_day", "f.csv"]).is_err());
+    }
+
+    #[test]
+    fn a_location_is_a_part_of_the_task_and_may_be_south_of_the_equator() {
+        let named = parsed(&["--location", "-33.9,18.4", "f.csv"]).unwrap();
+        assert_eq!(named.task(Frequency::HOUR).location, Location::new(-33.9, 18.4).ok());
+        assert_eq!(parsed(&["f.csv"]).unwrap().task(Frequency::HOUR).location, None);
+        let error = parsed(&["--location", "95,5", "f.csv"]).unwrap_err().to_string();
+        assert!(error.contains("--location") && error.contains("the latitude 95 is not between"), "{error}");
     }
 }

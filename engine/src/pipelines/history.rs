@@ -264,7 +264,8 @@ pub fn shown(policy: &ResolvedPolicy) -> usize {
 /// Intervals of history that a build takes: what the policy's kind of model needs, before what evaluation keeps to itself.
 pub fn needed(policy: &ResolvedPolicy, zone: &TimeZone, covariates: Vec<Covariate>) -> usize {
     let panel = Panel { covariates, ..Panel::new(policy.frequency, zone.clone(), Vec::new()) };
-    let task = Task::new(policy.horizon, policy.context, policy.seed);
+    // Where there is a place, there is more to be learned.
+    let task = Task { location: policy.location, ..Task::new(policy.horizon, policy.context, policy.seed) };
     let of_kind = registry::find(&policy.model).map_or(0, |kind| kind.needs(&panel, &task));
     policy.history_least().max(of_kind + policy.evaluate_windows * policy.horizon)
 }

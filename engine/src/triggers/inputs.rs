@@ -18,6 +18,8 @@ pub(crate) enum Input {
     DaysOff,
     /// Dates that are worked on.
     Workdays,
+    /// Where the series are, which tells where the sun stands.
+    Location,
 }
 
 impl Input {
@@ -29,6 +31,7 @@ impl Input {
             Input::Holidays => "holidays",
             Input::DaysOff => "days_off",
             Input::Workdays => "workdays",
+            Input::Location => "location",
         }
     }
 
@@ -38,6 +41,7 @@ impl Input {
             Input::Covariates => "covariates",
             Input::PastCovariates => "covariates that are known of the past alone",
             Input::Holidays | Input::DaysOff | Input::Workdays => "days off",
+            Input::Location => "the place of the sun",
         }
     }
 
@@ -45,7 +49,7 @@ impl Input {
     const fn least(self) -> Sees {
         match self {
             Input::Labels => Sees::All,
-            Input::PastCovariates => Sees::Covariates,
+            Input::PastCovariates | Input::Location => Sees::Covariates,
             Input::Covariates => Sees::Ahead,
             Input::Holidays | Input::DaysOff | Input::Workdays => Sees::DaysOff,
         }

@@ -159,7 +159,7 @@ impl Learner {
     fn settings(&self, spec: &RunSpec) -> String {
         let policy = &spec.policy;
         format!(
-            "{} {:?} {} {} {} {} {} {:?} {:?} {:?} {:?} {} {:x}",
+            "{} {:?} {} {} {} {} {} {:?} {:?} {:?} {:?} {:?} {} {:x}",
             policy.model,
             policy.settings,
             policy.horizon,
@@ -170,6 +170,7 @@ impl Learner {
             policy.holidays,
             policy.days_off,
             policy.workdays,
+            policy.location,
             spec.covariates,
             policy.estimated_weight,
             self.inputs

@@ -174,6 +174,7 @@ fn check_inputs(text: &str, name: &str, config: &Config, policy: &ResolvedPolicy
         (Input::Holidays, policy.holidays.is_some()),
         (Input::DaysOff, !policy.days_off.is_empty()),
         (Input::Workdays, !policy.workdays.is_empty()),
+        (Input::Location, policy.location.is_some()),
     ];
     match given.into_iter().find(|(input, is_given)| *is_given && !input.is_seen_by(kind)) {
         Some((input, _)) => wrong(input.key(), &format!("{}; {}", input.of_no_use(kind), input.remedy())),
@@ -316,6 +317,10 @@ mod tests {
                 "kind = \"seasonal_naive\"\ncovariates = [\"temperature\"]\n",
                 "line 11: policy.a.model.covariates: the model `seasonal_naive` makes no",
             ),
+            (
+                "kind = \"mstl\"\nlocation = { latitude = 52.1, longitude = 5.3 }\n",
+                "line 11: policy.a.model.location: the model `mstl` makes no use of the place of the sun; choose a kind",
+            ),
             ("kind = \"ets\"\nholidays = \"Portugal\"\n", "line 11: policy.a.model.holidays: the model `ets`"),
             (
                 "kind = \"theta\"\nworkdays = [\"2026-05-05\"]\n",
@@ -335,6 +340,7 @@ mod tests {
             check(&format!("kind = \"{kind}\"\n{days}")).unwrap();
         }
         check("kind = \"linear_quantile\"\ncovariates = [\"wind\"]\nholidays = \"Portugal\"\n").unwrap();
+        check("kind = \"boosted_trees\"\nlocation = { latitude = 52.1, longitude = 5.3 }\n").unwrap();
         check("kind = \"auto\"\nlabels = [\"tariff\"]\ncovariates = [\"temperature\"]\nholidays = \"Portugal\"\n")
             .unwrap();
     }

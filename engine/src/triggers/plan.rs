@@ -101,7 +101,7 @@ pub enum ModelPlan {
 }
 
 /// Keys that a model is made by: another value counts from the next model on.
-const OF_MODELS: [&str; 14] = [
+const OF_MODELS: [&str; 15] = [
     "horizon",
     "context",
     "model",
@@ -115,6 +115,7 @@ const OF_MODELS: [&str; 14] = [
     "holidays",
     "days_off",
     "workdays",
+    "location",
     "origins_a_day",
 ];
 

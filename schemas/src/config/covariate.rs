@@ -198,6 +198,7 @@ mod tests {
     use super::super::{parse, resolve_policy};
     use super::*;
     use crate::frequency::Frequency;
+    use crate::location::Location;
 
     const POLICY: &str = "[policy.a]\nfrequency = \"PT1H\"\n[policy.a.model]\n";
 
@@ -210,7 +211,7 @@ mod tests {
              [covariate.tariff]\nfile = \"tariff.csv\"\nfallback = \"last_week\"\n\
              {POLICY}covariates = [\"wind\", \"temperature\", \"voltage\", \"tariff\"]\nholidays = \"Netherlands\"\n\
              days_off = [\"2026-05-05\"]\nworkdays = [\"2026-12-26\"]\nestimated_weight = 0.25\n\
-             origins_a_day = 2\nlabels = [\"tariff\"]\n[labels.meta]\nfile = \"meters.csv\"\nlabels = {{ tariff = \"t\" }}\n"
+             location = {{ latitude = 52.1, longitude = 5.3 }}\norigins_a_day = 2\nlabels = [\"tariff\"]\n[labels.meta]\nfile = \"meters.csv\"\nlabels = {{ tariff = \"t\" }}\n"
         );
         let config = parse(&text).unwrap();
         let known = |name: &str| config.covariate[name].known();
@@ -223,6 +224,7 @@ mod tests {
         assert_eq!((policy.holidays.as_deref(), policy.estimated_weight), (Some("Netherlands"), 0.25));
         assert_eq!((policy.origins_a_day, resolve_policy(Frequency::Day, &config.policy).origins_a_day), (2, 4));
         assert_eq!(policy.days_off[0].to_string() + " " + &policy.workdays[0].to_string(), "2026-05-05 2026-12-26");
+        assert_eq!(policy.location, Location::new(52.1, 5.3).ok());
         // As a run that goes on reads it.
         let kept = serde_json::to_string(&policy).unwrap();
         assert_eq!(serde_json::from_str::<super::super::ResolvedPolicy>(&kept).unwrap(), policy);
@@ -270,6 +272,14 @@ mod tests {
             (format!("{POLICY}days_off = [\"5.5.2026\"]\n"), 4, "write it like 2026-05-05"),
             (format!("{POLICY}days_off = [\"2026-05-05\"]\nworkdays = [\"2026-05-05\"]\n"), 5, "keep it in one of"),
             (format!("{POLICY}holiday = \"Portugal\"\n"), 4, "did you mean `holidays`?"),
+            (
+                format!("{POLICY}location = {{ latitude = 91, longitude = 5.3 }}\n"),
+                4,
+                "policy.a.model.location: the latitude 91 is not between -90 and 90",
+            ),
+            (format!("{POLICY}location = {{ latitude = 52.1, longitude = 181.5 }}\n"), 4, "the longitude 181.5 is not"),
+            (format!("{POLICY}location = {{ latitude = 52.1, longitud = 5.3 }}\n"), 4, "did you mean `longitude`?"),
+            (format!("{POLICY}location = {{ latitude = 52.1 }}\n"), 4, "missing field `longitude`"),
         ] {
             let error = parse(&text).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");

@@ -11,6 +11,7 @@ use super::selector::Selector;
 use super::trigger::{ResolvedTrigger, TriggerConfig, TriggerDefaults};
 use crate::frequency::Frequency;
 use crate::length::Length;
+use crate::location::Location;
 use crate::settings::Settings;
 use crate::time::{DAY, Date, Span};
 
@@ -130,6 +131,11 @@ pub struct ModelConfig {
     pub days_off: Vec<Date>,
     /// Dates that are among the country's holidays but are worked on here. Default none.
     pub workdays: Vec<Date>,
+    /// Where the series are, such as `{ latitude = 52.1, longitude = 5.3 }`, in degrees, north and east positive: models
+    /// are told where the sun stands there, which is known ahead and decides what photovoltaics feed in. One place for all
+    /// series of the policy: a hundred kilometres to the east or west are about six minutes. For kinds that make use of days
+    /// off, and from the next model on. Default none.
+    pub location: Option<Location>,
     /// How much an interval counts in training that was estimated or substituted, from 0 (not at all) to 1 (as a measured
     /// one); of a roll-up's interval, the part that was. Classical models (`ets`, `mstl` and so on) count all alike.
     /// Default 0.5: an estimate tells how much there was, but is smoother than what a meter would have shown. Counted in
@@ -203,6 +209,9 @@ pub struct ResolvedPolicy {
     /// See [`ModelConfig::workdays`].
     #[serde(default)]
     pub workdays: Vec<Date>,
+    /// See [`ModelConfig::location`].
+    #[serde(default)]
+    pub location: Option<Location>,
     /// See [`ModelConfig::estimated_weight`].
     #[serde(default = "estimated_weight")]
     pub estimated_weight: f64,
@@ -386,6 +395,7 @@ fn resolve(frequency: Frequency, source: String, policy: &PolicyConfig) -> Resol
         holidays: policy.model.holidays.clone(),
         days_off: policy.model.days_off.clone(),
         workdays: policy.model.workdays.clone(),
+        location: policy.model.location,
         estimated_weight: policy.model.estimated_weight.unwrap_or(ESTIMATED_WEIGHT),
         origins_a_day: policy.model.origins_a_day.unwrap_or_else(four),
         source,
@@ -468,7 +478,8 @@ mod tests {
     #[test]
     fn what_is_said_of_a_group_goes_before_what_is_said_of_its_frequency() {
         let text = "[policy.days]\nfrequency = \"P1D\"\nhorizon = \"7d\"\n[policy.days.model]\nseed = 7\nkind = \"auto\"\n\
-                    days_off = [\"2026-05-05\"]\n[policy.days.retrain]\ncooldown = \"3 intervals\"\n\
+                    days_off = [\"2026-05-05\"]\nlocation = { latitude = 38.7, longitude = -9 }\n\
+                    [policy.days.retrain]\ncooldown = \"3 intervals\"\n\
                     [policy.lisbon]\nfrequency = \"P1D\"\ngroup = \"P1D@Europe/Lisbon\"\n\
                     [policy.lisbon.model]\nseed = 8\n[policy.lisbon.retrain]\nmax_age = \"30d\"\n";
         let policies = crate::config::parse(text).unwrap().policy;
@@ -477,6 +488,7 @@ mod tests {
         assert_eq!((days.source.as_str(), lisbon.source.as_str()), ("policy.days", "policy.lisbon, policy.days"));
         assert_eq!((days.seed, lisbon.seed, lisbon.horizon, lisbon.model.as_str()), (7, 8, 7, "auto"));
         assert_eq!((lisbon.days_off.len(), lisbon.retrain.cooldown), (1, Length::Intervals(3)));
+        assert_eq!(lisbon.location.map(|location| location.to_string()), Some("38.7,-9".into()));
         assert!(days.retrain.max_age.is_none() && lisbon.retrain.max_age.is_some());
         let again = format!("{text}[policy.other]\nfrequency = \"P1D\"\ngroup = \"P1D@Europe/Lisbon\"\n");
         let error = crate::config::parse(&again).unwrap_err().to_string();

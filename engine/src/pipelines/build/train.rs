@@ -104,9 +104,9 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
 
 /// What a model is to learn by a policy.
 pub fn task(policy: &ResolvedPolicy, device: Device) -> Result<Task, StepError> {
-    let ResolvedPolicy { horizon, context, origins_a_day, seed, .. } = *policy;
+    let ResolvedPolicy { horizon, context, origins_a_day, seed, location, .. } = *policy;
     let holidays = triggers::holidays(policy).doing(|| "choosing the days off".to_owned())?;
-    Ok(Task { device, holidays, origins_a_day, ..Task::new(horizon, context, seed) })
+    Ok(Task { device, holidays, location, origins_a_day, ..Task::new(horizon, context, seed) })
 }
 
 /// Holds training to its time, and records how far it is.

@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn kinds_for_demand_that_is_mostly_zero_forecast_its_rate_and_refuse_what_is_below_zero() {
-        let demand = |hour: usize| if hour % 5 == 0 { 10.0 } else { 0.0 };
+        let demand = |hour: usize| if hour.is_multiple_of(5) { 10.0 } else { 0.0 };
         let demands = Series::new("a", 0, (0..70 * 24).map(demand).collect());
         let mut below = demands.clone();
         below.values[7] = -1.0;

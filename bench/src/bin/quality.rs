@@ -1,5 +1,5 @@
 //! `bench/run quality`: our models beside both seasonal naives and published peers, on the load protocols P1 to
-//! P4, on M4 Hourly, and on ETT over long horizons.
+//! P4, on two published protocols of the same kind, on M4 Hourly, and on ETT over long horizons.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,13 +8,16 @@ use std::time::Instant;
 
 use clap::Parser;
 use meterline_bench::quality::competitions::{Table, long_horizon, m4_hourly};
-use meterline_bench::quality::ett::HORIZONS;
+use meterline_bench::quality::ett::{HORIZONS, fev_ett_15t};
 use meterline_bench::quality::models::{Fitted, fit};
 use meterline_bench::quality::rows::row;
+use meterline_bench::quality::uci::published_week;
 use meterline_bench::quality::{Checked, LongHorizon, M4Hourly, Metric, Protocol, p1, p2, p3, p4};
-use meterline_models::backtest::{Evaluation, compare};
+use meterline_models::backtest::score;
 use meterline_models::forecaster::{Forecaster, Task};
 use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::metrics::scoreboard::{Figures, Rule};
+use meterline_schemas::quantiles::LEVELS;
 use serde_json::{Value, json};
 
 /// Days of context of the network.
@@ -28,7 +31,7 @@ const MODELS_M4: [&str; 5] = ["mstl", "theta", "window_linear", "boosted_trees",
 /// The same on ETT, where a forecast is made from every step.
 const MODELS_ETT: [&str; 1] = ["window_linear"];
 /// What is measured.
-const PROTOCOLS: [&str; 7] = ["P1", "P2", "P3", "P4", "M4", "ETTm1", "ETTh1"];
+const PROTOCOLS: [&str; 9] = ["P1", "P2", "P3", "P4", "UCI", "ETT_15T", "M4", "ETTm1", "ETTh1"];
 
 /// Measures the forecasters on real load, with published figures of peers beside them.
 #[derive(Parser)]
@@ -97,6 +100,8 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
             "P2" => p2(&data)?,
             "P3" => p3(&data)?,
             "P4" => p4(&data)?,
+            "UCI" => published_week(&data)?,
+            "ETT_15T" => fev_ett_15t(&data)?,
             "M4" => {
                 rows.extend(measure_m4(M4Hourly::load(&data)?, arguments)?);
                 continue;
@@ -197,42 +202,73 @@ fn measure_protocol(protocol: Protocol, arguments: &Arguments) -> Result<Vec<Val
     let mut models: Vec<&dyn Forecaster> = naive.iter().map(|model| model as &dyn Forecaster).collect();
     models.extend(fitted.iter().map(|fitted| &*fitted.model));
     let begun = Instant::now();
-    let found = compare(&models, &panel, &protocol.origins, protocol.horizon);
+    let rule = Rule::new(&LEVELS).map_err(|error| error.to_string())?;
+    let scorings = score(&models, &panel, &protocol.origins, protocol.horizon, &rule, &|_, _| "");
     eprintln!("{} evaluated in {:.1} s", protocol.name, begun.elapsed().as_secs_f64());
-    let seconds: Vec<Option<f64>> =
-        naive.iter().map(|_| None).chain(fitted.iter().map(|fitted| Some(fitted.seconds))).collect();
+    let seconds = naive.iter().map(|_| None).chain(fitted.iter().map(|fitted| Some(fitted.seconds)));
+    let scored = models.iter().zip(scorings).zip(seconds);
+    let scored: Vec<Scored> = scored
+        .map(|((model, scoring), seconds)| Scored {
+            model: model.name().to_owned(),
+            figures: scoring.report.overall,
+            seconds,
+        })
+        .collect();
     if !arguments.json {
-        print_table(&protocol, &found, &seconds, &arguments.moved());
+        print_table(&protocol, &scored, &arguments.moved());
     }
-    Ok(json_rows(&protocol, &found, &seconds))
+    Ok(json_rows(&protocol, &scored))
+}
+
+/// What a model scored.
+struct Scored {
+    model: String,
+    figures: Figures,
+    // How long it took to fit, where it has to be.
+    seconds: Option<f64>,
+}
+
+impl Scored {
+    fn get(&self, metric: Metric) -> Option<f64> {
+        let figures = &self.figures;
+        match metric {
+            Metric::Nd => figures.nd,
+            Metric::Wql => figures.wql,
+            Metric::Mase => figures.mase,
+            Metric::Sql => figures.sql,
+            Metric::P90Risk => figures.loss(0.9),
+            _ => figures.interval(metric.nominal()?)?.coverage,
+        }
+    }
+}
+
+/// Figures that tell more than others where a peer has them.
+const OF_SOME: [Metric; 2] = [Metric::P90Risk, Metric::Sql];
+
+/// Those of them that a peer of the protocol has.
+fn of_peers(protocol: &Protocol) -> impl Iterator<Item = Metric> + '_ {
+    OF_SOME.into_iter().filter(|metric| protocol.peers.iter().any(|peer| peer.get(*metric).is_some()))
 }
 
 /// What is shown of each model, with its digits.
 const SHOWN: [(Metric, usize); 5] =
     [(Metric::Nd, 6), (Metric::Wql, 4), (Metric::Mase, 3), (Metric::Coverage, 3), (Metric::Coverage90, 3)];
+/// Digits of the others.
+const DIGITS_OF_SOME: usize = 3;
 
-fn figure(evaluation: &Evaluation, metric: Metric) -> Option<f64> {
-    match metric {
-        Metric::Nd => evaluation.nd,
-        Metric::Wql => evaluation.wql,
-        Metric::Mase => evaluation.mase,
-        Metric::Coverage => evaluation.coverage,
-        Metric::Coverage90 => evaluation.coverage_90,
-        _ => None,
-    }
-}
-
-fn print_table(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>], moved: &str) {
+fn print_table(protocol: &Protocol, scored: &[Scored], moved: &str) {
+    let shown: Vec<(Metric, usize)> =
+        SHOWN.into_iter().chain(of_peers(protocol).map(|metric| (metric, DIGITS_OF_SOME))).collect();
     let line = |model: &str, figures: &dyn Fn(Metric) -> Option<f64>, seconds: Option<f64>| {
-        let shown = |figure: Option<f64>, digits: usize| figure.map_or("-".into(), |f| format!("{f:.digits$}"));
-        let figures = SHOWN.map(|(metric, digits)| format!("{:>9}", shown(figures(metric), digits)));
-        println!("{model:<36} {} {:>8}", figures.join(" "), shown(seconds, 1));
+        let cell = |figure: Option<f64>, digits: usize| figure.map_or("-".into(), |f| format!("{f:.digits$}"));
+        let cells = shown.iter().map(|(metric, digits)| format!("{:>9}", cell(figures(*metric), *digits)));
+        println!("{model:<36} {} {:>8}", cells.collect::<Vec<_>>().join(" "), cell(seconds, 1));
     };
-    println!("{}: {}{moved}, {} points", protocol.name, protocol.title, found.first().map_or(0, |e| e.points));
-    let header = SHOWN.map(|(metric, _)| format!("{:>9}", metric.heading()));
+    println!("{}: {}{moved}, {} points", protocol.name, protocol.title, scored.first().map_or(0, |s| s.figures.points));
+    let header: Vec<String> = shown.iter().map(|(metric, _)| format!("{:>9}", metric.heading())).collect();
     println!("{:<36} {} {:>8}", "model", header.join(" "), "train s");
-    for (evaluation, seconds) in found.iter().zip(seconds) {
-        line(&evaluation.model, &|metric| figure(evaluation, metric), *seconds);
+    for scored in scored {
+        line(&scored.model, &|metric| scored.get(metric), scored.seconds);
     }
     for peer in &protocol.peers {
         line(&format!("{} (published)", peer.model), &|metric| peer.get(metric), None);
@@ -241,22 +277,22 @@ fn print_table(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>
 }
 
 /// One row a model, figure and peer; a ratio above 1 means that ours is better.
-fn json_rows(protocol: &Protocol, found: &[Evaluation], seconds: &[Option<f64>]) -> Vec<Value> {
+fn json_rows(protocol: &Protocol, scored: &[Scored]) -> Vec<Value> {
     let mut rows = Vec::new();
-    for (evaluation, seconds) in found.iter().zip(seconds) {
-        let name = |what: &str| format!("{}_{}_{what}", protocol.name.to_lowercase(), evaluation.model);
-        for metric in [Metric::Nd, Metric::Wql, Metric::Mase] {
-            let Some(ours) = figure(evaluation, metric) else { continue };
-            let naive = found.iter().take(2).map(|naive| (naive.model.clone(), figure(naive, metric)));
+    for one in scored {
+        let name = |what: &str| format!("{}_{}_{what}", protocol.name.to_lowercase().replace(' ', "_"), one.model);
+        for metric in [Metric::Nd, Metric::Wql, Metric::Mase].into_iter().chain(of_peers(protocol)) {
+            let Some(ours) = one.get(metric) else { continue };
+            let naive = scored.iter().take(2).map(|naive| (naive.model.clone(), naive.get(metric)));
             let peers = protocol.peers.iter().map(|peer| (format!("{}, published", peer.model), peer.get(metric)));
             for (against, theirs) in naive.chain(peers) {
                 rows.push(row(&name(metric.key()), Some(ours), &metric.unit(), Some((against.as_str(), theirs))));
             }
         }
         for metric in [Metric::Coverage, Metric::Coverage90] {
-            rows.push(row(&name(metric.key()), figure(evaluation, metric), &metric.unit(), None));
+            rows.push(row(&name(metric.key()), one.get(metric), &metric.unit(), None));
         }
-        rows.push(row(&name("train"), *seconds, "s", None));
+        rows.push(row(&name("train"), one.seconds, "s", None));
     }
     rows
 }

@@ -143,6 +143,7 @@ impl Rule {
             msis: scaled(sums.scaled_score),
         });
         let levels = self.levels.iter().zip(&totals.not_above);
+        let losses = self.levels.iter().zip(&totals.pinball);
         Figures {
             points: totals.points,
             missing: totals.missing,
@@ -162,6 +163,7 @@ impl Rule {
             cost: self.cost.and_then(|_| per_point(totals.cost)),
             intervals: intervals.collect(),
             levels: levels.map(|(level, count)| (*level, per_point(*count as f64))).collect(),
+            losses: losses.map(|(level, sum)| (*level, ratio(2.0 * sum, totals.absolute_actual))).collect(),
         }
     }
 }
@@ -280,12 +282,20 @@ pub struct Figures {
     pub intervals: Vec<IntervalFigures>,
     /// Each level, and the share of actual values that were not above its quantile.
     pub levels: Vec<(f64, Option<f64>)>,
+    /// Each level, and its weighted quantile loss 2 Σ pinball / Σ |y|. That of 0.9 is the "P90 risk" of Salinas et al.
+    /// (2020).
+    pub losses: Vec<(f64, Option<f64>)>,
 }
 
 impl Figures {
     /// The figures of the central interval that should cover the share `nominal` of points.
     pub fn interval(&self, nominal: f64) -> Option<&IntervalFigures> {
         self.intervals.iter().find(|interval| (interval.nominal - nominal).abs() < 2.0 * SAME_LEVEL)
+    }
+
+    /// The weighted quantile loss of one level.
+    pub fn loss(&self, level: f64) -> Option<f64> {
+        self.losses.iter().find(|(known, _)| (known - level).abs() < SAME_LEVEL)?.1
     }
 }
 

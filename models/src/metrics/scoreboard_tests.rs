@@ -75,7 +75,7 @@ fn a_missing_actual_is_skipped_and_a_bad_forecast_is_a_failure() {
 fn nothing_scored_and_zero_actuals_give_no_figure() {
     let rule = Rule::new(&LEVELS).unwrap();
     let found = rule.figures(&rule.empty());
-    assert_eq!(Figures { intervals: vec![], levels: vec![], ..found.clone() }, Figures::default());
+    assert_eq!(Figures { intervals: vec![], levels: vec![], losses: vec![], ..found.clone() }, Figures::default());
     assert!(found.intervals.iter().all(|i| i.coverage.is_none() && i.score.is_none() && i.msis.is_none()));
     let mut totals = rule.empty();
     rule.add(&mut totals, &point(0.0, 0.0, &[0.0; 5], Some(0.0)));

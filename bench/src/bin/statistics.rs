@@ -1,9 +1,11 @@
-//! `bench/run statistics`: our models of one series beside statsforecast, our trees beside LightGBM, and many series.
+//! `bench/run statistics`: our models of one series beside statsforecast, our trees beside LightGBM and what there is in
+//! Rust, and many series.
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use meterline_bench::report;
+use meterline_bench::statistics::boosters::Boosters;
 use meterline_bench::statistics::python::Python;
 use meterline_bench::statistics::{Failure, models, scale, trees};
 
@@ -12,7 +14,7 @@ use meterline_bench::statistics::{Failure, models, scale, trees};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Series a second, a second of a processor and accuracy of our models beside statsforecast; training of our trees
-/// beside LightGBM; time and memory of many series
+/// beside LightGBM, hessboost and perpetual; time and memory of many series
 #[derive(Debug, Parser)]
 #[command(name = "bench/run statistics")]
 struct Args {
@@ -28,7 +30,7 @@ struct Args {
     /// Of these, series that are forecast one by one beside statsforecast, at most
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     peer_series: u32,
-    /// Of these, series whose rows trees are trained on beside LightGBM, at most
+    /// Of these, series whose rows trees are trained on beside those of others, at most
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     tree_series: u32,
     /// Interpreter of Python with the packages of bench/python/requirements.txt. Default: the environment variable
@@ -47,7 +49,7 @@ struct Args {
 enum Part {
     /// Models of one series beside statsforecast
     Models,
-    /// Gradient-boosted trees beside LightGBM
+    /// Gradient-boosted trees beside LightGBM, and beside hessboost and perpetual, which are built in the cache, once
     Trees,
     /// Many series: minutes and memory
     Scale,
@@ -68,7 +70,8 @@ fn main() -> Result<(), Failure> {
         rows.extend(models::measure(series.min(args.peer_series as usize), points, python.as_ref())?);
     }
     if wants(Part::Trees) {
-        rows.extend(trees::measure(series.min(args.tree_series as usize), points, python.as_ref())?);
+        let (count, boosters) = (series.min(args.tree_series as usize), Boosters::build());
+        rows.extend(trees::measure(count, points, python.as_ref(), boosters.as_ref())?);
     }
     if wants(Part::Scale) {
         rows.extend(scale::measure(series, points)?);

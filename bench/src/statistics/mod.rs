@@ -1,10 +1,13 @@
-//! What `bench/run statistics` measures: models on series that are made here, beside those of Python's packages.
+//! What `bench/run statistics` measures: models on series that are made here, beside those of others.
 //!
 //! [`series`] are made; [`models`] forecasts them one by one, beside statsforecast; [`trees`] learns from rows, beside
-//! LightGBM; [`scale`] is one model and many series, in a process of its own. [`python`] runs the packages,
-//! [`accuracy`] scores what either says by the same code, [`work`] spreads series over the processors.
+//! LightGBM and boosters in Rust; [`scale`] is one model and many series, in a process of its own. [`python`] and
+//! [`boosters`] are the programs of others, [`handover`] gives them numbers, [`accuracy`] scores what either says by the
+//! same code, [`work`] spreads series over the processors.
 
 pub mod accuracy;
+pub mod boosters;
+pub mod handover;
 pub mod models;
 pub mod python;
 pub mod scale;

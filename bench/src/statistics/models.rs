@@ -7,7 +7,8 @@ use meterline_tests::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use super::accuracy::{Score, WIDTH, score};
-use super::python::{Python, floats, write};
+use super::handover::{self, floats, or_without, write};
+use super::python::Python;
 use super::work::{Took, in_parallel, timed_for};
 use super::{DAY, Failure, HORIZON, WEEK, series};
 use crate::report::{alone, compared, smaller};
@@ -65,7 +66,7 @@ pub fn measure(count: usize, points: usize, python: Option<&Python>) -> Result<V
     let length = points + HORIZON;
     let (loads, demands) = (series::loads_from_any_hour(count, length), series::demands(count, length));
     let peers = match python {
-        Some(python) => python.or_without("statsforecast", ask(python, &loads, &demands)),
+        Some(python) => or_without("statsforecast", ask(python, &loads, &demands)),
         None => None,
     };
     let mut rows = Vec::new();
@@ -115,7 +116,7 @@ fn ask(python: &Python, loads: &[Vec<f32>], demands: &[Vec<f32>]) -> Result<Vec<
         json!({"name": model.method.name(), "series": series, "periods": model.periods})
     });
     let job = json!({"series": loads.len(), "horizon": HORIZON, "levels": LEVELS, "models": models});
-    let answer = python.run("statsforecast_models.py", place.path(), &job)?;
+    let answer = handover::ask(python.command("statsforecast_models.py"), place.path(), &job)?;
     let peer = |model: &Measured| -> Result<Option<Peer>, Failure> {
         let name = model.method.name();
         let Some(of) = answer["models"].get(name) else { return Ok(None) };

@@ -525,8 +525,8 @@ mod tests {
     #[test]
     fn a_location_is_a_part_of_the_task_and_may_be_south_of_the_equator() {
         let named = parsed(&["--location", "-33.9,18.4", "f.csv"]).unwrap();
-        assert_eq!(named.task(Frequency::HOUR).location, Location::new(-33.9, 18.4).ok());
-        assert_eq!(parsed(&["f.csv"]).unwrap().task(Frequency::HOUR).location, None);
+        assert_eq!(named.task(Frequency::HOUR).unwrap().location, Location::new(-33.9, 18.4).ok());
+        assert_eq!(parsed(&["f.csv"]).unwrap().task(Frequency::HOUR).unwrap().location, None);
         let error = parsed(&["--location", "95,5", "f.csv"]).unwrap_err().to_string();
         assert!(error.contains("--location") && error.contains("the latitude 95 is not between"), "{error}");
     }

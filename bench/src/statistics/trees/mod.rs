@@ -114,18 +114,15 @@ fn fit(trained: &Rows, held_out: &Rows, params: &Params) -> Result<Trained, Boos
 
 /// A row for each figure and each booster beside ours.
 fn rows_of(name: &str, ours: &Trained, peers: &[(&str, &Trained)]) -> Vec<Value> {
-    let figures: [(&str, &str, fn(&Trained) -> f64); 3] = [
-        ("training", "s", |trained| trained.took.seconds),
-        ("training_processors", "processor s", |trained| trained.took.cpu_s),
-        ("pinball", "spreads of the series", |trained| trained.loss),
-    ];
+    let figures = |of: &Trained| [of.took.seconds, of.took.cpu_s, of.loss];
+    let names = [("training", "s"), ("training_processors", "processor s"), ("pinball", "spreads of the series")];
     let mut rows = Vec::new();
-    for (what, unit, figure) in figures {
+    for (place, ((what, unit), mine)) in names.into_iter().zip(figures(ours)).enumerate() {
         let name = format!("trees_{name}_{what}");
         if peers.is_empty() {
-            rows.push(alone(&name, figure(ours), unit));
+            rows.push(alone(&name, mine, unit));
         }
-        rows.extend(peers.iter().map(|(label, theirs)| smaller(&name, figure(ours), label, figure(theirs), unit)));
+        rows.extend(peers.iter().map(|(label, theirs)| smaller(&name, mine, label, figures(theirs)[place], unit)));
     }
     let name = format!("trees_{name}_to_equal_pinball");
     rows.extend(peers.iter().filter_map(|(label, theirs)| {

@@ -327,8 +327,9 @@ mod tests {
 
     fn scored(directory: &tempfile::TempDir, more: &[&str]) -> Result<Vec<Scored>, CommandError> {
         let path = directory.path().join("f.csv");
-        let line = ["", "--models", "mstl", "--horizon", "24h", "--windows", "2", "--label", "begin"];
-        let line = line.iter().chain(more).copied().chain(path.to_str());
+        let windows = if more.contains(&"--windows") { &[][..] } else { &["--windows", "2"] };
+        let line = ["", "--models", "mstl", "--horizon", "24h", "--label", "begin"];
+        let line = line.iter().chain(windows).chain(more).copied().chain(path.to_str());
         backtest(&<Line as clap::Parser>::try_parse_from(line).unwrap().args)
     }
 

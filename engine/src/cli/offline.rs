@@ -419,11 +419,7 @@ mod tests {
                 "--covariates: the model `quantile_mlp` makes no use of covariates;",
             ),
             ("prophet", ["--past-covariates", "v"], "no use of covariates that are known of the past alone; choose"),
-            (
-                "harmonic",
-                ["--holidays", "Portugal"],
-                "--holidays: the model `harmonic` makes no use of days off; choose",
-            ),
+            ("theta", ["--holidays", "Portugal"], "--holidays: the model `theta` makes no use of days off; choose"),
             ("mstl", ["--workdays", "2026-12-26"], "--workdays: the model `mstl` makes no use of days off; choose"),
             ("ets", ["--days-off", "2026-05-05"], "--days-off: the model `ets` makes no use of days off; choose"),
             ("linear_quantile", ["--labels", "l.csv"], "no use of labels; choose a kind that does (adjusted_mlp, "),

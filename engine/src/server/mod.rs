@@ -328,7 +328,7 @@ mod tests {
         assert_eq!((status, text.contains("meterline_store_failures_total 1")), (200, true), "{text}");
         // It rises from the beginning of the start on; and what only a commit says is not said to be 0.
         assert!(!text.contains("meterline_commit_in_progress_seconds 0.0\n"), "{text}");
-        for unknown in ["freshness_seconds", "commit_age_seconds", "commits_total", "records_total{"] {
+        for unknown in ["_freshness_seconds{", "commit_age_seconds", "commits_total", "records_total{"] {
             assert!(!text.contains(unknown), "{unknown} is not known:\n{text}");
         }
         // The start fails: its process will end.

@@ -4,7 +4,7 @@ Standard input: {"rows", "trained", "features", "levels", "every", "settings": {
 file `features` has a column after the other, `targets` and `weights` a value a row, 32 bits each; the first `trained`
 rows are trained on, the others predicted.
 
-Standard output: {"version", "settings": {name: {"seconds": [...], "cpu_s"}}}: seconds from the first look at the rows to
+Standard output: {"version" with the name, "settings": {name: {"seconds": [...], "cpu_s"}}}: seconds from the first look at the rows to
 `every`, 2 `every`, ... trees of all levels; and a file for each setting: so many times rows x levels, 64 bits a value.
 
 As many levels at a time as there are processors, one thread each: threads that share a tree wait for each other after
@@ -84,7 +84,7 @@ def main():
         ]
         np.stack(found).astype("<f8").tofile(name)
         answer[name] = {"seconds": seconds.tolist(), "cpu_s": cpu}
-    json.dump({"version": lightgbm.__version__, "settings": answer}, sys.stdout)
+    json.dump({"version": f"LightGBM {lightgbm.__version__}", "settings": answer}, sys.stdout)
 
 
 main()

@@ -36,26 +36,20 @@ impl Stamp {
     /// The instant of the stamp on a clock of `zone`. A local time that a clock change skips or repeats is read as
     /// RFC 5545 does: with the offset before the change.
     pub fn instant(self, zone: &TimeZone) -> Option<Micros> {
-        match self {
-            Stamp::Instant(at) => Some(at),
-            Stamp::Local(local) if *zone == TimeZone::UTC => Some(local),
-            Stamp::Local(local) => {
-                let civil = civil(local)?;
-                Some(zone.to_ambiguous_timestamp(civil).compatible().ok()?.as_microsecond())
-            }
-        }
+        self.instants(zone).map(|(instant, _)| instant)
     }
 
-    /// The other instant of a local time that a clock of `zone` shows twice; of one that it never shows, that of
-    /// [`Stamp::instant`]. `None`: the stamp means one instant.
-    pub fn other(self, zone: &TimeZone) -> Option<Micros> {
-        match self {
-            Stamp::Local(local) if *zone != TimeZone::UTC => {
-                let ambiguous = zone.to_ambiguous_timestamp(civil(local)?);
-                ambiguous.is_ambiguous().then(|| ambiguous.later().ok()).flatten().map(|at| at.as_microsecond())
-            }
-            _ => None,
-        }
+    /// The same, with the other instant of a local time that a clock of `zone` shows twice; of one that it never shows,
+    /// the same again. Nothing else has another one.
+    pub fn instants(self, zone: &TimeZone) -> Option<(Micros, Option<Micros>)> {
+        let local = match self {
+            Stamp::Instant(at) => return Some((at, None)),
+            Stamp::Local(local) if *zone == TimeZone::UTC => return Some((local, None)),
+            Stamp::Local(local) => local,
+        };
+        let found = zone.to_ambiguous_timestamp(civil(local)?);
+        let other = if found.is_ambiguous() { Some(found.later().ok()?.as_microsecond()) } else { None };
+        Some((found.compatible().ok()?.as_microsecond(), other))
     }
 }
 
@@ -300,7 +294,7 @@ mod tests {
     #[test]
     fn a_local_time_of_a_change_has_another_instant() {
         let berlin = TimeZone::get("Europe/Berlin").unwrap();
-        let other = |text: &str, zone: &TimeZone| Stamp::parse(text).unwrap().other(zone);
+        let other = |text: &str, zone: &TimeZone| Stamp::parse(text).unwrap().instants(zone).unwrap().1;
         assert_eq!(other("2024-10-27 02:30", &berlin), Some(at("2024-10-27T01:30:00Z")));
         // Never shown: there is no second one.
         assert_eq!(other("2024-03-31 02:30", &berlin), parse("2024-03-31 02:30", &berlin));

@@ -42,13 +42,10 @@ pub(super) fn instant(
 ) -> Result<Micros, Refusal> {
     let at = match scalar {
         Scalar::Missing => return Err(missing(reason::TIME_MISSING, "time", field)),
-        Scalar::Text(text) => match Stamp::parse(text) {
-            None => None,
-            Some(stamp) => match (stamp.other(zone), change) {
-                (None, _) | (Some(_), ClockChange::First) => stamp.instant(zone),
-                (other @ Some(_), ClockChange::Second) => other,
-                (Some(_), ClockChange::Refuse) => return Err(ambiguous(scalar, field, zone)),
-            },
+        Scalar::Text(text) => match (Stamp::parse(text).and_then(|stamp| stamp.instants(zone)), change) {
+            (Some((_, Some(_))), ClockChange::Refuse) => return Err(ambiguous(scalar, field, zone)),
+            (Some((_, Some(second))), ClockChange::Second) => Some(second),
+            (found, _) => found.map(|(first, _)| first),
         },
         Scalar::Integer(value) => stamp::from_integer(*value),
         Scalar::Float(value) => stamp::from_float(*value),

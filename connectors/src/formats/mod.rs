@@ -18,12 +18,12 @@ use std::str::FromStr;
 
 use compact_str::CompactString;
 use jiff::tz::TimeZone;
-use meterline_schemas::Micros;
 use meterline_schemas::config::{ClockChange, FeedConfig, Format};
 use meterline_schemas::labels::{LabelValues, ROLLUP_PREFIX};
 use meterline_schemas::reading::{Position, Quality, Reading, ValueKind};
 use meterline_schemas::time::format_micros;
 use meterline_schemas::unit::Unit;
+use meterline_schemas::{Frequency, Micros};
 
 use crate::stamp;
 
@@ -207,7 +207,11 @@ impl Decoder {
             ],
             series_prefix: feed.series_prefix.clone(),
             zone: TimeZone::get(&feed.zone)?,
-            clock_change: feed.clock_change,
+            // A day begins once, whatever its clock shows.
+            clock_change: match (feed.clock_change, feed.frequency) {
+                (ClockChange::Refuse, Some(Frequency::Day | Frequency::Week | Frequency::Month)) => ClockChange::First,
+                (change, _) => change,
+            },
             unit: feed.unit.clone(),
             kind: feed.kind,
             units: Vec::new(),
@@ -365,6 +369,12 @@ mod tests {
             assert_eq!(decode(ClockChange::First, text).as_deref(), Ok(first));
             assert_eq!(decode(ClockChange::Second, text).as_deref(), Ok(second));
         }
+        // The day of a clock that is put forward at midnight begins all the same.
+        let mut feed = FeedConfig::new("t", "id", "ts", "value");
+        (feed.zone, feed.frequency) = ("America/Havana".into(), Some(Frequency::Day));
+        let midnight =
+            Decoder::new(&feed).unwrap().decode(Some(br#"{"id":"a","ts":"2024-03-10","value":1}"#), POSITION);
+        assert_eq!(format_micros(midnight.unwrap().at), "2024-03-10T05:00:00Z");
         for change in [ClockChange::Refuse, ClockChange::First, ClockChange::Second] {
             assert_eq!(decode(change, "2024-10-27 03:00").as_deref(), Ok("2024-10-27T02:00:00Z"));
             assert_eq!(decode(change, "2024-10-27T02:30:00+01:00").as_deref(), Ok("2024-10-27T01:30:00Z"));

@@ -285,7 +285,7 @@ fn stamped_ahead(position: Position, now: Micros, topic: &ReadTopic) -> Option<R
         let detail = format!(
             "the record is stamped {}, {} after the clock of this machine: the producer's clock is wrong (brokers refuse \
              such records where `message.timestamp.after.max.ms` of the topic says so), or this machine's is, or \
-             `max_ahead` of the feed ({}) is too short",
+             more than {} should be allowed (`max_ahead` of a feed)",
             format_micros(stamped),
             Span(ahead),
             Span(topic.max_ahead)

@@ -133,8 +133,8 @@ pub struct ModelConfig {
     pub workdays: Vec<Date>,
     /// Where the series are, such as `{ latitude = 52.1, longitude = 5.3 }`, in degrees, north and east positive: models
     /// are told where the sun stands there, which is known ahead and decides what photovoltaics feed in. One place for all
-    /// series of the policy: a hundred kilometres to the east or west are about six minutes. For kinds that make use of days
-    /// off, and from the next model on. Default none.
+    /// series of the policy: a hundred kilometres to the east or west are about six minutes. For kinds that are
+    /// told where the sun stands (`meterline models kinds`), and from the next model on. Default none.
     pub location: Option<Location>,
     /// How much an interval counts in training that was estimated or substituted, from 0 (not at all) to 1 (as a measured
     /// one); of a roll-up's interval, the part that was. Classical models (`ets`, `mstl` and so on) count all alike.

@@ -1,9 +1,10 @@
 //! How the readings of a feed become intervals.
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use meterline_schemas::config::{FeedConfig, Label};
 use meterline_schemas::reading::ValueKind;
-use meterline_schemas::time::{Span, format_micros};
+use meterline_schemas::time::{SECOND, Span, format_micros};
 use meterline_schemas::{Frequency, Micros};
 
 use super::super::eras::Slot;
@@ -76,8 +77,12 @@ impl Rules {
             return None;
         }
         let Some(declared @ Frequency::Seconds(_)) = self.frequency else { return None };
-        let beside = (at - boundary).abs();
-        (beside * 16 > BESIDE * (slot.end - slot.start)).then(|| {
+        let length = slot.end - slot.start;
+        // A clock of the zone may be half an hour beside UTC, and its meters report when it strikes.
+        let offset = Timestamp::from_microsecond(at).map_or(0, |at| self.zone.to_offset(at).seconds());
+        let local = (at + Micros::from(offset) * SECOND).rem_euclid(length);
+        let beside = (at - boundary).abs().min(local).min(length - local);
+        (beside * 16 > BESIDE * length).then(|| {
             format!(
                 "the reading of series `{series}` at {} is {} beside {}, the nearest boundary at the frequency {declared} that \
                  its feed declares: declare the frequency at which it reports, or none, so that it is detected",
@@ -136,6 +141,14 @@ mod tests {
                 assert_eq!(found.is_some(), is_off, "{beside}");
                 assert!(found.is_none_or(|detail| detail.contains("`a`") && detail.contains("PT15M")));
             }
+            // Meters that report when the clocks of India strike the hour.
+            let zone = TimeZone::get("Asia/Kolkata").unwrap();
+            let of_zone = Rules { zone, ..rules(label, Some(Frequency::HOUR)) };
+            let hour = Slot { frequency: Frequency::HOUR, start: 0, end: HOUR, is_present: true };
+            let boundary = if label == Label::End { HOUR } else { 0 };
+            assert!(of_zone.off_grid("a", &hour, boundary + 30 * MINUTE).is_none());
+            assert!(of_zone.off_grid("a", &hour, boundary + 10 * MINUTE).is_none());
+            assert!(rules(label, Some(Frequency::HOUR)).off_grid("a", &hour, boundary + 30 * MINUTE).is_some());
             // What is detected, or was before, has its own rules; and so have days.
             assert!(rules(label, None).off_grid("a", &quarter, boundary + 7 * MINUTE).is_none());
             assert!(declared.off_grid("a", &slot(0, HOUR, false), 30 * MINUTE).is_none());

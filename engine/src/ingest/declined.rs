@@ -32,7 +32,7 @@ impl Declined {
 
     /// The feeds, each with the number of its series that it concerns; `None` where nothing was declined.
     pub fn feeds(&self, names: &Names) -> Option<String> {
-        let of = |(feed, share): (&u16, &Share)| format!("{} ({} series)", names.name(*feed), share.series);
+        let of = |(feed, share): (&u16, &Share)| format!("{} (at most {} series)", names.name(*feed), share.series);
         (!self.0.is_empty()).then(|| self.0.iter().map(of).collect::<Vec<_>>().join(", "))
     }
 }
@@ -57,9 +57,9 @@ mod tests {
         let wanted = |feed, intervals| Wanted { feed, intervals, ..Wanted::default() };
         declined.add(&wanted(1, vec![want(0, 0), want(0, 9), want(7, 0)]));
         declined.add(&wanted(1, vec![want(8, 0)]));
-        assert_eq!(declined.feeds(&names).unwrap(), "power (3 series)");
+        assert_eq!(declined.feeds(&names).unwrap(), "power (at most 3 series)");
         declined.add(&wanted(0, vec![want(0, 0)]));
-        assert_eq!(declined.feeds(&names).unwrap(), "gas (1 series), power (3 series)");
+        assert_eq!(declined.feeds(&names).unwrap(), "gas (at most 1 series), power (at most 3 series)");
         assert_eq!(declined.lookups(), 3);
     }
 }

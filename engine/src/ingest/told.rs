@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{Counts, FeedState, PartitionState};
+use super::state::{FeedState, PartitionState};
 
 /// Feeds that are named at most.
 const FEEDS_MAX: usize = 20;
@@ -10,16 +10,12 @@ const FEEDS_MAX: usize = 20;
 /// The number of one kind, of all that was ever counted in a partition.
 type Total = fn(&PartitionState) -> u64;
 
-fn counts(of: fn(&Counts) -> u64, partition: &PartitionState) -> u64 {
-    of(&partition.counts)
-}
-
 /// What is told of a feed, where there is any.
 const KINDS: [(&str, Total); 5] = [
-    ("late", |partition| counts(|counts| counts.late, partition)),
-    ("corrected", |partition| counts(|counts| counts.corrected, partition)),
-    ("duplicate", |partition| counts(|counts| counts.duplicate, partition)),
-    ("dead", |partition| counts(|counts| counts.dead, partition)),
+    ("late", |partition| partition.counts.late),
+    ("corrected", |partition| partition.counts.corrected),
+    ("duplicate", |partition| partition.counts.duplicate),
+    ("dead", |partition| partition.counts.dead),
     ("expired", |partition| partition.expired),
 ];
 
@@ -50,6 +46,7 @@ fn of_feed(name: &str, before: Option<&FeedState>, now: &FeedState) -> Option<St
 
 #[cfg(test)]
 mod tests {
+    use super::super::state::Counts;
     use super::*;
 
     fn feed(partitions: impl IntoIterator<Item = (i32, Counts, u64)>) -> FeedState {

@@ -184,7 +184,9 @@ fn day_off(beside: &Beside<'_>, series: &Series) -> Option<(&'static str, Vec<f6
     };
     let past = series.values.len();
     let column: Vec<f64> = (0..past + beside.horizon).map(|interval| f64::from(is_off(interval))).collect();
-    column[..past].contains(&1.0).then_some((DAY_OFF, column))
+    // One that falls into a gap tells nothing.
+    let is_seen = series.values.iter().zip(&column).any(|(value, off)| value.is_finite() && *off == 1.0);
+    is_seen.then_some((DAY_OFF, column))
 }
 
 /// Covariates that are known over past and horizon without a gap, by name.
@@ -315,6 +317,20 @@ mod tests {
         let later = Holidays::none().with([monday().checked_add((DAYS + 1).days()).unwrap()]);
         let [with, without] =
             [later, Holidays::none()].map(|days| fitted(Method::Harmonic, &known, days).forecast(&known, 48));
+        assert_eq!(with, without);
+        // Nor where its days are missing.
+        let mut gap = load(Frequency::HOUR, DAYS);
+        let zone = gap.zone.clone();
+        for series in &mut gap.series {
+            for (interval, value) in series.values.iter_mut().enumerate() {
+                let at = Frequency::HOUR.advance(series.start, interval as i64, &zone);
+                if calendar::local(at, &zone).is_some_and(|local| holidays().is_workday_off(local.date())) {
+                    *value = f32::NAN;
+                }
+            }
+        }
+        let [with, without] =
+            [holidays(), Holidays::none()].map(|days| fitted(Method::Harmonic, &gap, days).forecast(&gap, 48));
         assert_eq!(with, without);
     }
 }

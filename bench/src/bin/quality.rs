@@ -48,7 +48,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',')]
     models: Vec<String>,
     /// Days by which all test windows are moved back, to choose by windows that are no test. They may not overlap those of
-    /// the tests; origins of P4 are Sundays, so take weeks. Not for ETT.
+    /// the tests; origins of P4 are Sundays, so take weeks. Not for ETTm1 and ETTh1.
     #[arg(long, value_name = "DAYS")]
     before: Option<u32>,
     /// Of ETT, how many steps the windows are apart. With 1, as in what is published, they begin at each step of the test
@@ -93,6 +93,10 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
         "no data: set METERLINE_DATA (or --data) to the folder that holds uci_electricity/, openstef_substations/, \
          vic_electricity/, gefcom2014_load/, m4_hourly/ and ett/",
     )?;
+    let long = |name: &&String| ["ETTM1", "ETTH1"].contains(&name.to_uppercase().as_str());
+    if let Some(name) = arguments.protocols.iter().find(long).filter(|_| arguments.before.is_some()) {
+        return Err(format!("{name} has no earlier windows: leave it or --before out"));
+    }
     let mut rows = Vec::new();
     for name in &arguments.protocols {
         let protocol = match name.to_uppercase().as_str() {
@@ -105,9 +109,6 @@ fn measure(arguments: &Arguments) -> Result<(), String> {
             "M4" => {
                 rows.extend(measure_m4(M4Hourly::load(&data)?, arguments)?);
                 continue;
-            }
-            "ETTM1" | "ETTH1" if arguments.before.is_some() => {
-                return Err(format!("{name} has no earlier windows: leave it or --before out"));
             }
             "ETTM1" => {
                 rows.extend(measure_ett(&LongHorizon::ettm1(&data)?, arguments)?);
@@ -205,6 +206,9 @@ fn measure_protocol(protocol: Protocol, arguments: &Arguments) -> Result<Vec<Val
     let rule = Rule::new(&LEVELS).map_err(|error| error.to_string())?;
     let scorings = score(&models, &panel, &protocol.origins, protocol.horizon, &rule, &|_, _| "");
     eprintln!("{} evaluated in {:.1} s", protocol.name, begun.elapsed().as_secs_f64());
+    if let Some((model, of)) = models.iter().zip(&scorings).find(|(_, of)| of.windows_missed > 0) {
+        return Err(format!("{} {}: no forecast for {} windows", protocol.name, model.name(), of.windows_missed));
+    }
     let seconds = naive.iter().map(|_| None).chain(fitted.iter().map(|fitted| Some(fitted.seconds)));
     let scored = models.iter().zip(scorings).zip(seconds);
     let scored: Vec<Scored> = scored
@@ -280,7 +284,7 @@ fn print_table(protocol: &Protocol, scored: &[Scored], moved: &str) {
 fn json_rows(protocol: &Protocol, scored: &[Scored]) -> Vec<Value> {
     let mut rows = Vec::new();
     for one in scored {
-        let name = |what: &str| format!("{}_{}_{what}", protocol.name.to_lowercase().replace(' ', "_"), one.model);
+        let name = |what: &str| format!("{}_{}_{what}", protocol.name.to_lowercase(), one.model);
         for metric in [Metric::Nd, Metric::Wql, Metric::Mase].into_iter().chain(of_peers(protocol)) {
             let Some(ours) = one.get(metric) else { continue };
             let naive = scored.iter().take(2).map(|naive| (naive.model.clone(), naive.get(metric)));

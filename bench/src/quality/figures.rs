@@ -79,6 +79,7 @@ impl Metric {
             Metric::Coverage => "coverage_q10_q90",
             Metric::Coverage90 => "coverage_q5_q95",
             Metric::Coverage95 => "coverage_q2_5_q97_5",
+            Metric::P90Risk => "P90_risk",
             _ => self.name(),
         }
     }

@@ -64,7 +64,7 @@ pub fn p1(data: &Path) -> Result<Protocol, String> {
 /// As [`Protocol::load_all`].
 pub fn published_week(data: &Path) -> Result<Protocol, String> {
     Protocol {
-        name: "UCI week",
+        name: "UCI",
         title: "10 clients of UCI LD2011_2014, hourly, a day ahead, week of 2014-09-01",
         checks: vec![
             check(Baseline::SeasonalNaiveDay, Metric::Nd, 0.117420, 6),

@@ -121,13 +121,11 @@ pub fn score(
     for origin in origins {
         each_window(models, panel, *origin, horizon, &mut |window| {
             let Window { series, from, actuals, forecasts } = window;
-            let is_whole = |f: &&SeriesForecast| f.mean.len().min(f.quantiles.len()) >= actuals.len();
-            let found: Vec<_> = forecasts.into_iter().map(|forecast| forecast.filter(is_whole)).collect();
             let counts = usize::from(has_values(actuals));
-            for (missed, _) in missed.iter_mut().zip(&found).filter(|(_, forecast)| forecast.is_none()) {
+            for (missed, _) in missed.iter_mut().zip(&forecasts).filter(|(_, forecast)| forecast.is_none()) {
                 *missed += counts;
             }
-            let Some(found) = found.into_iter().collect::<Option<Vec<&SeriesForecast>>>() else { return };
+            let Some(found) = forecasts.into_iter().collect::<Option<Vec<&SeriesForecast>>>() else { return };
             windows += counts;
             for (board, forecast) in boards.iter_mut().zip(found) {
                 let steps = actuals.iter().zip(&forecast.mean).zip(&forecast.quantiles).enumerate();
@@ -153,7 +151,7 @@ struct Window<'a> {
     from: usize,
     /// The values of at most a horizon, one at least; NaN where one is missing.
     actuals: &'a [f32],
-    /// Of each model, where it has one.
+    /// Of each model, where it has one for all of them.
     forecasts: Vec<Option<&'a SeriesForecast>>,
 }
 
@@ -179,7 +177,8 @@ fn each_window(
         if starts_later || actuals.is_empty() {
             continue;
         }
-        let forecasts = all.iter().map(|of_model| of_model.get(i).and_then(|forecast| forecast.as_ref().ok()));
+        let is_whole = |f: &&SeriesForecast| f.mean.len().min(f.quantiles.len()) >= actuals.len();
+        let forecasts = all.iter().map(|of_model| of_model.get(i)?.as_ref().ok().filter(is_whole));
         visit(Window { series: i, from, actuals, forecasts: forecasts.collect() });
     }
 }
@@ -448,6 +447,8 @@ mod tests {
         assert_eq!(found(&[&naive, &Picky]), [(6, 0, 6 * 24), (6, 2, 6 * 24)]);
         // A forecast that ends before the window is none.
         assert_eq!(found(&[&Short, &naive]), [(0, 8, 0), (0, 0, 0)]);
+        let compared = compare(&[&naive, &Short], &panel, &origins, 24);
+        assert!(compared.iter().all(|of| (of.points, of.windows_without_forecast) == (0, 8)), "{compared:?}");
     }
 
     #[test]

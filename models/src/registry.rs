@@ -270,7 +270,7 @@ pub const KINDS: &[Kind] = &[
         about: "what was one season ago comes again: the baseline; with days off, what was on the newest day of the same type",
         model: || Box::new(ByDayType),
         load: |bytes, _| Ok(Box::new(SeasonalNaive::from_bytes(bytes)?)),
-        lookback: |frequency, task| SeasonalNaive::history(frequency, task.horizon),
+        lookback: |frequency, task| SeasonalNaive::lookback(frequency, task.horizon),
         needs: of_seasons,
         tuning: None,
         sees: Sees::DaysOff,

@@ -37,18 +37,13 @@ pub struct Sunlight {
 }
 
 /// Sine of the elevation of the sun, at a place and an instant; −1 to 1.
-pub fn sine_of_elevation(location: Location, at: Micros) -> f64 {
+fn sine_of_elevation(location: Location, at: Micros) -> f64 {
     let days = days(at);
     let Equatorial { right_ascension, declination } = equatorial(days / CENTURY);
     let hour_angle = sidereal(days) + location.longitude().to_radians() - right_ascension;
     let (sin_latitude, cos_latitude) = location.latitude().to_radians().sin_cos();
     let (sin_declination, cos_declination) = declination.sin_cos();
     (sin_latitude * sin_declination + cos_latitude * cos_declination * hour_angle.cos()).clamp(-1.0, 1.0)
-}
-
-/// Elevation of the sun above the horizon, at a place and an instant, in degrees: −90 to 90.
-pub fn elevation(location: Location, at: Micros) -> f64 {
-    sine_of_elevation(location, at).asin().to_degrees()
 }
 
 /// What the interval between two instants has of the sun: means over the middles of its quarters of an hour, or, of one
@@ -107,6 +102,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    // In degrees above the horizon.
+    fn elevation(location: Location, at: Micros) -> f64 {
+        sine_of_elevation(location, at).asin().to_degrees()
+    }
 
     fn at(text: &str) -> Micros {
         text.parse::<Timestamp>().unwrap().as_microsecond()

@@ -118,11 +118,15 @@ impl SeasonalNaive {
 
     /// Intervals of history that the usual baseline makes use of for `horizon` steps: as far back as the last step
     /// looks, and two of the longest season more, so that it chooses that season and knows enough of its errors. It
-    /// sees a difference in longer history only in more errors; so does the rule by types of days, but where a gap or a
-    /// run of holidays leaves it no day of a type in three weeks.
+    /// sees a difference in longer history only in more errors.
     pub fn history(frequency: Frequency, horizon: usize) -> usize {
         let longest = seasons(frequency).first().copied().unwrap_or(1);
         longest * (horizon.div_ceil(longest).max(1) + 2)
+    }
+
+    /// Intervals of history that either rule of the kind makes use of.
+    pub(crate) fn lookback(frequency: Frequency, horizon: usize) -> usize {
+        SeasonalNaive::history(frequency, horizon).max(day_types::looked_at(frequency))
     }
 
     /// Reads an artifact.

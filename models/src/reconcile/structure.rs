@@ -20,8 +20,8 @@ pub struct Structure {
     parts: Vec<usize>,
     /// Nodes that are not leaves, parts before wholes.
     bottom_up: Vec<usize>,
-    /// The first node found that is a part of two others; none in a tree.
-    shared: Option<usize>,
+    /// Whether no node is a part of two others.
+    tree: bool,
     forest: Forest,
     /// Nodes that are not leaves and not in the forest.
     outside_forest: Vec<usize>,
@@ -51,14 +51,14 @@ impl Structure {
             part_offsets,
             parts,
             bottom_up: Vec::new(),
-            shared: None,
+            tree: true,
             forest: Forest::default(),
             outside_forest: Vec::new(),
         };
         structure.bottom_up = structure.order_bottom_up()?;
         let parents;
-        (parents, structure.shared) = structure.first_parents();
-        if structure.shared.is_none() {
+        (parents, structure.tree) = structure.first_parents();
+        if structure.tree {
             structure.forest = Forest::new(structure.leaves, parents, structure.bottom_up.clone());
         } else {
             let sets = structure.leaf_sets()?;
@@ -91,7 +91,7 @@ impl Structure {
 
     /// True where no node is a part of two others.
     pub fn is_tree(&self) -> bool {
-        self.shared.is_none()
+        self.tree
     }
 
     /// Parts of the node at `position`; none for a leaf.
@@ -199,20 +199,20 @@ impl Structure {
         StructureError::Cycle { nodes: path.into_iter().map(|node| self.name(node)).collect() }
     }
 
-    /// The first parent of every node, and the first node found that has two.
-    fn first_parents(&self) -> (Vec<Option<usize>>, Option<usize>) {
-        let mut shared = None;
+    /// The first parent of every node, and whether none has two.
+    fn first_parents(&self) -> (Vec<Option<usize>>, bool) {
+        let mut tree = true;
         let mut parents = vec![None; self.nodes()];
         for node in self.leaves..self.nodes() {
             for &part in self.parts(node) {
                 if parents[part].is_none() {
                     parents[part] = Some(node);
                 } else {
-                    shared = shared.or(Some(part));
+                    tree = false;
                 }
             }
         }
-        (parents, shared)
+        (parents, tree)
     }
 
     /// Leaves under every node, as positions; empty for the leaves themselves. Only a structure that is no tree needs

@@ -136,7 +136,7 @@ impl<'s> Days<'s> {
 
     // The error of what is said of a past interval `step` intervals before it.
     fn error(&self, interval: usize, step: usize) -> Option<f64> {
-        let source = self.like(interval, interval.checked_sub(step)?)?;
+        let source = self.newest(interval, interval.checked_sub(step)?)?;
         let error = f64::from(self.values[interval]) - f64::from(self.values[source]);
         error.is_finite().then_some(error)
     }

@@ -15,6 +15,7 @@ use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical, FittedClassical};
 use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
+use crate::forecasters::non_negative::{NonNegative, bounded};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{ByDayType, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
@@ -78,12 +79,12 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// One with its usual settings.
+    /// One with its usual settings. Series that were never below zero it does not forecast to be.
     pub fn model(&self) -> Box<dyn Model> {
-        (self.model)()
+        Box::new(NonNegative((self.model)()))
     }
 
-    /// One with these settings, and the usual ones for the rest.
+    /// One with these settings, and the usual ones for the rest; else as [`Kind::model`].
     ///
     /// # Errors
     /// It has no such setting, or one is outside its range.
@@ -92,7 +93,7 @@ impl Kind {
             return Ok(self.model());
         }
         let tuning = self.tuning.as_ref().ok_or(SettingsError::NoSettings { kind: self.name })?;
-        Ok(tuning.finished(self.name, &tuning.configuration(self.name, settings)?))
+        Ok(Box::new(NonNegative(tuning.finished(self.name, &tuning.configuration(self.name, settings)?))))
     }
 
     /// Intervals of history that some series must have for one to be fitted, about: with less, building one fails.
@@ -319,11 +320,17 @@ pub fn find(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
 }
 
-/// Reads an artifact of any kind; `device` is where networks are put.
+/// Reads an artifact of any kind; `device` is where networks are put. What it forecasts is bounded as what a
+/// [`Kind::model`] forecasts is.
 ///
 /// # Errors
 /// It is none, or damaged, or of another program.
 pub fn load(bytes: &[u8], device: Device) -> Result<Box<dyn Forecaster>, ArtifactError> {
+    load_part(bytes, device).map(bounded)
+}
+
+/// Reads the artifact of a model within another one, which may forecast what that leaves.
+pub(crate) fn load_part(bytes: &[u8], device: Device) -> Result<Box<dyn Forecaster>, ArtifactError> {
     let name = kind_of(bytes)?;
     match find(name) {
         Some(kind) => (kind.load)(bytes, device),

@@ -209,7 +209,7 @@ impl FittedAdjusted {
         let (stored, location) = artifact::decode_at(bytes, name, FORMAT)?;
         let Stored { task, seen, explained, model } = stored;
         let task = Task { location, ..task };
-        Ok(FittedAdjusted { name, task, seen, explained, model: registry::load(&model, device)? })
+        Ok(FittedAdjusted { name, task, seen, explained, model: registry::load_part(&model, device)? })
     }
 }
 

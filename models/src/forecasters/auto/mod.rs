@@ -172,7 +172,7 @@ impl FittedAuto {
         }) {
             return Err(ArtifactError::damaged("its weights do not go together"));
         }
-        let load = |bytes: Option<Vec<u8>>| bytes.map(|bytes| registry::load(&bytes, device)).transpose();
+        let load = |bytes: Option<Vec<u8>>| bytes.map(|bytes| registry::load_part(&bytes, device)).transpose();
         let members = members.into_iter().map(load).collect::<Result<_, _>>()?;
         Ok(FittedAuto { name, members, learned, horizon, until })
     }

@@ -246,6 +246,12 @@ impl Series {
         }
     }
 
+    /// How many samples are in memory.
+    #[cfg(test)]
+    pub fn samples_kept(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Forgets what is not to be remembered in the next epoch: all but so many intervals, and so many samples or
     /// registers.
     pub fn trim(&mut self, rules: &Rules, remembered: usize, samples: usize) {

@@ -1,9 +1,9 @@
 //! Random readings, in any order, with restarts and crashes, against a batch recomputation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meterline_schemas::reading::Quality;
-use meterline_schemas::time::{DAY, HOUR, MINUTE};
+use meterline_schemas::time::{DAY, HOUR, MINUTE, SECOND};
 use proptest::prelude::*;
 
 use super::aggregate::Rules;
@@ -161,10 +161,15 @@ proptest! {
 
     #[test]
     fn gauges_are_means_of_their_samples(
-        raw in proptest::collection::vec((0..16 * 6i64, 0..8i64, 0..50i64, 0..3i32), 1..160),
+        mut raw in proptest::collection::vec((0..16 * 6i64, 0..8i64, 0..50i64, 0..3i32), 1..160),
         events in proptest::collection::vec(event(), 1..40),
         (remembered, label) in (2..9usize, prop_oneof![Just(Label::Begin), Just(Label::End)]),
+        early in 0..40usize,
     ) {
+        // Some in order, so that what is no longer remembered of the running hour goes on to be added to.
+        let late = raw.len() * (early % 4) / 3;
+        raw[late..].sort_by_key(|one| one.0);
+        raw.rotate_left(if late > 0 { early % late } else { 0 });
         let frequency = Frequency::HOUR;
         let rules = Rules { remembered, ..rules(ValueKind::Gauge, label, Some(frequency)) };
         let readings: Vec<PendingReading> = raw
@@ -368,5 +373,46 @@ fn an_old_gauge_interval_is_made_of_all_of_its_samples() {
     assert_eq!((run.dead, run.read().len()), (0, 20));
     for (start, interval) in run.read() {
         assert_eq!(interval.1, 3, "the interval at {start} lacks samples");
+    }
+}
+
+#[test]
+fn a_long_interval_of_a_gauge_is_exact_and_takes_little_memory() {
+    for label in [Label::Begin, Label::End] {
+        let mut rules = rules(ValueKind::Gauge, label, Some(Frequency::HOUR));
+        rules.remembered = 4;
+        let mut run = Run::new(rules, &Unit::KW);
+        let value = |second: i64| (second * 7919 % 1_000) as f64 / 7.0;
+        let mut sent = BTreeSet::new();
+        for second in 1..=5_000 {
+            let seconds: &[i64] = match second {
+                // They come a quarter of an hour late, and another one comes twice.
+                300 | 1_200 | 3_000 => &[],
+                1_300 | 2_200 | 4_000 => &[second, second - 1_000, second - 2],
+                // Two change places.
+                _ if second % 7 == 0 => &[second + 1, second],
+                _ if second % 7 == 1 => &[],
+                _ => &[second],
+            };
+            for second in seconds {
+                let position = (*second, 0, *second);
+                run.apply(&reading(second * SECOND, value(*second), Quality::Measured, position));
+                sent.insert(*second);
+            }
+            if second % 50 == 0 {
+                run.commit();
+                assert!(run.series.samples_kept() <= 4, "{} samples are kept", run.series.samples_kept());
+            }
+        }
+        run.commit();
+        let hours: Vec<(f64, i32)> = run.read().into_values().map(|(mean, count, _)| (mean, count)).collect();
+        let inside = |second: &i64| *second + i64::from(label == Label::Begin) <= 3_600;
+        let mean = |seconds: Vec<i64>| {
+            let count = seconds.len() as i32;
+            (seconds.into_iter().map(value).sum::<f64>() / f64::from(count), count)
+        };
+        let (first, second) = sent.into_iter().partition(inside);
+        assert_eq!(hours, [mean(first), mean(second)]);
+        assert_eq!(run.dead, 0);
     }
 }

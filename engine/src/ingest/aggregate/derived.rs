@@ -6,6 +6,7 @@ use meterline_schemas::{Frequency, Micros};
 
 use super::super::outcome::Outcome;
 use super::super::rows::{Content, Layer};
+use super::super::samples::Sum;
 use super::super::series::PendingReading;
 use super::super::written::surely_unwritten;
 use super::{Context, Known, Output, Rules, Series, above, revise, same_content};
@@ -57,15 +58,21 @@ impl Series {
         let end = frequency.advance(start, 1, &rules.zone);
         let new = surely_unwritten(&self.state, start, frequency, &rules.zone);
         let first = rules.first_of(start);
-        let complete = new || context.known != Known::Remembered || self.samples.complete_from(first);
-        if !complete {
+        let looked_up = context.known == Known::Everything;
+        if looked_up {
+            self.samples.unfold(start);
+        }
+        let is_kept = || self.samples.complete_from(first) || self.samples.goes_on(start, reading.at);
+        if !(new || context.known != Known::Remembered || is_kept()) {
             return context.park(reading, start, end);
         }
-        let looked_up = context.known == Known::Everything;
         if (new || looked_up) && self.state.last_start.is_none_or(|last| last <= start) {
             self.samples.extend_to(first);
         }
-        let others = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end)).len();
+        let others = {
+            let (folded, kept) = self.inside(rules, start, |at| rules.begins_by(at, end));
+            folded.count as usize + kept.len()
+        };
         if others >= SAMPLES_MAX && self.samples.at(reading.at).is_none() {
             let detail = format!("an interval of series `{}` has {SAMPLES_MAX} samples already", self.state.id);
             return context.bury(&reading, TOO_MANY_SAMPLES, detail);
@@ -120,8 +127,8 @@ impl Series {
                 _ => return,
             },
             _ => {
-                let inside = self.samples.between(|at| rules.begins_by(at, start), |at| rules.begins_by(at, end));
-                mean(inside, end - start)
+                let (folded, kept) = self.inside(rules, start, |at| rules.begins_by(at, end));
+                mean(kept.fold(folded, |sum, sample| sum.with(sample, end - start)))
             }
         };
         let known = self.memory.find(start);
@@ -151,6 +158,18 @@ impl Series {
         }
     }
 
+    // The samples of a gauge in the interval that starts at `start`, up to the first for which `to` is true: what the
+    // older ones come to, and the others. One that was looked up with a neighbour may be among both.
+    fn inside(
+        &self,
+        rules: &Rules,
+        start: Micros,
+        to: impl Fn(Micros) -> bool,
+    ) -> (Sum, impl ExactSizeIterator<Item = &PendingReading>) {
+        let (folded, from) = self.samples.folded(start).unwrap_or((Sum::NONE, Micros::MIN));
+        (folded, self.samples.between(move |at| at >= from && rules.begins_by(at, start), to))
+    }
+
     /// Takes a sample or register that was looked up.
     pub fn recall_sample(&mut self, sample: PendingReading) {
         self.samples.take(sample);
@@ -171,17 +190,36 @@ impl Series {
         else {
             return;
         };
-        let from = match rules.kind {
+        match rules.kind {
+            _ if surplus == 0 => {}
             // Whole intervals, but never the running one.
-            ValueKind::Gauge if surplus > 0 => {
+            ValueKind::Gauge => {
+                let running = rules.slot(frequency, last.at);
                 let next = frequency.advance(rules.slot(frequency, first_kept.at), 1, &rules.zone);
-                rules.first_of(next.min(rules.slot(frequency, last.at)))
+                self.samples.forget_before(rules.first_of(next.min(running)));
+                self.fold(rules, frequency, running, most);
             }
-            _ => first_kept.at,
-        };
-        if surplus > 0 {
-            self.samples.forget_before(from);
+            _ => {
+                let from = first_kept.at;
+                self.samples.forget_before(from);
+            }
         }
+    }
+
+    // Where the running interval of a gauge alone has more samples than there is room for, only what the older ones come
+    // to stays. Half of the room is for those that are a little out of order.
+    fn fold(&mut self, rules: &Rules, frequency: Frequency, start: Micros, most: usize) {
+        let surplus = self.samples.len().saturating_sub((most / 2).max(1));
+        let Some(from) = self.samples.nth(surplus).map(|first| first.at).filter(|_| self.samples.len() > most) else {
+            return;
+        };
+        if !self.samples.complete_from(rules.first_of(start)) && self.samples.folded(start).is_none() {
+            return self.samples.forget_before(from);
+        }
+        let end = frequency.advance(start, 1, &rules.zone);
+        let (folded, older) = self.inside(rules, start, |at| at >= from);
+        let sum = older.fold(folded, |sum, sample| sum.with(sample, end - start));
+        self.samples.fold_before(from, start, sum);
     }
 
     /// Computes an interval of [`Output::take_stale`].
@@ -201,13 +239,6 @@ fn difference(from: &PendingReading, to: &PendingReading, length: Micros) -> Opt
     (value >= 0.0).then_some(Content { value, count: 2, quality, position })
 }
 
-fn mean<'s>(samples: impl ExactSizeIterator<Item = &'s PendingReading>, length: Micros) -> Option<Content> {
-    let count = i32::try_from(samples.len()).unwrap_or(i32::MAX);
-    let (mut sum, mut quality, mut position) = (0.0, Quality::Measured, Position::LEAST);
-    for sample in samples {
-        sum += sample.scale.store(sample.value, length);
-        quality = quality.max(sample.quality);
-        position = position.max(sample.position);
-    }
+fn mean(Sum { sum, count, quality, position }: Sum) -> Option<Content> {
     (count > 0).then(|| Content { value: sum / f64::from(count), count, quality, position })
 }

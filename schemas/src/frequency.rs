@@ -33,20 +33,27 @@ pub enum Frequency {
 pub struct FrequencyError(String);
 
 /// Frequencies that detection considers, finest first.
-pub const STANDARD: [Frequency; 17] = [
+pub const STANDARD: [Frequency; 24] = [
     Frequency::Seconds(1),
     Frequency::Seconds(5),
     Frequency::Seconds(10),
     Frequency::Seconds(15),
+    Frequency::Seconds(20),
     Frequency::Seconds(30),
     Frequency::Seconds(60),
+    Frequency::Seconds(120),
+    Frequency::Seconds(180),
     Frequency::Seconds(300),
     Frequency::Seconds(600),
     Frequency::Seconds(900),
+    Frequency::Seconds(1200),
     Frequency::Seconds(1800),
     Frequency::Seconds(3600),
     Frequency::Seconds(7200),
+    Frequency::Seconds(10800),
+    Frequency::Seconds(14400),
     Frequency::Seconds(21600),
+    Frequency::Seconds(28800),
     Frequency::Seconds(43200),
     Frequency::Day,
     Frequency::Week,

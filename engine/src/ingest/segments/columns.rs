@@ -318,7 +318,7 @@ mod tests {
         for (i, state) in (1u64..).zip(&mut all) {
             let number = |column: u64| scattered(i * 16 + column);
             state.id = CompactString::from(format!("{:016x}", number(0)));
-            state.frequency = Some(STANDARD[(number(1) % 17) as usize]);
+            state.frequency = Some(STANDARD[number(1) as usize % STANDARD.len()]);
             state.declared = number(2) % 2 == 0;
             (state.confidence, state.phase, state.spread) = (number(3) as u8, number(4) as i8, number(5) as u8);
             state.partition = number(6) as i32;

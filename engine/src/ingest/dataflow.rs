@@ -163,6 +163,8 @@ pub struct Common {
     pub crew: Crew,
     /// What may be in memory.
     pub bounds: Bounds,
+    /// It is later than that, whatever the clock of this machine says.
+    pub not_before: Micros,
 }
 
 /// A source for worker `index`.

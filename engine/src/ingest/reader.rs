@@ -150,7 +150,8 @@ impl Reader {
         self.waits = None;
         let Reader { common, source, decoders, partitions, dead, dead_bytes, batch, labels, .. } = self;
         let mut failed = None;
-        let now = Timestamp::now().as_microsecond();
+        // A machine that starts without its clock set would refuse everything.
+        let now = Timestamp::now().as_microsecond().max(common.not_before);
         let count = source.poll(BATCH, Duration::ZERO, |record| {
             let (progress, _) = &mut partitions[record.tag];
             progress.read(record.offset);

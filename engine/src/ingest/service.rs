@@ -248,7 +248,8 @@ async fn start_linked(
 
     let topics = read_topics(config).into();
     let (rules, control_of, sender) = (feeds.into(), Arc::clone(&control), events.clone().into());
-    let common = Common { feeds: rules, topics, control: control_of, events: sender, crew, bounds };
+    let not_before = prepared.committed_at;
+    let common = Common { feeds: rules, topics, control: control_of, events: sender, crew, bounds, not_before };
     let inlets = inlets(prepared.inlets, crew, &links, prepared.rollups.is_some());
     let report = Arc::new(Mutex::new(None));
     brokers.asked_from(Instant::now());

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use meterline_connectors::formats::{Decoder, LabelDecoder};
+use meterline_schemas::Micros;
 use meterline_schemas::config::Config;
 use meterline_schemas::labels::ROLLUP_PREFIX;
 
@@ -60,6 +61,8 @@ pub(super) struct Prepared {
     pub(super) series: usize,
     /// Of those that are in the lake alone.
     pub(super) evicted: usize,
+    /// When the last commit was made.
+    pub(super) committed_at: Micros,
 }
 
 /// The series that a shard starts with.
@@ -135,7 +138,8 @@ impl Start<'_> {
         for ((setup, inlet), (rollups, answers)) in setups.iter_mut().zip(&mut inlets).zip(rollup_setups) {
             (setup.rollups, inlet.answers) = (Some(rollups), Some(answers));
         }
-        Ok(Prepared { setups, inlets, rollups, go_on, series, evicted })
+        let committed_at = state.committed_at;
+        Ok(Prepared { setups, inlets, rollups, go_on, series, evicted, committed_at })
     }
 
     // What the roll-ups of each worker start with, and where their answers go.

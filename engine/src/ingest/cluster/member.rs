@@ -137,6 +137,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
     let obeying = Obeying { me, crew, control, inlets: prepared.inlets, ending };
     let spawned = std::thread::Builder::new().name("process-0-orders".into()).spawn(move || obeying.run(&downs));
     if let Err(error) = spawned {
+        not_before: prepared.committed_at,
         return Err(tell(link, IngestError::Fault(format!("starting a thread: {error}"))).await);
     }
     let task = tokio::spawn(async move {

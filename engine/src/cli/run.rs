@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meterline_connectors::lake::Lake;
-use meterline_schemas::config::Config;
+use meterline_schemas::config::{Config, HttpConfig};
 use meterline_schemas::time::format_micros;
 
 use super::shutdown::Shutdown;
 use super::{CommandError, CommandResult, ConfigArg, Context};
 use crate::environment::{self, Environment};
+use crate::ingest::pulse::Pulse;
 use crate::ingest::{IngestOptions, cluster};
 use crate::metadata::MetadataError;
 use crate::reload;
+use crate::server;
 use crate::service::{Service, ServiceError, Standing};
 
 /// How often the service says how it is doing.
@@ -28,6 +30,11 @@ pub struct Args {
     /// Number of this process among `cluster.addresses`; process 0 commits and has all that is not the stream itself
     #[arg(long, value_name = "N", default_value_t = 0)]
     process: usize,
+
+    /// Where a process other than process 0 says whether it is well (/healthz, /readyz), in place of `http.listen` of the
+    /// configuration, which all of them share; without it nowhere
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http_listen: Option<String>,
 }
 
 /// Runs the service until Ctrl-C, SIGTERM or a fault that ends the stream.
@@ -35,7 +42,10 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
     let shutdown = Shutdown::install()?;
     let path = &args.config.config;
     if args.process > 0 {
-        return run_member(args.process, path, &shutdown, context).await;
+        return run_member(&args, &shutdown, context).await;
+    }
+    if args.http_listen.is_some() {
+        return Err(CommandError::usage("--http-listen is for processes other than process 0: set http.listen"));
     }
     // Opening may wait for a locked database, and starting for the lake.
     let Some(opened) = shutdown.unless_requested(Environment::open(path)).await else {
@@ -78,19 +88,28 @@ pub async fn run(args: Args, context: &Context) -> CommandResult {
 }
 
 /// Another process than process 0: workers alone, which need no metadata database.
-async fn run_member(process: usize, path: &Path, shutdown: &Shutdown, context: &Context) -> CommandResult {
+async fn run_member(args: &Args, shutdown: &Shutdown, context: &Context) -> CommandResult {
     reload::outlive_hangup().map_err(ServiceError::from)?;
+    let Args { config: ConfigArg { config: path }, process, http_listen } = args;
+    let (path, process) = (path.as_path(), *process);
     let joined = async {
         let (config, lake) = environment::open_lake(path).await?;
         announce(&config, path, &lake, process)?;
         let directory = environment::directory_of(path).to_owned();
         let options = IngestOptions { directory, process, workers: None };
-        Ok::<_, CommandError>(cluster::follow(&config, &lake, options).await?)
+        let pulse = Pulse::default();
+        let listen = http_listen.clone().unwrap_or_else(|| "off".to_owned());
+        let http = HttpConfig { listen: Some(listen), ..config.http.clone() };
+        if let Some((message, remedy)) = http.fault() {
+            return Err(CommandError::usage(format!("{message}; {remedy}")));
+        }
+        let endpoints = server::start_of_member(&http, pulse.clone()).await.map_err(ServiceError::from)?;
+        Ok::<_, CommandError>((cluster::follow(&config, &lake, options, &pulse).await?, endpoints))
     };
     match shutdown.unless_requested(joined).await {
         None => stopped_early(),
         Some(joined) => {
-            let mut member = joined?;
+            let (mut member, _endpoints) = joined?;
             tokio::select! {
                 ended = member.ended() => ended?,
                 () = shutdown.requested() => {

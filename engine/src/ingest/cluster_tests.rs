@@ -11,6 +11,7 @@ use object_store::{PutResult, Result};
 
 use super::cluster::{ClusterError, Member, follow, free_addresses};
 use super::error::IngestError;
+use super::pulse::Pulse;
 use super::service::{Ingest, IngestOptions, start};
 use super::stream_tests::{PATIENCE, World, check_counts, config, fleet, oracle, read, send, wait_for_records};
 
@@ -23,7 +24,7 @@ pub(super) async fn cluster(config: &Config, lake: &Lake, processes: usize, work
         .rev()
         .map(|process| {
             let (config, lake, options) = (config.clone(), lake.clone(), options(process));
-            tokio::spawn(async move { follow(&config, &lake, options).await })
+            tokio::spawn(async move { follow(&config, &lake, options, &Pulse::default()).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -123,7 +124,7 @@ async fn a_process_on_another_lake_says_so_and_process_0_hears_it() {
     let (following, on) = (config.clone(), other.clone());
     let member = tokio::spawn(async move {
         let options = IngestOptions { process: 1, ..IngestOptions::default() };
-        follow(&following, &on, options).await.map(|_| ())
+        follow(&following, &on, options, &Pulse::default()).await.map(|_| ())
     });
     let error = match in_time(start(&config, &lake, IngestOptions::default())).await {
         Ok(mut ingest) => in_time(ingest.failed()).await,
@@ -149,9 +150,9 @@ async fn a_process_that_does_not_fit_is_refused_and_says_why() {
     let (leading, on) = (config.clone(), lake.clone());
     let leader = tokio::spawn(async move { start(&leading, &on, IngestOptions::default()).await.map(|_| ()) });
     let options = |process| IngestOptions { process, ..IngestOptions::default() };
-    let error = in_time(follow(&other, &lake, options(1))).await.map(|_| ()).unwrap_err();
+    let error = in_time(follow(&other, &lake, options(1), &Pulse::default())).await.map(|_| ()).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("[feed.meters]"), "{error}");
-    let error = follow(&config, &lake, options(2)).await.map(|_| ()).unwrap_err();
+    let error = follow(&config, &lake, options(2), &Pulse::default()).await.map(|_| ()).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("no process 2"), "{error}");
     leader.abort();
     config.cluster.addresses[1] = "10.255.255.1:4700".into();
@@ -179,7 +180,7 @@ async fn where_process_0_cannot_begin_the_others_hear_why() {
     let (following, on) = (config.clone(), lake.clone());
     let member = tokio::spawn(async move {
         let options = IngestOptions { process: 1, ..IngestOptions::default() };
-        follow(&following, &on, options).await.map(|_| ())
+        follow(&following, &on, options, &Pulse::default()).await.map(|_| ())
     });
     // Both are there by the time that it claims the stream.
     let full = lake.with_root_store(|inner| FaultyStore::around(inner, Full));

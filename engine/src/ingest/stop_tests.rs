@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::IngestError;
 use super::cluster::{follow, free_addresses};
+use super::pulse::Pulse;
 use super::service::{Ingest, IngestOptions, Shown, start, start_shown};
 use super::stream_tests::{
     PARTITIONS, PATIENCE, Sent, World, check_counts, fleet, oracle, read, send, wait_for_records,
@@ -223,7 +224,7 @@ async fn a_stop_while_a_process_still_waits_for_its_store_at_the_beginning_ends_
     let following = config.clone();
     let member = tokio::spawn(async move {
         let options = IngestOptions { process: 1, ..IngestOptions::default() };
-        follow(&following, &hung, options).await
+        follow(&following, &hung, options, &Pulse::default()).await
     });
     let ingest = start(&config, &lake, IngestOptions::default()).await.unwrap();
     // The stream begins, which takes until all workers are there.

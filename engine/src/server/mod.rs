@@ -4,7 +4,8 @@
 //! * `/readyz`: 200 while Kafka and the store answer; 503 with what is waited for, also by the start of the stream.
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
 //!
-//! They answer before the stream is restored: a start that waits for its store must not be silent.
+//! They answer before the stream is restored: a start that waits for its store must not be silent. A process of a cluster
+//! that has workers alone says how these fare; what was committed, process 0 tells.
 
 mod auth;
 mod connections;
@@ -98,6 +99,28 @@ impl Drop for Server {
 /// # Errors
 /// [`ServerError`].
 pub async fn start(config: &HttpConfig, subject: Subject) -> Result<Option<Server>, ServerError> {
+    let router = Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(health))
+        .route("/readyz", get(readiness))
+        .with_state(subject);
+    open(config, router, "metrics at /metrics, health at /healthz and /readyz").await
+}
+
+/// Opens those of a process that has workers alone.
+///
+/// # Errors
+/// [`ServerError`].
+pub async fn start_of_member(config: &HttpConfig, pulse: Pulse) -> Result<Option<Server>, ServerError> {
+    let router = Router::new()
+        .route("/metrics", get((StatusCode::NOT_FOUND, "metrics are at process 0 of the cluster\n")))
+        .route("/healthz", get("the process runs\n"))
+        .route("/readyz", get(readiness_of_member))
+        .with_state(pulse);
+    open(config, router, "health of this process at /healthz and /readyz").await
+}
+
+async fn open(config: &HttpConfig, mut router: Router, what: &str) -> Result<Option<Server>, ServerError> {
     if config.is_off() {
         return Ok(None);
     }
@@ -119,17 +142,12 @@ pub async fn start(config: &HttpConfig, subject: Subject) -> Result<Option<Serve
         }
         Err(source) => return Err(ServerError::Listen { listen: listen.to_owned(), source }),
     };
-    let mut router = Router::new()
-        .route("/metrics", get(show_metrics))
-        .route("/healthz", get(health))
-        .route("/readyz", get(readiness))
-        .with_state(subject);
     if let Some(password) = password {
         router = router.layer(middleware::from_fn_with_state(Arc::new(password), auth::check));
     }
     router = router.layer(middleware::from_fn(only_answer));
     let listener = Bounded::new(listener, Limits::default());
-    tracing::info!(%address, "metrics at /metrics, health at /healthz and /readyz");
+    tracing::info!(%address, "{what}");
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the metrics and health endpoints closed; ingest goes on");
@@ -167,6 +185,13 @@ async fn readiness(State(subject): State<Subject>) -> (StatusCode, String) {
     let waiting = subject.pulse.starting(now).or_else(|| subject.brokers.waiting());
     match waiting.or_else(|| subject.pulse.waiting(now)) {
         None => (StatusCode::OK, "Kafka and the store answer\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn readiness_of_member(State(pulse): State<Pulse>) -> (StatusCode, String) {
+    match pulse.waiting(Instant::now()) {
+        None => (StatusCode::OK, "the workers run\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
@@ -374,5 +399,21 @@ mod tests {
         assert!(error.contains("http.listen") && error.contains("off"), "{error}");
         let off = HttpConfig { listen: Some("off".into()), password_file: None };
         assert!(start(&off, subject).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_process_of_workers_says_how_it_fares() {
+        let config = HttpConfig { listen: Some("127.0.0.1:0".into()), ..HttpConfig::default() };
+        let pulse = Pulse::default();
+        let server = start_of_member(&config, pulse.clone()).await.unwrap().unwrap();
+        let starting = pulse.starts(Instant::now());
+        pulse.does("waiting for the other processes");
+        assert_eq!(ask(server.address, "/healthz", "").await.0, 200);
+        let (status, said) = ask(server.address, "/readyz", "").await;
+        assert_eq!((status, said.contains("waiting for the other processes")), (503, true), "{said}");
+        drop(starting);
+        assert_eq!(ask(server.address, "/readyz", "").await.0, 200);
+        let (status, said) = ask(server.address, "/metrics", "").await;
+        assert_eq!((status, said.contains("process 0")), (404, true), "{said}");
     }
 }

@@ -147,21 +147,8 @@ fn check(text: &str, config: &Config) -> Result<(), ConfigError> {
     if !(device == "auto" || device == "cpu" || cuda) {
         return refuse("device.device", format!("device.device `{device}` is unknown"), "use auto, cpu or cuda:N");
     }
-    if let Some(listen) = config.http.listen.as_deref().filter(|_| !config.http.is_off()) {
-        let Ok(address) = listen.parse::<std::net::SocketAddr>() else {
-            return refuse(
-                "http.listen",
-                format!("http.listen `{listen}` is no address and port"),
-                "use one such as 127.0.0.1:9464 or [::1]:9464, or \"off\"",
-            );
-        };
-        if !address.ip().is_loopback() && config.http.password_file.is_none() {
-            return refuse(
-                "http.listen",
-                format!("http.listen `{listen}` can be reached from other machines, without a password"),
-                "set http.password_file, or listen on 127.0.0.1",
-            );
-        }
+    if let Some((message, remedy)) = config.http.fault() {
+        return refuse("http.listen", message, remedy);
     }
     if let Some((key, wrong, remedy)) = config.maintenance.fault() {
         let key = format!("maintenance.{key}");

@@ -182,6 +182,19 @@ impl HttpConfig {
     pub fn is_off(&self) -> bool {
         self.listen.as_deref() == Some("off")
     }
+
+    /// What is wrong with the address, and what to do.
+    pub fn fault(&self) -> Option<(String, &'static str)> {
+        let listen = self.listen.as_deref().filter(|_| !self.is_off())?;
+        let Ok(address) = listen.parse::<std::net::SocketAddr>() else {
+            let message = format!("http.listen `{listen}` is no address and port");
+            return Some((message, "use one such as 127.0.0.1:9464 or [::1]:9464, or \"off\""));
+        };
+        (!address.ip().is_loopback() && self.password_file.is_none()).then(|| {
+            let message = format!("http.listen `{listen}` can be reached from other machines, without a password");
+            (message, "set http.password_file, or listen on 127.0.0.1")
+        })
+    }
 }
 
 /// `[device]`

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meterline_connectors::lake::Lake;
 use meterline_schemas::config::Config;
@@ -72,11 +72,19 @@ impl Drop for Member {
     }
 }
 
-/// Joins the cluster as the process that the options name, and starts its workers once all processes are there.
+/// Joins the cluster as the process that the options name, and starts its workers once all processes are there; `pulse`
+/// hears how far that is.
 ///
 /// # Errors
 /// The configuration does not fit, the other processes refuse this one, or the lake cannot be read or is another one.
-pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Result<Member, IngestError> {
+pub async fn follow(
+    config: &Config,
+    lake: &Lake,
+    options: IngestOptions,
+    pulse: &Pulse,
+) -> Result<Member, IngestError> {
+    let starting = pulse.starts(Instant::now());
+    pulse.does("waiting for the other processes of the cluster");
     if config.feed.is_empty() {
         return Err(IngestError::NoFeed);
     }
@@ -100,6 +108,7 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
         crew,
         bounds: &bounds,
         control: &control,
+        pulse,
         queue: queue.clone(),
     };
     let prepared = tokio::select! {
@@ -128,16 +137,17 @@ pub async fn follow(config: &Config, lake: &Lake, options: IngestOptions) -> Res
         }),
         crew,
         bounds,
+        not_before: prepared.committed_at,
     };
     let sockets = workers_sockets(&me, sockets, &control, &failed);
     let threads = match dataflow::start(common, prepared.setups, sockets) {
         Ok(running) => Threads::new(Arc::clone(&control), running, lock),
         Err(error) => return Err(tell(link, error).await),
     };
+    drop(starting);
     let obeying = Obeying { me, crew, control, inlets: prepared.inlets, ending };
     let spawned = std::thread::Builder::new().name("process-0-orders".into()).spawn(move || obeying.run(&downs));
     if let Err(error) = spawned {
-        not_before: prepared.committed_at,
         return Err(tell(link, IngestError::Fault(format!("starting a thread: {error}"))).await);
     }
     let task = tokio::spawn(async move {
@@ -160,14 +170,15 @@ struct Restoring<'a> {
     crew: Crew,
     bounds: &'a Bounds,
     control: &'a Control,
+    pulse: &'a Pulse,
     queue: mpsc::Sender<Up>,
 }
 
 impl Restoring<'_> {
     async fn restore(self, begin: &Begin) -> Result<Prepared, IngestError> {
-        let Restoring { config, lake, options, feeds, crew, bounds, control, queue } = self;
+        let Restoring { config, lake, options, feeds, crew, bounds, control, pulse, queue } = self;
         // A store that fails is not waited for once everything stops.
-        let patience = Patience::new(Arc::clone(&control.stopping), Pulse::default());
+        let patience = Patience::new(Arc::clone(&control.stopping), pulse.clone());
         let state = decode_state("as process 0 sent it", &begin.state)?;
         same_lake::check(lake, &patience, begin, &state).await?;
         check_feeds(config, &state)?;

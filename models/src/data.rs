@@ -22,6 +22,8 @@ pub struct Series {
     pub covariates: Vec<Column>,
     /// A value for each of [`Panel::labels`]; or none, where it has none of them.
     pub labels: Vec<Option<Arc<str>>>,
+    /// Whether it may fall below zero although it never did: a temperature does, energy mostly does not.
+    pub signed: bool,
 }
 
 /// The values of a covariate for one series. Series may share them.
@@ -83,9 +85,10 @@ impl Column {
 }
 
 impl Series {
-    /// A series with nothing beside it, all of whose values count alike.
+    /// A series of energy with nothing beside it, all of whose values count alike.
     pub fn new(id: impl Into<String>, start: Micros, values: Vec<f32>) -> Series {
-        Series { id: id.into(), start, values, weights: Vec::new(), covariates: Vec::new(), labels: Vec::new() }
+        let (weights, covariates, labels) = (Vec::new(), Vec::new(), Vec::new());
+        Series { id: id.into(), start, values, weights, covariates, labels, signed: false }
     }
 
     /// End of the last interval: the origin of a forecast made from this series as it stands.
@@ -104,6 +107,7 @@ impl Series {
             weights: self.weights.get(skipped..).unwrap_or_default().to_vec(),
             covariates: self.covariates.iter().map(moved).collect(),
             labels: self.labels.clone(),
+            signed: self.signed,
         }
     }
 
@@ -163,6 +167,7 @@ impl Panel {
                     })
                     .collect(),
                 labels: s.labels.clone(),
+                signed: s.signed,
             }
         };
         self.with(self.series.iter().map(cut).collect())

@@ -31,10 +31,11 @@ pub enum Part {
     Coefficient,
     /// Share of a feature in all that the splits of trees gained in training, 0 to 1.
     Gain,
-    /// What a feature adds to the forecast, in the unit of the series; all of a table add up to it.
+    /// What a feature adds to the forecast, in the unit of the series; all of a table add up to it, before it is lifted to
+    /// zero where the series was never below.
     Contribution,
     /// What a component (trend, season, covariate) adds to the forecast, in the unit of the series; all of a table add up to
-    /// its mean.
+    /// its mean, likewise.
     Component,
     /// How many rows or series are not told of here, because there are too many.
     LeftOut,

@@ -13,6 +13,7 @@ use crate::data::Panel;
 use crate::forecaster::{Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::forecasters::auto::Auto;
 use crate::forecasters::auto::folds::{Fold, folds, needed};
+use crate::forecasters::non_negative::NonNegative;
 use crate::forecasters::seasonal_naive::SeasonalNaive;
 use crate::search::{Configuration, Decision, Domain, Parameter, Stop};
 
@@ -82,6 +83,12 @@ impl Tuning {
             configuration.0.insert(name.clone(), value);
         }
         Ok(configuration)
+    }
+
+    /// A model of the kind with these settings, not calibrated yet; bounded as those of a [kind](crate::registry::Kind::model)
+    /// are.
+    pub fn trial(&self, configuration: &Configuration) -> Box<dyn Model> {
+        Box::new(NonNegative((self.model)(configuration)))
     }
 
     /// A model of the kind with these settings, calibrated where the kind is.

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn an_interval_tells_its_frequency_also_where_the_clocks_change_by_two_hours() {
         let troll = TimeZone::get("Antarctica/Troll").unwrap();
-        for frequency in STANDARD.into_iter().chain([Frequency::Seconds(28_800)]) {
+        for frequency in STANDARD {
             let mut start = frequency.floor(at("2024-03-25T12:00:00Z"), &troll);
             for _ in 0..9 {
                 let end = frequency.advance(start, 1, &troll);

@@ -18,6 +18,7 @@ use meterline_schemas::config::{Config, ResolvedPolicy, without_label};
 use meterline_schemas::reading::Quality;
 use meterline_schemas::tables;
 use meterline_schemas::time::format_micros;
+use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
 use super::context::StepContext;
@@ -91,6 +92,8 @@ pub struct HistoryBuilder {
     members: Members,
     // The last series that is not among them.
     other: Option<String>,
+    // The unit of those that are energy.
+    energy: String,
 }
 
 struct Partial {
@@ -116,6 +119,7 @@ impl HistoryBuilder {
             off_grid: 0,
             members: Members::default(),
             other: None,
+            energy: Unit::KWH.to_string(),
         }
     }
 
@@ -199,7 +203,8 @@ impl HistoryBuilder {
                 partial.weights.drain(..first);
             }
             let start = self.frequency.advance(self.base, (partial.from + first) as i64, &self.zone);
-            series.push(Series { weights: partial.weights, ..Series::new(partial.id, start, partial.values) });
+            let signed = partial.unit != self.energy;
+            series.push(Series { weights: partial.weights, signed, ..Series::new(partial.id, start, partial.values) });
             units.push(partial.unit);
         }
         (History { panel: Panel::new(self.frequency, self.zone, series), units }, self.off_grid)

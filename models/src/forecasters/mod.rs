@@ -11,7 +11,7 @@ pub mod feature_mlp;
 mod label_tests;
 pub mod linear_quantile;
 mod neural;
-pub(crate) mod non_negative;
+pub mod non_negative;
 pub mod quantile_mlp;
 pub mod seasonal_naive;
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! What was never below zero is not forecast to be: demand of a meter that only takes, what a generator gives.
+//! Energy that was never below zero is not forecast to be: demand of a meter that only takes, what a generator gives.
 //!
-//! A quantile that is lifted to a bound of what can come is nearer to it, so its pinball loss can only get smaller. A
-//! series that begins to go below zero, such as a house with new panels on its roof, is forecast so once a value of it
-//! says so.
+//! It goes by the values that the model is shown. A quantile that is lifted to a bound of what can come is nearer to it,
+//! so its pinball loss can only get smaller; a house with new panels on its roof is forecast below zero once it was.
 
 use crate::data::{Panel, Series};
 use crate::explain::Explanation;
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
+use crate::metrics::mean_of_quantiles;
 
-/// A model of which no forecast is below zero for a series that has values, none of which is. The models within one do
-/// without: what they forecast may be errors.
+/// A model of which no forecast is below zero for a series that has values, none of which is, and that is not
+/// [signed](Series::signed). The models within one do without: what they forecast may be errors.
 pub struct NonNegative<M: ?Sized>(pub Box<M>);
 
 impl Model for NonNegative<dyn Model> {
@@ -27,8 +27,24 @@ pub fn bounded(fitted: Box<dyn Forecaster>) -> Box<dyn Forecaster> {
     Box::new(NonNegative(fitted))
 }
 
-fn was_never_below_zero(series: &Series) -> bool {
-    series.values.iter().all(|value| value.is_nan() || *value >= 0.0)
+fn is_bounded(series: &Series) -> bool {
+    let least = series.values.iter().copied().filter(|value| value.is_finite()).reduce(f32::min);
+    !series.signed && least.is_some_and(|least| least >= 0.0)
+}
+
+// The mean goes up as much as that of the quantiles does.
+fn lift(forecast: &mut SeriesForecast) {
+    for (mean, quantiles) in forecast.mean.iter_mut().zip(&mut forecast.quantiles) {
+        let before = mean_of_quantiles(quantiles);
+        quantiles.iter_mut().filter(|quantile| **quantile < 0.0).for_each(|quantile| *quantile = 0.0);
+        let after = mean_of_quantiles(quantiles);
+        if after > before {
+            *mean += after - before;
+        }
+        if *mean < 0.0 {
+            *mean = 0.0;
+        }
+    }
 }
 
 impl Forecaster for NonNegative<dyn Forecaster> {
@@ -40,10 +56,9 @@ impl Forecaster for NonNegative<dyn Forecaster> {
         let mut forecasts = self.0.forecast(panel, horizon);
         for (series, forecast) in panel.series.iter().zip(&mut forecasts) {
             let Ok(forecast) = forecast else { continue };
-            let each = || forecast.mean.iter().chain(forecast.quantiles.as_flattened());
-            if each().any(|value| *value < 0.0) && was_never_below_zero(series) {
-                let each = forecast.mean.iter_mut().chain(forecast.quantiles.as_flattened_mut());
-                each.for_each(|value| *value = value.max(0.0));
+            let mut each = forecast.mean.iter().chain(forecast.quantiles.as_flattened());
+            if each.any(|value| *value < 0.0) && is_bounded(series) {
+                lift(forecast);
             }
         }
         forecasts
@@ -102,18 +117,29 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_below_zero_is_forecast_to_be() {
+    fn only_what_was_below_zero_or_may_be_is_forecast_to_be() {
         let series = |values: &[f32]| Series::new("a", 0, values.to_vec());
-        let all = [series(&[0.0, f32::NAN, 2.0]), series(&[2.0, -0.1, f32::NAN]), series(&[f32::NAN])];
+        let temperature = Series { signed: true, ..series(&[1.0, 2.0, 3.0]) };
+        let demand = series(&[0.0, f32::NAN, 2.0]);
+        let all = [demand, series(&[2.0, -0.1, f32::NAN]), series(&[f32::NAN; 3]), temperature];
         let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, all.into());
         let model = NonNegative(Box::new(Wide) as Box<dyn Model>);
         let fitted = model.fit(&panel, &Task::new(2, 24, 1), &mut |_| ControlFlow::Continue(())).unwrap();
-        let least = |forecast: &Result<SeriesForecast, NoForecast>| forecast.as_ref().unwrap().quantiles[1][0];
-        let found: Vec<f64> = fitted.forecast(&panel, 2).iter().map(least).collect();
+        let forecasts: Vec<SeriesForecast> = fitted.forecast(&panel, 2).into_iter().map(Result::unwrap).collect();
         let unbounded = -((LEVELS.len() / 2) as f64);
-        assert_eq!(found, [0.0, unbounded, 0.0]);
-        let forecast = fitted.forecast(&panel, 2).swap_remove(0).unwrap();
-        assert!(forecast.quantiles[0].is_sorted());
-        assert_eq!((fitted.name(), forecast.mean), ("wide", vec![1.0; 2]));
+        let least: Vec<f64> = forecasts.iter().map(|forecast| forecast.quantiles[1][0]).collect();
+        assert_eq!(least, [0.0, unbounded, unbounded, unbounded]);
+        // The mean of what may come is higher where none of it is below zero.
+        assert!(forecasts[0].quantiles[0].is_sorted() && forecasts[0].mean[0] > 1.0, "{:?}", forecasts[0].mean);
+        assert_eq!((fitted.name(), &forecasts[1].mean), ("wide", &vec![1.0; 2]));
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let mut forecast = SeriesForecast { mean: vec![f64::NAN], quantiles: vec![[f64::NAN; LEVELS.len()]] };
+        forecast.quantiles[0][0] = -1.0;
+        lift(&mut forecast);
+        assert!(forecast.mean[0].is_nan() && forecast.quantiles[0][1].is_nan());
+        assert_eq!(forecast.quantiles[0][0], 0.0);
     }
 }

@@ -205,7 +205,7 @@ impl Searched {
     }
 
     fn model(&self, configuration: &Configuration) -> Box<dyn Model> {
-        (self.tuning.model)(&merged(&self.fixed, configuration))
+        self.tuning.trial(&merged(&self.fixed, configuration))
     }
 }
 

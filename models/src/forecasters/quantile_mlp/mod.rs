@@ -484,7 +484,7 @@ impl Forecaster for QuantileMlp {
 }
 
 impl QuantileMlp {
-    /// From normalised quantiles into the series' unit. Series that have never been negative stay so.
+    /// From normalised quantiles into the series' unit.
     fn restore(&self, window: &Window<'_>, rows: &[[f64; OUTPUTS]]) -> Result<SeriesForecast, NoForecast> {
         let mut forecast = SeriesForecast { mean: Vec::new(), quantiles: Vec::new() };
         for row in rows {
@@ -492,9 +492,6 @@ impl QuantileMlp {
             self.header.calibration.apply(&mut quantiles);
             for quantile in &mut quantiles {
                 *quantile = window.scale.restore(*quantile as f32);
-                if window.non_negative {
-                    *quantile = quantile.max(0.0);
-                }
             }
             // Rounding must not put two equal quantiles out of order.
             quantiles.sort_unstable_by(f64::total_cmp);

@@ -136,9 +136,9 @@ impl<'s> Days<'s> {
 
     // The error of what is said of a past interval `step` intervals before it.
     fn error(&self, interval: usize, step: usize) -> Option<f64> {
-        let source = self.newest(interval, interval.checked_sub(step)?)?;
-        let error = f64::from(self.values[interval]) - f64::from(self.values[source]);
-        error.is_finite().then_some(error)
+        let value = self.values[interval];
+        let known = interval.checked_sub(step).filter(|_| value.is_finite())?;
+        Some(f64::from(value) - f64::from(self.values[self.newest(interval, known)?]))
     }
 
     // Sorted errors at the same time of past days of the same type, as many steps ahead.

@@ -101,7 +101,7 @@ async fn run_member(args: &Args, shutdown: &Shutdown, context: &Context) -> Comm
         let listen = http_listen.clone().unwrap_or_else(|| "off".to_owned());
         let http = HttpConfig { listen: Some(listen), ..config.http.clone() };
         if let Some((message, remedy)) = http.fault() {
-            return Err(CommandError::usage(format!("{message}; {remedy}")));
+            return Err(CommandError::usage(format!("--http-listen: {message}; {remedy}")));
         }
         let endpoints = server::start_of_member(&http, pulse.clone()).await.map_err(ServiceError::from)?;
         Ok::<_, CommandError>((cluster::follow(&config, &lake, options, &pulse).await?, endpoints))

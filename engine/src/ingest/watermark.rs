@@ -17,7 +17,8 @@
 //! one series alone is not believed: at least a second one must be as far. Series further behind than `max_ahead` have
 //! ended and have no say in that, so that what stays of a dying feed is held back by so much event time at most.
 //!
-//! Nothing here ever goes back.
+//! Nothing here ever goes back. Only of a partition whose series have all moved to others there is no newest interval any
+//! more: none is to come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,10 +87,12 @@ pub fn advance(
     holding: &BTreeSet<i32>,
     silence: Micros,
 ) {
+    // Before a stream that starts knows its series there are none anywhere.
+    let is_counted = ends.values().any(|ends| !ends.is_empty());
     for (partition, state) in &mut feed.partitions {
         let told = ends.get(partition).and_then(reached);
         let told = told.map(|told| told.min(state.newest_record.unwrap_or(Micros::MAX)));
-        state.newest = state.newest.max(told);
+        state.newest = if told.is_none() && is_counted { None } else { state.newest.max(told) };
         state.watermark = state.watermark.max(told.map(|told| told.saturating_sub(rules.lateness)));
     }
     let is_live = |partition: &i32| *partition != Position::BACKFILL_PARTITION;
@@ -227,6 +230,19 @@ mod tests {
         // And in history for `max_ahead`.
         let told = ends([(0, dead), (1, vec![2 * HOUR + DAY + HOUR])]);
         assert_eq!(after(&[(0, None), (1, None)], &told, &[1], 0), Some(2 * HOUR + DAY));
+    }
+
+    #[test]
+    fn a_partition_without_series_has_no_newest_interval() {
+        let mut feed = feed([(0, None), (1, None)]);
+        let newest = |feed: &FeedState| [0, 1].map(|number| feed.partitions[&number].newest);
+        advance(&mut feed, &ends([(0, vec![10 * HOUR]), (1, vec![9 * HOUR])]), RULES, &[].into(), 0);
+        assert_eq!(newest(&feed), [Some(10 * HOUR), Some(9 * HOUR)]);
+        advance(&mut feed, &ends([]), RULES, &[].into(), 0);
+        assert_eq!(newest(&feed), [Some(10 * HOUR), Some(9 * HOUR)]);
+        advance(&mut feed, &ends([(0, vec![10 * HOUR; 2]), (1, vec![])]), RULES, &[].into(), 0);
+        assert_eq!(newest(&feed), [Some(10 * HOUR), None]);
+        assert_eq!(feed.partitions[&1].watermark, Some(8 * HOUR));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! * `/metrics`: OpenMetrics text; see [`metrics`].
 //!
 //! They answer before the stream is restored: a start that waits for its store must not be silent. A process of a cluster
-//! that has workers alone says how these fare; what was committed, process 0 tells.
+//! that has workers alone is ready once these run; of Kafka, the store and what was committed, process 0 tells.
 
 mod auth;
 mod connections;

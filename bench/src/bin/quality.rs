@@ -280,7 +280,8 @@ fn print_table(protocol: &Protocol, scored: &[Scored], moved: &str) {
     println!();
 }
 
-/// One row a model, figure and peer; a ratio above 1 means that ours is better.
+/// One row a model, figure and peer; a ratio above 1 means that ours is better. What peers reached on other series stands
+/// beside none of ours.
 fn json_rows(protocol: &Protocol, scored: &[Scored]) -> Vec<Value> {
     let mut rows = Vec::new();
     for one in scored {
@@ -288,7 +289,8 @@ fn json_rows(protocol: &Protocol, scored: &[Scored]) -> Vec<Value> {
         for metric in [Metric::Nd, Metric::Wql, Metric::Mase].into_iter().chain(of_peers(protocol)) {
             let Some(ours) = one.get(metric) else { continue };
             let naive = scored.iter().take(2).map(|naive| (naive.model.clone(), naive.get(metric)));
-            let peers = protocol.peers.iter().map(|peer| (format!("{}, published", peer.model), peer.get(metric)));
+            let peers = protocol.peers.iter().filter(|peer| peer.same_series);
+            let peers = peers.map(|peer| (format!("{}, published", peer.model), peer.get(metric)));
             for (against, theirs) in naive.chain(peers) {
                 rows.push(row(&name(metric.key()), Some(ours), &metric.unit(), Some((against.as_str(), theirs))));
             }
@@ -297,6 +299,13 @@ fn json_rows(protocol: &Protocol, scored: &[Scored]) -> Vec<Value> {
             rows.push(row(&name(metric.key()), one.get(metric), &metric.unit(), None));
         }
         rows.push(row(&name("train"), one.seconds, "s", None));
+    }
+    for peer in protocol.peers.iter().filter(|peer| !peer.same_series) {
+        for (metric, theirs) in &peer.figures {
+            let name = format!("{}_{}", protocol.name.to_lowercase(), metric.key());
+            let against = format!("{}, published, other series", peer.model);
+            rows.push(row(&name, None, &metric.unit(), Some((against.as_str(), Some(*theirs)))));
+        }
     }
     rows
 }

@@ -159,12 +159,20 @@ pub struct PeerRow {
     pub figures: Vec<(Metric, f64)>,
     /// Where the figures are from, and what they do not compare with.
     pub source: String,
+    /// Whether they are of the same series, and so compare with ours.
+    pub same_series: bool,
 }
 
 impl PeerRow {
     /// A row of figures.
     pub fn new(model: &str, figures: &[(Metric, f64)], source: &str) -> PeerRow {
-        PeerRow { model: model.to_owned(), figures: figures.to_vec(), source: source.to_owned() }
+        let (model, figures, source) = (model.to_owned(), figures.to_vec(), source.to_owned());
+        PeerRow { model, figures, source, same_series: true }
+    }
+
+    /// The same, of other series than those that are here.
+    pub fn of_other_series(self) -> PeerRow {
+        PeerRow { same_series: false, ..self }
     }
 
     /// One figure; `None` where the source has none.

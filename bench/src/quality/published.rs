@@ -102,8 +102,9 @@ pub fn load_peers(protocol: &str) -> Vec<PeerRow> {
 /// and P90 risk. They do not compare with figures of the ten clients that are here.
 pub fn uci_week() -> Vec<PeerRow> {
     let source = "published, 370 clients, context 168 h";
-    let both = |model, nd, p90| PeerRow::new(model, &[(Metric::Nd, nd), (Metric::P90Risk, p90)], source);
-    let one = |model, nd| PeerRow::new(model, &[(Metric::Nd, nd)], source);
+    let row = |model, figures: &[(Metric, f64)]| PeerRow::new(model, figures, source).of_other_series();
+    let both = |model, nd, p90| row(model, &[(Metric::Nd, nd), (Metric::P90Risk, p90)]);
+    let one = |model, nd| row(model, &[(Metric::Nd, nd)]);
     vec![
         both("TFT", 0.055, 0.027),
         both("ConvTrans", 0.059, 0.034),
@@ -170,7 +171,7 @@ pub fn ett(name: &str, horizon: usize) -> Vec<PeerRow> {
 pub fn fev_ett_15t() -> Vec<PeerRow> {
     use Metric::{Mase, Nd, Sql};
     let source = "fev-bench, task ETT_15T: ETTm1 and ETTm2 together";
-    let row = |model, figures: &[(Metric, f64)]| PeerRow::new(model, figures, source);
+    let row = |model, figures: &[(Metric, f64)]| PeerRow::new(model, figures, source).of_other_series();
     vec![
         row("Seasonal Naive", &[(Sql, 0.762), (Mase, 0.917), (Nd, 0.147)]),
         row("AutoTheta", &[(Sql, 1.099), (Mase, 0.802), (Nd, 0.133)]),
@@ -218,7 +219,7 @@ pub fn fev(data: &Path, task: &str) -> Result<Vec<PeerRow>, String> {
                 source.push_str("; trained on this data set");
             }
             let figures = figures(&table, row, &wanted)?;
-            found.push(PeerRow { model: row.text(model)?.to_owned(), figures, source });
+            found.push(PeerRow::new(row.text(model)?, &figures, &source));
         }
     }
     let key = |row: &PeerRow| row.get(Metric::Sql).unwrap_or(f64::INFINITY);
@@ -245,7 +246,7 @@ pub fn gift_eval(data: &Path, dataset: &str) -> Result<Vec<PeerRow>, String> {
             if row.text(name)? == dataset {
                 let figures = figures(&table, row, &wanted)?;
                 let source = format!("GIFT-Eval, {dataset}");
-                found.push(PeerRow { model: row.text(model)?.to_owned(), figures, source });
+                found.push(PeerRow::new(row.text(model)?, &figures, &source));
             }
         }
     }

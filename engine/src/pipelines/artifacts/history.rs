@@ -256,7 +256,10 @@ mod tests {
             panel: Panel::new(
                 Frequency::HOUR,
                 TimeZone::UTC,
-                vec![Series::new("a", 7 * HOUR, vec![1.5, f32::NAN, 2.5]), Series::new("b", 2 * HOUR, vec![-1.0])],
+                vec![
+                    Series::new("a", 7 * HOUR, vec![1.5, f32::NAN, 2.5]),
+                    Series { signed: true, ..Series::new("b", 2 * HOUR, vec![-1.0]) },
+                ],
             ),
             units: vec!["kWh".into(), "degC".into()],
         };

@@ -76,6 +76,22 @@ pub struct Batch {
     pub census: Arc<Census>,
 }
 
+impl Batch {
+    /// One without rows, that changes nothing but this state.
+    pub fn of_state(state: IngestState, census: Arc<Census>) -> Batch {
+        Batch {
+            intervals: EpochRows::default(),
+            dead_letters: None,
+            state,
+            states: Frames::default(),
+            evicted: Vec::new(),
+            rewrite_from: i64::MAX,
+            rollups: RollupStates::default(),
+            census,
+        }
+    }
+}
+
 /// What roll-ups remember from a commit on.
 #[derive(Debug)]
 pub struct RollupStates {

@@ -25,7 +25,6 @@ use super::error::IngestError;
 use super::feeds::keep_configured;
 use super::idleness::Idleness;
 use super::inbox::Inbox;
-use super::layout::EpochRows;
 use super::load::Committed;
 use super::names::Names;
 use super::outlet::Outlet;
@@ -34,7 +33,7 @@ use super::recall::{ROWS_MAX, Recalled};
 use super::requests::Request;
 use super::rollup::ask::Asked;
 use super::rollup::coordinate::{Rollups, follow};
-use super::segments::{Frames, rewrite_from};
+use super::segments::rewrite_from;
 use super::shard::Place;
 use super::state::{IngestState, PartitionState};
 use super::told::outcomes;
@@ -409,16 +408,7 @@ impl Coordinator {
         follow(&self.config, &mut feeds);
         let state =
             IngestState { feeds, committed_at: jiff::Timestamp::now().as_microsecond(), ..IngestState::clone(&known) };
-        let batch = Batch {
-            intervals: EpochRows::default(),
-            dead_letters: None,
-            state,
-            states: Frames::default(),
-            evicted: Vec::new(),
-            rewrite_from: i64::MAX,
-            rollups: RollupStates::default(),
-            census,
-        };
+        let batch = Batch::of_state(state, census);
         let _committing = self.pulse.begins(Instant::now());
         let committed = self.committer.commit(batch).await?;
         tracing::debug!(commit = committed.state.seq, "idle partitions no longer hold the watermark");

@@ -49,6 +49,14 @@ fn after_two_hundred_stamps_the_best_guess_is_taken() {
 }
 
 #[test]
+fn a_meter_that_loses_all_but_every_third_reading_is_taken_for_a_coarser_one() {
+    assert_eq!(settled(&regular(12, 3 * HOUR)), Some(Frequency::Seconds(3 * 3_600)));
+    let mut heard_again = regular(12, 3 * HOUR);
+    heard_again.extend((1..=24).map(|hour| 33 * HOUR + hour * HOUR));
+    assert_eq!(detect(&heard_again, &TimeZone::UTC).map(|found| found.frequency), Some(Frequency::HOUR));
+}
+
+#[test]
 fn gaps_of_no_standard_length_take_the_next_finer_one() {
     assert_eq!(settled(&regular(200, 7 * MINUTE)), Some(Frequency::Seconds(300)));
     assert_eq!(settled(&regular(200, SECOND / 10)), Some(Frequency::Seconds(1)));

@@ -284,9 +284,9 @@ fn stamped_ahead(position: Position, now: Micros, topic: &ReadTopic) -> Option<R
     let ahead = stamped.saturating_sub(now);
     (ahead > topic.max_ahead).then(|| {
         let detail = format!(
-            "the record is stamped {}, {} after the clock of this machine (or the last commit, where that is later): the producer's clock is wrong (brokers refuse \
-             such records where `message.timestamp.after.max.ms` of the topic says so), or this machine's is, or \
-             more than {} should be allowed (`max_ahead` of a feed)",
+            "the record is stamped {}, {} after the clock of this machine (or the last commit, where that is later): the \
+             producer's clock is wrong (brokers refuse such records where `message.timestamp.after.max.ms` of the topic \
+             says so), or this machine's is, or more than {} should be allowed (`max_ahead` of a feed)",
             format_micros(stamped),
             Span(ahead),
             Span(topic.max_ahead)

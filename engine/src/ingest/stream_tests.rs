@@ -20,11 +20,13 @@ use object_store::path::Path as ObjectPath;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::census::Census;
+use super::commit::{Batch, Committer};
 use super::error::IngestError;
 use super::groups::groups;
 use super::load::Committed;
 use super::series::SeriesState;
 use super::service::{Ingest, IngestOptions, start};
+use super::state::IngestState;
 use super::{backfill, load_committed, load_series};
 
 pub(super) const TOPIC: &str = "readings";
@@ -221,6 +223,43 @@ pub(super) fn check_counts(committed: &Committed, sent: usize) {
 async fn intervals_equal_a_batch_recomputation_after_restarts_with_other_workers() {
     let committed = restarts_with_other_workers(World::new().await).await;
     assert_eq!(committed.state.evicted, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_later_than_the_last_commit_whatever_the_clock_says() {
+    let records = &fleet()[..200];
+    let sent = |days: i64| {
+        let timestamp_ms = jiff::Timestamp::now().as_millisecond() + days * DAY / 1_000;
+        records.iter().map(|record| Sent { timestamp_ms, ..record.clone() }).collect::<Vec<_>>()
+    };
+    let dead = |committed: &Committed| {
+        let partitions = committed.state.feeds["meters"].partitions.values();
+        partitions.map(|partition| partition.counts.dead).sum::<u64>()
+    };
+    let world = World::committed(&sent(0)).await;
+    let go_on = |count: usize| {
+        let World { config, lake, .. } = &world;
+        async move {
+            let ingest = start(config, lake, IngestOptions::default()).await.unwrap();
+            let committed = wait_for_records(&ingest, count).await;
+            ingest.stop().await.unwrap();
+            committed
+        }
+    };
+    // Our clock is three days behind that of all others: the records are refused.
+    send(world.broker.brokers(), &sent(3));
+    let garbage = records.iter().filter(|record| record.reading.is_none()).count() as u64;
+    let refused = garbage + records.len() as u64;
+    assert_eq!(dead(&*go_on(2 * records.len()).await), refused);
+    // Whoever committed last knew what time it was.
+    let mut committer = Committer::claim(&world.lake).await.unwrap();
+    let Committed { state, census, .. } = committer.committed().clone();
+    let committed_at = state.committed_at + 3 * DAY;
+    let state = IngestState { committed_at, ..IngestState::clone(&state) };
+    committer.commit(Batch::of_state(state, census)).await.unwrap();
+    drop(committer);
+    send(world.broker.brokers(), &sent(3));
+    assert_eq!(dead(&*go_on(3 * records.len()).await), refused + garbage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

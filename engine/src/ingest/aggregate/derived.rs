@@ -184,35 +184,32 @@ impl Series {
         }
         // However many there are of an interval, and also where they make none.
         let most = if rules.kind == ValueKind::Gauge { samples } else { samples.min(remembered + 1) };
-        let surplus = self.samples.len().saturating_sub(most);
-        let (Some(first_kept), Some(last), Some(frequency)) =
-            (self.samples.nth(surplus), self.samples.last(), self.state.frequency)
-        else {
+        let (Some(surplus), Some(last), Some(frequency)) = (
+            self.samples.len().checked_sub(most).filter(|surplus| *surplus > 0),
+            self.samples.last(),
+            self.state.frequency,
+        ) else {
             return;
         };
-        match rules.kind {
-            _ if surplus == 0 => {}
-            // Whole intervals, but never the running one.
-            ValueKind::Gauge => {
-                let running = rules.slot(frequency, last.at);
-                let next = frequency.advance(rules.slot(frequency, first_kept.at), 1, &rules.zone);
-                self.samples.forget_before(rules.first_of(next.min(running)));
-                self.fold(rules, frequency, running, most);
-            }
-            _ => {
-                let from = first_kept.at;
-                self.samples.forget_before(from);
-            }
+        let first_kept = self.samples.nth(surplus).map_or(last.at, |first| first.at);
+        if rules.kind != ValueKind::Gauge {
+            return self.samples.forget_before(first_kept);
+        }
+        // Whole intervals, and what there is too much of the running one.
+        let running = rules.slot(frequency, last.at);
+        let next = frequency.advance(rules.slot(frequency, first_kept), 1, &rules.zone);
+        self.samples.forget_before(rules.first_of(next.min(running)));
+        if self.samples.len() > most {
+            // Half of the room is for those that are a little out of order.
+            self.fold(rules, frequency, running, (most / 2).max(1));
         }
     }
 
-    // Where the running interval of a gauge alone has more samples than there is room for, only what the older ones come
-    // to stays. Half of the room is for those that are a little out of order.
-    fn fold(&mut self, rules: &Rules, frequency: Frequency, start: Micros, most: usize) {
-        let surplus = self.samples.len().saturating_sub((most / 2).max(1));
-        let Some(from) = self.samples.nth(surplus).map(|first| first.at).filter(|_| self.samples.len() > most) else {
-            return;
-        };
+    // Of the interval of a gauge that starts at `start`, its last one, only what the older samples come to stays beside so
+    // many new ones.
+    fn fold(&mut self, rules: &Rules, frequency: Frequency, start: Micros, newest: usize) {
+        let surplus = self.samples.len().saturating_sub(newest);
+        let Some(from) = self.samples.nth(surplus).map(|first| first.at) else { return };
         if !self.samples.complete_from(rules.first_of(start)) && self.samples.folded(start).is_none() {
             return self.samples.forget_before(from);
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use meterline_schemas::config::FeedConfig;
-use meterline_schemas::reading::{Position, Quality};
-use meterline_schemas::time::{DAY, HOUR, format_micros};
+use meterline_schemas::reading::{Position, Quality, ValueKind};
+use meterline_schemas::time::{DAY, HOUR, SECOND, format_micros};
 
 use super::super::bounds::Bounds;
 use super::super::census::{Census, Taking};
@@ -54,6 +54,34 @@ fn a_reading_from_a_clock_far_ahead_is_refused_and_begins_no_series() {
     assert_eq!((part.dead.len(), &*part.dead[0].reason), (1, TIME_AHEAD));
     assert!(part.dead[0].detail.contains("max_ahead"), "{}", part.dead[0].detail);
     assert_eq!(part.rows[0].rows.len(), 2);
+}
+
+#[test]
+fn samples_of_running_intervals_stay_within_what_intervals_may_take() {
+    let mut config = FeedConfig::new("f", "id", "ts", "value");
+    (config.kind, config.frequency) = (ValueKind::Gauge, Some(meterline_schemas::Frequency::HOUR));
+    let rules = Rules::new(&config, 8).unwrap();
+    let gauges = FeedRules { name: "f".into(), topic: "f".into(), rules, bad_records: BadRecords::DeadLetter };
+    // Room for ten samples of each of four series.
+    let intervals = 2 * 4 * 10 * size_of::<PendingReading>();
+    let mut shard = Shard::new([gauges].into(), Budget { intervals, ..Budget::AMPLE });
+    let mut hours = Vec::new();
+    for seq in 1..=30 {
+        for second in 100 * seq - 99..=100 * seq {
+            for series in ["a", "b", "c", "d"] {
+                let mut sample = reading(0, series, 0);
+                (sample.reading.at, sample.reading.value) = (second * SECOND, second as f64);
+                sample.reading.position.offset = second;
+                shard.apply(sample, Micros::MIN);
+            }
+        }
+        assert_eq!(shard.wanted(), None, "what goes on needs no lookup");
+        hours = shard.finish(Place { seq, rewrite_from: i64::MAX }).unwrap().rows;
+        let kept: Vec<usize> = shard.members.iter().map(|member| member.series.samples_kept()).collect();
+        assert!(kept.iter().all(|kept| *kept <= 10), "{kept:?}");
+    }
+    let means: Vec<(f64, i32)> = hours[0].rows.iter().map(|row| (row.content.value, row.content.count)).collect();
+    assert_eq!(means, [(1_500.5, 3_000); 4]);
 }
 
 /// Bytes that a series is charged with.

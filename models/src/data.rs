@@ -116,6 +116,11 @@ impl Series {
         self.labels.get(place)?.as_deref()
     }
 
+    /// Whether it may be expected below zero: it was, or it is [signed](Series::signed).
+    pub fn may_be_below_zero(&self) -> bool {
+        self.signed || self.values.iter().any(|value| *value < 0.0)
+    }
+
     /// How much the value of an interval counts in training.
     pub fn weight(&self, interval: usize) -> f32 {
         self.weights.get(interval).copied().unwrap_or(1.0)

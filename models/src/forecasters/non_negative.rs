@@ -3,6 +3,7 @@
 //! It goes by the values that the model is shown. A quantile that is lifted to a bound of what can come is nearer to it,
 //! so its pinball loss can only get smaller; a house with new panels on its roof is forecast below zero once it was.
 
+use crate::calibrate::isotonic::Repair;
 use crate::data::{Panel, Series};
 use crate::explain::Explanation;
 use crate::forecaster::{FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
@@ -28,18 +29,17 @@ pub fn bounded(fitted: Box<dyn Forecaster>) -> Box<dyn Forecaster> {
 }
 
 fn is_bounded(series: &Series) -> bool {
-    let least = series.values.iter().copied().filter(|value| value.is_finite()).reduce(f32::min);
-    !series.signed && least.is_some_and(|least| least >= 0.0)
+    !series.may_be_below_zero() && series.values.iter().any(|value| value.is_finite())
 }
 
-// The mean goes up as much as that of the quantiles does.
+// The mean goes up as much as that of the quantiles does. What has a quantile that is no number stays as it is.
 fn lift(forecast: &mut SeriesForecast) {
+    let at_least_zero = Repair { floor: Some(0.0), ..Repair::default() };
     for (mean, quantiles) in forecast.mean.iter_mut().zip(&mut forecast.quantiles) {
         let before = mean_of_quantiles(quantiles);
-        quantiles.iter_mut().filter(|quantile| **quantile < 0.0).for_each(|quantile| *quantile = 0.0);
-        let after = mean_of_quantiles(quantiles);
-        if after > before {
-            *mean += after - before;
+        let Ok(is_lifted) = at_least_zero.apply(quantiles) else { continue };
+        if is_lifted {
+            *mean += mean_of_quantiles(quantiles) - before;
         }
         if *mean < 0.0 {
             *mean = 0.0;
@@ -136,10 +136,10 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        let mut forecast = SeriesForecast { mean: vec![f64::NAN], quantiles: vec![[f64::NAN; LEVELS.len()]] };
-        forecast.quantiles[0][0] = -1.0;
+        let mut forecast = SeriesForecast { mean: vec![f64::NAN; 2], quantiles: vec![[-1.0; LEVELS.len()]; 2] };
+        forecast.quantiles[0][1] = f64::NAN;
         lift(&mut forecast);
-        assert!(forecast.mean[0].is_nan() && forecast.quantiles[0][1].is_nan());
-        assert_eq!(forecast.quantiles[0][0], 0.0);
+        assert!(forecast.mean.iter().all(|mean| mean.is_nan()) && forecast.quantiles[0][1].is_nan());
+        assert_eq!((forecast.quantiles[0][0], forecast.quantiles[1]), (-1.0, [0.0; LEVELS.len()]));
     }
 }

@@ -32,7 +32,7 @@ pub struct Facts<'a> {
     pub zone: &'a TimeZone,
     /// Intervals of each forecast.
     pub horizon: usize,
-    /// Identifiers of series that have had values below 0.
+    /// Identifiers of series that [may be below zero](meterline_models::data::Series::may_be_below_zero).
     pub negative: &'a BTreeSet<String>,
     /// Past errors.
     pub errors: &'a Errors,

@@ -180,9 +180,8 @@ pub fn reconcile(
 ) -> Done {
     let mut done =
         Done { assembly: assemble(hierarchy, &Known::new(predictions, context, horizon)), ..Done::default() };
-    let below_zero = |values: &[f32]| values.iter().any(|value| *value < 0.0);
     let negative: BTreeSet<String> =
-        context.series.iter().filter(|s| below_zero(&s.values)).map(|s| s.id.clone()).collect();
+        context.series.iter().filter(|series| series.may_be_below_zero()).map(|series| series.id.clone()).collect();
     let facts = Facts { frequency: context.frequency, zone: &context.zone, horizon, negative: &negative, errors };
     // Where the parts decide, they are those that the others have agreed on.
     for way in [Reconcile::MinTrace, Reconcile::BottomUp] {

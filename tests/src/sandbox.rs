@@ -148,6 +148,11 @@ impl Sandbox {
         self.start(Command::new(meterline()), &["--process", &number.to_string()])
     }
 
+    /// As [`Sandbox::process`], for one other than process 0, whose health [`Sandbox::answer_of_member`] asks for.
+    pub fn member(&self, number: usize) -> Engine {
+        self.start(Command::new(meterline()), &["--process", &number.to_string(), "--http-listen", "127.0.0.1:0"])
+    }
+
     /// As [`Sandbox::process`], with more in its environment.
     pub fn process_with(&self, number: usize, environment: &[(&str, String)]) -> Engine {
         let mut command = Command::new(meterline());
@@ -231,8 +236,18 @@ impl Sandbox {
 
     /// As [`Sandbox::http`], with the status before it.
     pub fn answer(&self, path: &str) -> Option<(u16, String)> {
+        self.answer_where("metrics at /metrics", path)
+    }
+
+    /// What the newest [`Sandbox::member`] answers.
+    pub fn answer_of_member(&self, path: &str) -> Option<(u16, String)> {
+        self.answer_where("health of this process", path)
+    }
+
+    // Of the newest endpoints that the log announces so.
+    fn answer_where(&self, announced: &str, path: &str) -> Option<(u16, String)> {
         let log = self.log();
-        let line = log.lines().rev().find(|line| line.contains("metrics at /metrics"))?;
+        let line = log.lines().rev().find(|line| line.contains(announced))?;
         let address = line.split("127.0.0.1:").nth(1)?;
         let port: u16 = address.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()?;
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;

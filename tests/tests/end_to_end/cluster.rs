@@ -47,7 +47,7 @@ impl Cluster {
     }
 
     fn start(&self) -> [Engine; 2] {
-        [self.sandbox.process(0), self.sandbox.process(1)]
+        [self.sandbox.process(0), self.sandbox.member(1)]
     }
 }
 
@@ -113,6 +113,8 @@ fn processes_that_are_killed_lose_and_double_nothing() {
         let before = sandbox.commits();
         let mut engines = cluster.start();
         await_progress(sandbox, &mut engines[0], &mut fleet, before);
+        let health = ["/healthz", "/readyz"].map(|path| sandbox.answer_of_member(path).map(|(status, _)| status));
+        assert_eq!(health, [Some(200); 2], "the health of process 1");
         std::thread::sleep(Duration::from_millis(random.random_range(0..300)));
         let [leader, member] = engines;
         // A terminal that is closed ends neither of them.

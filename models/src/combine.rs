@@ -3,13 +3,15 @@
 //!
 //! The equal mean is hard to beat, because its weights need no data (the "forecast combination puzzle": Stock and Watson
 //! 2004; Smith and Wallis 2009). So weights are shrunk: those of all rows together towards equal ones, those of a group of
-//! steps and levels towards those of all. And [`combine`] uses weights only if they win on blocks of time that they were
-//! not learned from; otherwise the equal mean, or the best single model. [`Combination::reason`] says which and why.
+//! steps and levels towards those of all, and those of a series there towards that group's. And [`combine`] uses weights
+//! only if they win on blocks of time that they were not learned from; otherwise the equal mean, or the best single model.
+//! [`Combination::reason`] says which and why.
 
+mod fit;
 mod learn;
 mod solver;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,8 @@ pub struct Validation<'a> {
     pub row_weights: &'a [f64],
     /// Group of forecast steps that the row belongs to.
     pub horizon_groups: &'a [u32],
+    /// Number of the series that the row belongs to; empty: no series gets weights of its own.
+    pub series: &'a [u32],
     /// Block of time: rows that may depend on each other share one, usually the day of the origin. Ascends with time.
     pub blocks: &'a [u32],
 }
@@ -92,6 +96,8 @@ pub struct Options {
     pub blocks_min: usize,
     /// Rows of a group of steps, at least, for weights of its own.
     pub rows_min: usize,
+    /// Rows of a group of steps of a series, at least, for weights of its own.
+    pub series_rows_min: usize,
     /// Rows that weights are learned from, at most; of more, evenly spaced ones are used.
     pub rows_max: usize,
 }
@@ -108,6 +114,7 @@ impl Default for Options {
             folds: 5,
             blocks_min: 5,
             rows_min: 50,
+            series_rows_min: 30,
             rows_max: 5_000,
         }
     }
@@ -172,6 +179,18 @@ pub enum CombineError {
     NoForecast,
 }
 
+/// What has weights of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Own {
+    /// Nothing: all weights are the same.
+    Nothing,
+    /// Each group of steps and of levels.
+    Steps,
+    /// Each series, by groups of steps and of levels.
+    Series,
+}
+
 /// How forecasts are combined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,8 +203,8 @@ pub enum Choice {
     Weighted {
         /// The strength of shrinkage that won.
         shrinkage: f64,
-        /// Whether groups of steps and levels have weights of their own.
-        by_group: bool,
+        /// What has weights of its own.
+        own: Own,
     },
 }
 
@@ -243,6 +262,17 @@ pub struct LeftOut {
     pub too_few: bool,
 }
 
+/// What [`combine`] finds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Combined {
+    /// The combination.
+    pub combination: Combination,
+    /// What such a combination makes of each row of the input, where its weights are learned from the other blocks of
+    /// time: rows × levels, NaN where it has no forecast. How much a combination errs is seen here; on rows that its
+    /// weights know, it errs less.
+    pub unseen: Vec<f64>,
+}
+
 /// A learned combination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Combination {
@@ -262,23 +292,40 @@ struct Weights {
     horizon_groups: Vec<u32>,
     /// Group of each level.
     level_groups: Vec<usize>,
-    /// (horizon groups + 1) × level groups × models; the last is for any other group of steps.
-    cells: Vec<Vec<f64>>,
+    /// Of series without weights of their own.
+    shared: Cells,
+    /// Of those that have some.
+    of_series: BTreeMap<u32, Cells>,
 }
 
+/// (Horizon groups + 1) × level groups × models; the last is for any other group of steps.
+type Cells = Vec<Vec<f64>>;
+
 impl Weights {
-    fn cell(&self, horizon_group: Option<usize>, level: usize) -> &[f64] {
+    /// Those of a series, by cell.
+    fn of(&self, series: u32) -> &Cells {
+        self.of_series.get(&series).unwrap_or(&self.shared)
+    }
+
+    /// Those at a level and a group of steps.
+    fn cell<'a>(&self, cells: &'a Cells, horizon_group: Option<usize>, level: usize) -> &'a [f64] {
         let group = horizon_group.unwrap_or(self.horizon_groups.len());
         let level_groups = self.level_groups.last().map_or(1, |last| last + 1);
-        self.cells.get(group * level_groups + self.level_groups[level]).map_or(&[], Vec::as_slice)
+        cells.get(group * level_groups + self.level_groups[level]).map_or(&[], Vec::as_slice)
+    }
+
+    /// All cells there are.
+    fn all_cells(&self) -> impl Iterator<Item = &Cells> {
+        std::iter::once(&self.shared).chain(self.of_series.values())
     }
 
     /// Weighted sums at each level. A model without a forecast hands its share to the others; NaN where no forecast has a
     /// weight.
-    fn sum(&self, horizon_group: Option<usize>, forecasts: &[Option<&[f64]>], out: &mut [f64]) {
+    fn sum(&self, series: u32, horizon_group: Option<usize>, forecasts: &[Option<&[f64]>], out: &mut [f64]) {
+        let cells = self.of(series);
         for (level, out) in out.iter_mut().enumerate() {
             let (mut sum, mut present, mut all) = (0.0, 0.0, 0.0);
-            for (weight, forecast) in self.cell(horizon_group, level).iter().zip(forecasts) {
+            for (weight, forecast) in self.cell(cells, horizon_group, level).iter().zip(forecasts) {
                 all += weight;
                 if let Some(quantiles) = forecast {
                     present += weight;
@@ -295,12 +342,15 @@ impl Weights {
 impl Combination {
     /// Whether all of it goes together, as what was read from somewhere may not.
     pub fn is_sound(&self) -> bool {
-        let Weights { horizon_groups, level_groups, cells } = &self.weights;
+        let Weights { horizon_groups, level_groups, .. } = &self.weights;
         let groups = level_groups.iter().max().map_or(1, |last| last.saturating_add(1));
+        let is_sound = |cells: &Cells| {
+            Some(cells.len()) == groups.checked_mul(horizon_groups.len() + 1)
+                && cells.iter().all(|weights| weights.len() == self.models.len())
+        };
         level_groups.len() == self.levels.len()
             && level_groups.last() == level_groups.iter().max()
-            && Some(cells.len()) == groups.checked_mul(horizon_groups.len() + 1)
-            && cells.iter().all(|weights| weights.len() == self.models.len())
+            && self.weights.all_cells().all(is_sound)
     }
 
     /// The combined models, in the order that [`Combination::apply`] takes their forecasts in.
@@ -328,16 +378,23 @@ impl Combination {
         &self.losses
     }
 
-    /// Weights of [`Combination::models`] at a level (by index) and a group of steps; those of all groups, where it is not
-    /// known. Empty beyond the levels.
-    pub fn weights(&self, horizon_group: u32, level: usize) -> &[f64] {
+    /// Weights of [`Combination::models`] for a series (by its number) at a level (by index) and a group of steps; those of
+    /// all, where it is not known. Empty beyond the levels.
+    pub fn weights(&self, series: u32, horizon_group: u32, level: usize) -> &[f64] {
         let group = self.weights.horizon_groups.binary_search(&horizon_group).ok();
-        if level < self.levels.len() { self.weights.cell(group, level) } else { &[] }
+        if level < self.levels.len() { self.weights.cell(self.weights.of(series), group, level) } else { &[] }
     }
 
     /// Combines one row: `forecasts` are the models' quantiles, `out` becomes the combined ones, ascending. A model
-    /// without a forecast (`None`, or anything in it not finite) hands its weight to the others.
-    pub fn apply(&self, horizon_group: u32, forecasts: &[Option<&[f64]>], out: &mut [f64]) -> Result<(), CombineError> {
+    /// without a forecast (`None`, or anything in it not finite) hands its weight to the others. A series or a group of
+    /// steps that is not known gets the weights of all.
+    pub fn apply(
+        &self,
+        series: u32,
+        horizon_group: u32,
+        forecasts: &[Option<&[f64]>],
+        out: &mut [f64],
+    ) -> Result<(), CombineError> {
         let levels = self.levels.len();
         let lengths =
             forecasts.iter().zip(&self.models).map(|(f, name)| (name.as_str(), f.map_or(levels, <[f64]>::len)));
@@ -353,7 +410,7 @@ impl Combination {
         let finite = |quantiles: &&[f64]| quantiles.iter().all(|q| q.is_finite());
         let forecasts: Vec<Option<&[f64]>> = forecasts.iter().map(|forecast| forecast.filter(finite)).collect();
         let group = self.weights.horizon_groups.binary_search(&horizon_group).ok();
-        self.weights.sum(group, &forecasts, out);
+        self.weights.sum(series, group, &forecasts, out);
         if out.iter().all(|q| q.is_finite()) { Ok(()) } else { Err(CombineError::NoForecast) }
     }
 }

@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::solver::{Problem, solve};
-use super::{Choice, Combination, CombineError, LeftOut, Losses, Options, Reason, Validation, Weights};
+use super::{Choice, Combination, CombineError, Combined, LeftOut, Losses, Options, Reason, Validation, Weights};
 use crate::metrics::{check_levels, pinball};
 
 /// Learns how to combine models from forecasts of the past. Same input, same result, whatever the number of threads.
-pub fn combine(validation: &Validation, options: &Options) -> Result<Combination, CombineError> {
+pub fn combine(validation: &Validation, options: &Options) -> Result<Combined, CombineError> {
     options.check()?;
     let data = Data::new(validation, options)?;
     let m = data.models.len();
@@ -36,7 +35,7 @@ pub fn combine(validation: &Validation, options: &Options) -> Result<Combination
     } else if data.blocks.len() < needed {
         (Choice::Equal, Reason::TooFewBlocks { found: data.blocks.len(), needed })
     } else {
-        let (weighted, choice) = data.cross_validate(options);
+        let (weighted, choice) = data.cross_validate();
         losses.weighted = Some(weighted).filter(|loss| loss.is_finite());
         let simple = if singles[single] < losses.equal { choose_single() } else { Choice::Equal };
         decide(
@@ -45,15 +44,19 @@ pub fn combine(validation: &Validation, options: &Options) -> Result<Combination
             options,
         )
     };
-    let weights = match &choice {
-        Choice::Single(_) => data.uniform(alone(single)),
-        Choice::Equal => data.uniform(equal),
-        Choice::Weighted { shrinkage, by_group } => {
-            let [overall, grouped] = data.fit(&data.rows, *shrinkage, options);
-            if *by_group { grouped } else { overall }
+    let (weights, unseen) = match &choice {
+        Choice::Single(_) | Choice::Equal => {
+            let weights = data.uniform(if choice == Choice::Equal { equal } else { alone(single) });
+            let unseen = data.combined(|_| &weights);
+            (weights, unseen)
+        }
+        Choice::Weighted { shrinkage, own } => {
+            let fit = |rows: &[usize]| data.fit(rows, *shrinkage, &[*own]).swap_remove(0);
+            let of_folds: Vec<Weights> = (0..data.folds()).into_par_iter().map(|f| fit(&data.divided(f).0)).collect();
+            (fit(&data.rows), data.combined(|row| &of_folds[data.fold(row)]))
         }
     };
-    Ok(data.finish(weights, choice, reason, losses))
+    Ok(Combined { combination: data.finish(weights, choice, reason, losses), unseen })
 }
 
 /// Chooses between the best simple way and weights, each with its loss. `other` is the loss of the other simple way.
@@ -70,35 +73,39 @@ fn decide([simple, weighted]: [(Choice, f64); 2], other: f64, options: &Options)
 }
 
 /// Usable rows and models.
-struct Data<'a> {
-    levels: &'a [f64],
-    level_groups: Vec<usize>,
+pub(super) struct Data<'a> {
+    pub options: &'a Options,
+    pub levels: &'a [f64],
+    pub level_groups: Vec<usize>,
     names: Vec<&'a str>,
-    models: Vec<&'a [f64]>,
+    pub models: Vec<&'a [f64]>,
     /// Share of rows with an actual value that each model has forecasts for.
     present: Vec<f64>,
     left_out: Vec<LeftOut>,
-    actuals: &'a [f64],
-    row_weights: Vec<f64>,
-    /// Index of each row's group of steps; of rows that are not used, anything.
-    horizon: Vec<usize>,
-    horizon_groups: Vec<u32>,
-    block_of: &'a [u32],
+    pub actuals: &'a [f64],
+    pub row_weights: Vec<f64>,
+    /// Index of each row's group of steps; of one that no row used is in, their number.
+    pub horizon: Vec<usize>,
+    pub horizon_groups: Vec<u32>,
+    /// Series of each row; empty where none gets weights of its own.
+    pub series: &'a [u32],
+    pub block_of: &'a [u32],
     /// Distinct blocks of the rows that are used.
     blocks: Vec<u32>,
     /// Rows that are used.
-    rows: Vec<usize>,
+    pub rows: Vec<usize>,
 }
 
 impl<'a> Data<'a> {
-    fn new(validation: &Validation<'a>, options: &Options) -> Result<Data<'a>, CombineError> {
-        let Validation { levels, models, actuals, row_weights, horizon_groups, blocks } = *validation;
+    fn new(validation: &Validation<'a>, options: &'a Options) -> Result<Data<'a>, CombineError> {
+        let Validation { levels, models, actuals, row_weights, horizon_groups, series, blocks } = *validation;
         check_levels(levels)?;
         let n = actuals.len();
         let row_weights = if row_weights.is_empty() { vec![1.0; n] } else { row_weights.to_vec() };
         let lengths = [
             ("row_weights", row_weights.len(), n),
             ("horizon_groups", horizon_groups.len(), n),
+            ("series", if series.is_empty() { n } else { series.len() }, n),
             ("blocks", blocks.len(), n),
         ];
         let of_models = models.iter().map(|model| (model.name, model.quantiles.len(), n * levels.len()));
@@ -138,6 +145,7 @@ impl<'a> Data<'a> {
         let distinct = |of: &[u32]| rows.iter().map(|row| of[*row]).collect::<BTreeSet<u32>>().into_iter().collect();
         let known: Vec<u32> = distinct(horizon_groups);
         Ok(Data {
+            options,
             levels,
             level_groups: options.level_groups.of(levels),
             names,
@@ -146,104 +154,81 @@ impl<'a> Data<'a> {
             left_out,
             actuals,
             row_weights,
-            horizon: horizon_groups.iter().map(|group| known.partition_point(|g| g < group)).collect(),
+            horizon: horizon_groups.iter().map(|group| known.binary_search(group).unwrap_or(known.len())).collect(),
             horizon_groups: known,
+            series,
             block_of: blocks,
             blocks: distinct(blocks),
             rows,
         })
     }
 
-    fn level_group_count(&self) -> usize {
+    /// Number of groups of levels.
+    pub fn level_group_count(&self) -> usize {
         self.level_groups.last().map_or(1, |last| last + 1)
     }
 
-    /// The same weights everywhere.
-    fn uniform(&self, weights: Vec<f64>) -> Weights {
-        let cells = (self.horizon_groups.len() + 1) * self.level_group_count();
-        Weights {
-            horizon_groups: self.horizon_groups.clone(),
-            level_groups: self.level_groups.clone(),
-            cells: vec![weights; cells],
-        }
+    /// Number of folds of the cross-validation.
+    pub fn folds(&self) -> usize {
+        self.options.folds.min(self.blocks.len())
     }
 
-    /// Weights of all rows together, and of each group of steps and levels, learned from `rows`.
-    fn fit(&self, rows: &[usize], shrinkage: f64, options: &Options) -> [Weights; 2] {
-        let m = self.models.len();
-        let every: Vec<usize> = (0..self.levels.len()).collect();
-        let overall = self.solve(rows, &every, &vec![1.0 / m as f64; m], shrinkage, options);
-        let (horizons, groups) = (self.horizon_groups.len(), self.level_group_count());
-        // The last "group of steps" is for steps of no known group, and learns from all rows.
-        let by_horizon: Vec<Vec<usize>> = (0..=horizons)
-            .map(|h| rows.iter().copied().filter(|row| h == horizons || self.horizon[*row] == h).collect())
-            .collect();
-        let of_cell = |cell: usize| {
-            let rows = &by_horizon[cell / groups];
-            let levels: Vec<usize> = every.iter().copied().filter(|l| self.level_groups[*l] == cell % groups).collect();
-            if rows.len() < options.rows_min
-                || (levels.len() == every.len() && rows.len() == by_horizon[horizons].len())
-            {
-                return overall.clone();
-            }
-            self.solve(rows, &levels, &overall, shrinkage, options)
-        };
-        let cells: Vec<Vec<f64>> = (0..(horizons + 1) * groups).into_par_iter().map(of_cell).collect();
-        let trimmed = |weights: &Vec<f64>| trim(weights, options);
-        let grouped = Weights { cells: cells.iter().map(trimmed).collect(), ..self.uniform(Vec::new()) };
-        [self.uniform(trimmed(&overall)), grouped]
+    /// The fold that a row is in: neighbouring blocks share one.
+    fn fold(&self, row: usize) -> usize {
+        let before = self.blocks.partition_point(|block| *block < self.block_of[row]);
+        (before * self.folds() / self.blocks.len()).min(self.folds() - 1)
     }
 
-    fn solve(&self, rows: &[usize], levels: &[usize], towards: &[f64], shrinkage: f64, options: &Options) -> Vec<f64> {
-        let most = options.rows_max;
-        let some: Vec<usize> =
-            if rows.len() > most { (0..most).map(|i| rows[i * rows.len() / most]).collect() } else { rows.to_vec() };
-        let blocks = some.iter().map(|row| self.block_of[*row]).collect::<BTreeSet<u32>>().len();
-        let problem = Problem {
-            levels: self.levels,
-            level_indices: levels,
-            models: &self.models,
-            actuals: self.actuals,
-            row_weights: &self.row_weights,
-            rows: &some,
-            sum_to_one: options.sum_to_one,
-        };
-        solve(&problem, towards, shrinkage / blocks.max(1) as f64)
+    /// The rows beside a fold, and those in it.
+    fn divided(&self, fold: usize) -> (Vec<usize>, Vec<usize>) {
+        self.rows.iter().partition(|row| self.fold(**row) != fold)
     }
 
     /// Least loss of weights on blocks that they were not learned from, and how those were learned.
-    fn cross_validate(&self, options: &Options) -> (f64, Choice) {
-        let folds = options.folds.min(self.blocks.len());
-        let n = self.blocks.len();
-        let fold = |row: usize| self.blocks.partition_point(|block| *block < self.block_of[row]) * folds / n;
-        // Without groups there is nothing to choose.
-        let grouped = self.horizon_groups.len() * self.level_group_count() > 1;
+    fn cross_validate(&self) -> (f64, Choice) {
+        let (owners, strengths) = (self.owners(), &self.options.shrinkage);
         let tasks: Vec<(usize, f64)> =
-            (0..folds).flat_map(|f| options.shrinkage.iter().map(move |s| (f, *s))).collect();
-        let held_out: Vec<[(f64, f64); 2]> = tasks
+            (0..self.folds()).flat_map(|fold| strengths.iter().map(move |strength| (fold, *strength))).collect();
+        let held_out: Vec<Vec<(f64, f64)>> = tasks
             .par_iter()
-            .map(|(f, shrinkage)| {
-                let (test, train): (Vec<usize>, Vec<usize>) = self.rows.iter().partition(|row| fold(**row) == *f);
-                let fitted = self.fit(&train, *shrinkage, options);
-                let count = if grouped { 2 } else { 1 };
-                let mut found = [(f64::INFINITY, 1.0); 2];
-                for (found, weights) in found.iter_mut().zip(&fitted).take(count) {
-                    *found = self.loss_sums(weights, &test);
-                }
-                found
+            .map(|(fold, shrinkage)| {
+                let (train, test) = self.divided(*fold);
+                let fitted = self.fit(&train, *shrinkage, &owners);
+                fitted.iter().map(|weights| self.loss_sums(weights, &test)).collect()
             })
             .collect();
         let mut best = (f64::INFINITY, Choice::Equal);
-        for (s, shrinkage) in options.shrinkage.iter().enumerate() {
-            for (by_group, of) in [(false, 0), (true, 1)] {
-                let of_folds = held_out.iter().skip(s).step_by(options.shrinkage.len()).map(|found| found[of]);
+        for (s, shrinkage) in strengths.iter().enumerate() {
+            for (of, own) in owners.iter().enumerate() {
+                let of_folds = held_out.iter().skip(s).step_by(strengths.len()).map(|found| found[of]);
                 let (sum, total) = of_folds.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
                 if sum / total < best.0 {
-                    best = (sum / total, Choice::Weighted { shrinkage: *shrinkage, by_group });
+                    best = (sum / total, Choice::Weighted { shrinkage: *shrinkage, own: *own });
                 }
             }
         }
         best
+    }
+
+    /// Each row of the input, combined by its weights.
+    fn combined<'w>(&self, weights: impl Fn(usize) -> &'w Weights) -> Vec<f64> {
+        let width = self.levels.len();
+        let mut all = vec![f64::NAN; self.actuals.len() * width];
+        let finite = |quantiles: &&[f64]| quantiles.iter().all(|quantile| quantile.is_finite());
+        for (row, out) in all.chunks_mut(width).enumerate() {
+            let of_row = |model: &&'a [f64]| model.get(row * width..(row + 1) * width).filter(finite);
+            let forecasts: Vec<Option<&[f64]>> = self.models.iter().map(of_row).collect();
+            weights(row).sum(self.series_of(row), Some(self.horizon[row]), &forecasts, out);
+            if out.iter().any(|quantile| !quantile.is_finite()) {
+                out.fill(f64::NAN);
+            }
+        }
+        all
+    }
+
+    /// The series of a row; any where no series has weights of its own.
+    fn series_of(&self, row: usize) -> u32 {
+        self.series.get(row).copied().unwrap_or_default()
     }
 
     /// Mean pinball loss over `rows` and levels.
@@ -261,7 +246,7 @@ impl<'a> Data<'a> {
         for row in rows {
             forecasts.clear();
             forecasts.extend(self.models.iter().map(|model| model.get(row * width..(row + 1) * width)));
-            weights.sum(Some(self.horizon[*row]), &forecasts, &mut combined);
+            weights.sum(self.series_of(*row), Some(self.horizon[*row]), &forecasts, &mut combined);
             let losses = self.levels.iter().zip(&combined).map(|(level, q)| pinball(self.actuals[*row], *q, *level));
             sum += self.row_weights[*row] * losses.sum::<f64>() / width as f64;
             total += self.row_weights[*row];
@@ -271,8 +256,9 @@ impl<'a> Data<'a> {
 
     /// Without the models that have no weight anywhere.
     fn finish(mut self, mut weights: Weights, choice: Choice, reason: Reason, losses: Losses) -> Combination {
-        let used: Vec<bool> = (0..self.names.len()).map(|i| weights.cells.iter().any(|cell| cell[i] > 0.0)).collect();
-        for cell in &mut weights.cells {
+        let has_weight = |i: usize| weights.all_cells().flatten().any(|cell| cell[i] > 0.0);
+        let used: Vec<bool> = (0..self.names.len()).map(has_weight).collect();
+        for cell in std::iter::once(&mut weights.shared).chain(weights.of_series.values_mut()).flatten() {
             *cell = cell.iter().zip(&used).filter(|(_, used)| **used).map(|(weight, _)| *weight).collect();
         }
         let mut models = Vec::new();
@@ -286,14 +272,4 @@ impl<'a> Data<'a> {
         let levels = self.levels.to_vec();
         Combination { models, left_out: self.left_out, levels, weights, choice, reason, losses }
     }
-}
-
-/// Weights without those that are too small; those left keep the sum. The greatest always stays.
-fn trim(weights: &[f64], options: &Options) -> Vec<f64> {
-    let greatest = weights.iter().copied().fold(0.0, f64::max);
-    let least = options.weight_min.min(greatest);
-    let kept: f64 = weights.iter().filter(|w| **w >= least).sum();
-    let all: f64 = weights.iter().sum();
-    let by = if kept > 0.0 { all / kept } else { 1.0 };
-    weights.iter().map(|w| if *w >= least { w * by } else { 0.0 }).collect()
 }

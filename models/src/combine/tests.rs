@@ -43,12 +43,16 @@ impl Sample {
     }
 
     fn combine(&self, options: &Options) -> Result<Combination, CombineError> {
+        self.of_series(&[], options).map(|combined| combined.combination)
+    }
+
+    fn of_series(&self, series: &[u32], options: &Options) -> Result<Combined, CombineError> {
         let names = ["a", "b", "c", "d"];
         let models = names.iter().zip(&self.quantiles);
         let models: Vec<Candidate> = models.map(|(name, quantiles)| Candidate { name, quantiles }).collect();
         let Sample { actuals, horizon_groups, blocks, .. } = self;
         combine(
-            &Validation { levels: &LEVELS, models: &models, actuals, row_weights: &[], horizon_groups, blocks },
+            &Validation { levels: &LEVELS, models: &models, actuals, row_weights: &[], horizon_groups, series, blocks },
             options,
         )
     }
@@ -60,7 +64,7 @@ impl Sample {
         for (row, actual) in self.actuals.iter().enumerate() {
             let forecasts: Vec<Option<&[f64]>> =
                 order.iter().map(|i| Some(&self.quantiles[*i][row * 5..row * 5 + 5])).collect();
-            combination.apply(self.horizon_groups[row], &forecasts, &mut out).unwrap();
+            combination.apply(0, self.horizon_groups[row], &forecasts, &mut out).unwrap();
             sum += LEVELS.iter().zip(out).map(|(level, q)| pinball(*actual, q, *level)).sum::<f64>() / 5.0;
         }
         sum / self.actuals.len() as f64
@@ -75,7 +79,7 @@ fn planted_weights_are_found() {
     let found = sample.combine(&options).unwrap();
     assert!(matches!(found.choice(), Choice::Weighted { .. }), "{:?} {:?}", found.choice(), found.losses());
     assert!(matches!(found.reason(), Reason::LeastLoss { gain } if gain > 0.01), "{:?}", found.reason());
-    let weights = found.weights(0, 2);
+    let weights = found.weights(0, 0, 2);
     assert!((weights[0] - 0.8).abs() < 0.05, "{weights:?}");
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     let losses = found.losses();
@@ -87,10 +91,76 @@ fn planted_weights_are_found() {
 fn groups_of_steps_have_weights_of_their_own_where_that_wins() {
     let sample = Sample::new(40, &[[0.3, 3.0], [3.0, 0.3]]);
     let found = sample.combine(&Options::default()).unwrap();
-    assert!(matches!(found.choice(), Choice::Weighted { by_group: true, .. }), "{:?}", found.choice());
-    assert!(found.weights(0, 2)[0] > 0.9 && found.weights(1, 2)[0] < 0.1);
-    let elsewhere = found.weights(77, 2);
+    assert!(matches!(found.choice(), Choice::Weighted { own: Own::Steps, .. }), "{:?}", found.choice());
+    assert!(found.weights(0, 0, 2)[0] > 0.9 && found.weights(0, 1, 2)[0] < 0.1);
+    let elsewhere = found.weights(0, 77, 2);
     assert!((elsewhere[0] - 0.5).abs() < 0.2, "a group never seen has the weights of all rows: {elsewhere:?}");
+}
+
+#[test]
+fn series_have_weights_of_their_own_where_that_wins() {
+    // One model knows the first series, another the second, and of the third they know as much.
+    let parts = [
+        Sample::new(40, &[[0.3; 2], [3.0; 2]]),
+        Sample::new(40, &[[3.0; 2], [0.3; 2]]),
+        Sample::new(2, &[[1.0; 2]; 2]),
+    ];
+    let mut all = Sample { quantiles: vec![vec![]; 2], actuals: vec![], horizon_groups: vec![], blocks: vec![] };
+    let mut series = Vec::new();
+    for (number, part) in (0..).zip(&parts) {
+        all.quantiles.iter_mut().zip(&part.quantiles).for_each(|(all, part)| all.extend(part));
+        all.actuals.extend(&part.actuals);
+        all.horizon_groups.extend(&part.horizon_groups);
+        all.blocks.extend(&part.blocks);
+        series.extend(part.actuals.iter().map(|_| number));
+    }
+    let found = all.of_series(&series, &Options::default()).unwrap().combination;
+    assert!(matches!(found.choice(), Choice::Weighted { own: Own::Series, .. }), "{:?}", found.choice());
+    let first = |series: u32| found.weights(series, 0, 2)[0];
+    assert!(first(0) > 0.9 && first(1) < 0.1, "{} {}", first(0), first(1));
+    // There is too little of one, and another was never seen.
+    assert_eq!([first(2), first(3)], [first(u32::MAX); 2]);
+    assert!((first(2) - 0.5).abs() < 0.2, "{}", first(2));
+    let shared = all.combine(&Options::default()).unwrap();
+    assert!(found.losses().weighted < shared.losses().weighted.map(|loss| 0.7 * loss));
+    let wrong = all.of_series(&series[1..], &Options::default());
+    assert!(matches!(wrong, Err(CombineError::Length { what, .. }) if what == "series"));
+    // A series alone is all there is.
+    let alone = parts[0].of_series(&vec![7; parts[0].actuals.len()], &Options::default()).unwrap().combination;
+    assert!(!matches!(alone.choice(), Choice::Weighted { own: Own::Series, .. }), "{:?}", alone.choice());
+}
+
+#[test]
+fn rows_are_combined_by_weights_that_do_not_know_them() {
+    let mut sample = Sample::new(40, &[[0.5, 1.0], [1.0, 0.5]]);
+    // One row is unknown, and of another one model has no forecast.
+    sample.actuals[100] = f64::NAN;
+    sample.quantiles[0][200 * 5] = f64::NAN;
+    let found = sample.of_series(&[], &Options::default()).unwrap();
+    assert!(matches!(found.combination.choice(), Choice::Weighted { .. }));
+    assert!(found.unseen.len() == sample.actuals.len() * 5 && found.unseen.iter().all(|quantile| quantile.is_finite()));
+    let row = 200 * 5..201 * 5;
+    let handed_on = found.unseen[row.clone()].iter().zip(&sample.quantiles[1][row]);
+    assert!(handed_on.into_iter().all(|(found, expected)| (found - expected).abs() < 1e-9));
+    let of_row = |row: usize| {
+        let losses = LEVELS.iter().zip(&found.unseen[row * 5..]);
+        losses.map(|(level, q)| pinball(sample.actuals[row], *q, *level)).sum::<f64>() / 5.0
+    };
+    let rows: Vec<usize> = (0..sample.actuals.len()).filter(|row| ![100, 200].contains(row)).collect();
+    let unseen = rows.iter().map(|row| of_row(*row)).sum::<f64>() / rows.len() as f64;
+    assert!((unseen / found.combination.losses().weighted.unwrap() - 1.0).abs() < 1e-9);
+    // What happens on a day changes nothing of what is made of it.
+    let mut other = sample.clone();
+    other.actuals[..24].iter_mut().for_each(|actual| *actual += 1.0);
+    let other = other.of_series(&[], &Options::default()).unwrap();
+    assert_eq!(other.combination.choice(), found.combination.choice());
+    assert_eq!(other.unseen[..24 * 5], found.unseen[..24 * 5]);
+    assert_ne!(other.unseen[24 * 5 * 20..], found.unseen[24 * 5 * 20..]);
+    // The mean of all, and a model alone, know nothing of any row.
+    let few = Sample::new(2, &[[1.0; 2], [1.0; 2]]);
+    let mean = few.of_series(&[], &Options::default()).unwrap();
+    let expected = few.quantiles[0].iter().zip(&few.quantiles[1]).map(|(a, b)| (a + b) / 2.0);
+    assert!(mean.unseen.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9));
 }
 
 #[test]
@@ -113,7 +183,7 @@ fn on_the_rows_it_learned_from_it_is_not_worse_than_the_best_single_model() {
 fn equally_good_models_are_averaged() {
     let found = Sample::new(60, &[[1.0; 2], [1.0; 2], [1.0; 2]]).combine(&Options::default()).unwrap();
     assert_eq!(found.choice(), &Choice::Equal);
-    assert!(found.weights(0, 0).iter().all(|w| (w - 1.0 / 3.0).abs() < 1e-12));
+    assert!(found.weights(0, 0, 0).iter().all(|w| (w - 1.0 / 3.0).abs() < 1e-12));
     assert!(matches!(found.reason(), Reason::GainTooSmall { .. } | Reason::LeastLoss { .. }));
 }
 
@@ -132,8 +202,8 @@ fn one_model_has_all_the_weight() {
     for days in [1, 30] {
         let found = Sample::new(days, &[[1.0; 2]]).combine(&Options::default()).unwrap();
         assert_eq!((found.choice(), found.reason()), (&Choice::Single("a".to_owned()), Reason::OnlyModel));
-        assert!((0..5).all(|level| found.weights(0, level) == [1.0]));
-        assert!(found.weights(0, 5).is_empty());
+        assert!((0..5).all(|level| found.weights(0, 0, level) == [1.0]));
+        assert!(found.weights(0, 0, 5).is_empty());
     }
 }
 
@@ -166,7 +236,7 @@ fn a_free_sum_answers_a_common_bias() {
     sample.quantiles.iter_mut().flatten().for_each(|q| *q /= 1.2);
     let free = Options { sum_to_one: false, ..Options::default() };
     let found = sample.combine(&free).unwrap();
-    let sum: f64 = found.weights(0, 2).iter().sum();
+    let sum: f64 = found.weights(0, 0, 2).iter().sum();
     assert!((sum - 1.2).abs() < 0.01, "{sum}");
     assert!(sample.loss(&found) < 0.2 * found.losses().equal);
 }
@@ -191,11 +261,12 @@ fn rows_count_by_their_weight() {
     let models = [("a", &sample.quantiles[0]), ("b", &sample.quantiles[1])]
         .map(|(name, quantiles)| Candidate { name, quantiles });
     let Sample { actuals, horizon_groups, blocks, .. } = &sample;
+    let row_weights = &row_weights;
     let validation =
-        Validation { levels: &LEVELS, models: &models, actuals, row_weights: &row_weights, horizon_groups, blocks };
-    let found = combine(&validation, &Options::default()).unwrap();
+        Validation { levels: &LEVELS, models: &models, actuals, row_weights, horizon_groups, series: &[], blocks };
+    let found = combine(&validation, &Options::default()).unwrap().combination;
     assert_eq!(found.losses().rows, 40 * 12);
-    assert!(found.weights(0, 2)[0] > 0.9);
+    assert!(found.weights(0, 0, 2)[0] > 0.9);
     let mut bad = row_weights.clone();
     bad[3] = -1.0;
     let refused = combine(&Validation { row_weights: &bad, ..validation }, &Options::default());
@@ -210,12 +281,12 @@ fn a_missing_forecast_hands_its_weight_to_the_others() {
     for (forecasts, expected) in
         [([Some(&a[..]), Some(&b)], [2.0, 3.0, 4.0, 5.0, 6.0]), ([None, Some(&b)], b), ([Some(&a), Some(&bad)], a)]
     {
-        found.apply(0, &forecasts, &mut out).unwrap();
+        found.apply(0, 0, &forecasts, &mut out).unwrap();
         assert!(out.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{out:?}");
     }
-    assert_eq!(found.apply(0, &[None, Some(&bad)], &mut out), Err(CombineError::NoForecast));
-    assert!(matches!(found.apply(0, &[None], &mut out), Err(CombineError::Length { .. })));
-    assert!(matches!(found.apply(0, &[Some(&a[..2]), None], &mut out), Err(CombineError::Length { .. })));
+    assert_eq!(found.apply(0, 0, &[None, Some(&bad)], &mut out), Err(CombineError::NoForecast));
+    assert!(matches!(found.apply(0, 0, &[None], &mut out), Err(CombineError::Length { .. })));
+    assert!(matches!(found.apply(0, 0, &[Some(&a[..2]), None], &mut out), Err(CombineError::Length { .. })));
 }
 
 #[test]
@@ -223,7 +294,7 @@ fn combined_quantiles_ascend() {
     let sample = Sample::new(40, &[[0.4, 2.0], [2.0, 0.4]]);
     let found = sample.combine(&Options { level_groups: LevelGroups::Each, ..Options::default() }).unwrap();
     let mut out = [0.0; 5];
-    found.apply(0, &[Some(&[0.0; 5]), Some(&[9.0, 9.1, 9.2, 9.3, 9.4])], &mut out).unwrap();
+    found.apply(0, 0, &[Some(&[0.0; 5]), Some(&[9.0, 9.1, 9.2, 9.3, 9.4])], &mut out).unwrap();
     assert!(out.is_sorted());
 }
 
@@ -292,12 +363,12 @@ fn no_input_makes_a_quantile_or_a_loss_that_is_not_finite() {
             let losses = found.losses();
             assert!(losses.equal.is_finite() && losses.weighted.is_none_or(f64::is_finite));
             for (group, level) in [(0, 0), (1, 2), (9, 4)] {
-                let weights = found.weights(group, level);
+                let weights = found.weights(0, group, level);
                 assert!(weights.iter().all(|w| w.is_finite() && *w >= 0.0), "{weights:?}");
                 assert!(!sum_to_one || (weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{weights:?}");
             }
             let (row, mut out) = ([1.0, 2.0, 3.0, 4.0, 5.0], [0.0; 5]);
-            found.apply(0, &vec![Some(&row[..]); found.models().len()], &mut out).unwrap();
+            found.apply(0, 0, &vec![Some(&row[..]); found.models().len()], &mut out).unwrap();
             assert!(out.is_sorted() && out.iter().all(|q| q.is_finite()));
         }
     }

@@ -3,10 +3,10 @@
 //!
 //! 1. Each candidate is fitted to the history before each of four parts of its end (`folds`) and forecasts those from
 //!    each of their origins.
-//! 2. From these forecasts the weights are learned ([`combine`]), by part of the horizon and of
-//!    the distribution, or it is found that the equal mean or a single model does better.
-//! 3. What is combined is calibrated on the same days, as far as that holds for later ones (`calibration`), and stretched
-//!    until it does (`stretch`).
+//! 2. From these forecasts the weights are learned ([`combine`]), by part of the horizon and of the distribution, and by
+//!    series, or it is found that the equal mean or a single model does better.
+//! 3. What is combined is calibrated on the same days, each by weights that were learned from the others, as far as that
+//!    holds for later ones (`calibration`), and stretched until it does (`stretch`).
 //! 4. The candidates that have a weight are fitted to the whole history.
 //! 5. As time goes on, what has come true since is compared with what would have been forecast of it, and intervals are
 //!    made wider or narrower (`follow`).
@@ -30,10 +30,10 @@ use serde::{Deserialize, Serialize};
 use self::calibration::Correction;
 use self::validation::{Outcome, Validated, bucket, validate};
 use crate::artifact::{self, ArtifactError};
-use crate::combine::{Choice, Combination, CombineError, Options, Reason, combine};
+use crate::combine::{Choice, Combination, CombineError, Combined, Options, Own, Reason, combine};
 use crate::data::Panel;
 use crate::device::Device;
-use crate::explain::{self, Explanation, Part, renamed};
+use crate::explain::{self, Explanation, Part, SERIES_MAX, renamed};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::metrics::{index_of, mean_of_quantiles};
 use crate::registry;
@@ -41,7 +41,7 @@ use crate::registry;
 /// Name of the kind.
 pub(crate) const NAME: &str = "auto";
 /// Raised whenever what is kept changes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Share of the whole time that validation takes, about: four fits of five.
 const VALIDATION: f64 = 0.8;
 
@@ -129,7 +129,7 @@ impl Model for Auto {
 struct Learned {
     combination: Combination,
     correction: Correction,
-    // Numbers of the series by which corrections were learned.
+    // Numbers of the series by which weights and corrections were learned.
     groups: BTreeMap<String, u32>,
 }
 
@@ -137,12 +137,12 @@ impl Learned {
     // Nothing where no candidate has forecasts of enough rows; why not, where there is a number that cannot be used.
     fn from(validated: &Validated) -> Result<Option<Learned>, String> {
         let candidates = validated.candidates();
-        let combination = match combine(&validated.for_weights(&candidates), &Options::default()) {
-            Ok(combination) => combination,
+        let Combined { combination, unseen } = match combine(&validated.for_weights(&candidates), &Options::default()) {
+            Ok(combined) => combined,
             Err(CombineError::NoModel { .. } | CombineError::NoRow) => return Ok(None),
             Err(error) => return Err(format!("weights: {error}")),
         };
-        let correction = Correction::learn(validated, &validated.combined(&combination));
+        let correction = Correction::learn(validated, &unseen);
         let correction = correction.map_err(|error| format!("calibration: {error}"))?;
         Ok(Some(Learned { combination, correction, groups: validated.groups() }))
     }
@@ -214,24 +214,18 @@ impl Learned {
         if matches!(combination.models(), [only] if only == model) {
             return rows;
         }
-        let weights = |group: u32, level: usize, like: &Explanation| -> Vec<Explanation> {
-            let there = combination.models().iter().zip(combination.weights(group, level).iter().copied());
-            let none = combination.left_out().iter().map(|out| (&out.model, 0.0));
-            there.chain(none).map(|(name, value)| Explanation { term: name.clone(), value, ..like.clone() }).collect()
-        };
         let like = Explanation::new(model, Part::Weight, "", 0.0);
-        match combination.choice() {
-            Choice::Weighted { by_group: true, .. } => {
-                for (group, steps) in (0..).zip(explain::parts(horizon)) {
-                    for level in TOLD {
-                        let Some(place) = index_of(&LEVELS, level) else { continue };
-                        let steps = Some((steps.start + 1, steps.end));
-                        let like = Explanation { level: Some(level), steps, ..like.clone() };
-                        rows.extend(weights(group, place, &like));
-                    }
+        if self.own() == Own::Nothing {
+            rows.extend(self.weights(combination.weights(u32::MAX, u32::MAX, MEDIAN), &like));
+        } else {
+            for (group, steps) in (0..).zip(explain::parts(horizon)) {
+                for level in TOLD {
+                    let Some(place) = index_of(&LEVELS, level) else { continue };
+                    let steps = Some((steps.start + 1, steps.end));
+                    let like = Explanation { level: Some(level), steps, ..like.clone() };
+                    rows.extend(self.weights(combination.weights(u32::MAX, group, place), &like));
                 }
             }
-            _ => rows.extend(weights(u32::MAX, MEDIAN, &like)),
         }
         let singles = losses.singles.iter().map(|(name, loss)| (name.as_str(), *loss));
         let ways = singles.chain([("equal mean", losses.equal)]).chain(losses.weighted.map(|loss| ("weights", loss)));
@@ -239,11 +233,46 @@ impl Learned {
         rows
     }
 
-    fn quantiles(&self, group: u32, step: u32, rows: &[Option<&[f64; LEVELS.len()]>]) -> Option<[f64; LEVELS.len()]> {
+    // Weights of the median by series, where they have some of their own: means over the horizon.
+    fn explain_series(&self, model: &str, horizon: usize) -> Vec<Explanation> {
+        if self.own() != Own::Series {
+            return Vec::new();
+        }
+        let parts = explain::parts(horizon).count() as u32;
+        let of_series = |(id, number): (&String, &u32)| {
+            let mut mean = vec![0.0; self.combination.models().len()];
+            for group in 0..parts {
+                let of_part = self.combination.weights(*number, group, MEDIAN);
+                mean.iter_mut().zip(of_part).for_each(|(mean, weight)| *mean += weight / f64::from(parts));
+            }
+            let like = Explanation::new(model, Part::Weight, "", 0.0);
+            self.weights(&mean, &Explanation { level: Some(LEVELS[MEDIAN]), series: Some(id.clone()), ..like })
+        };
+        let rest = self.groups.len().saturating_sub(SERIES_MAX);
+        let left_out = (rest > 0).then(|| Explanation::left_out(model, "series", rest));
+        self.groups.iter().take(SERIES_MAX).flat_map(of_series).chain(left_out).collect()
+    }
+
+    // What has weights of its own.
+    fn own(&self) -> Own {
+        match self.combination.choice() {
+            Choice::Weighted { own, .. } => *own,
+            Choice::Single(_) | Choice::Equal => Own::Nothing,
+        }
+    }
+
+    // A table of weights; models that are left out have none.
+    fn weights(&self, weights: &[f64], like: &Explanation) -> Vec<Explanation> {
+        let there = self.combination.models().iter().zip(weights.iter().copied());
+        let none = self.combination.left_out().iter().map(|out| (&out.model, 0.0));
+        there.chain(none).map(|(name, value)| Explanation { term: name.clone(), value, ..like.clone() }).collect()
+    }
+
+    fn quantiles(&self, series: u32, step: u32, rows: &[Option<&[f64; LEVELS.len()]>]) -> Option<[f64; LEVELS.len()]> {
         let rows: Vec<Option<&[f64]>> = rows.iter().map(|row| row.map(<[f64; LEVELS.len()]>::as_slice)).collect();
         let mut quantiles = [0.0; LEVELS.len()];
-        self.combination.apply(step, &rows, &mut quantiles).ok()?;
-        self.correction.apply(group, step, &mut quantiles)?;
+        self.combination.apply(series, step, &rows, &mut quantiles).ok()?;
+        self.correction.apply(series, step, &mut quantiles)?;
         Some(quantiles)
     }
 }
@@ -296,15 +325,18 @@ impl Forecaster for FittedAuto {
         let scored = losses.singles.iter().map(|(name, loss)| (name.as_str(), *loss));
         let ways = scored.chain([("equal mean", losses.equal)]).chain(losses.weighted.map(|loss| ("weights", loss)));
         let ways: Vec<String> = ways.map(|(name, loss)| format!("{name} {:.4}", loss / losses.equal)).collect();
-        let models = combination.models().iter().zip(combination.weights(u32::MAX, MEDIAN));
+        let models = combination.models().iter().zip(combination.weights(u32::MAX, u32::MAX, MEDIAN));
         let weights: Vec<String> = models.map(|(name, weight)| format!("{name} {weight:.2}")).collect();
         let choice = match combination.choice() {
             Choice::Single(name) => format!("{name} alone"),
             Choice::Equal => "the equal mean".to_owned(),
-            Choice::Weighted { by_group: true, .. } => {
+            Choice::Weighted { own: Own::Nothing, .. } => "weights".to_owned(),
+            Choice::Weighted { own: Own::Steps, .. } => {
                 "weights by part of the horizon and of the distribution".to_owned()
             }
-            Choice::Weighted { by_group: false, .. } => "weights".to_owned(),
+            Choice::Weighted { own: Own::Series, .. } => {
+                "weights by series, and by part of the horizon and of the distribution".to_owned()
+            }
         };
         let why = match combination.reason() {
             Reason::OnlyModel => "no other model has forecasts of enough days".to_owned(),
@@ -319,11 +351,12 @@ impl Forecaster for FittedAuto {
             }
         };
         Some(format!(
-            "{choice}: {why} ({} values of {} days or blocks of days; losses by that of the equal mean: {}). Weights of the median: {}. \
+            "{choice}: {why} ({} values of {} days or blocks of days; losses by that of the equal mean: {}). Weights of the median{}: {}. \
              Calibrated: {}.",
             losses.rows,
             losses.blocks,
             ways.join(", "),
+            if learned.own() == Own::Series { ", of all series together" } else { "" },
             weights.join(", "),
             learned.correction.report()
         ))
@@ -331,9 +364,12 @@ impl Forecaster for FittedAuto {
 
     /// The weights of its models and what they lost, and what these say of themselves.
     fn explain(&self) -> Vec<Explanation> {
-        let own = self.learned.as_ref().map(|learned| learned.explain(&self.name, self.horizon));
+        let learned = self.learned.as_ref();
+        let own = learned.map(|learned| learned.explain(&self.name, self.horizon));
         let members = self.named().flat_map(|(name, member)| renamed(member.explain(), member.name(), name));
-        own.unwrap_or_default().into_iter().chain(members).collect()
+        // Last, because they are left out first where there are many rows.
+        let series = learned.map(|learned| learned.explain_series(&self.name, self.horizon));
+        own.unwrap_or_default().into_iter().chain(members).chain(series.unwrap_or_default()).collect()
     }
 
     /// What each of its models says of its own forecast, before they are combined and calibrated.

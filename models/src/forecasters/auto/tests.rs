@@ -81,6 +81,53 @@ fn what_was_right_before_is_what_counts() {
 }
 
 #[test]
+fn series_are_forecast_by_the_models_that_were_right_of_them() {
+    // Each is right about one series.
+    #[derive(Clone)]
+    struct Of(&'static str, usize);
+    impl Model for Of {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+    impl Forecaster for Of {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            let wrong = Beside { name: self.0, by: 4.0 }.forecast(panel, horizon);
+            let right = Beside { name: self.0, by: 0.0 }.forecast(panel, horizon);
+            (0..)
+                .zip(right.into_iter().zip(wrong))
+                .map(|(n, (right, wrong))| if n == self.1 { right } else { wrong })
+                .collect()
+        }
+    }
+    let auto = Auto::of("some", vec![Box::new(Of("first", 0)), Box::new(Of("second", 1))]);
+    let fitted = fitted(&auto, 80);
+    assert!(fitted.report().unwrap().starts_with("weights by series"), "{}", fitted.report().unwrap());
+    let told = fitted.explain();
+    let weight = |series: &str, name: &str| {
+        let is = |row: &&Explanation| row.series.as_deref() == Some(series) && row.term == name;
+        told.iter().find(is).unwrap().value
+    };
+    assert!(weight("a", "first") > 0.9 && weight("b", "first") < 0.1, "{told:?}");
+    assert!((weight("a", "first") + weight("a", "second") - 1.0).abs() < 1e-9);
+    for (number, forecast) in fitted.forecast(&panel(80), HOURS).into_iter().enumerate() {
+        let wanted = (1.0 + number as f64) * f64::from(truth(80 * HOURS + 5));
+        let found = forecast.unwrap().quantiles[5][MEDIAN];
+        assert!((found - wanted).abs() < 0.5, "{number}: {found} {wanted}");
+    }
+    // One by another name is known to nobody.
+    let mut other = panel(80);
+    other.series[0].id = "c".to_owned();
+    assert!(fitted.forecast(&other, HOURS).iter().all(Result::is_ok));
+}
+
+#[test]
 fn with_a_short_history_all_count_alike() {
     let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
     let auto = Auto::of("some", vec![of("above", 2.0), of("below", -4.0)]);

@@ -6,7 +6,7 @@ use meterline_schemas::quantiles::LEVELS;
 
 use super::folds::{Fold, folds};
 use crate::calibrate::Rows;
-use crate::combine::{Candidate, Combination, Options, Validation};
+use crate::combine::{Candidate, Options, Validation};
 use crate::data::Panel;
 use crate::explain::PARTS;
 use crate::forecaster::{Done, FitError, Forecaster, Model, Progress, Task};
@@ -231,25 +231,9 @@ impl Validated {
             actuals: &self.actuals,
             row_weights: &[],
             horizon_groups: &self.steps,
+            series: &self.series,
             blocks: &self.blocks,
         }
-    }
-
-    /// What a combination makes of each row; NaN where that is nothing.
-    pub fn combined(&self, combination: &Combination) -> Vec<f64> {
-        let width = LEVELS.len();
-        let of = |name: &String| self.names.iter().position(|known| known == name);
-        let members: Vec<Option<&Vec<f64>>> =
-            combination.models().iter().map(|name| self.quantiles.get(of(name)?)).collect();
-        let mut combined = vec![f64::NAN; self.actuals.len() * width];
-        for (row, out) in combined.chunks_mut(width).enumerate() {
-            let rows: Vec<Option<&[f64]>> =
-                members.iter().map(|member| member.and_then(|all| all.get(row * width..(row + 1) * width))).collect();
-            if combination.apply(self.steps[row], &rows, out).is_err() {
-                out.fill(f64::NAN);
-            }
-        }
-        combined
     }
 
     /// Number of folds.

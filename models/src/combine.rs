@@ -34,7 +34,9 @@ pub struct Validation<'a> {
     pub horizon_groups: &'a [u32],
     /// Number of the series that the row belongs to; empty: no series gets weights of its own.
     pub series: &'a [u32],
-    /// Block of time: rows that may depend on each other share one, usually the day of the origin. Ascends with time.
+    /// Block of time: rows that may depend on each other share one, usually the day of the origin. Ascends with time. Rows
+    /// of consecutive numbers may have some of what happened in common, so none are judged by weights that the others
+    /// taught; blocks that have nothing in common are at least two apart.
     pub blocks: &'a [u32],
 }
 
@@ -86,7 +88,8 @@ pub struct Options {
     pub shrinkage: Vec<f64>,
     /// Weights below this are 0, so that a model may not need to be run at all.
     pub weight_min: f64,
-    /// By how much of the loss weights have to beat the best of the equal mean and the single models.
+    /// By how much of the loss weights have to beat the best of the equal mean and the single models, and weights by series
+    /// those that all share.
     pub gain_min: f64,
     /// Share of rows that a model needs forecasts for.
     pub present_min: f64,
@@ -130,6 +133,7 @@ impl Options {
             ("gain_min", not_negative(self.gain_min)),
             ("present_min", share(self.present_min)),
             ("folds", self.folds >= 2),
+            ("series_rows_min", self.series_rows_min >= 1),
             ("rows_max", self.rows_max >= 1),
         ] {
             if !good {
@@ -183,7 +187,7 @@ pub enum CombineError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Own {
-    /// Nothing: all weights are the same.
+    /// Nothing: they are the same for all series, steps and levels.
     Nothing,
     /// Each group of steps and of levels.
     Steps,
@@ -267,9 +271,9 @@ pub struct LeftOut {
 pub struct Combined {
     /// The combination.
     pub combination: Combination,
-    /// What such a combination makes of each row of the input, where its weights are learned from the other blocks of
-    /// time: rows × levels, NaN where it has no forecast. How much a combination errs is seen here; on rows that its
-    /// weights know, it errs less.
+    /// What such a combination makes of each row of the input, where its weights are learned from other blocks of time,
+    /// earlier and later ones: rows × levels, NaN where it has no forecast. How much a combination errs is seen here; on
+    /// rows that its weights know, it errs less.
     pub unseen: Vec<f64>,
 }
 
@@ -345,10 +349,12 @@ impl Combination {
         let Weights { horizon_groups, level_groups, .. } = &self.weights;
         let groups = level_groups.iter().max().map_or(1, |last| last.saturating_add(1));
         let is_sound = |cells: &Cells| {
+            let is_weight = |weight: &f64| weight.is_finite() && *weight >= 0.0;
             Some(cells.len()) == groups.checked_mul(horizon_groups.len() + 1)
-                && cells.iter().all(|weights| weights.len() == self.models.len())
+                && cells.iter().all(|weights| weights.len() == self.models.len() && weights.iter().all(is_weight))
         };
-        level_groups.len() == self.levels.len()
+        horizon_groups.is_sorted()
+            && level_groups.len() == self.levels.len()
             && level_groups.last() == level_groups.iter().max()
             && self.weights.all_cells().all(is_sound)
     }
@@ -376,6 +382,11 @@ impl Combination {
     /// What each kind of forecast scored.
     pub fn losses(&self) -> &Losses {
         &self.losses
+    }
+
+    /// Whether a series has weights of its own.
+    pub fn has_own(&self, series: u32) -> bool {
+        self.weights.of_series.contains_key(&series)
     }
 
     /// Weights of [`Combination::models`] for a series (by its number) at a level (by index) and a group of steps; those of

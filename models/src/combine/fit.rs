@@ -8,6 +8,10 @@ use super::learn::Data;
 use super::solver::{Problem, solve};
 use super::{Cells, Options, Own, Weights};
 
+/// Rows of a group of steps of a series that weights are learned from, where there are many series: enough for some weights
+/// that are shrunk, and not so many that hundreds of series take long.
+const SERIES_ROWS: usize = 200;
+
 impl Data<'_> {
     /// The same weights everywhere.
     pub fn uniform(&self, weights: Vec<f64>) -> Weights {
@@ -30,10 +34,15 @@ impl Data<'_> {
         if self.horizon_groups.len() * self.level_group_count() > 1 {
             owners.push(Own::Steps);
         }
-        let series: BTreeSet<u32> = self.rows.iter().filter_map(|row| self.series.get(*row)).copied().collect();
+        let mut of_series: BTreeMap<u32, usize> = BTreeMap::new();
+        for series in self.rows.iter().filter_map(|row| self.series.get(*row)) {
+            *of_series.entry(*series).or_default() += 1;
+        }
         // One fold is left out each time.
-        let rows = self.rows.len() - self.rows.len() / self.folds().max(1);
-        if series.len() > 1 && rows >= self.options.series_rows_min * series.len() * self.horizon_groups.len() {
+        let is_enough = |rows: &usize| {
+            (rows - rows / self.folds().max(1)) / self.horizon_groups.len().max(1) >= self.options.series_rows_min
+        };
+        if of_series.len() > 1 && of_series.values().any(is_enough) {
             owners.push(Own::Series);
         }
         owners
@@ -81,21 +90,21 @@ impl Data<'_> {
         for row in rows {
             by_series.entry(self.series[*row]).or_default().push(*row);
         }
-        by_series.retain(|_, rows| rows.len() >= least);
         let (horizons, groups) = (self.horizon_groups.len(), self.level_group_count());
-        // All of them take no longer than the groups of steps, about.
-        let most = (rows_max / by_series.len().max(1)).max(least);
+        let most = (rows_max / by_series.len().max(1)).max(SERIES_ROWS);
         let of_series = |(series, rows): (&u32, &Vec<usize>)| {
             let by_steps = self.by_steps(rows);
-            let of_cell = |(cell, towards): (usize, &Vec<f64>)| match &by_steps[cell / groups] {
-                of_steps if cell / groups < horizons && of_steps.len() >= least => {
-                    self.solve(of_steps, &self.levels_of(cell % groups), towards, shrinkage, most)
+            // Steps of no known group have too little of their own to do with a series.
+            let is_enough = |group: usize| group < horizons && by_steps[group].len() >= least;
+            let of_cell = |(cell, towards): (usize, &Vec<f64>)| match cell / groups {
+                group if is_enough(group) => {
+                    self.solve(&by_steps[group], &self.levels_of(cell % groups), towards, shrinkage, most)
                 }
                 _ => towards.clone(),
             };
-            (*series, steps.iter().enumerate().map(of_cell).collect())
+            (0..horizons).any(is_enough).then(|| (*series, steps.iter().enumerate().map(of_cell).collect()))
         };
-        by_series.par_iter().map(of_series).collect()
+        by_series.par_iter().filter_map(of_series).collect()
     }
 
     fn levels_of(&self, group: usize) -> Vec<usize> {

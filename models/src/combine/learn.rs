@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
-use super::{Choice, Combination, CombineError, Combined, LeftOut, Losses, Options, Reason, Validation, Weights};
+use super::{Choice, Combination, CombineError, Combined, LeftOut, Losses, Options, Own, Reason, Validation, Weights};
 use crate::metrics::{check_levels, pinball};
 
 /// Learns how to combine models from forecasts of the past. Same input, same result, whatever the number of threads.
@@ -179,9 +179,16 @@ impl<'a> Data<'a> {
         (before * self.folds() / self.blocks.len()).min(self.folds() - 1)
     }
 
-    /// The rows beside a fold, and those in it.
+    /// The rows that may teach what a fold is judged by, and those in it. What happened in a block that adjoins the fold may
+    /// be the fold's own.
     fn divided(&self, fold: usize) -> (Vec<usize>, Vec<usize>) {
-        self.rows.iter().partition(|row| self.fold(**row) != fold)
+        let within: BTreeSet<u32> =
+            self.rows.iter().filter(|row| self.fold(**row) == fold).map(|row| self.block_of[*row]).collect();
+        let (first, last) = (within.first().copied().unwrap_or(0), within.last().copied().unwrap_or(0));
+        let (from, to) = (first.saturating_sub(1), last.saturating_add(1));
+        let (test, others): (Vec<usize>, Vec<usize>) = self.rows.iter().partition(|row| self.fold(**row) == fold);
+        let train = others.into_iter().filter(|row| !(from..=to).contains(&self.block_of[*row])).collect();
+        (train, test)
     }
 
     /// Least loss of weights on blocks that they were not learned from, and how those were learned.
@@ -197,14 +204,22 @@ impl<'a> Data<'a> {
                 fitted.iter().map(|weights| self.loss_sums(weights, &test)).collect()
             })
             .collect();
-        let mut best = (f64::INFINITY, Choice::Equal);
-        for (s, shrinkage) in strengths.iter().enumerate() {
-            for (of, own) in owners.iter().enumerate() {
+        let best_of = |(of, own): (usize, &Own)| {
+            let losses = strengths.iter().enumerate().map(|(s, shrinkage)| {
                 let of_folds = held_out.iter().skip(s).step_by(strengths.len()).map(|found| found[of]);
                 let (sum, total) = of_folds.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
-                if sum / total < best.0 {
-                    best = (sum / total, Choice::Weighted { shrinkage: *shrinkage, own: *own });
-                }
+                (sum / total, Choice::Weighted { shrinkage: *shrinkage, own: *own })
+            });
+            losses.filter(|(loss, _)| loss.is_finite()).min_by(|(a, _), (b, _)| a.total_cmp(b))
+        };
+        let mut best = (f64::INFINITY, Choice::Equal);
+        for (own, (loss, choice)) in
+            owners.iter().zip(owners.iter().enumerate().map(best_of)).filter_map(|(own, found)| Some((own, found?)))
+        {
+            // Weights by series make all models run.
+            let needed = if *own == Own::Series { best.0 * (1.0 - self.options.gain_min) } else { best.0 };
+            if loss < needed {
+                best = (loss, choice);
             }
         }
         best

@@ -156,6 +156,18 @@ fn rows_are_combined_by_weights_that_do_not_know_them() {
     assert_eq!(other.combination.choice(), found.combination.choice());
     assert_eq!(other.unseen[..24 * 5], found.unseen[..24 * 5]);
     assert_ne!(other.unseen[24 * 5 * 20..], found.unseen[24 * 5 * 20..]);
+    // What happens the day after may be a part of what is forecast on that day.
+    let mut next = sample.clone();
+    next.actuals[24 * 8..24 * 9].iter_mut().for_each(|actual| *actual += 1.0);
+    let near = next.of_series(&[], &Options::default()).unwrap();
+    assert_eq!(near.combination.choice(), found.combination.choice());
+    assert_eq!(near.unseen[..24 * 5 * 8], found.unseen[..24 * 5 * 8]);
+    assert_ne!(near.unseen[24 * 5 * 20..], found.unseen[24 * 5 * 20..]);
+    for blocks in [&mut sample.blocks, &mut next.blocks] {
+        blocks.iter_mut().for_each(|block| *block *= 2);
+    }
+    let [one, other] = [&sample, &next].map(|sample| sample.of_series(&[], &Options::default()).unwrap());
+    assert_ne!(one.unseen[..24 * 5 * 8], other.unseen[..24 * 5 * 8], "blocks that have nothing in common");
     // The mean of all, and a model alone, know nothing of any row.
     let few = Sample::new(2, &[[1.0; 2], [1.0; 2]]);
     let mean = few.of_series(&[], &Options::default()).unwrap();

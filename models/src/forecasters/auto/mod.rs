@@ -233,24 +233,26 @@ impl Learned {
         rows
     }
 
-    // Weights of the median by series, where they have some of their own: means over the horizon.
+    // Weights of the median by series, of those that have some of their own: means over the horizon.
     fn explain_series(&self, model: &str, horizon: usize) -> Vec<Explanation> {
-        if self.own() != Own::Series {
-            return Vec::new();
-        }
-        let parts = explain::parts(horizon).count() as u32;
-        let of_series = |(id, number): (&String, &u32)| {
-            let mut mean = vec![0.0; self.combination.models().len()];
-            for group in 0..parts {
-                let of_part = self.combination.weights(*number, group, MEDIAN);
-                mean.iter_mut().zip(of_part).for_each(|(mean, weight)| *mean += weight / f64::from(parts));
+        let combination = &self.combination;
+        let own: Vec<(&String, &u32)> =
+            self.groups.iter().filter(|(_, number)| combination.has_own(**number)).collect();
+        let of_series = |(id, number): &(&String, &u32)| {
+            let mut mean = vec![0.0; combination.models().len()];
+            for (group, steps) in (0..).zip(explain::parts(horizon)) {
+                let share = steps.len() as f64 / horizon.max(1) as f64;
+                let of_part = combination.weights(**number, group, MEDIAN);
+                mean.iter_mut().zip(of_part).for_each(|(mean, weight)| *mean += share * weight);
             }
             let like = Explanation::new(model, Part::Weight, "", 0.0);
-            self.weights(&mean, &Explanation { level: Some(LEVELS[MEDIAN]), series: Some(id.clone()), ..like })
+            let like = Explanation { level: Some(LEVELS[MEDIAN]), series: Some((*id).clone()), ..like };
+            let told = combination.models().iter().zip(mean).filter(|(_, weight)| *weight > 0.0);
+            told.map(|(name, value)| Explanation { term: name.clone(), value, ..like.clone() }).collect::<Vec<_>>()
         };
-        let rest = self.groups.len().saturating_sub(SERIES_MAX);
+        let rest = own.len().saturating_sub(SERIES_MAX);
         let left_out = (rest > 0).then(|| Explanation::left_out(model, "series", rest));
-        self.groups.iter().take(SERIES_MAX).flat_map(of_series).chain(left_out).collect()
+        own.iter().take(SERIES_MAX).flat_map(of_series).chain(left_out).collect()
     }
 
     // What has weights of its own.
@@ -344,7 +346,11 @@ impl Forecaster for FittedAuto {
                 format!("there are {found} of the {needed} days that weights are learned from")
             }
             Reason::LeastLoss { gain } => {
-                format!("it lost {:.1} % less than any other way on days that it had not seen", 100.0 * gain)
+                let others = match combination.choice() {
+                    Choice::Weighted { .. } => "the equal mean and each model alone",
+                    Choice::Single(_) | Choice::Equal => "any other way",
+                };
+                format!("it lost {:.1} % less than {others} on days that it had not seen", 100.0 * gain)
             }
             Reason::GainTooSmall { gain, .. } => {
                 format!("weights would have lost only {:.1} % less on days that they had not seen", 100.0 * gain)

@@ -175,8 +175,10 @@ impl Validated {
         let panel = grid.panel;
         let mut validated =
             Validated { ids: panel.series.iter().map(|series| series.id.clone()).collect(), ..Validated::default() };
-        // Forecasts that overlap err alike.
+        // Forecasts that overlap err alike. Those of neighbouring blocks overlap, too, where a forecast is longer than a
+        // season.
         let days_of_block = grid.horizon.div_ceil(panel.frequency.season().max(1)).max(1);
+        let apart = if days_of_block > 1 { 1 } else { 2 };
         let mut number = 0;
         for (fold, of) in (0..).zip(folds) {
             for origin in &of.origins {
@@ -184,7 +186,7 @@ impl Validated {
                     validated.actuals.push(actual);
                     validated.series.push(series as u32);
                     validated.steps.push(bucket(step, grid.horizon));
-                    validated.blocks.push((number / days_of_block) as u32);
+                    validated.blocks.push((number / days_of_block * apart) as u32);
                     validated.folds.push(fold);
                 });
                 number += 1;

@@ -323,13 +323,21 @@ impl Weights {
         std::iter::once(&self.shared).chain(self.of_series.values())
     }
 
-    /// Weighted sums at each level. A model without a forecast hands its share to the others; NaN where no forecast has a
-    /// weight.
-    fn sum(&self, series: u32, horizon_group: Option<usize>, forecasts: &[Option<&[f64]>], out: &mut [f64]) {
+    /// Weighted sums at each level, and whether all of them are finite. A model without a forecast (`None`, or anything in
+    /// it not finite) hands its weight to the others; where none has one that counts, sums are NaN.
+    fn sum(
+        &self,
+        series: u32,
+        horizon_group: Option<usize>,
+        forecasts: &mut [Option<&[f64]>],
+        out: &mut [f64],
+    ) -> bool {
+        let is_finite = |quantiles: &&[f64]| quantiles.iter().all(|quantile| quantile.is_finite());
+        forecasts.iter_mut().for_each(|forecast| *forecast = forecast.filter(is_finite));
         let cells = self.of(series);
         for (level, out) in out.iter_mut().enumerate() {
             let (mut sum, mut present, mut all) = (0.0, 0.0, 0.0);
-            for (weight, forecast) in self.cell(cells, horizon_group, level).iter().zip(forecasts) {
+            for (weight, forecast) in self.cell(cells, horizon_group, level).iter().zip(&*forecasts) {
                 all += weight;
                 if let Some(quantiles) = forecast {
                     present += weight;
@@ -340,6 +348,7 @@ impl Weights {
         }
         // Different weights of neighbouring levels can make them cross.
         out.sort_unstable_by(f64::total_cmp);
+        out.iter().all(|quantile| quantile.is_finite())
     }
 }
 
@@ -418,11 +427,9 @@ impl Combination {
             let (found, expected) = (forecasts.len(), self.models.len());
             return Err(CombineError::Length { what: "forecasts".to_owned(), found, expected });
         }
-        let finite = |quantiles: &&[f64]| quantiles.iter().all(|q| q.is_finite());
-        let forecasts: Vec<Option<&[f64]>> = forecasts.iter().map(|forecast| forecast.filter(finite)).collect();
         let group = self.weights.horizon_groups.binary_search(&horizon_group).ok();
-        self.weights.sum(series, group, &forecasts, out);
-        if out.iter().all(|q| q.is_finite()) { Ok(()) } else { Err(CombineError::NoForecast) }
+        let is_there = self.weights.sum(series, group, &mut forecasts.to_vec(), out);
+        if is_there { Ok(()) } else { Err(CombineError::NoForecast) }
     }
 }
 

@@ -51,6 +51,7 @@ pub fn combine(validation: &Validation, options: &Options) -> Result<Combined, C
             (weights, unseen)
         }
         Choice::Weighted { shrinkage, own } => {
+            // Those of the folds anew: all that cross-validation tried would be much to keep.
             let fit = |rows: &[usize]| data.fit(rows, *shrinkage, &[*own]).swap_remove(0);
             let of_folds: Vec<Weights> = (0..data.folds()).into_par_iter().map(|f| fit(&data.divided(f).0)).collect();
             (fit(&data.rows), data.combined(|row| &of_folds[data.fold(row)]))
@@ -182,12 +183,11 @@ impl<'a> Data<'a> {
     /// The rows that may teach what a fold is judged by, and those in it. What happened in a block that adjoins the fold may
     /// be the fold's own.
     fn divided(&self, fold: usize) -> (Vec<usize>, Vec<usize>) {
-        let within: BTreeSet<u32> =
-            self.rows.iter().filter(|row| self.fold(**row) == fold).map(|row| self.block_of[*row]).collect();
-        let (first, last) = (within.first().copied().unwrap_or(0), within.last().copied().unwrap_or(0));
-        let (from, to) = (first.saturating_sub(1), last.saturating_add(1));
         let (test, others): (Vec<usize>, Vec<usize>) = self.rows.iter().partition(|row| self.fold(**row) == fold);
-        let train = others.into_iter().filter(|row| !(from..=to).contains(&self.block_of[*row])).collect();
+        let blocks = || test.iter().map(|row| self.block_of[*row]);
+        let (first, last) = (blocks().min().unwrap_or_default(), blocks().max().unwrap_or_default());
+        let adjoining = first.saturating_sub(1)..=last.saturating_add(1);
+        let train = others.into_iter().filter(|row| !adjoining.contains(&self.block_of[*row])).collect();
         (train, test)
     }
 
@@ -204,41 +204,45 @@ impl<'a> Data<'a> {
                 fitted.iter().map(|weights| self.loss_sums(weights, &test)).collect()
             })
             .collect();
-        let best_of = |(of, own): (usize, &Own)| {
-            let losses = strengths.iter().enumerate().map(|(s, shrinkage)| {
-                let of_folds = held_out.iter().skip(s).step_by(strengths.len()).map(|found| found[of]);
-                let (sum, total) = of_folds.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
-                (sum / total, Choice::Weighted { shrinkage: *shrinkage, own: *own })
-            });
-            losses.filter(|(loss, _)| loss.is_finite()).min_by(|(a, _), (b, _)| a.total_cmp(b))
+        let loss_of = |of: usize, s: usize| {
+            let of_folds = held_out.iter().skip(s).step_by(strengths.len()).map(|found| found[of]);
+            let (sum, total) = of_folds.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+            sum / total
         };
         let mut best = (f64::INFINITY, Choice::Equal);
-        for (own, (loss, choice)) in
-            owners.iter().zip(owners.iter().enumerate().map(best_of)).filter_map(|(own, found)| Some((own, found?)))
-        {
-            // Weights by series make all models run.
-            let needed = if *own == Own::Series { best.0 * (1.0 - self.options.gain_min) } else { best.0 };
-            if loss < needed {
-                best = (loss, choice);
+        for (of, own) in owners.iter().enumerate() {
+            // Weights by series make nearly all models run: they have to be worth it.
+            let share = if *own == Own::Series { 1.0 - self.options.gain_min } else { 1.0 };
+            let limit = share * best.0;
+            for (s, shrinkage) in strengths.iter().enumerate() {
+                let loss = loss_of(of, s);
+                if loss < limit.min(best.0) {
+                    best = (loss, Choice::Weighted { shrinkage: *shrinkage, own: *own });
+                }
             }
         }
         best
     }
 
-    /// Each row of the input, combined by its weights.
+    /// Each row of the input, combined by its weights; NaN where that is nothing.
     fn combined<'w>(&self, weights: impl Fn(usize) -> &'w Weights) -> Vec<f64> {
         let width = self.levels.len();
         let mut all = vec![f64::NAN; self.actuals.len() * width];
-        let finite = |quantiles: &&[f64]| quantiles.iter().all(|quantile| quantile.is_finite());
+        let mut forecasts = Vec::with_capacity(self.models.len());
         for (row, out) in all.chunks_mut(width).enumerate() {
-            let of_row = |model: &&'a [f64]| model.get(row * width..(row + 1) * width).filter(finite);
-            let forecasts: Vec<Option<&[f64]>> = self.models.iter().map(of_row).collect();
-            weights(row).sum(self.series_of(row), Some(self.horizon[row]), &forecasts, out);
-            if out.iter().any(|quantile| !quantile.is_finite()) {
+            if !self.sum(weights(row), row, &mut forecasts, out) {
                 out.fill(f64::NAN);
             }
         }
         all
+    }
+
+    /// Combines a row, and says whether that is finite. `forecasts` is what it works in.
+    fn sum(&self, weights: &Weights, row: usize, forecasts: &mut Vec<Option<&'a [f64]>>, out: &mut [f64]) -> bool {
+        let width = self.levels.len();
+        forecasts.clear();
+        forecasts.extend(self.models.iter().map(|model| model.get(row * width..(row + 1) * width)));
+        weights.sum(self.series_of(row), Some(self.horizon[row]), forecasts, out)
     }
 
     /// The series of a row; any where no series has weights of its own.
@@ -257,11 +261,9 @@ impl<'a> Data<'a> {
         let width = self.levels.len();
         let mut combined = vec![0.0; width];
         let (mut sum, mut total) = (0.0, 0.0);
-        let mut forecasts: Vec<Option<&[f64]>> = Vec::with_capacity(self.models.len());
+        let mut forecasts = Vec::with_capacity(self.models.len());
         for row in rows {
-            forecasts.clear();
-            forecasts.extend(self.models.iter().map(|model| model.get(row * width..(row + 1) * width)));
-            weights.sum(self.series_of(*row), Some(self.horizon[*row]), &forecasts, &mut combined);
+            self.sum(weights, *row, &mut forecasts, &mut combined);
             let losses = self.levels.iter().zip(&combined).map(|(level, q)| pinball(self.actuals[*row], *q, *level));
             sum += self.row_weights[*row] * losses.sum::<f64>() / width as f64;
             total += self.row_weights[*row];

@@ -4,6 +4,7 @@
 //! what a model misses. Widths of intervals last; medians less so. So corrections learned from the first folds are tried
 //! on the fold after them: none, of widths alone (the median stays where it is), or of everything. What each leaves too
 //! narrow or too wide there is stretched ([`Stretch`]); that with the least loss then is taken, and learned from all folds.
+//! Weights did not know the rows, but those of a row were learned from later ones, too.
 
 use std::collections::BTreeSet;
 use std::fmt;

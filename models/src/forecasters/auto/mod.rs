@@ -130,7 +130,7 @@ struct Learned {
     combination: Combination,
     correction: Correction,
     // Numbers of the series by which weights and corrections were learned.
-    groups: BTreeMap<String, u32>,
+    numbers: BTreeMap<String, u32>,
 }
 
 impl Learned {
@@ -144,7 +144,7 @@ impl Learned {
         };
         let correction = Correction::learn(validated, &unseen);
         let correction = correction.map_err(|error| format!("calibration: {error}"))?;
-        Ok(Some(Learned { combination, correction, groups: validated.groups() }))
+        Ok(Some(Learned { combination, correction, numbers: validated.numbers() }))
     }
 }
 
@@ -187,13 +187,13 @@ impl FittedAuto {
         })
     }
 
-    fn combined(&self, group: u32, forecasts: &[Option<&SeriesForecast>], horizon: usize) -> Option<SeriesForecast> {
+    fn combined(&self, series: u32, forecasts: &[Option<&SeriesForecast>], horizon: usize) -> Option<SeriesForecast> {
         let mut combined = SeriesForecast { mean: Vec::with_capacity(horizon), quantiles: Vec::with_capacity(horizon) };
         for step in 0..horizon {
             let rows: Vec<Option<&[f64; LEVELS.len()]>> =
                 forecasts.iter().map(|forecast| forecast.and_then(|forecast| forecast.quantiles.get(step))).collect();
             let quantiles = match &self.learned {
-                Some(learned) => learned.quantiles(group, bucket(step, self.horizon), &rows)?,
+                Some(learned) => learned.quantiles(series, bucket(step, self.horizon), &rows)?,
                 None => mean_of(&rows)?,
             };
             combined.mean.push(mean_of_quantiles(&quantiles));
@@ -237,7 +237,7 @@ impl Learned {
     fn explain_series(&self, model: &str, horizon: usize) -> Vec<Explanation> {
         let combination = &self.combination;
         let own: Vec<(&String, &u32)> =
-            self.groups.iter().filter(|(_, number)| combination.has_own(**number)).collect();
+            self.numbers.iter().filter(|(_, number)| combination.has_own(**number)).collect();
         let of_series = |(id, number): &(&String, &u32)| {
             let mut mean = vec![0.0; combination.models().len()];
             for (group, steps) in (0..).zip(explain::parts(horizon)) {
@@ -412,8 +412,8 @@ impl FittedAuto {
             let there: Vec<Option<&SeriesForecast>> = all.iter().map(|one| one.as_ref()?.as_ref().ok()).collect();
             // A series that is new gets what holds for all together.
             let id = &panel.series[number].id;
-            let group = self.learned.as_ref().and_then(|learned| learned.groups.get(id)).copied().unwrap_or(u32::MAX);
-            self.combined(group, &there, horizon).ok_or_else(|| {
+            let number = self.learned.as_ref().and_then(|learned| learned.numbers.get(id)).copied().unwrap_or(u32::MAX);
+            self.combined(number, &there, horizon).ok_or_else(|| {
                 let why = all.into_iter().flatten().find_map(Result::err);
                 why.unwrap_or(NoForecast::NotFinite)
             })

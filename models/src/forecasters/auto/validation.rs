@@ -257,7 +257,7 @@ impl Validated {
     }
 
     /// Numbers of the series.
-    pub fn groups(&self) -> BTreeMap<String, u32> {
+    pub fn numbers(&self) -> BTreeMap<String, u32> {
         self.ids.iter().enumerate().map(|(number, id)| (id.clone(), number as u32)).collect()
     }
 }

@@ -157,6 +157,11 @@ impl Panel {
 
     /// The same panel, knowing nothing that ends after `origin` but what is known ahead.
     pub fn cut(&self, origin: Micros) -> Panel {
+        self.cut_of(0..self.series.len(), origin)
+    }
+
+    /// The same with those of its series alone that have these numbers.
+    pub fn cut_of(&self, numbers: impl Iterator<Item = usize>, origin: Micros) -> Panel {
         let cut = |s: &Series| {
             let known = self.frequency.steps_between(s.start, origin, &self.zone).max(0) as usize;
             let columns = self.covariates.iter().zip(&s.covariates);
@@ -175,7 +180,7 @@ impl Panel {
                 signed: s.signed,
             }
         };
-        self.with(self.series.iter().map(cut).collect())
+        self.with(numbers.filter_map(|number| self.series.get(number)).map(cut).collect())
     }
 
     /// The newest `count` values of every series, each with its own start moved accordingly.

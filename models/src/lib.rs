@@ -40,6 +40,7 @@ pub mod registry;
 pub mod rolling;
 pub mod scaling;
 pub mod search;
+mod spread;
 pub mod statistics;
 pub mod sun;
 pub mod tuning;

@@ -7,9 +7,7 @@ use crate::design::{self, Design, DesignPart, Normal, Seen, Wanted};
 use crate::explain::{Explanation, SERIES_MAX};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
-
-/// Share of a line that is as much to it as the rest is to that share.
-const GOLDEN: f64 = 0.618_033_988_749_895;
+use crate::spread::spread;
 
 /// One row to be trained on.
 pub(super) struct Row<'a> {
@@ -58,15 +56,32 @@ pub(super) struct Origins {
     pub apart: usize,
     /// From the newest to the end of the series: more than none, and at most `apart`.
     pub newest: usize,
-    /// Steps of each.
+    /// Steps of each, …
     pub horizon: usize,
+    /// … of which every so many are taken, others at each origin.
+    pub every: usize,
 }
 
 impl Origins {
     /// As far from the end of the series as from each other.
     pub fn even(apart: usize, horizon: usize) -> Origins {
         let apart = apart.max(1);
-        Origins { apart, newest: apart, horizon }
+        Origins { apart, newest: apart, horizon, every: 1 }
+    }
+
+    /// The same with each so many-th step alone.
+    pub fn with_every(self, every: usize) -> Origins {
+        Origins { every: every.max(1), ..self }
+    }
+
+    /// Rows of a series of this length, where so many values are needed at an origin and no step is left out.
+    pub fn rows(self, length: usize, needed: usize) -> usize {
+        self.known(length, needed).len() * self.horizon
+    }
+
+    // The first step that is taken of the origin of this number.
+    fn first_step(self, origin: usize) -> usize {
+        spread(origin, self.every)
     }
 
     /// The same for the series of this number, where each has few origins: the newest a whole number of seasons before the
@@ -79,9 +94,7 @@ impl Origins {
         if self.apart < 2 * season || places < 2 {
             return self;
         }
-        // Multiples of the golden section leave no part of what lies between two origins out for long.
-        let place = (number as f64 * GOLDEN).fract() * places as f64;
-        Origins { newest: (1 + place as usize).min(places) * step, ..self }
+        Origins { newest: (1 + spread(number, places)) * step, ..self }
     }
 
     // Values that are known at each, the oldest origin first, where so many are needed and there are `length`.
@@ -138,7 +151,8 @@ pub(super) fn each_row(panel: &Panel, design: &Design, number: usize, origins: O
     let length = series.values.len();
     let mut features = vec![0.0; design.width()];
     for (origin, known) in origins.known(length, design.first_origin()).enumerate() {
-        for (step, value) in series.values[known..].iter().take(origins.horizon).enumerate() {
+        let ahead = series.values[known..].iter().take(origins.horizon).enumerate();
+        for (step, value) in ahead.skip(origins.first_step(origin)).step_by(origins.every) {
             let normal = match design.row(number, known, step, &mut features) {
                 Some(normal) if value.is_finite() => normal,
                 _ => continue,
@@ -252,5 +266,14 @@ mod tests {
         assert_eq!(newest, (1..=40).map(|quarters| 1000 - quarters * 6).collect());
         // One origin a day is the same for all.
         assert_eq!(known(Origins::even(24, 24).of_series(5, 24, 1)), known(Origins::even(24, 24)));
+    }
+
+    #[test]
+    fn steps_that_are_left_out_are_others_at_each_origin() {
+        let origins = Origins::even(24, 96).with_every(4);
+        let first: BTreeSet<usize> = (0..8).map(|origin| origins.first_step(origin)).collect();
+        assert_eq!(first, (0..4).collect());
+        assert_eq!((origins.rows(1000, 336), origins.rows(300, 336)), (27 * 96, 0));
+        assert_eq!((0..50).map(|origin| Origins::even(24, 96).first_step(origin)).max(), Some(0));
     }
 }

@@ -1,13 +1,14 @@
-//! The models among which `auto` chooses, the cheapest first.
+//! The models among which `auto` chooses: one of each sort, the cheapest first, then others of these sorts. Where time
+//! runs out, what is left out is the most like what is there.
 
 use crate::booster::Params;
 use crate::data::{Panel, Series};
 use crate::forecaster::{FitError, Forecaster, Model, Progress, Task};
 use crate::forecasters::adjusted::Adjusted;
-use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees};
+use crate::forecasters::boosted_trees::{self, BoostedSpec, BoostedTrees};
 use crate::forecasters::classical::{self, Classical};
 use crate::forecasters::feature_mlp::FeatureMlp;
-use crate::forecasters::linear_quantile::{LinearQuantile, LinearSpec, NAME_OF_SHARED};
+use crate::forecasters::linear_quantile::{self, LinearQuantile, LinearSpec, NAME_OF_SHARED};
 use crate::forecasters::quantile_mlp::Mlp;
 use crate::forecasters::seasonal_naive::Naive;
 use crate::forecasters::window_linear::WindowLinear;
@@ -15,6 +16,9 @@ use crate::statistics::{Method, croston};
 
 /// The model of demand that comes seldom: of the three that forecast it alike, the one without bias.
 const OF_SELDOM_DEMAND: Method = Method::Sba;
+
+/// Rows of lines of each series that take as long as networks and trees do, which learn from a sample.
+const ROWS_OF_SAMPLES: usize = 1_000_000;
 
 /// All of them.
 pub(super) fn standard() -> Vec<Box<dyn Model>> {
@@ -33,12 +37,12 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
         Box::new(WindowLinear),
         Box::new(LinearQuantile { spec: LinearSpec::shared() }),
         Box::new(LinearQuantile { spec: linear }),
-        Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth.clone() } }),
-        Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
-        Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
         Box::new(FeatureMlp::default()),
         Box::new(Mlp::default()),
         Box::new(BoostedTrees::default()),
+        Box::new(Named { name: "linear_smooth", model: LinearQuantile { spec: linear_smooth.clone() } }),
+        Box::new(Named { name: "linear_plain", model: LinearQuantile { spec: linear_plain } }),
+        Box::new(Named { name: "linear_recent", model: LinearQuantile { spec: linear_recent } }),
         Box::new(BoostedTrees::on_residuals()),
         Box::new(Named { name: "boosted_deep", model: BoostedTrees { spec: deep } }),
         Box::new(Adjusted::linear()),
@@ -50,15 +54,24 @@ pub(super) fn standard() -> Vec<Box<dyn Model>> {
 }
 
 /// Those among these that say something of their own of a panel: lines that series share are its own where there is one,
-/// and demand that is hardly ever zero needs no model of how often it comes.
-pub(super) fn of_use<'c>(all: &'c [Box<dyn Model>], panel: &Panel) -> Vec<&'c dyn Model> {
+/// and demand that is hardly ever zero needs no model of how often it comes. Lines of each series come after what learns
+/// from a sample of all where they take longer.
+pub(super) fn of_use<'c>(all: &'c [Box<dyn Model>], panel: &Panel, task: &Task) -> Vec<&'c dyn Model> {
     let is_of_use = |model: &&dyn Model| {
         let name = model.name();
         all.len() == 1
             || (name != NAME_OF_SHARED || panel.series.len() > 1)
                 && (name != OF_SELDOM_DEMAND.name() || is_mostly_seldom(panel))
     };
-    all.iter().map(|model| &**model).filter(is_of_use).collect()
+    let mut of_use: Vec<&dyn Model> = all.iter().map(|model| &**model).filter(is_of_use).collect();
+    let place = |wanted: &str| of_use.iter().position(|model| model.name() == wanted);
+    if let (Some(lines), Some(trees)) = (place(linear_quantile::NAME), place(boosted_trees::NAME))
+        && lines < trees
+        && linear_quantile::rows_of_each(panel, task) > ROWS_OF_SAMPLES
+    {
+        of_use[lines..=trees].rotate_left(1);
+    }
+    of_use
 }
 
 /// Whether at least half of the series are a demand that comes seldom, by as much of their end as the model of it looks at.
@@ -106,6 +119,7 @@ mod tests {
         let all: [&dyn Fn(usize) -> f32; 4] = [&seldom, &smooth, &begun, &below];
         let all = all.map(|value| Series::new("a", 0, (0..9000).map(value).collect()));
         let candidates = standard();
+        let task = Task::new(24, 24, 1);
         for (places, expected) in [
             (&[0][..], true),
             (&[1], false),
@@ -117,12 +131,28 @@ mod tests {
         ] {
             let series = places.iter().map(|place| all[*place].clone()).collect();
             let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
-            let found = of_use(&candidates, &panel);
+            let found = of_use(&candidates, &panel, &task);
             assert_eq!(found.iter().any(|model| model.name() == "sba"), expected, "{places:?}");
             let shared = found.iter().any(|model| model.name() == NAME_OF_SHARED);
             assert_eq!((shared, found[0].name()), (places.len() > 1, "seasonal_naive"), "{places:?}");
         }
         let alone = Auto::calibrated(Classical { method: OF_SELDOM_DEMAND });
-        assert_eq!(of_use(&alone.candidates, &Panel::new(Frequency::HOUR, TimeZone::UTC, all[1..2].to_vec())).len(), 1);
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, all[1..2].to_vec());
+        assert_eq!(of_use(&alone.candidates, &panel, &task).len(), 1);
+    }
+
+    #[test]
+    fn where_lines_of_each_series_take_long_others_are_tried_before_them() {
+        let candidates = standard();
+        let names = |count: usize| -> Vec<String> {
+            let series = (0..count).map(|number| Series::new(format!("s{number}"), 0, vec![1.0; 20_000])).collect();
+            let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
+            let found = of_use(&candidates, &panel, &Task::new(24, 24, 1));
+            found.into_iter().map(|model| model.name().to_owned()).collect()
+        };
+        let (few, many) = (names(2), names(60));
+        assert_eq!(few[4..8], ["linear_quantile", "feature_mlp", "quantile_mlp", "boosted_trees"]);
+        assert_eq!(many[4..8], ["feature_mlp", "quantile_mlp", "boosted_trees", "linear_quantile"]);
+        assert_eq!((few[8..].to_vec(), &few[8]), (many[8..].to_vec(), &"linear_smooth".to_owned()));
     }
 }

@@ -69,7 +69,7 @@ impl Auto {
     }
 
     fn fit_all(&self, panel: &Panel, task: &Task, progress: Progress<'_>) -> Result<FittedAuto, FitError> {
-        let candidates = candidates::of_use(&self.candidates, panel);
+        let candidates = candidates::of_use(&self.candidates, panel, task);
         let to_validation = &mut |done: Done<'_>| progress(done.within(0.0, VALIDATION));
         let Outcome { validated, fits, is_cut_short } = validate(&candidates, panel, task, to_validation)?;
         let learned = match &validated {

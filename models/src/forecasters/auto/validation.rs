@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
 
 use super::folds::{Fold, folds};
@@ -11,6 +12,7 @@ use crate::data::Panel;
 use crate::explain::PARTS;
 use crate::forecaster::{Done, FitError, Forecaster, Model, Progress, Task};
 use crate::metrics::pinball;
+use crate::spread::spread;
 
 /// Share by which the loss of a candidate may be greater than the least.
 const FAR_BEHIND: f64 = 0.25;
@@ -18,6 +20,9 @@ const FAR_BEHIND: f64 = 0.25;
 const FITTING: f64 = 0.7;
 /// Rows (series, origin, step) that are kept at most; of more, evenly spread ones.
 const ROWS_MAX: usize = 200_000;
+/// Series that are forecast from each origin at least, where not all of them are: others at each. What is not kept need not
+/// be forecast, and of fewer series whole forecasts would be kept, whose steps err alike.
+const SERIES_MIN: usize = 64;
 
 /// Part of the horizon that a step is in: they are weighted and calibrated apart.
 pub(super) fn bucket(step: usize, horizon: usize) -> u32 {
@@ -65,25 +70,52 @@ impl SomeRows {
 struct Grid<'a> {
     panel: &'a Panel,
     horizon: usize,
-    every: usize,
+    // Of so many series one is forecast from an origin, …
+    series_every: usize,
+    // … and of so many of its steps one is kept.
+    steps_every: usize,
 }
 
-impl Grid<'_> {
-    // Hands (series, step, actual value) of the rows of an origin to `take`.
-    fn each(&self, known: &Panel, origin: usize, mut take: impl FnMut(usize, usize, f64)) {
-        for (number, (series, known)) in self.panel.series.iter().zip(&known.series).enumerate() {
+impl<'a> Grid<'a> {
+    // Of so many origins.
+    fn new(panel: &'a Panel, horizon: usize, origins: usize) -> Grid<'a> {
+        let every = (origins * panel.series.len() * horizon).div_ceil(ROWS_MAX).max(1);
+        let series_every = (panel.series.len() / SERIES_MIN).clamp(1, every);
+        Grid { panel, horizon, series_every, steps_every: every.div_ceil(series_every) }
+    }
+
+    // The origin of this number, which is `at`.
+    fn seen(&self, number: usize, at: Micros) -> SeenAt {
+        let first = spread(number, self.series_every);
+        let series: Vec<usize> = (first..self.panel.series.len()).step_by(self.series_every).collect();
+        SeenAt { number, known: self.panel.cut_of(series.iter().copied(), at), series }
+    }
+
+    // Hands (place of the series among those that are forecast, step, actual value) of the rows of an origin to `take`.
+    fn each(&self, origin: &SeenAt, mut take: impl FnMut(usize, usize, f64)) {
+        for (place, (series, known)) in origin.series.iter().zip(&origin.known.series).enumerate() {
+            let values = &self.panel.series[*series].values;
             // Of a series that has not begun, nothing is known of what comes next.
-            let from = if known.values.is_empty() { series.values.len() } else { known.values.len() };
-            let actuals = series.values.get(from..).unwrap_or_default();
+            let from = if known.values.is_empty() { values.len() } else { known.values.len() };
+            let actuals = values.get(from..).unwrap_or_default();
             for step in 0..self.horizon {
                 // Another step each time.
-                if !(number + origin + step).is_multiple_of(self.every) {
+                if !(place + origin.number + step).is_multiple_of(self.steps_every) {
                     continue;
                 }
-                take(number, step, actuals.get(step).map_or(f64::NAN, |actual| f64::from(*actual)));
+                take(place, step, actuals.get(step).map_or(f64::NAN, |actual| f64::from(*actual)));
             }
         }
     }
+}
+
+// An origin.
+struct SeenAt {
+    number: usize,
+    // Numbers of the series that are forecast from it, …
+    series: Vec<usize>,
+    // … and what is known of these, in the same order.
+    known: Panel,
 }
 
 /// What came of validation.
@@ -113,8 +145,7 @@ pub(super) fn validate(
     if origins == 0 {
         return Ok(outcome);
     }
-    let all = origins * panel.series.len() * task.horizon;
-    let grid = Grid { panel, horizon: task.horizon, every: all.div_ceil(ROWS_MAX).max(1) };
+    let grid = Grid::new(panel, task.horizon, origins);
     let mut validated = Validated::of(&grid, &folds);
     for candidate in candidates {
         let part = |done: f64| (outcome.fits.len() as f64 + done / folds.len() as f64) / candidates.len() as f64;
@@ -138,7 +169,7 @@ pub(super) fn validate(
                 let share = FITTING + (1.0 - FITTING) * done as f64 / fold.origins.len() as f64;
                 outcome.is_cut_short |= progress(Done::share(part(place as f64 + share))).is_break();
                 let fitted = fitted.as_deref().filter(|_| !outcome.is_cut_short);
-                forecast(fitted, &panel.cut(*origin), &grid, number, &mut quantiles);
+                forecast(fitted, &grid, &grid.seen(number, *origin), &mut quantiles);
                 number += 1;
             }
             newest = fitted.or(newest);
@@ -158,10 +189,10 @@ pub(super) fn validate(
     Ok(outcome)
 }
 
-fn forecast(fitted: Option<&dyn Forecaster>, known: &Panel, grid: &Grid<'_>, number: usize, quantiles: &mut Vec<f64>) {
-    let forecasts = fitted.map(|fitted| fitted.forecast(known, grid.horizon)).unwrap_or_default();
-    grid.each(known, number, |series, step, _| {
-        let forecast = forecasts.get(series).and_then(|forecast| forecast.as_ref().ok());
+fn forecast(fitted: Option<&dyn Forecaster>, grid: &Grid<'_>, origin: &SeenAt, quantiles: &mut Vec<f64>) {
+    let forecasts = fitted.map(|fitted| fitted.forecast(&origin.known, grid.horizon)).unwrap_or_default();
+    grid.each(origin, |place, step, _| {
+        let forecast = forecasts.get(place).and_then(|forecast| forecast.as_ref().ok());
         match forecast.and_then(|forecast| forecast.quantiles.get(step)) {
             Some(row) => quantiles.extend_from_slice(row),
             None => quantiles.extend([f64::NAN; LEVELS.len()]),
@@ -182,9 +213,10 @@ impl Validated {
         let mut number = 0;
         for (fold, of) in (0..).zip(folds) {
             for origin in &of.origins {
-                grid.each(&panel.cut(*origin), number, |series, step, actual| {
+                let origin = grid.seen(number, *origin);
+                grid.each(&origin, |place, step, actual| {
                     validated.actuals.push(actual);
-                    validated.series.push(series as u32);
+                    validated.series.push(origin.series[place] as u32);
                     validated.steps.push(bucket(step, grid.horizon));
                     validated.blocks.push((number / days_of_block * apart) as u32);
                     validated.folds.push(fold);
@@ -259,5 +291,54 @@ impl Validated {
     /// Numbers of the series.
     pub fn numbers(&self) -> BTreeMap<String, u32> {
         self.ids.iter().enumerate().map(|(number, id)| (id.clone(), number as u32)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use meterline_schemas::Frequency;
+    use meterline_schemas::time::HOUR;
+
+    use super::*;
+    use crate::data::Series;
+
+    const DAYS: usize = 60;
+    const HOURS: usize = 24;
+
+    // By series how many rows there are of so many of them, and how many series are forecast from an origin at most.
+    fn kept(count: usize, origins: usize) -> (Vec<usize>, usize) {
+        let value = |hour: usize| hour as f32;
+        let of = |number: usize| Series::new(format!("s{number}"), 0, (0..DAYS * HOURS).map(value).collect());
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, (0..count).map(of).collect());
+        let grid = Grid::new(&panel, 2 * HOURS, origins);
+        let (mut rows, mut most) = (vec![0; count], 0);
+        for number in 0..origins {
+            let known = (DAYS - 2 - number % 50) * HOURS;
+            let origin = grid.seen(number, known as i64 * HOUR);
+            assert_eq!(origin.known.series.len(), origin.series.len());
+            most = most.max(origin.series.len());
+            grid.each(&origin, |place, step, actual| {
+                assert_eq!(actual, (known + step) as f64);
+                rows[origin.series[place]] += 1;
+            });
+        }
+        (rows, most)
+    }
+
+    #[test]
+    fn of_few_series_all_is_kept_and_of_many_so_many_rows_of_each_series_and_so_many_series() {
+        assert_eq!(kept(3, 112), (vec![112 * 48; 3], 3));
+        // Too many rows of few series: some steps of all of them.
+        let (rows, most) = kept(60, 112);
+        assert_eq!((most, rows.iter().sum::<usize>()), (60, 60 * 112 * 24));
+        for count in [200, 700, 1500] {
+            let (rows, most) = kept(count, 112);
+            let all: usize = rows.iter().sum();
+            assert!((ROWS_MAX / 2..=ROWS_MAX).contains(&all), "{count}: {all}");
+            assert!((SERIES_MIN..3 * SERIES_MIN).contains(&most), "{count}: {most}");
+            let even = all / count;
+            assert!(rows.iter().all(|rows| rows.abs_diff(even) <= even / 2), "{count}: {even} {rows:?}");
+        }
     }
 }

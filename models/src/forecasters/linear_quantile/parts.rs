@@ -13,7 +13,6 @@ use crate::linear::{Design as Matrix, LinearQuantiles, Penalty, Problem, Quantil
 const BEYOND: f64 = 0.5;
 
 /// The rows that are trained on.
-#[derive(Default)]
 pub(super) struct Rows {
     /// One row after the other.
     pub features: Vec<f32>,
@@ -23,6 +22,15 @@ pub(super) struct Rows {
     pub weights: Vec<f32>,
     /// Of the target: its time of day, in intervals, and its step.
     pub places: Vec<(usize, usize)>,
+    every: usize,
+}
+
+impl Rows {
+    /// None yet, of each `every`th step of forecasts.
+    pub fn of_steps(every: usize) -> Rows {
+        let (features, targets, weights, places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Rows { features, targets, weights, places, every: every.max(1) }
+    }
 }
 
 /// The models of one series, or of all.
@@ -42,7 +50,8 @@ impl Parts {
     pub fn fit(rows: &Rows, width: usize, bent: &[usize], spec: &LinearSpec, lengths: (usize, usize)) -> Option<Parts> {
         let (season, _) = lengths;
         let basis = Basis::of(&rows.features, width, bent);
-        let in_hour = (season / 24).max(1);
+        // Rows of one hour and day: they hardly differ.
+        let in_hour = (season / 24 / rows.every).max(1);
         let split = Split::new(rows, in_hour, basis.width(), spec.parts, lengths)?;
         let names: Vec<String> = (0..basis.width()).map(|feature| format!("f{feature}")).collect();
         let mut options = QuantileOptions::new(&LEVELS);

@@ -473,7 +473,8 @@ mod tests {
             assert_eq!(fit(&poisoned(days)).forecast(&poisoned(days).cut(origin), HORIZON), forecasts, "{}", kind.name);
             let kept = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap();
             assert_eq!(kept.forecast(&panel(days).cut(origin), HORIZON), forecasts, "{}", kind.name);
-            // What is forecast of a series does not depend on which others are forecast beside it.
+            // At the end of what it was fitted to, what is forecast of a series does not depend on which others are forecast
+            // beside it. Later, intervals follow what came true of some of them.
             assert_eq!(kept.forecast(&panel(days).cut_of(1..2, origin), HORIZON), forecasts[1..], "{}", kind.name);
             // Some days after the fit, when what came true since may count.
             let later = days + 2;

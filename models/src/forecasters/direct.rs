@@ -9,6 +9,9 @@ use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
 use crate::spread::spread;
 
+/// Share of a line that is as much to it as the rest is to that share.
+const GOLDEN: f64 = 0.618_033_988_749_895;
+
 /// One row to be trained on.
 pub(super) struct Row<'a> {
     pub features: &'a [f32],
@@ -94,7 +97,9 @@ impl Origins {
         if self.apart < 2 * season || places < 2 {
             return self;
         }
-        Origins { newest: (1 + spread(number, places)) * step, ..self }
+        // Multiples of the golden section leave no part of what lies between two origins out for long.
+        let place = (number as f64 * GOLDEN).fract() * places as f64;
+        Origins { newest: (1 + place as usize).min(places) * step, ..self }
     }
 
     // Values that are known at each, the oldest origin first, where so many are needed and there are `length`.

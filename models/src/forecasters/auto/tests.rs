@@ -205,3 +205,45 @@ fn series_that_have_just_begun_keep_nobody_from_a_model() {
     let fitted = auto.fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(fitted.forecast(&panel, HOURS).iter().all(Result::is_ok));
 }
+
+#[test]
+fn of_hundreds_of_series_each_is_compared_with_its_own_values() {
+    // Forecasts the height that is in the identifier, or that of another series.
+    #[derive(Clone)]
+    struct Height(&'static str, f64);
+    impl Model for Height {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+    impl Forecaster for Height {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
+            let of = |series: &Series| {
+                let value = series.id.parse::<f64>().unwrap() + self.1;
+                let quantiles = std::array::from_fn(|level| value + (level as f64 - MEDIAN as f64) / 100.0);
+                Ok(SeriesForecast { mean: vec![value; horizon], quantiles: vec![quantiles; horizon] })
+            };
+            panel.series.iter().map(of).collect()
+        }
+    }
+    let of = |number: usize| {
+        let value = |hour: usize| number as f32 + ((hour * 7919) % 11) as f32 / 100.0 - 0.05;
+        Series::new(number.to_string(), 0, (0..120 * HOURS).map(value).collect())
+    };
+    // Some of them are forecast from each origin.
+    let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, (0..400).map(of).collect());
+    let auto = Auto::of("some", vec![Box::new(Height("other", 1.0)), Box::new(Height("own", 0.0))]);
+    let fitted = auto.fit_all(&panel, &Task::new(HOURS, 7 * HOURS, 1), &mut |_| ControlFlow::Continue(())).unwrap();
+    let report = fitted.report().unwrap();
+    assert!(report.contains("own 1.00") || report.starts_with("own alone"), "{report}");
+    for (number, forecast) in fitted.forecast(&panel, HOURS).into_iter().enumerate() {
+        let forecast = forecast.unwrap();
+        assert!((forecast.quantiles[0][MEDIAN] - number as f64).abs() < 0.1, "{number}: {forecast:?}");
+    }
+}

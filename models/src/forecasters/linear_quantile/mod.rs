@@ -23,7 +23,7 @@ use self::parts::{Parts, Rows};
 use super::basis::KNOTS;
 use super::direct::{self, Ahead, Origins, Row, Sample, ahead, check_length, each_row, restored};
 use crate::artifact::{self, ArtifactError};
-use crate::data::Panel;
+use crate::data::{Panel, Series};
 use crate::design::{Design, DesignPart, Seen, Wanted, first_origin};
 use crate::explain::{Explanation, Part, SERIES_MAX, by_part};
 use crate::forecaster::{Done, FitError, Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
@@ -34,7 +34,7 @@ const ROWS_MAX: usize = 150_000;
 /// Most rows that lines of each series are fitted to, those of all series together, …
 const ROWS_OF_EACH_MAX: usize = 4_000_000;
 /// … but so many of each series at least. Of 31 loads with 29,000 rows each, lines lost .3 % more with 16,000, 1.7 % with
-/// 8,000 and 3.5 % with 4,000.
+/// 8,000 and 3.5 % with 4,000; of 20 with 134,000, 6.8 % with 8,000.
 const ROWS_OF_EACH_MIN: usize = 4_000;
 
 /// How a linear model is fitted.
@@ -164,7 +164,7 @@ impl LinearQuantile {
     // Those of the series at this place of a part.
     fn rows(&self, part: &DesignPart, place: usize, of_each: OfEach, width: usize) -> Rows {
         let DesignPart { panel, design, .. } = part;
-        let origins = of_each.origins(panel.series[place].values.len());
+        let origins = of_each.origins(&panel.series[place]);
         let mut rows = Rows::of_steps(origins.every);
         each_row(panel, design, place, origins, |row| {
             self.take(&mut rows, panel, place, row, width);
@@ -212,13 +212,22 @@ impl OfEach {
 
     // Of all series, where no step is left out.
     fn rows(self, panel: &Panel) -> usize {
-        panel.series.iter().map(|series| self.origins.rows(series.values.len(), self.first)).sum()
+        panel.series.iter().map(|series| self.rows_of(series)).sum()
     }
 
-    // Those of a series of this length.
-    fn origins(self, length: usize) -> Origins {
-        let most = self.origins.rows(length, self.first) / ROWS_OF_EACH_MIN;
-        self.origins.with_every(self.every.min(most))
+    // Of a series, about: what is missing, or counts nothing, is no row.
+    fn rows_of(self, series: &Series) -> usize {
+        let length = series.values.len();
+        let counts = |interval: &usize| series.values[*interval].is_finite() && series.weight(*interval) > 0.0;
+        self.origins.rows(length, self.first) * (0..length).filter(counts).count() / length.max(1)
+    }
+
+    // Those of a series.
+    fn origins(self, series: &Series) -> Origins {
+        if self.every < 2 {
+            return self.origins;
+        }
+        self.origins.with_every(self.every.min(self.rows_of(series) / ROWS_OF_EACH_MIN))
     }
 }
 
@@ -407,7 +416,6 @@ mod tests {
     use meterline_schemas::time::{DAY, HOUR};
 
     use super::*;
-    use crate::data::Series;
 
     fn panel(frequency: Frequency, zone: &str, count: usize) -> Panel {
         let value = |at: usize| (at % 24) as f32 + (at / 24 % 7) as f32 + ((at * 7919) % 13) as f32 / 50.0;
@@ -424,15 +432,24 @@ mod tests {
             Panel::new(Frequency::QUARTER_HOUR, TimeZone::UTC, series)
         };
         let task = Task { origins_a_day: 4, ..Task::new(2 * 96, 2 * 96, 1) };
-        let every = |count: usize, length: usize| OfEach::new(&panel(count), &task).origins(length).every;
-        assert_eq!((every(2, long), every(2, short)), (1, 1));
+        let every = |count: usize, number: usize| {
+            let panel = panel(count);
+            OfEach::new(&panel, &task).origins(&panel.series[number]).every
+        };
+        assert_eq!((every(2, 1), every(2, 0)), (1, 1));
         // 370 of a year have 110 million rows.
         let rows = rows_of_each(&panel(370), &task);
         assert!((105_000_000..115_000_000).contains(&rows), "{rows}");
-        let found = every(370, long);
+        let found = every(370, 1);
         assert!((3_600_000..=ROWS_OF_EACH_MAX).contains(&(rows / found)), "{found}");
-        let kept = 4 * 26 * 192 / every(370, short);
+        let kept = 4 * 26 * 192 / every(370, 0);
         assert!(kept >= ROWS_OF_EACH_MIN, "{kept}");
+        // What is missing is no row: of one that was out for most of the year, more of the rest is taken.
+        let mut out = panel(370);
+        out.series[1].values[96 * 14..96 * 380].fill(f32::NAN);
+        let of_each = OfEach::new(&out, &task);
+        let (most, part) = (of_each.origins(&out.series[2]).every, of_each.origins(&out.series[1]).every);
+        assert!(most > 20 && (1..=8).contains(&part), "{most} {part}");
     }
 
     // Not each place that a row may have has rows.

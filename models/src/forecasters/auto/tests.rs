@@ -1,4 +1,5 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use meterline_schemas::Frequency;
@@ -13,13 +14,6 @@ use crate::forecasters::seasonal_naive::Naive;
 
 const HOURS: usize = 24;
 
-// What is always right within a twentieth, or as far beside that as is said.
-#[derive(Clone)]
-struct Beside {
-    name: &'static str,
-    by: f64,
-}
-
 fn truth(hour: usize) -> f32 {
     10.0 + (hour % HOURS) as f32 + 3.0 * ((hour / HOURS) % 7) as f32 + ((hour * 7919) % 11) as f32 / 100.0
 }
@@ -31,7 +25,23 @@ fn panel(days: usize) -> Panel {
     Panel::new(Frequency::HOUR, TimeZone::UTC, series)
 }
 
-impl Model for Beside {
+/// Value of a series, by its place in the panel, at a step.
+type Value = dyn Fn(usize, &Series, usize) -> f64 + Send + Sync;
+
+// What forecasts these values, whatever it was fitted to.
+#[derive(Clone)]
+struct Fake {
+    name: &'static str,
+    value: Arc<Value>,
+}
+
+impl Fake {
+    fn of(name: &'static str, value: impl Fn(usize, &Series, usize) -> f64 + Send + Sync + 'static) -> Box<dyn Model> {
+        Box::new(Fake { name, value: Arc::new(value) })
+    }
+}
+
+impl Model for Fake {
     fn name(&self) -> &str {
         self.name
     }
@@ -41,15 +51,14 @@ impl Model for Beside {
     }
 }
 
-impl Forecaster for Beside {
+impl Forecaster for Fake {
     fn name(&self) -> &str {
         self.name
     }
 
     fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-        let of = |(number, series): (usize, &Series)| {
-            let factor = 1.0 + number as f64;
-            let value = |step: usize| factor * f64::from(truth(series.values.len() + step)) + self.by;
+        let of = |(place, series): (usize, &Series)| {
+            let value = |step: usize| (self.value)(place, series, step);
             let quantiles = |step| std::array::from_fn(|level| value(step) + (level as f64 - MEDIAN as f64) / 100.0);
             Ok(SeriesForecast {
                 mean: (0..horizon).map(value).collect(),
@@ -60,13 +69,23 @@ impl Forecaster for Beside {
     }
 }
 
+// What is always right about `panel` within a twentieth, or as far beside that as is said of a place.
+fn beside(name: &'static str, by: impl Fn(usize) -> f64 + Send + Sync + 'static) -> Box<dyn Model> {
+    let right = |place: usize, hour: usize| (1.0 + place as f64) * f64::from(truth(hour));
+    Fake::of(name, move |place, series, step| right(place, series.values.len() + step) + by(place))
+}
+
 fn fitted(auto: &Auto, days: usize) -> FittedAuto {
-    auto.fit_all(&panel(days), &Task::new(HOURS, 7 * HOURS, 1), &mut |_| ControlFlow::Continue(())).unwrap()
+    fitted_to(auto, &panel(days))
+}
+
+fn fitted_to(auto: &Auto, panel: &Panel) -> FittedAuto {
+    auto.fit_all(panel, &Task::new(HOURS, 7 * HOURS, 1), &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 #[test]
 fn what_was_right_before_is_what_counts() {
-    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let of = |name, by: f64| beside(name, move |_| by);
     let auto = Auto::of("some", vec![of("wrong", 9.0), of("right", 0.0), of("worse", -20.0)]);
     let fitted = fitted(&auto, 80);
     let report = fitted.report().unwrap();
@@ -83,30 +102,8 @@ fn what_was_right_before_is_what_counts() {
 #[test]
 fn series_are_forecast_by_the_models_that_were_right_of_them() {
     // Each is right about one series.
-    #[derive(Clone)]
-    struct Of(&'static str, usize);
-    impl Model for Of {
-        fn name(&self) -> &str {
-            self.0
-        }
-        fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-            Ok(Box::new(self.clone()))
-        }
-    }
-    impl Forecaster for Of {
-        fn name(&self) -> &str {
-            self.0
-        }
-        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-            let wrong = Beside { name: self.0, by: 4.0 }.forecast(panel, horizon);
-            let right = Beside { name: self.0, by: 0.0 }.forecast(panel, horizon);
-            (0..)
-                .zip(right.into_iter().zip(wrong))
-                .map(|(n, (right, wrong))| if n == self.1 { right } else { wrong })
-                .collect()
-        }
-    }
-    let auto = Auto::of("some", vec![Box::new(Of("first", 0)), Box::new(Of("second", 1))]);
+    let of = |name, right: usize| beside(name, move |place| if place == right { 0.0 } else { 4.0 });
+    let auto = Auto::of("some", vec![of("first", 0), of("second", 1)]);
     let fitted = fitted(&auto, 80);
     assert!(fitted.report().unwrap().starts_with("weights by series"), "{}", fitted.report().unwrap());
     let told = fitted.explain();
@@ -129,7 +126,7 @@ fn series_are_forecast_by_the_models_that_were_right_of_them() {
 
 #[test]
 fn with_a_short_history_all_count_alike() {
-    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let of = |name, by: f64| beside(name, move |_| by);
     let auto = Auto::of("some", vec![of("above", 2.0), of("below", -4.0)]);
     let fitted = fitted(&auto, 20);
     assert!(fitted.report().unwrap().contains("too short"));
@@ -140,7 +137,7 @@ fn with_a_short_history_all_count_alike() {
 
 #[test]
 fn out_of_time_no_further_candidate_is_tried() {
-    let of = |name, by| -> Box<dyn Model> { Box::new(Beside { name, by }) };
+    let of = |name, by: f64| beside(name, move |_| by);
     // Before anything was compared, and once the first candidate was.
     for (end, compared) in [(0.0, false), (0.45, true)] {
         let auto = Auto::of("some", vec![of("first", 0.5), of("second", 0.0)]);
@@ -208,42 +205,20 @@ fn series_that_have_just_begun_keep_nobody_from_a_model() {
 
 #[test]
 fn of_hundreds_of_series_each_is_compared_with_its_own_values() {
-    // Forecasts the height that is in the identifier, or that of another series.
-    #[derive(Clone)]
-    struct Height(&'static str, f64);
-    impl Model for Height {
-        fn name(&self) -> &str {
-            self.0
-        }
-        fn fit(&self, _: &Panel, _: &Task, _: Progress<'_>) -> Result<Box<dyn Forecaster>, FitError> {
-            Ok(Box::new(self.clone()))
-        }
-    }
-    impl Forecaster for Height {
-        fn name(&self) -> &str {
-            self.0
-        }
-        fn forecast(&self, panel: &Panel, horizon: usize) -> Vec<Result<SeriesForecast, NoForecast>> {
-            let of = |series: &Series| {
-                let value = series.id.parse::<f64>().unwrap() + self.1;
-                let quantiles = std::array::from_fn(|level| value + (level as f64 - MEDIAN as f64) / 100.0);
-                Ok(SeriesForecast { mean: vec![value; horizon], quantiles: vec![quantiles; horizon] })
-            };
-            panel.series.iter().map(of).collect()
-        }
-    }
+    // The height of a series is in its identifier.
+    let at = |name, by: f64| Fake::of(name, move |_, series, _| series.id.parse::<f64>().unwrap_or(f64::NAN) + by);
     let of = |number: usize| {
         let value = |hour: usize| number as f32 + ((hour * 7919) % 11) as f32 / 100.0 - 0.05;
         Series::new(number.to_string(), 0, (0..120 * HOURS).map(value).collect())
     };
     // Some of them are forecast from each origin.
     let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, (0..400).map(of).collect());
-    let auto = Auto::of("some", vec![Box::new(Height("other", 1.0)), Box::new(Height("own", 0.0))]);
-    let fitted = auto.fit_all(&panel, &Task::new(HOURS, 7 * HOURS, 1), &mut |_| ControlFlow::Continue(())).unwrap();
-    let report = fitted.report().unwrap();
+    let auto = Auto::of("some", vec![at("other", 1.0), at("own", 0.0)]);
+    let fitted = fitted_to(&auto, &panel);
+    let report = fitted.report().unwrap_or_default();
     assert!(report.contains("own 1.00") || report.starts_with("own alone"), "{report}");
     for (number, forecast) in fitted.forecast(&panel, HOURS).into_iter().enumerate() {
-        let forecast = forecast.unwrap();
-        assert!((forecast.quantiles[0][MEDIAN] - number as f64).abs() < 0.1, "{number}: {forecast:?}");
+        let median = forecast.map(|forecast| forecast.quantiles[0][MEDIAN]);
+        assert!(median.as_ref().is_ok_and(|median| (median - number as f64).abs() < 0.1), "{number}: {median:?}");
     }
 }

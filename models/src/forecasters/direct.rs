@@ -7,10 +7,7 @@ use crate::design::{self, Design, DesignPart, Normal, Seen, Wanted};
 use crate::explain::{Explanation, SERIES_MAX};
 use crate::forecaster::{FitError, NoForecast, SeriesForecast, Task};
 use crate::metrics::mean_of_quantiles;
-use crate::spread::spread;
-
-/// Share of a line that is as much to it as the rest is to that share.
-const GOLDEN: f64 = 0.618_033_988_749_895;
+use crate::spread::{place_of_origin, place_of_series};
 
 /// One row to be trained on.
 pub(super) struct Row<'a> {
@@ -84,7 +81,7 @@ impl Origins {
 
     // The first step that is taken of the origin of this number.
     fn first_step(self, origin: usize) -> usize {
-        spread(origin, self.every)
+        place_of_origin(origin, self.every)
     }
 
     /// The same for the series of this number, where each has few origins: the newest a whole number of seasons before the
@@ -97,9 +94,7 @@ impl Origins {
         if self.apart < 2 * season || places < 2 {
             return self;
         }
-        // Multiples of the golden section leave no part of what lies between two origins out for long.
-        let place = (number as f64 * GOLDEN).fract() * places as f64;
-        Origins { newest: (1 + place as usize).min(places) * step, ..self }
+        Origins { newest: (1 + place_of_series(number, places)) * step, ..self }
     }
 
     // Values that are known at each, the oldest origin first, where so many are needed and there are `length`.

@@ -17,7 +17,7 @@ use crate::statistics::{Method, croston};
 /// The model of demand that comes seldom: of the three that forecast it alike, the one without bias.
 const OF_SELDOM_DEMAND: Method = Method::Sba;
 
-/// Rows of lines of each series that take as long as networks and trees do, which learn from a sample.
+/// Rows of lines of each series that take about as long as networks and trees do, which learn from a sample.
 const ROWS_OF_SAMPLES: usize = 1_000_000;
 
 /// All of them.

@@ -12,7 +12,7 @@ use crate::data::Panel;
 use crate::explain::PARTS;
 use crate::forecaster::{Done, FitError, Forecaster, Model, Progress, Task};
 use crate::metrics::pinball;
-use crate::spread::spread;
+use crate::spread::place_of_origin;
 
 /// Share by which the loss of a candidate may be greater than the least.
 const FAR_BEHIND: f64 = 0.25;
@@ -23,7 +23,8 @@ const ROWS_MAX: usize = 200_000;
 /// Series that are forecast from each origin at least, where not all of them are: others at each, because what is not kept
 /// need not be forecast. With more of them fewer steps of each forecast are kept, and steps of one forecast err alike.
 const SERIES_MIN: usize = 64;
-/// Origins that each series is forecast from at least: it has weights and corrections of its own by them.
+/// Origins that each series is forecast from at least, about, if there are so many: it has weights and corrections of its
+/// own by them.
 const ORIGINS_MIN: usize = 16;
 
 /// Part of the horizon that a step is in: they are weighted and calibrated apart.
@@ -89,7 +90,7 @@ impl<'a> Grid<'a> {
     // The origin of this number, which is `at`.
     fn seen(&self, number: usize, at: Micros) -> SeenAt {
         // Not the same of each few: a site's channels may take turns in the panel.
-        let of_few = |(place, first): (usize, usize)| first + spread(number + place, self.series_every);
+        let of_few = |(place, first): (usize, usize)| first + place_of_origin(number + place, self.series_every);
         let few = (0..self.panel.series.len()).step_by(self.series_every).enumerate();
         let series: Vec<usize> = few.map(of_few).filter(|series| *series < self.panel.series.len()).collect();
         SeenAt { number, known: self.panel.cut_of(series.iter().copied(), at), series }

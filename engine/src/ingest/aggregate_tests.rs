@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::aggregate::Rules;
 use super::aggregate_run::{Run, drive, event, reading, readings, rules, run};
+use super::oracle::{Content, Entry};
 use super::outcome::{Change, Tally};
 use super::rows::Layer;
 use super::series::PendingReading;
@@ -18,8 +19,33 @@ use meterline_schemas::reading::ValueKind;
 use meterline_schemas::unit::Unit;
 use meterline_schemas::{Frequency, Micros};
 
+/// What a batch recomputation of these readings has, by start and end.
+fn in_sql(
+    readings: &[PendingReading],
+    unit: &'static str,
+    kind: ValueKind,
+    label: Label,
+    frequency: Frequency,
+) -> BTreeMap<(Micros, Micros), Content> {
+    let log: Vec<Entry> = readings
+        .iter()
+        .map(|PendingReading { at, value, quality, position, .. }| Entry {
+            series: "s".into(),
+            at: *at,
+            value: *value,
+            unit,
+            quality: *quality,
+            position: *position,
+        })
+        .collect();
+    let zone = rules(kind, label, Some(frequency)).zone;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let found = runtime.block_on(oracle::intervals(&log, kind, label, frequency, &zone));
+    found.into_iter().map(|((_, start, end), content)| ((start, end), content)).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn intervals_equal_a_batch_recomputation(
@@ -53,23 +79,8 @@ proptest! {
             prop_assert_eq!(run.counts.values().map(|c| c.accepted).sum::<u64>(), run.read().len() as u64);
         }
 
-        let mut expected: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
-        for (reading, (slot, ..)) in readings.iter().zip(&raw) {
-            let index = slot * step - i64::from(label == Label::End);
-            let start = frequency.advance(origin, index, &zone);
-            let known = expected.entry(start).or_insert(reading);
-            if reading.position > known.position {
-                *known = reading;
-            }
-        }
-        let expected: BTreeMap<Micros, (f64, i32, Quality)> = expected
-            .into_iter()
-            .map(|(start, r)| {
-                let hours = (frequency.advance(start, 1, &zone) - start) as f64 / HOUR as f64;
-                (start, (r.value * hours, 1, r.quality))
-            })
-            .collect();
-        prop_assert_eq!(run.read(), expected);
+        let expected = in_sql(&readings, "kW", ValueKind::Interval, label, frequency);
+        prop_assert_eq!(run.read_with_ends(), expected);
         prop_assert_eq!(run.dead, 0);
     }
 
@@ -142,20 +153,8 @@ proptest! {
             })
             .collect();
         let run = run(rules, &Unit::KWH, &readings, &events);
-        let mut registers: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
-        for reading in &readings {
-            let known = registers.entry(reading.at).or_insert(reading);
-            if reading.position > known.position {
-                *known = reading;
-            }
-        }
-        let expected: BTreeMap<Micros, f64> = registers
-            .iter()
-            .filter_map(|(at, register)| Some((*at, registers.get(&(at + HOUR))?.value - register.value)))
-            .filter(|(_, difference)| *difference >= 0.0)
-            .collect();
-        let found: BTreeMap<Micros, f64> = run.read().into_iter().map(|(start, row)| (start, row.0)).collect();
-        prop_assert_eq!(found, expected);
+        let expected = in_sql(&readings, "kWh", ValueKind::Counter, Label::End, frequency);
+        prop_assert_eq!(run.read_with_ends(), expected);
         prop_assert_eq!(run.dead, 0);
     }
 
@@ -180,24 +179,8 @@ proptest! {
             })
             .collect();
         let run = run(rules, &Unit::KW, &readings, &events);
-        let mut samples: BTreeMap<Micros, &PendingReading> = BTreeMap::new();
-        for reading in &readings {
-            let known = samples.entry(reading.at).or_insert(reading);
-            if reading.position > known.position {
-                *known = reading;
-            }
-        }
-        let mut expected: BTreeMap<Micros, (f64, i32, Quality)> = BTreeMap::new();
-        for (at, sample) in samples {
-            let start = (at - i64::from(label == Label::End)).div_euclid(HOUR) * HOUR;
-            let interval = expected.entry(start).or_insert((0.0, 0, Quality::Measured));
-            interval.0 += sample.value;
-            interval.1 += 1;
-        }
-        for interval in expected.values_mut() {
-            interval.0 /= f64::from(interval.1);
-        }
-        prop_assert_eq!(run.read(), expected);
+        let expected = in_sql(&readings, "kW", ValueKind::Gauge, label, frequency);
+        prop_assert_eq!(run.read_with_ends(), expected);
         prop_assert_eq!(run.dead, 0);
     }
 }

@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int32Type, TimestampMicrosecondType};
+use jiff::tz::TimeZone;
 use meterline_connectors::kafka::mock::MockBroker;
 use meterline_connectors::kafka::sink::Sink;
 use meterline_connectors::lake::Lake;
 use meterline_schemas::bytes::Bytes;
-use meterline_schemas::config::{Config, FeedConfig};
-use meterline_schemas::reading::{Position, ValueKind};
+use meterline_schemas::config::{Config, FeedConfig, Label};
+use meterline_schemas::reading::{Position, Quality, ValueKind};
 use meterline_schemas::time::{HOUR, MINUTE, Span};
 use meterline_schemas::{Frequency, Micros};
 use meterline_tests::dice::{Dice, seeds};
 
+use super::oracle::{self, Entry};
 use super::service::{IngestOptions, start};
 use super::state::Counts;
 use crate::environment::Environment;
@@ -103,42 +105,31 @@ fn records(dice: &Dice) -> Vec<Sent> {
 }
 
 /// By series and start: value and number of readings, as a batch recomputation of the topics has them.
-fn oracle(sent: &[Sent]) -> BTreeMap<(String, Micros), (f64, i32)> {
+async fn expected(sent: &[Sent]) -> BTreeMap<(String, Micros), (f64, i32)> {
     let mut offsets: BTreeMap<(usize, i32), i64> = BTreeMap::new();
-    let mut latest: BTreeMap<(usize, String, Micros), (Position, f64)> = BTreeMap::new();
+    // By feed and frequency.
+    let mut logs: BTreeMap<(usize, Micros), Vec<Entry>> = BTreeMap::new();
     for record in sent {
         let offset = offsets.entry((record.feed, record.partition)).or_default();
         let position = Position { timestamp_ms: record.timestamp_ms, partition: record.partition, offset: *offset };
         *offset += 1;
-        let one = (position, record.value as f64);
-        let known = latest.entry((record.feed, record.series.clone(), record.at)).or_insert(one);
-        if position > known.0 {
-            *known = one;
-        }
+        let short = record.feed == CHANGING && record.at > BEGIN + CHANGE * HOUR;
+        logs.entry((record.feed, if short { 15 * MINUTE } else { HOUR })).or_default().push(Entry {
+            series: record.series.clone(),
+            at: record.at,
+            value: record.value as f64,
+            unit: "kWh",
+            quality: Quality::Measured,
+            position,
+        });
     }
-    let mut intervals: BTreeMap<(String, Micros), (f64, i32)> = BTreeMap::new();
-    for ((feed, series, at), (_, value)) in &latest {
-        let length = if *feed == CHANGING && *at > BEGIN + CHANGE * HOUR { 15 * MINUTE } else { HOUR };
-        let start = (at - 1 - BEGIN).div_euclid(length) * length + BEGIN;
-        let found = match KINDS[*feed].1 {
-            ValueKind::Interval => (*value, 1),
-            ValueKind::Gauge => {
-                let known = intervals.get(&(series.clone(), start)).copied().unwrap_or_default();
-                (known.0 + value, known.1 + 1)
-            }
-            ValueKind::Counter => match latest.get(&(*feed, series.clone(), at - HOUR)) {
-                Some((_, before)) if value >= before => (value - before, 2),
-                _ => continue,
-            },
-        };
-        intervals.insert((series.clone(), start), found);
+    let mut found = BTreeMap::new();
+    for ((feed, length), log) in logs {
+        let frequency = Frequency::of_length(length);
+        let rows = oracle::intervals(&log, KINDS[feed].1, Label::End, frequency, &TimeZone::UTC).await;
+        found.extend(rows.into_iter().map(|((series, start, _), (value, count, _))| ((series, start), (value, count))));
     }
-    for ((series, _), (value, count)) in &mut intervals {
-        if series.starts_with("power") {
-            *value /= f64::from(*count);
-        }
-    }
-    intervals
+    found
 }
 
 async fn read(env: &Environment) -> BTreeMap<(String, Micros), (f64, i32)> {
@@ -219,7 +210,7 @@ async fn case(seed: u64) {
     }
     let metadata = MetadataStore::open(&format!("sqlite:{}/metadata.db", directory.path().display())).await.unwrap();
     let config_path = directory.path().join("meterline.toml");
-    let expected = oracle(&sent);
+    let expected = expected(&sent).await;
     let env = Environment { config, config_path, lake, metadata };
     let changed = "SELECT series_id FROM series WHERE feed = 'changing' AND frequency = 'PT15M' AND confidence > 0.8 \
                    AND since = arrow_cast('2023-11-18T03:00:00Z', 'Timestamp(Microsecond, Some(\"UTC\"))')";

@@ -94,6 +94,8 @@ mod kinds_tests;
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod schedule_tests;
 #[cfg(test)]
 mod stop_tests;

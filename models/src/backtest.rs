@@ -6,10 +6,11 @@ use meterline_schemas::quantiles::LEVELS;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::{Cost, quantile_at};
-use crate::data::Panel;
+use crate::data::{Panel, Series};
 use crate::forecaster::{Forecaster, SeriesForecast};
 use crate::metrics::scoreboard::{Place, Point, Report, Rule, Scoreboard};
 use crate::metrics::{Sums, seasonal_scale};
+use crate::plausible::plausible;
 
 /// What a model scored. A figure that cannot be computed is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub struct Evaluation {
     pub windows: usize,
     /// Windows that were left out because a compared model had no forecast.
     pub windows_without_forecast: usize,
+    /// [Implausible values](crate::plausible) of those windows, which are not scored: no model can have known them.
+    pub implausible: usize,
     /// The figures by forecast step, first step first.
     pub steps: Vec<PartScore>,
     /// The figures of points that were measured.
@@ -59,10 +62,12 @@ pub struct PartScore {
 
 /// Scores one model; see [`compare`].
 pub fn evaluate(model: &dyn Forecaster, panel: &Panel, origins: &[Micros], horizon: usize) -> Evaluation {
-    let mut scores = Scores::new(panel, origins, horizon, None);
+    let (actual, _) = plausible(panel);
+    let mut scores = Scores::new(&actual, origins, horizon, None);
     let mut left_out = 0;
     for origin in origins {
-        left_out += score_origin(&[model], panel, *origin, horizon, std::slice::from_mut(&mut scores));
+        let shown = Shown { panel, actual: &actual, origin: *origin, horizon };
+        left_out += score_origin(&[model], &shown, std::slice::from_mut(&mut scores));
     }
     scores.finish(model.name(), left_out)
 }
@@ -84,10 +89,12 @@ pub fn compare_at_cost(
     horizon: usize,
     cost: Option<Cost>,
 ) -> Vec<Evaluation> {
-    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(panel, origins, horizon, cost)).collect();
+    let (actual, _) = plausible(panel);
+    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(&actual, origins, horizon, cost)).collect();
     let mut left_out = 0;
     for origin in origins {
-        left_out += score_origin(models, panel, *origin, horizon, &mut scores);
+        let shown = Shown { panel, actual: &actual, origin: *origin, horizon };
+        left_out += score_origin(models, &shown, &mut scores);
     }
     models.iter().zip(scores).map(|(model, scores)| scores.finish(model.name(), left_out)).collect()
 }
@@ -101,6 +108,8 @@ pub struct Scoring {
     pub windows: usize,
     /// Windows with an actual value for which this model has no forecast. They are scored for none of the models.
     pub windows_missed: usize,
+    /// [Implausible values](crate::plausible) of all windows, which are not scored: no model can have known them.
+    pub implausible: usize,
 }
 
 /// Scores several models by every figure of `rule`, on identical points, in the order of `models`: those of windows for
@@ -115,12 +124,14 @@ pub fn score(
     rule: &Rule,
     group: &dyn Fn(usize, usize) -> &'static str,
 ) -> Vec<Scoring> {
-    let scales = Scores::new(panel, origins, horizon, None).scales;
+    let (actual, _) = plausible(panel);
+    let scales = Scores::new(&actual, origins, horizon, None).scales;
     let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
-    let (mut windows, mut missed) = (0, vec![0; models.len()]);
+    let (mut windows, mut hidden, mut missed) = (0, 0, vec![0; models.len()]);
     for origin in origins {
-        each_window(models, panel, *origin, horizon, &mut |window| {
-            let Window { series, from, actuals, forecasts } = window;
+        each_window(models, &Shown { panel, actual: &actual, origin: *origin, horizon }, &mut |window| {
+            let Window { series, from, actuals, implausible, forecasts } = window;
+            hidden += implausible;
             let counts = usize::from(has_values(actuals));
             for (missed, _) in missed.iter_mut().zip(&forecasts).filter(|(_, forecast)| forecast.is_none()) {
                 *missed += counts;
@@ -138,9 +149,23 @@ pub fn score(
             }
         });
     }
-    let scoring =
-        |(board, windows_missed): (&Scoreboard, usize)| Scoring { report: board.report(), windows, windows_missed };
+    let scoring = |(board, windows_missed): (&Scoreboard, usize)| Scoring {
+        report: board.report(),
+        windows,
+        windows_missed,
+        implausible: hidden,
+    };
     boards.iter().zip(missed).map(scoring).collect()
+}
+
+/// An origin that models are asked at.
+struct Shown<'a> {
+    /// What they are shown, up to the origin.
+    panel: &'a Panel,
+    /// What came true: the same without what is implausible.
+    actual: &'a Panel,
+    origin: Micros,
+    horizon: usize,
 }
 
 /// What came true of one series from one origin on, and what models said.
@@ -151,6 +176,8 @@ struct Window<'a> {
     from: usize,
     /// The values of at most a horizon, one at least; NaN where one is missing.
     actuals: &'a [f32],
+    /// So many of these are missing because they are implausible.
+    implausible: usize,
     /// Of each model, where it has one for all of them.
     forecasts: Vec<Option<&'a SeriesForecast>>,
 }
@@ -160,39 +187,31 @@ fn has_values(actuals: &[f32]) -> bool {
 }
 
 // Every window from an origin, of the series that have begun by then.
-fn each_window(
-    models: &[&dyn Forecaster],
-    panel: &Panel,
-    origin: Micros,
-    horizon: usize,
-    visit: &mut dyn FnMut(Window<'_>),
-) {
+fn each_window(models: &[&dyn Forecaster], shown: &Shown<'_>, visit: &mut dyn FnMut(Window<'_>)) {
+    let Shown { panel, actual, origin, horizon } = *shown;
     let known = panel.cut(origin);
     let all: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
-    for (i, series) in panel.series.iter().enumerate() {
+    for (i, (series, actual)) in panel.series.iter().zip(&actual.series).enumerate() {
         let from = known.series[i].values.len();
-        let actuals = series.values.get(from..).unwrap_or_default();
-        let actuals = &actuals[..horizon.min(actuals.len())];
+        let of = |series: &'_ Series| from..series.values.len().min(from + horizon);
+        let (raw, actuals) = (&series.values[of(series)], &actual.values[of(actual)]);
+        let implausible =
+            raw.iter().zip(actuals).filter(|(raw, actual)| raw.is_finite() && !actual.is_finite()).count();
         let starts_later = panel.frequency.steps_between(series.start, origin, &panel.zone) < 0;
         if starts_later || actuals.is_empty() {
             continue;
         }
         let is_whole = |f: &&SeriesForecast| f.mean.len().min(f.quantiles.len()) >= actuals.len();
         let forecasts = all.iter().map(|of_model| of_model.get(i)?.as_ref().ok().filter(is_whole));
-        visit(Window { series: i, from, actuals, forecasts: forecasts.collect() });
+        visit(Window { series: i, from, actuals, implausible, forecasts: forecasts.collect() });
     }
 }
 
-fn score_origin(
-    models: &[&dyn Forecaster],
-    panel: &Panel,
-    origin: Micros,
-    horizon: usize,
-    scores: &mut [Scores],
-) -> usize {
+fn score_origin(models: &[&dyn Forecaster], shown: &Shown<'_>, scores: &mut [Scores]) -> usize {
     let mut left_out = 0;
-    each_window(models, panel, origin, horizon, &mut |window| {
-        let Window { series, from, actuals, forecasts } = window;
+    each_window(models, shown, &mut |window| {
+        let Window { series, from, actuals, implausible, forecasts } = window;
+        scores.iter_mut().for_each(|scores| scores.implausible += implausible);
         if !has_values(actuals) {
             return;
         }
@@ -200,7 +219,7 @@ fn score_origin(
             left_out += 1;
             return;
         };
-        let weights = &panel.series[series];
+        let weights = &shown.panel.series[series];
         for (scores, forecast) in scores.iter_mut().zip(found) {
             scores.add(series, actuals, |step| weights.weight(from + step) < 1.0, forecast);
         }
@@ -216,6 +235,7 @@ struct Scores {
     estimated: Sums,
     scales: Vec<Option<f64>>,
     windows: usize,
+    implausible: usize,
     // With the sum over points.
     cost: Option<(Cost, f64)>,
 }
@@ -235,6 +255,7 @@ impl Scores {
             estimated: Sums::default(),
             scales: scales.collect(),
             windows: 0,
+            implausible: 0,
             cost: cost.map(|cost| (cost, 0.0)),
         }
     }
@@ -272,6 +293,7 @@ impl Scores {
             points: total.points,
             windows: self.windows,
             windows_without_forecast,
+            implausible: self.implausible,
             steps: self.by_step.iter().map(part).collect(),
             measured: part(&self.measured),
             estimated: part(&self.estimated),
@@ -282,7 +304,6 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Series;
     use crate::forecaster::NoForecast;
     use crate::forecasters::seasonal_naive::SeasonalNaive;
     use jiff::tz::TimeZone;
@@ -335,7 +356,7 @@ mod tests {
         let models: [&dyn Forecaster; 2] = [&short, &long];
         let compared = compare(&models, &panel, &origins, 24);
         for (evaluation, scoring) in compared.iter().zip(score(&models, &panel, &origins, 24, &rule, &quality)) {
-            let Scoring { report, windows, windows_missed } = scoring;
+            let Scoring { report, windows, windows_missed, .. } = scoring;
             assert_eq!((windows, windows_missed), (evaluation.windows, 0));
             assert_eq!(report.overall.points, evaluation.points);
             for (one, other) in [(report.overall.wql, evaluation.wql), (report.overall.mase, evaluation.mase)] {
@@ -390,6 +411,26 @@ mod tests {
         later.series[0].values[19 * 24..].iter_mut().for_each(|v| *v += 1000.0);
         assert_eq!(plain.mase, evaluate(&naive, &later, &origins, 24).mase, "no point of day 19 is scored");
         assert_eq!((plain.points, plain.windows), (3 * 2 * 24, 3 * 2));
+    }
+
+    #[test]
+    fn what_no_meter_can_have_meant_is_not_scored_but_counted_and_shown_to_models_all_the_same() {
+        let panel = panel(20);
+        let origins = [15 * DAY, 16 * DAY];
+        let naive = SeasonalNaive::short(Frequency::HOUR);
+        let plain = evaluate(&naive, &panel, &origins, 24);
+        let mut dirty = panel.clone();
+        dirty.series[1].values[16 * 24 + 5] = 1e6;
+        let found = evaluate(&naive, &dirty, &origins, 24);
+        assert_eq!((found.implausible, found.points, found.windows), (1, plain.points - 1, plain.windows));
+        assert!(found.wql.unwrap() < 2.0 * plain.wql.unwrap());
+        let rule = Rule::new(&LEVELS).unwrap();
+        let scored = score(&[&naive], &dirty, &origins, 24, &rule, &|_, _| "").remove(0);
+        assert_eq!((scored.implausible, scored.report.overall.points), (1, found.points));
+        // Two days later it is a day ago for a model that looks at everything.
+        let spy = Spy(std::sync::Mutex::new(0.0));
+        assert_eq!(evaluate(&spy, &dirty, &[17 * DAY], 24).implausible, 0);
+        assert_eq!(*spy.0.lock().unwrap(), 1e6);
     }
 
     struct Picky;

@@ -35,6 +35,7 @@ pub mod forecasters;
 pub mod holidays;
 pub mod linear;
 pub mod metrics;
+pub mod plausible;
 pub mod reconcile;
 pub mod registry;
 pub mod rolling;

@@ -14,8 +14,8 @@ use crate::forecasters::auto::{Auto, FittedAuto, follow};
 use crate::forecasters::boosted_trees::{BoostedSpec, BoostedTrees, FittedTrees};
 use crate::forecasters::classical::{self, Classical, FittedClassical};
 use crate::forecasters::feature_mlp::{FeatureMlp, FittedFeatureMlp};
+use crate::forecasters::guarded::Guarded;
 use crate::forecasters::linear_quantile::{FittedLinear, LinearQuantile, LinearSpec};
-use crate::forecasters::non_negative::{NonNegative, bounded};
 use crate::forecasters::quantile_mlp::{Mlp, QuantileMlp};
 use crate::forecasters::seasonal_naive::{ByDayType, SeasonalNaive};
 use crate::forecasters::window_linear::{FittedWindow, WindowLinear};
@@ -79,9 +79,9 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// One with its usual settings. Series that were never below zero it does not forecast to be.
+    /// One with its usual settings, [guarded](crate::forecasters::guarded).
     pub fn model(&self) -> Box<dyn Model> {
-        Box::new(NonNegative((self.model)()))
+        Box::new(Guarded::around((self.model)()))
     }
 
     /// One with these settings, and the usual ones for the rest; else as [`Kind::model`].
@@ -93,7 +93,8 @@ impl Kind {
             return Ok(self.model());
         }
         let tuning = self.tuning.as_ref().ok_or(SettingsError::NoSettings { kind: self.name })?;
-        Ok(Box::new(NonNegative(tuning.finished(self.name, &tuning.configuration(self.name, settings)?))))
+        let model = tuning.finished(self.name, &tuning.configuration(self.name, settings)?);
+        Ok(Box::new(Guarded::around(model)))
     }
 
     /// Intervals of history that some series must have for one to be fitted, about: with less, building one fails.
@@ -320,13 +321,13 @@ pub fn find(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
 }
 
-/// Reads an artifact of any kind; `device` is where networks are put. What it forecasts is bounded as what a
-/// [`Kind::model`] forecasts is.
+/// Reads an artifact of any kind; `device` is where networks are put. It is guarded as what a [`Kind::model`]
+/// becomes is.
 ///
 /// # Errors
 /// It is none, or damaged, or of another program.
 pub fn load(bytes: &[u8], device: Device) -> Result<Box<dyn Forecaster>, ArtifactError> {
-    load_part(bytes, device).map(bounded)
+    Ok(Box::new(Guarded::around(load_part(bytes, device)?)))
 }
 
 /// Reads the artifact of a model within another one, which may forecast what that leaves.

@@ -13,7 +13,7 @@ use crate::data::Panel;
 use crate::forecaster::{Forecaster, Model, NoForecast, Progress, SeriesForecast, Task};
 use crate::forecasters::auto::Auto;
 use crate::forecasters::auto::folds::{Fold, folds, needed};
-use crate::forecasters::non_negative::NonNegative;
+use crate::forecasters::guarded::{Guarded, baseline};
 use crate::forecasters::seasonal_naive::SeasonalNaive;
 use crate::search::{Configuration, Decision, Domain, Parameter, Stop};
 
@@ -85,10 +85,10 @@ impl Tuning {
         Ok(configuration)
     }
 
-    /// A model of the kind with these settings, not calibrated yet; bounded as those of a [kind](crate::registry::Kind::model)
+    /// A model of the kind with these settings, not calibrated yet; guarded as those of a [kind](crate::registry::Kind::model)
     /// are.
     pub fn trial(&self, configuration: &Configuration) -> Box<dyn Model> {
-        Box::new(NonNegative((self.model)(configuration)))
+        Box::new(Guarded::around((self.model)(configuration)))
     }
 
     /// A model of the kind with these settings, calibrated where the kind is.
@@ -153,8 +153,7 @@ impl<'a> Validation<'a> {
         for (number, fold) in (1..).zip(&self.folds) {
             let known = self.panel.cut(fold.cut);
             let fitted = model.fit(&known, self.task, progress).map_err(|error| Stop::Failed(error.to_string()))?;
-            let naive = SeasonalNaive::for_frequency(self.panel.frequency);
-            let shown = WithStandIn { model: fitted, naive };
+            let shown = WithStandIn { model: fitted, naive: baseline(self.panel.frequency) };
             let found = evaluate(&shown, self.panel, &fold.origins, self.task.horizon).wql;
             sum += found.ok_or_else(|| Stop::Failed("there is no value to score it by, or all are 0".to_owned()))?;
             report(number, sum / number as f64).go_on()?;
@@ -168,7 +167,7 @@ pub struct WithStandIn {
     /// The model.
     pub model: Box<dyn Forecaster>,
     /// What stands in.
-    pub naive: SeasonalNaive,
+    pub naive: Guarded<SeasonalNaive>,
 }
 
 impl Forecaster for WithStandIn {

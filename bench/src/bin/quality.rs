@@ -209,6 +209,12 @@ fn measure_protocol(protocol: Protocol, arguments: &Arguments) -> Result<Vec<Val
     if let Some((model, of)) = models.iter().zip(&scorings).find(|(_, of)| of.windows_missed > 0) {
         return Err(format!("{} {}: no forecast for {} windows", protocol.name, model.name(), of.windows_missed));
     }
+    if let Some(of) = scorings.iter().find(|of| of.implausible > 0) {
+        return Err(format!(
+            "{}: {} values would not be scored, and published figures are of all",
+            protocol.name, of.implausible
+        ));
+    }
     let seconds = naive.iter().map(|_| None).chain(fitted.iter().map(|fitted| Some(fitted.seconds)));
     let scored = models.iter().zip(scorings).zip(seconds);
     let scored: Vec<Scored> = scored

@@ -6,8 +6,9 @@ use meterline_models::backtest::{Scoring, score};
 use meterline_models::cost::Cost;
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Model, Task};
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecasters::guarded::baseline;
 use meterline_models::metrics::scoreboard::{Figures, Report, Rule};
+use meterline_models::plausible::rule_in_words;
 use meterline_models::registry::Kind;
 use meterline_models::rolling::{Delayed, Rolling, Schedule};
 use meterline_schemas::quantiles::LEVELS;
@@ -83,6 +84,8 @@ struct Scored {
     windows: usize,
     /// Windows that this model has no forecast for, which are scored for none.
     windows_missed: usize,
+    /// Values of the windows that are not scored because they are implausible.
+    implausible: usize,
     report: Told,
 }
 
@@ -150,7 +153,7 @@ fn of_frequency(
     let origins = origins(args, &panel, task.horizon)?;
     let last = origins.last().copied().unwrap_or(Micros::MIN);
     args.offline.complete_after(&mut panel, last, task.horizon)?;
-    let naive = SeasonalNaive::for_frequency(panel.frequency);
+    let naive = baseline(panel.frequency);
     let model = Box::new(Delayed { model: naive, delay });
     let mut models = vec![Compared { model, fitted_until: Vec::new(), fit_seconds: 0.0 }];
     for model in unfitted {
@@ -166,6 +169,9 @@ fn of_frequency(
         _ => "measured",
     };
     let scorings = score(&all, &panel, &origins, task.horizon, rule, &quality);
+    if let Some(Scoring { implausible: hidden @ 1.., .. }) = scorings.first() {
+        eprintln!("{hidden} values are not scored: {}", rule_in_words());
+    }
     let scored = |(compared, scoring): (Compared, Scoring)| Scored {
         frequency: panel.frequency.to_string(),
         model: compared.model.name().to_owned(),
@@ -176,6 +182,7 @@ fn of_frequency(
         fit_seconds: compared.fit_seconds,
         windows: scoring.windows,
         windows_missed: scoring.windows_missed,
+        implausible: scoring.implausible,
         report: Told::of(scoring.report, &panel),
     };
     Ok(models.into_iter().zip(scorings).map(scored).collect())
@@ -402,6 +409,7 @@ mod tests {
                 fit_seconds: 0.0,
                 windows: 0,
                 windows_missed: 0,
+                implausible: 0,
                 report: Told::of(report, &Panel::new(Frequency::HOUR, jiff::tz::TimeZone::UTC, Vec::new())),
             };
             let text = table(&[one], None);

@@ -107,6 +107,9 @@ impl OfflineArgs {
         }
         // A wrong name is found out before the files are read.
         self.calendar()?;
+        if file.zone.is_none() && (self.holidays.is_some() || !self.days_off.is_empty()) {
+            eprintln!("days begin at midnight UTC: with --zone they do so where the series are, in summer too");
+        }
         let options = OfflineOptions {
             file,
             frequency: self.frequency,

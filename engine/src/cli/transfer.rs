@@ -92,7 +92,8 @@ pub struct FileArgs {
     /// Which end of the interval a stamp marks [default: as the feed (backfill) or the file (replay) says, else end]
     #[arg(long, value_parser = label, value_name = "begin|end")]
     label: Option<Label>,
-    /// IANA time zone of stamps without an offset [default: the feed's (backfill), UTC (replay)]
+    /// IANA time zone of stamps without an offset, and of the days and hours that models see [default: the feed's
+    /// (backfill), UTC]
     #[arg(long)]
     zone: Option<String>,
     /// Leave out and count what cannot be read, instead of ending with an error

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use meterline_models::cost::Cost;
+use meterline_models::plausible::Hidden;
 use meterline_schemas::config::ResolvedPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,6 +46,14 @@ impl StepContext {
     /// Records a point of a metric.
     pub fn metric(&self, name: &str, value: f64) {
         self.recorder.metric(self.step, name, value);
+    }
+
+    /// Records how many values models see as missing because no meter can have meant them, and warns of them.
+    pub fn tell_hidden(&self, hidden: &Hidden) {
+        self.metric("implausible", hidden.values as f64);
+        if let Some(told) = hidden.told() {
+            self.warn(format!("{told} A reading that corrects one takes its place"));
+        }
     }
 
     /// Path below the lake's root of an artifact of this run.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use meterline_models::backtest::compare_at_cost;
 use meterline_models::data::{Covariate, Known, Panel};
 use meterline_models::forecaster::{Forecaster, SeriesForecast};
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecasters::guarded::baseline;
 use meterline_models::metrics::{Sums, seasonal_scale};
 use meterline_models::{device, registry};
 use meterline_schemas::Micros;
@@ -21,7 +21,7 @@ use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::quantiles::MEDIAN;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::scores::Scores;
+use super::scores::{SCALED_ERROR_MAX, Scores};
 use super::shift;
 use crate::metadata::records::RunSpec;
 use crate::pipelines::build::evaluate::figures;
@@ -138,7 +138,7 @@ impl Learner {
         let Some(candidate) = &fitted.model else {
             return Err(StepError::failed("fitting a model", fitted.error.clone()));
         };
-        let naive = SeasonalNaive::for_frequency(spec.frequency);
+        let naive = baseline(spec.frequency);
         let mut models: Vec<&dyn Forecaster> = vec![&**candidate, &naive];
         let champion = champion.and_then(|version| self.versions.get(version)).and_then(|key| self.models.get(key));
         models.extend(champion.and_then(|fitted| fitted.model.as_deref()).map(|model| model as &dyn Forecaster));
@@ -232,7 +232,7 @@ impl Learner {
         let (frequency, zone, length) = (self.panel.frequency, self.panel.zone.clone(), spec.policy.horizon);
         let cut = self.panel.cut(spec.origin);
         let mut shown = cut.newest(history::shown(&spec.policy));
-        let naive = SeasonalNaive::for_frequency(frequency).forecast(&shown, length);
+        let naive = baseline(frequency).forecast(&shown, length);
         let forecasts = match model {
             Some(model) => {
                 let completed = horizon::whole(spec, &mut shown)?;
@@ -331,7 +331,7 @@ fn score(steps: &mut [Step], forecast: &SeriesForecast, actuals: &[f32], scale: 
         }
         step.sums.add(actual, quantiles);
         if let Some(scale) = scale.filter(|scale| *scale > 0.0) {
-            step.scaled += (actual - quantiles[MEDIAN]).abs() / scale;
+            step.scaled += ((actual - quantiles[MEDIAN]).abs() / scale).min(SCALED_ERROR_MAX);
             step.scaled_points += 1;
         }
     }

@@ -7,6 +7,7 @@ pub mod boosted_trees;
 pub mod classical;
 pub(crate) mod direct;
 pub mod feature_mlp;
+pub mod guarded;
 #[cfg(test)]
 mod label_tests;
 pub mod linear_quantile;

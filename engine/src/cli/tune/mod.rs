@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use meterline_models::backtest::compare;
 use meterline_models::data::Panel;
 use meterline_models::forecaster::{Forecaster, Model, Task};
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecasters::guarded::baseline;
 use meterline_models::registry::{KINDS, Kind};
 use meterline_models::search::{
     Configuration, Decision, Ended, Outcome, Pruning, Settings as SearchSettings, Space, Stop, Study, Trial, minimise,
@@ -301,11 +301,11 @@ fn held_out(
 ) -> Result<HeldOut, CommandError> {
     let origins = held_out_origins(panel, cut, task.horizon);
     let known = panel.cut(cut);
-    let naive = SeasonalNaive::for_frequency(panel.frequency);
+    let naive = baseline(panel.frequency);
     let fit = |what: &str, configuration: &Configuration| {
         let mut shown = args.offline.shown(format!("fitting the {what} settings before what is held out"));
         let model = searched.model(configuration).fit(&known, task, &mut |done| shown.step(done))?;
-        Ok::<_, CommandError>(WithStandIn { model, naive: naive.clone() })
+        Ok::<_, CommandError>(WithStandIn { model, naive: baseline(panel.frequency) })
     };
     let (usual, best) = (fit("usual", &Configuration::default())?, fit("best", best)?);
     let models: [&dyn Forecaster; 3] = [&naive, &usual, &best];

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use meterline_models::backtest::{Evaluation, compare_at_cost};
 use meterline_models::data::{Covariate, Panel};
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecasters::guarded::baseline;
+use meterline_models::plausible::rule_in_words;
 use meterline_schemas::Micros;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             history.keep_last(evaluated(&spec.policy));
             stop.check()?;
             let length = history::shown(&spec.policy);
-            let naive = SeasonalNaive::for_frequency(spec.frequency);
+            let naive = baseline(spec.frequency);
             let all = covariates::of(&spec.covariates);
             let mut models = vec![
                 Shown { model: &*candidate, length, covariates: &all },
@@ -78,6 +79,10 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             ctx.metric(name, *value);
         }
     }
+    if candidate.implausible > 0 {
+        ctx.warn(format!("{} values are not scored: {}", candidate.implausible, rule_in_words()));
+    }
+    ctx.metric("implausible", candidate.implausible as f64);
     if candidate.estimated.points > 0 {
         ctx.info(format!(
             "{} of the points were estimated or substituted: wQL {}; of the measured ones {}",
@@ -254,6 +259,7 @@ mod tests {
             points: 0,
             windows: 0,
             windows_without_forecast: 0,
+            implausible: 0,
             steps: Vec::new(),
             measured: PartScore::default(),
             estimated: PartScore::default(),
@@ -317,7 +323,7 @@ mod tests {
         let values = (0..2 * 365 * 24).map(|h| ((h * 7919) % 101 + h / 168) as f32).collect();
         let series = vec![Series::new("a", 0, values)];
         let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, series);
-        let naive = SeasonalNaive::for_frequency(Frequency::HOUR);
+        let naive = baseline(Frequency::HOUR);
         let shown = Shown { model: &naive, length, covariates: &[] };
         let mut evaluated_history = History { panel: panel.clone(), units: vec!["kWh".into()] };
         evaluated_history.keep_last(evaluated(&policy));

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use compact_str::CompactString;
 use meterline_connectors::lake::snapshot;
 use meterline_models::data::Panel;
+use meterline_models::plausible::plausible;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
@@ -61,7 +62,9 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         return Err(labels::refuse(ctx, name));
     }
     let (series, intervals) = (found.panel.series.len(), found.intervals());
-    let bytes = ctx.blocking(move || artifacts::history_to_parquet(&found)).await?;
+    let (bytes, hidden) =
+        ctx.blocking(move || Ok((artifacts::history_to_parquet(&found)?, plausible(&found.panel).1))).await?;
+    ctx.tell_hidden(&hidden);
     let dataset = ctx.artifact("context.parquet");
     artifacts::put(&ctx.env.lake, &dataset, bytes).await?;
     ctx.info(format!(

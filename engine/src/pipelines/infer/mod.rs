@@ -14,9 +14,8 @@ pub mod publish;
 pub mod reconcile;
 
 use meterline_models::data::Panel;
-use meterline_models::forecaster::{NoForecast, SeriesForecast};
-use meterline_models::forecasters::non_negative::bounded;
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
+use meterline_models::forecasters::guarded::baseline;
 use serde_json::Value;
 
 use super::context::{Inputs, StepContext};
@@ -43,5 +42,5 @@ fn seasonal_naive(panel: &Panel, of: &[usize], horizon: usize) -> Vec<Result<Ser
         return Vec::new();
     }
     let part = panel.with(of.iter().filter_map(|i| panel.series.get(*i)).cloned().collect());
-    bounded(Box::new(SeasonalNaive::for_frequency(panel.frequency))).forecast(&part, horizon)
+    baseline(panel.frequency).forecast(&part, horizon)
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use meterline_models::forecaster::Forecaster;
 use meterline_models::metrics::seasonal_scale;
+use meterline_models::plausible::plausible;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,7 +139,9 @@ impl Found {
 }
 
 fn predict(history: &History, champion: Option<(&str, &dyn Forecaster)>, horizon: usize) -> Found {
-    let panel = &history.panel;
+    // The scale of errors is of what models see.
+    let (panel, _) = plausible(&history.panel);
+    let panel = &*panel;
     let mut forecasts: Vec<_> = match champion {
         Some((_, model)) => model.forecast(panel, horizon).into_iter().map(Some).collect(),
         None => Vec::new(),
@@ -230,6 +233,23 @@ mod tests {
         assert!(a.scale.is_some_and(|s| s > 0.0));
         assert_eq!(found.skipped, 1, "what is missing altogether is forecast by no model");
         assert!(found.skipped_first.is_some_and(|r| r.starts_with("x-new: ")));
+    }
+
+    #[test]
+    fn a_value_that_no_meter_can_have_meant_spoils_neither_forecast_nor_scale() {
+        let (clean, mut dirty) = (history(), history());
+        // The newest values, too: the forecast begins after them all the same.
+        for (place, far) in [(0, 100), (0, 503), (1, 479)] {
+            dirty.panel.series[place].values[far] = 999_999.0;
+        }
+        let (expected, found) = (predict(&clean, None, 48), predict(&dirty, None, 48));
+        for (expected, found) in expected.predictions.iter().zip(&found.predictions) {
+            assert_eq!((&found.series_id, found.origin), (&expected.series_id, expected.origin));
+            assert!(found.forecast.quantiles.as_flattened().iter().all(|value| *value < 100.0));
+            let ratio = found.scale.unwrap() / expected.scale.unwrap();
+            assert!((0.9..1.1).contains(&ratio), "{ratio}");
+        }
+        assert_eq!(found.predictions.len(), 2);
     }
 
     #[tokio::test]

@@ -1,8 +1,12 @@
 //! Rolling-origin evaluation: every model forecasts from the same origins, is shown nothing later, and is scored on
 //! the same points.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use meterline_schemas::Micros;
 use meterline_schemas::quantiles::LEVELS;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::{Cost, quantile_at};
@@ -10,7 +14,7 @@ use crate::data::{Panel, Series};
 use crate::forecaster::{Forecaster, SeriesForecast};
 use crate::metrics::scoreboard::{Place, Point, Report, Rule, Scoreboard};
 use crate::metrics::{Sums, seasonal_scale};
-use crate::plausible::plausible;
+use crate::plausible;
 
 /// What a model scored. A figure that cannot be computed is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,8 +66,8 @@ pub struct PartScore {
 
 /// Scores one model; see [`compare`].
 pub fn evaluate(model: &dyn Forecaster, panel: &Panel, origins: &[Micros], horizon: usize) -> Evaluation {
-    let (actual, _) = plausible(panel);
-    let mut scores = Scores::new(&actual, origins, horizon, None);
+    let actual = Actual::of(panel);
+    let mut scores = Scores::new(panel, origins, horizon, None);
     let mut left_out = 0;
     for origin in origins {
         let shown = Shown { panel, actual: &actual, origin: *origin, horizon };
@@ -89,8 +93,8 @@ pub fn compare_at_cost(
     horizon: usize,
     cost: Option<Cost>,
 ) -> Vec<Evaluation> {
-    let (actual, _) = plausible(panel);
-    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(&actual, origins, horizon, cost)).collect();
+    let actual = Actual::of(panel);
+    let mut scores: Vec<Scores> = models.iter().map(|_| Scores::new(panel, origins, horizon, cost)).collect();
     let mut left_out = 0;
     for origin in origins {
         let shown = Shown { panel, actual: &actual, origin: *origin, horizon };
@@ -124,8 +128,8 @@ pub fn score(
     rule: &Rule,
     group: &dyn Fn(usize, usize) -> &'static str,
 ) -> Vec<Scoring> {
-    let (actual, _) = plausible(panel);
-    let scales = Scores::new(&actual, origins, horizon, None).scales;
+    let actual = Actual::of(panel);
+    let scales = Scores::new(panel, origins, horizon, None).scales;
     let mut boards: Vec<Scoreboard> = models.iter().map(|_| Scoreboard::new(rule)).collect();
     let (mut windows, mut hidden, mut missed) = (0, 0, vec![0; models.len()]);
     for origin in origins {
@@ -158,12 +162,29 @@ pub fn score(
     boards.iter().zip(missed).map(scoring).collect()
 }
 
+/// What came true, without what is implausible: the values of those series that have such.
+struct Actual(BTreeMap<usize, Vec<f32>>);
+
+impl Actual {
+    fn of(panel: &Panel) -> Actual {
+        let of_series = |(place, series): (usize, &Series)| match plausible::values(&series.values) {
+            Cow::Owned(values) => Some((place, values)),
+            Cow::Borrowed(_) => None,
+        };
+        Actual(panel.series.par_iter().enumerate().filter_map(of_series).collect())
+    }
+
+    fn values<'a>(&'a self, panel: &'a Panel, series: usize) -> &'a [f32] {
+        self.0.get(&series).unwrap_or(&panel.series[series].values)
+    }
+}
+
 /// An origin that models are asked at.
 struct Shown<'a> {
     /// What they are shown, up to the origin.
     panel: &'a Panel,
-    /// What came true: the same without what is implausible.
-    actual: &'a Panel,
+    /// What came true.
+    actual: &'a Actual,
     origin: Micros,
     horizon: usize,
 }
@@ -174,9 +195,9 @@ struct Window<'a> {
     series: usize,
     /// Its interval that the window begins with.
     from: usize,
-    /// The values of at most a horizon, one at least; NaN where one is missing.
+    /// The values of at most a horizon, one at least; NaN where one is missing, or implausible.
     actuals: &'a [f32],
-    /// So many of these are missing because they are implausible.
+    /// So many of these are implausible.
     implausible: usize,
     /// Of each model, where it has one for all of them.
     forecasts: Vec<Option<&'a SeriesForecast>>,
@@ -191,10 +212,10 @@ fn each_window(models: &[&dyn Forecaster], shown: &Shown<'_>, visit: &mut dyn Fn
     let Shown { panel, actual, origin, horizon } = *shown;
     let known = panel.cut(origin);
     let all: Vec<_> = models.iter().map(|model| model.forecast(&known, horizon)).collect();
-    for (i, (series, actual)) in panel.series.iter().zip(&actual.series).enumerate() {
+    for (i, series) in panel.series.iter().enumerate() {
         let from = known.series[i].values.len();
-        let of = |series: &'_ Series| from..series.values.len().min(from + horizon);
-        let (raw, actuals) = (&series.values[of(series)], &actual.values[of(actual)]);
+        let place = from..series.values.len().min(from + horizon);
+        let (raw, actuals) = (&series.values[place.clone()], &actual.values(panel, i)[place]);
         let implausible =
             raw.iter().zip(actuals).filter(|(raw, actual)| raw.is_finite() && !actual.is_finite()).count();
         let starts_later = panel.frequency.steps_between(series.start, origin, &panel.zone) < 0;
@@ -246,7 +267,7 @@ impl Scores {
         let season = panel.frequency.season();
         let scales = panel.series.iter().map(|s| {
             let known = panel.frequency.steps_between(s.start, first, &panel.zone).max(0) as usize;
-            seasonal_scale(&s.values[..known.min(s.values.len())], season)
+            seasonal_scale(&plausible::values(&s.values[..known.min(s.values.len())]), season)
         });
         Scores {
             by_series: vec![Sums::default(); panel.series.len()],

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use meterline_models::backtest::{self, Evaluation};
 use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::{Forecaster, NoForecast, SeriesForecast};
-use meterline_models::forecasters::seasonal_naive::SeasonalNaive;
+use meterline_models::forecasters::guarded::baseline;
 use meterline_schemas::Micros;
 use meterline_schemas::quantiles::{CENTRAL_80, COLUMNS, LEVELS, MEDIAN};
 use meterline_schemas::time::{DAY, format_micros};
@@ -156,7 +156,7 @@ impl Published {
 
     /// Scores of the forecast and of seasonal naive, on the same series and steps: those whose actual value is there.
     pub fn scores(&self) -> Option<(Evaluation, Evaluation)> {
-        let naive = SeasonalNaive::for_frequency(self.panel.frequency);
+        let naive = baseline(self.panel.frequency);
         let mut both =
             backtest::compare(&[&Recorded(self), &naive], &self.panel, &[self.origin], self.horizon).into_iter();
         let (ours, naive) = (both.next()?, both.next()?);

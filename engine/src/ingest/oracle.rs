@@ -155,7 +155,7 @@ fn query(kind: ValueKind, label: Label, frequency: Frequency, zone: &TimeZone) -
     let text = ["at", "at + INTERVAL '5 minutes'", "at - INTERVAL '1 microsecond'"]
         .into_iter()
         .fold(text, |text, instant| text.replace(&format!("{{floor({instant})}}"), &floor(instant)));
-    let text = text.replace("{zone}", zone.iana_name().unwrap_or("UTC")).replace("{step}", &step);
+    let text = text.replace("{zone}", zone.iana_name().unwrap()).replace("{step}", &step);
     let text = text.replace("{begins}", if label == Label::Begin { "true" } else { "false" });
     format!(
         "SELECT series, arrow_cast(first, 'Timestamp(Microsecond, Some(\"UTC\"))'), \

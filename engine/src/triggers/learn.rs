@@ -15,6 +15,7 @@ use meterline_models::data::{Covariate, Known, Panel};
 use meterline_models::forecaster::{Forecaster, SeriesForecast};
 use meterline_models::forecasters::guarded::baseline;
 use meterline_models::metrics::{Sums, seasonal_scale};
+use meterline_models::plausible::hide;
 use meterline_models::{device, registry};
 use meterline_schemas::Micros;
 use meterline_schemas::config::ResolvedPolicy;
@@ -89,8 +90,10 @@ struct Step {
 }
 
 impl Learner {
-    /// A learner that knows the history of some of the group's series, with what is known beside them.
-    pub fn new(panel: Panel) -> Learner {
+    /// A learner that knows the history of some of the group's series, with what is known beside them. What no meter can have
+    /// meant is missing in it, as it is for models and figures of runs.
+    pub fn new(mut panel: Panel) -> Learner {
+        hide(&mut panel);
         Learner {
             inputs: inputs(&panel),
             panel,
@@ -108,7 +111,8 @@ impl Learner {
     }
 
     /// Goes by another panel of the same series from now on: what is known beside them is another for another policy.
-    pub fn show(&mut self, panel: Panel) {
+    pub fn show(&mut self, mut panel: Panel) {
+        hide(&mut panel);
         self.inputs = inputs(&panel);
         self.panel = panel;
     }
@@ -330,8 +334,9 @@ fn score(steps: &mut [Step], forecast: &SeriesForecast, actuals: &[f32], scale: 
             continue;
         }
         step.sums.add(actual, quantiles);
-        if let Some(scale) = scale.filter(|scale| *scale > 0.0) {
-            step.scaled += ((actual - quantiles[MEDIAN]).abs() / scale).min(SCALED_ERROR_MAX);
+        let scaled = scale.filter(|scale| *scale > 0.0).map(|scale| (actual - quantiles[MEDIAN]).abs() / scale);
+        if let Some(scaled) = scaled.filter(|scaled| *scaled < SCALED_ERROR_MAX) {
+            step.scaled += scaled;
             step.scaled_points += 1;
         }
     }

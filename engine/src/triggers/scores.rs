@@ -281,9 +281,9 @@ async fn read_into(known: &Known, wanted: Wanted) -> Option<Scores> {
     }
 }
 
-/// An error counts as at most so many times the usual difference from a season ago: one reading that no meter can have
-/// meant is no reason to train anew.
-pub(super) const SCALED_ERROR_MAX: f64 = 20.0;
+/// Errors of so many times the usual difference from a season ago and more are of readings that no meter can have meant: they
+/// are no reason to train anew.
+pub(super) const SCALED_ERROR_MAX: f64 = 1_000.0;
 
 /// The champion's error and coverage over the last horizon of actuals, and how much of the newest forecasts is
 /// substituted. Half a horizon at least must be scored: errors of one night do not compare with those of whole days.
@@ -301,7 +301,7 @@ async fn read_scores(
         let horizon = resolve_group_policy(&group.group_id, group.frequency, &env.config.policy).horizon as i64;
         let since = format_micros(group.origin - horizon * group.frequency.nominal_micros());
         let sql = format!(
-            "SELECT avg(CASE WHEN scaled_error > {SCALED_ERROR_MAX} THEN {SCALED_ERROR_MAX} ELSE scaled_error END), \
+            "SELECT avg(scaled_error) FILTER (WHERE scaled_error < {SCALED_ERROR_MAX}), \
                avg(CAST(covered_80 AS DOUBLE)), \
                avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step <= {near}), \
                avg(CAST(covered_80 AS DOUBLE)) FILTER (WHERE step > {near}) FROM forecast_scores s \

@@ -82,7 +82,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     if candidate.implausible > 0 {
         ctx.warn(format!("{} values are not scored: {}", candidate.implausible, rule_in_words()));
     }
-    ctx.metric("implausible", candidate.implausible as f64);
+    ctx.metric("implausible_points", candidate.implausible as f64);
     if candidate.estimated.points > 0 {
         ctx.info(format!(
             "{} of the points were estimated or substituted: wQL {}; of the measured ones {}",

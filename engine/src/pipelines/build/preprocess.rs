@@ -1,6 +1,6 @@
 //! Reads the group's history at the pinned table version onto a regular grid.
 
-use meterline_models::plausible::plausible;
+use meterline_models::plausible::Hidden;
 use meterline_schemas::time::format_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -77,7 +77,7 @@ pub async fn execute(ctx: &StepContext) -> Result<Value, StepError> {
     let grid: usize = found.panel.series.iter().map(|s| s.values.len()).sum();
     let intervals = found.intervals();
     let (bytes, hidden) =
-        ctx.blocking(move || Ok((artifacts::history_to_parquet(&found)?, plausible(&found.panel).1))).await?;
+        ctx.blocking(move || Ok((artifacts::history_to_parquet(&found)?, Hidden::of(&found.panel)))).await?;
     ctx.tell_hidden(&hidden);
     let dataset = ctx.artifact("dataset.parquet");
     let size = bytes.len();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use meterline_models::device::Device;
 use meterline_models::explain::bounded;
 use meterline_models::forecaster::{Done, Task};
+use meterline_models::plausible::hide;
 use meterline_models::{device, registry};
 use meterline_schemas::config::ResolvedPolicy;
 use meterline_schemas::time::format_micros;
@@ -58,8 +59,10 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
             let from = trained_from(spec, &zone);
             let mut history = artifacts::history_from_parquet(bytes, spec.frequency, zone)?;
             history.keep_from(from);
-            let panel = history.panel.cut(until);
+            let mut panel = history.panel.cut(until);
             drop(history);
+            // The model would make a copy without these values.
+            hide(&mut panel);
             step.stop.check()?;
             let task = task(&spec.policy, device)?;
             let mut pace = Pace::new(spec.policy.train_time.to_std());

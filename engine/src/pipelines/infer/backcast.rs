@@ -4,7 +4,7 @@
 
 use jiff::tz::TimeZone;
 use meterline_models::data::{Panel, Series};
-use meterline_models::plausible::plausible;
+use meterline_models::plausible;
 use meterline_schemas::Micros;
 
 use crate::metadata::records::RunSpec;
@@ -21,12 +21,11 @@ pub fn origin(spec: &RunSpec, zone: &TimeZone) -> Micros {
 
 /// Actual value minus mean, for each series and each interval of the horizon that begins at `origin`; a history of
 /// errors in place of values. `forecast` sees what `history` has from before `origin`. Series that have nothing before
-/// it, or nothing after it, are left out; implausible values have no error.
+/// it, or nothing after it, are left out, and implausible values have no error.
 pub fn errors(history: &History, origin: Micros, forecast: impl Fn(&History) -> Vec<Prediction>) -> History {
     let Panel { frequency, zone, series: all, .. } = &history.panel;
     let concerned = |s: &Series| s.start < origin && s.origin(*frequency, zone) > origin;
     let places: Vec<usize> = (0..all.len()).filter(|place| concerned(&all[*place])).collect();
-    let (plausible, _) = plausible(&history.panel);
     let (mut series, mut units) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
     for part in places.chunks(SERIES_AT_ONCE) {
         let unit = |place: usize| history.units.get(place).cloned().unwrap_or_default();
@@ -38,9 +37,10 @@ pub fn errors(history: &History, origin: Micros, forecast: impl Fn(&History) -> 
         let mut rest = part.iter();
         for prediction in forecast(&shown) {
             let Some(place) = rest.find(|place| all[**place].id == prediction.series_id) else { break };
-            let actual = &plausible.series[*place];
+            let actual = &all[*place];
             let known = frequency.steps_between(actual.start, origin, zone).max(0) as usize;
-            let later = actual.values.get(known..).unwrap_or_default();
+            let values = plausible::values(&actual.values);
+            let later = values.get(known..).unwrap_or_default();
             let errors = later.iter().zip(&prediction.forecast.mean).map(|(value, mean)| value - *mean as f32);
             series.push(Series::new(actual.id.clone(), origin, errors.collect()));
             units.push(unit(*place));

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use compact_str::CompactString;
 use meterline_connectors::lake::snapshot;
 use meterline_models::data::Panel;
-use meterline_models::plausible::plausible;
+use meterline_models::plausible::Hidden;
 use meterline_schemas::tables::INTERVALS;
 use meterline_schemas::time::format_micros;
 use meterline_schemas::{Frequency, Micros};
@@ -63,7 +63,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
     }
     let (series, intervals) = (found.panel.series.len(), found.intervals());
     let (bytes, hidden) =
-        ctx.blocking(move || Ok((artifacts::history_to_parquet(&found)?, plausible(&found.panel).1))).await?;
+        ctx.blocking(move || Ok((artifacts::history_to_parquet(&found)?, Hidden::of(&found.panel)))).await?;
     ctx.tell_hidden(&hidden);
     let dataset = ctx.artifact("context.parquet");
     artifacts::put(&ctx.env.lake, &dataset, bytes).await?;

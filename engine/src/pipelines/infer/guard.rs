@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use meterline_models::data::{Panel, Series};
 use meterline_models::forecaster::SeriesForecast;
-use meterline_models::plausible::plausible;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -48,7 +47,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         .blocking(move || {
             let history = artifacts::history_from_parquet(context, spec.frequency, zone)?;
             let predictions = artifacts::predictions_from_parquet(predictions)?;
-            let checked = guard(&plausible(&history.panel).0, predictions, spec.policy.horizon);
+            let checked = guard(&history.panel, predictions, spec.policy.horizon);
             Ok((artifacts::predictions_to_parquet(&checked.predictions)?, checked))
         })
         .await?;

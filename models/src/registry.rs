@@ -346,6 +346,7 @@ mod tests {
 
     use jiff::tz::TimeZone;
     use meterline_schemas::quantiles::MEDIAN;
+    use meterline_schemas::settings::Value;
     use meterline_schemas::time::HOUR;
     use rayon::prelude::*;
 
@@ -453,6 +454,25 @@ mod tests {
             assert!(forecast.mean.iter().all(|mean| (mean - 2.0).abs() < 0.6), "{name} {:?}", forecast.mean);
             assert!(forecast.quantiles.iter().all(|row| row[MEDIAN] == 0.0), "{name}");
             assert_eq!(forecasts[1], Err(NoForecast::BelowZero), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_no_meter_can_have_meant_is_missing_for_kinds_and_what_is_read_of_them() {
+        let value = |hour: usize| if hour == 590 { 1e6 } else { 10.0 + (hour % 24) as f32 + (hour % 5) as f32 };
+        let series = Series::new("a", 0, (0..600).map(value).collect());
+        let panel = Panel::new(Frequency::HOUR, TimeZone::UTC, vec![series]);
+        let task = Task::new(HORIZON, 7 * 24, 1);
+        let few = Settings::from([("rounds".to_owned(), Value::Integer(50))]);
+        for (name, settings) in [("seasonal_naive", Settings::new()), ("mstl", Settings::new()), ("boosted_trees", few)]
+        {
+            let model = find(name).unwrap().with(&settings).unwrap();
+            let fitted = model.fit(&panel, &task, &mut |_| ControlFlow::Continue(())).unwrap();
+            let read = load(&fitted.artifact().unwrap(), Device::Cpu).unwrap();
+            for fitted in [fitted, read] {
+                let forecast = fitted.forecast(&panel, HORIZON).remove(0).unwrap();
+                assert!(forecast.quantiles.as_flattened().iter().all(|value| *value < 200.0), "{name}");
+            }
         }
     }
 

@@ -170,7 +170,7 @@ fn of_frequency(
     };
     let scorings = score(&all, &panel, &origins, task.horizon, rule, &quality);
     if let Some(Scoring { implausible: hidden @ 1.., .. }) = scorings.first() {
-        eprintln!("{hidden} values are not scored: {}", rule_in_words());
+        eprintln!("values that are not scored: {hidden}; {}", rule_in_words());
     }
     let scored = |(compared, scoring): (Compared, Scoring)| Scored {
         frequency: panel.frequency.to_string(),

@@ -365,6 +365,7 @@ mod tests {
     use meterline_models::data::{Column, Series};
     use meterline_schemas::Frequency;
     use meterline_schemas::config::{parse, resolve_policy};
+    use meterline_schemas::quantiles::LEVELS;
     use meterline_schemas::time::DAY;
 
     use super::super::past::tests::each_hour;
@@ -503,5 +504,14 @@ mod tests {
         let (clean, poisoned) = (figures(panel()), figures(poisoned));
         assert_eq!(clean, poisoned);
         assert!(clean.1.mase.is_some() && clean.1.coverage_near.is_some());
+    }
+
+    #[test]
+    fn an_error_that_no_meter_can_have_meant_is_none() {
+        let forecast = SeriesForecast { mean: vec![1.0; 2], quantiles: vec![[1.0; LEVELS.len()]; 2] };
+        let mut steps = vec![Step::default(); 2];
+        score(&mut steps, &forecast, &[3.0, 1e6], Some(1.0), false);
+        let scaled: Vec<(f64, usize)> = steps.iter().map(|step| (step.scaled, step.scaled_points)).collect();
+        assert_eq!(scaled, [(2.0, 1), (0.0, 0)]);
     }
 }

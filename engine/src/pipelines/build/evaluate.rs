@@ -80,7 +80,7 @@ pub async fn execute(ctx: &StepContext, inputs: &Inputs) -> Result<Value, StepEr
         }
     }
     if candidate.implausible > 0 {
-        ctx.warn(format!("{} values are not scored: {}", candidate.implausible, rule_in_words()));
+        ctx.warn(format!("values that are not scored: {}; {}", candidate.implausible, rule_in_words()));
     }
     ctx.metric("implausible_points", candidate.implausible as f64);
     if candidate.estimated.points > 0 {

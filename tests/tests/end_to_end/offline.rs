@@ -62,8 +62,8 @@ fn a_file_becomes_forecasts_and_a_backtest_says_how_good_they_are() {
 fn a_value_that_no_meter_can_have_meant_spoils_nothing_and_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    // Forty days; one such value long ago, one the day before the last, and one in the last, which is scored.
-    let glitches = [300, 40 * 24 - 40, 40 * 24 - 10];
+    // Forty days; one such value the day before the last, and one in the last, which is scored.
+    let glitches = [40 * 24 - 40, 40 * 24 - 10];
     let mut text = "time,house\n".to_owned();
     for hour in 0..40 * 24 {
         let value = if glitches.contains(&hour) { 999_999 } else { 10 + hour % 24 + hour % 7 };
@@ -74,7 +74,7 @@ fn a_value_that_no_meter_can_have_meant_spoils_nothing_and_is_told() {
     let backtest = ["backtest", "--models", "mstl,linear_quantile", "--windows", "1", "--json"];
     let found = run(directory, &[&backtest[..], &file].concat()).succeeded();
     assert!(found.stderr.contains("values that are not scored: 1; they are more than 20 times"), "{}", found.stderr);
-    assert!(found.stderr.contains("Values that models see as missing: 2, of 1 series, such as `house`"));
+    assert!(found.stderr.contains("Values that models see as missing: 1, of 1 series, such as `house`"));
     let scored: Value = serde_json::from_str(&found.stdout).unwrap();
     for one in scored.as_array().unwrap() {
         let (overall, hidden) = (&one["report"]["overall"], &one["implausible"]);

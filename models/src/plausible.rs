@@ -1,5 +1,5 @@
-//! Values that no meter can have meant: a register that was reset, a unit that was wrong once, a placeholder such as
-//! 999999. One of them among thousands is enough to spoil what is learned from a series, and each forecast that looks
+//! Values that no meter can have meant: a register that was reset, a unit that was wrong once, 999999 where there was none.
+//! One of them among thousands is enough to spoil what is learned from a series, and each forecast that looks
 //! back at it. Pure.
 //!
 //! Far is what is more than [`TIMES`] as far from the median of its series as 99 % of the values are (all but two, where there

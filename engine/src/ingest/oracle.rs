@@ -40,19 +40,23 @@ log AS (
     FROM raw
 )";
 
-/// One reading is one interval, and meter clocks are a little off its boundary.
-const INTERVAL: &str = "
+/// Of each boundary the newest reading: meter clocks are a little off it.
+const BOUNDARIES: &str = "
 placed AS (SELECT *, {floor(at + INTERVAL '5 minutes')} AS boundary FROM log),
 ranked AS (
     SELECT *, row_number() OVER (
         PARTITION BY series, boundary ORDER BY sent DESC, kafka_partition DESC, kafka_offset DESC) AS place
     FROM placed
 ),
+newest AS (SELECT series, boundary, value, unit, rank FROM ranked WHERE place = 1)";
+
+/// One reading is one interval, of power its energy.
+const INTERVAL: &str = "
 bounds AS (
     SELECT series, value, unit, rank,
            CASE WHEN {begins} THEN boundary ELSE boundary - {step} END AS first,
            CASE WHEN {begins} THEN boundary + {step} ELSE boundary END AS last
-    FROM ranked WHERE place = 1
+    FROM newest
 )
 SELECT series, first, last,
        CASE unit WHEN 'kW' THEN value * (to_unixtime(last) - to_unixtime(first)) / 3600 ELSE value END AS value,
@@ -76,17 +80,10 @@ FROM placed GROUP BY series, first";
 
 /// An interval is the difference of the registers at its two ends, unless it is negative.
 const COUNTER: &str = "
-placed AS (SELECT *, {floor(at + INTERVAL '5 minutes')} AS boundary FROM log),
-ranked AS (
-    SELECT *, row_number() OVER (
-        PARTITION BY series, boundary ORDER BY sent DESC, kafka_partition DESC, kafka_offset DESC) AS place
-    FROM placed
-),
-registers AS (SELECT series, boundary, value, rank FROM ranked WHERE place = 1)
 SELECT earlier.series AS series, earlier.boundary AS first, later.boundary AS last,
        later.value - earlier.value AS value, 2 AS readings, greatest(earlier.rank, later.rank) AS rank
-FROM registers AS earlier
-JOIN registers AS later ON later.series = earlier.series AND later.boundary = earlier.boundary + {step}
+FROM newest AS earlier
+JOIN newest AS later ON later.series = earlier.series AND later.boundary = earlier.boundary + {step}
 WHERE later.value >= earlier.value";
 
 /// What the intervals of `log` must be where it is all that was read of a feed with these rules.
@@ -147,11 +144,10 @@ fn query(kind: ValueKind, label: Label, frequency: Frequency, zone: &TimeZone) -
         unit => format!("date_trunc('{unit}', {instant})"),
     };
     let text = match kind {
-        ValueKind::Interval => INTERVAL,
-        ValueKind::Gauge => GAUGE,
-        ValueKind::Counter => COUNTER,
+        ValueKind::Interval => format!("WITH {LOG},{BOUNDARIES},{INTERVAL}"),
+        ValueKind::Gauge => format!("WITH {LOG},{GAUGE}"),
+        ValueKind::Counter => format!("WITH {LOG},{BOUNDARIES}{COUNTER}"),
     };
-    let text = format!("WITH {LOG},{text}");
     let text = ["at", "at + INTERVAL '5 minutes'", "at - INTERVAL '1 microsecond'"]
         .into_iter()
         .fold(text, |text, instant| text.replace(&format!("{{floor({instant})}}"), &floor(instant)));
